@@ -1,0 +1,25 @@
+"""foveate: see sharply only where it matters. The visual-token budget of VLMs and robot policies."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+__all__ = ["Observation", "load_policy"]
+
+if TYPE_CHECKING:
+    from foveate.policy import load_policy
+    from foveate.types import Observation
+
+
+def __getattr__(name: str) -> Any:
+    """Import on first use, so that `import foveate` brings no torch."""
+    if name == "load_policy":
+        from foveate.policy import load_policy
+
+        return load_policy
+    if name == "Observation":
+        from foveate.types import Observation
+
+        return Observation
+    raise AttributeError(f"module 'foveate' has no attribute {name!r}")

@@ -1,0 +1,18 @@
+"""Errors that a user can act on: the command line prints their text alone, without a traceback."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class FoveateError(Exception):
+    """Names the thing, what was expected, what came, and what to do next."""
+
+
+def unknown(kind: str, name: str, choices: Iterable[str]) -> FoveateError:
+    """An unknown name, with the nearest known ones or the list of all."""
+    choices = sorted(choices)
+    near = difflib.get_close_matches(name, choices, n=3, cutoff=0.5)
+    hint = f"did you mean {' or '.join(map(repr, near))}?" if near else f"choices: {', '.join(choices)}"
+    return FoveateError(f"unknown {kind} {name!r}; {hint}")
