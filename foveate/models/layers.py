@@ -1,0 +1,184 @@
+"""Layers that more than one model is made of. They know tensors alone: no layout, no pruning, no files.
+
+Shapes: B batch, T query tokens, S key tokens, D width, H query heads, G key/value heads, K head dimension.
+Projections that read the same input are fused (`qkv_proj`, `gate_up_proj`): fewer, larger matrix products.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+Observer = Callable[[Tensor, Tensor, Tensor | None], None]
+"""Called with q_BHTK and k_BGSK (after RoPE) and the mask, before the fused kernel runs."""
+
+
+def rms_norm(x: Tensor, eps: float = 1e-6) -> Tensor:
+    """x / sqrt(mean(x^2) + eps) over the last axis, in float32."""
+    x = x.float()
+    return x * torch.rsqrt(x.pow(2).mean(-1, keepdim=True) + eps)
+
+
+class RMSNorm(nn.Module):
+    """Gemma's RMSNorm: the weight is stored as its distance from one."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.zeros(width))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return (rms_norm(x) * (1.0 + self.weight.float())).to(x.dtype)
+
+
+class AdaRMSNorm(nn.Module):
+    """RMSNorm whose scale, shift and gate are read off a condition (adaLN-Zero, Peebles & Xie 2023)."""
+
+    def __init__(self, width: int, cond_width: int) -> None:
+        super().__init__()
+        self.dense = nn.Linear(cond_width, 3 * width)
+        nn.init.zeros_(self.dense.weight)
+        nn.init.zeros_(self.dense.bias)
+
+    def modulation(self, cond: Tensor) -> Tensor:
+        """cond [B, C] -> [B, 1, 3D]; depends on the time alone, so a sampler asks once for all its steps."""
+        return self.dense(cond)[:, None]
+
+    def forward(self, x: Tensor, modulation: Tensor) -> tuple[Tensor, Tensor]:
+        """x [B, T, D] -> (normed [B, T, D], gate [B, 1, D])."""
+        scale, shift, gate = modulation.chunk(3, dim=-1)
+        normed = torch.addcmul(shift.float(), rms_norm(x), 1.0 + scale.float())
+        return normed.to(x.dtype), gate.to(x.dtype)
+
+
+def rope_table(position_ids: Tensor, head_dim: int, dtype: torch.dtype, theta: float = 10_000.0) -> tuple[Tensor, Tensor]:
+    """Rotary tables (Su et al. 2021), each [B, 1, T, head_dim].
+
+    In bfloat16 the frequencies themselves are rounded, as the reference's converted buffers are.
+    """
+    exponent = torch.arange(0, head_dim, 2, dtype=torch.float32, device=position_ids.device) / head_dim
+    inv_freq = (1.0 / theta**exponent).to(dtype).float()
+    angle = position_ids[:, None, :, None].float() * inv_freq
+    angle = torch.cat((angle, angle), dim=-1)
+    return angle.cos().to(dtype), angle.sin().to(dtype)
+
+
+def apply_rope(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """x [B, heads, T, K]; halves are rotated against each other."""
+    first, second = x.chunk(2, dim=-1)
+    return x * cos + torch.cat((-second, first), dim=-1) * sin
+
+
+def attention(q_BHTK: Tensor, k_BGSK: Tensor, v_BGSK: Tensor, mask: Tensor | None) -> Tensor:
+    """Softmax attention with grouped key/value heads -> [B, H, T, K].
+
+    Args:
+        mask: bool, True where a query may look: [B, 1, 1, S] (keys alone) or [B, 1, T, S]; None: everywhere.
+    """
+    B, H, T, K = q_BHTK.shape
+    G = k_BGSK.shape[1]
+    if G == H:
+        return F.scaled_dot_product_attention(q_BHTK, k_BGSK, v_BGSK, attn_mask=mask)
+    if mask is not None and mask.shape[-2] != 1:
+        mask = mask.repeat(1, 1, H // G, 1)
+    # Query heads that share keys are folded into one long query: same function, keys are never copied.
+    folded = q_BHTK.reshape(B, G, H // G * T, K)
+    return F.scaled_dot_product_attention(folded, k_BGSK, v_BGSK, attn_mask=mask).view(B, H, T, K)
+
+
+class GemmaAttention(nn.Module):
+    """Multi-query attention with rotary positions; keys and values may be joined with cached ones."""
+
+    def __init__(self, width: int, num_heads: int, num_kv_heads: int, head_dim: int) -> None:
+        super().__init__()
+        self.num_heads, self.num_kv_heads, self.head_dim = num_heads, num_kv_heads, head_dim
+        self.qkv_proj = nn.Linear(width, (num_heads + 2 * num_kv_heads) * head_dim, bias=False)
+        self.o_proj = nn.Linear(num_heads * head_dim, width, bias=False)
+        self.observer: Observer | None = None
+
+    def _heads(self, x: Tensor) -> Tensor:
+        return x.unflatten(-1, (-1, self.head_dim)).transpose(1, 2)
+
+    def keys_values(self, x: Tensor, rope: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+        """Keys (after RoPE) and values alone, each [B, G, T, K]: all that a cache needs of the last layer."""
+        kv = F.linear(x, self.qkv_proj.weight[self.num_heads * self.head_dim :])
+        k, v = self._heads(kv).chunk(2, dim=1)
+        return apply_rope(k, *rope), v
+
+    def forward(
+        self, x: Tensor, rope: tuple[Tensor, Tensor], mask: Tensor | None, past: tuple[Tensor, Tensor] | None = None
+    ) -> tuple[Tensor, tuple[Tensor, Tensor]]:
+        """x [B, T, D] -> (output [B, T, D], own keys and values [B, G, T, K])."""
+        H, G = self.num_heads, self.num_kv_heads
+        heads = self._heads(self.qkv_proj(x))
+        # Queries and keys are neighbours in the fused output, so one rotation serves both.
+        qk = apply_rope(heads[:, : H + G], *rope)
+        q, k, v = qk[:, :H], qk[:, H:], heads[:, H + G :]
+        keys, values = (k, v) if past is None else (torch.cat((past[0], k), 2), torch.cat((past[1], v), 2))
+        if self.observer is not None:
+            self.observer(q, keys, mask)
+        out = attention(q, keys, values, mask)
+        return self.o_proj(out.transpose(1, 2).flatten(2)), (k, v)
+
+
+class GemmaMLP(nn.Module):
+    """down(gelu(gate(x)) * up(x))."""
+
+    def __init__(self, width: int, hidden: int) -> None:
+        super().__init__()
+        self.gate_up_proj = nn.Linear(width, 2 * hidden, bias=False)
+        self.down_proj = nn.Linear(hidden, width, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        gate, up = self.gate_up_proj(x).chunk(2, dim=-1)
+        return self.down_proj(F.gelu(gate, approximate="tanh") * up)
+
+
+class ViTLayer(nn.Module):
+    """A pre-norm transformer encoder layer as SigLIP has it."""
+
+    def __init__(self, width: int, num_heads: int, hidden: int, eps: float = 1e-6) -> None:
+        super().__init__()
+        self.num_heads = num_heads
+        self.layer_norm1 = nn.LayerNorm(width, eps=eps)
+        self.qkv_proj = nn.Linear(width, 3 * width)
+        self.out_proj = nn.Linear(width, width)
+        self.layer_norm2 = nn.LayerNorm(width, eps=eps)
+        self.fc1 = nn.Linear(width, hidden)
+        self.fc2 = nn.Linear(hidden, width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x [B, P, D] -> [B, P, D]."""
+        qkv = self.qkv_proj(self.layer_norm1(x)).unflatten(-1, (3, self.num_heads, -1))
+        q, k, v = qkv.permute(2, 0, 3, 1, 4)
+        out = F.scaled_dot_product_attention(q, k, v)
+        x = x + self.out_proj(out.transpose(1, 2).flatten(2))
+        return x + self.fc2(F.gelu(self.fc1(self.layer_norm2(x)), approximate="tanh"))
+
+
+class SiglipTower(nn.Module):
+    """SigLIP's vision transformer (Zhai et al. 2023), without a pooling head.
+
+    Args:
+        image_size: side of the square input in pixels; `patch_size` divides it.
+    """
+
+    def __init__(self, width: int, depth: int, num_heads: int, hidden: int, patch_size: int, image_size: int) -> None:
+        super().__init__()
+        self.grid = (image_size // patch_size, image_size // patch_size)
+        self.patch_embedding = nn.Conv2d(3, width, patch_size, patch_size)
+        self.position_embedding = nn.Parameter(torch.randn(self.grid[0] * self.grid[1], width) * 0.02)
+        self.layers = nn.ModuleList(ViTLayer(width, num_heads, hidden) for _ in range(depth))
+        self.post_layernorm = nn.LayerNorm(width, eps=1e-6)
+
+    def embeddings(self, images: Tensor) -> Tensor:
+        """images float32 [B, 3, H, W] in [-1, 1] -> float32 [B, P, D], patches row by row."""
+        return self.patch_embedding(images).flatten(2).transpose(1, 2) + self.position_embedding
+
+    def forward(self, images: Tensor) -> Tensor:
+        x = self.embeddings(images).to(self.post_layernorm.weight.dtype)
+        for layer in self.layers:
+            x = layer(x)
+        return self.post_layernorm(x)

@@ -1,0 +1,111 @@
+"""Sizes of π0 and π0.5."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from foveate.errors import FoveateError, unknown
+
+
+@dataclass(frozen=True)
+class GemmaConfig:
+    """One Gemma stack: the language backbone or the action expert."""
+
+    width: int
+    depth: int
+    mlp_dim: int
+    num_heads: int
+    num_kv_heads: int
+    head_dim: int
+
+
+@dataclass(frozen=True)
+class VisionConfig:
+    """The SigLIP tower. Field names are those of its published configuration."""
+
+    hidden_size: int
+    num_hidden_layers: int
+    num_attention_heads: int
+    intermediate_size: int
+    patch_size: int
+    image_size: int
+    projection_dim: int
+
+    def __post_init__(self) -> None:
+        if self.image_size % self.patch_size:
+            raise FoveateError(f"vision.image_size {self.image_size} is no multiple of patch_size {self.patch_size}")
+
+    @property
+    def grid(self) -> tuple[int, int]:
+        side = self.image_size // self.patch_size
+        return side, side
+
+
+GEMMA_2B = GemmaConfig(width=2048, depth=18, mlp_dim=16_384, num_heads=8, num_kv_heads=1, head_dim=256)
+GEMMA_300M = GemmaConfig(width=1024, depth=18, mlp_dim=4096, num_heads=8, num_kv_heads=1, head_dim=256)
+SIGLIP_SO400M = VisionConfig(
+    hidden_size=1152,
+    num_hidden_layers=27,
+    num_attention_heads=16,
+    intermediate_size=4304,
+    patch_size=14,
+    image_size=224,
+    projection_dim=2048,
+)
+
+
+@dataclass(frozen=True)
+class Pi0Config:
+    """π0 (`pi05=False`) or π0.5 (`pi05=True`); the defaults are the published sizes."""
+
+    pi05: bool = True
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    """`bfloat16` keeps the patch embedding, the norms of the Gemma stacks and the action head in float32."""
+    action_dim: int = 32
+    action_horizon: int = 50
+    max_token_len: int = 200
+    vocab_size: int = 257_152
+    llm: GemmaConfig = field(default_factory=lambda: GEMMA_2B)
+    expert: GemmaConfig = field(default_factory=lambda: GEMMA_300M)
+    vision: VisionConfig = field(default_factory=lambda: SIGLIP_SO400M)
+    views: tuple[str, ...] = ("base_0_rgb", "left_wrist_0_rgb", "right_wrist_0_rgb")
+    """The cameras in the order of their tokens."""
+    num_steps: int = 10
+    """Euler steps of the denoising."""
+    time_grid: Literal["openpi", "exact"] = "openpi"
+    """How times are formed: accumulated in float32 as openpi does, or 1 - k / num_steps."""
+    query_projection: bool = False
+    """Holds a linear map from the expert's width to the backbone's, so that a pruner can ask with actions."""
+
+    def __post_init__(self) -> None:
+        if self.vision.projection_dim != self.llm.width:
+            raise FoveateError(f"vision.projection_dim {self.vision.projection_dim} differs from llm.width {self.llm.width}")
+        for name in ("depth", "num_heads", "num_kv_heads", "head_dim"):
+            if getattr(self.llm, name) != getattr(self.expert, name):
+                raise FoveateError(
+                    f"llm.{name} {getattr(self.llm, name)} differs from expert.{name} {getattr(self.expert, name)}: "
+                    "the expert attends to the backbone's keys layer by layer, so both need the same"
+                )
+
+    def to_dict(self) -> dict[str, Any]:
+        return {**dataclasses.asdict(self), "views": list(self.views)}
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> Pi0Config:
+        """The inverse of `to_dict`; absent keys take their defaults, unknown ones are an error."""
+        values = dict(values)
+        known = [f.name for f in dataclasses.fields(cls)]
+        for key in values:
+            if key not in known:
+                raise unknown("model config key", key, known)
+        for key, part in (("llm", GemmaConfig), ("expert", GemmaConfig), ("vision", VisionConfig)):
+            if isinstance(values.get(key), dict):
+                try:
+                    values[key] = part(**values[key])
+                except TypeError as error:
+                    raise FoveateError(f"model config {key!r}: {error}") from None
+        if "views" in values:
+            values["views"] = tuple(values["views"])
+        return cls(**values)

@@ -1,0 +1,379 @@
+"""π0 (Black et al. 2024) and π0.5 (2025): flow matching on action chunks, conditioned on a vision-language prefix.
+
+The prefix (image and text tokens, all seeing one another) is prefilled once into keys and values. The suffix
+(for π0 the state, then the noisy actions) reads them in every Euler step, through an expert of its own
+width. Images reach the backbone unscaled, text scaled by sqrt(width), as in openpi.
+
+Known here: tensors and the layout of tokens. Not known: files, normalisation, pruning methods, clocks.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from foveate.errors import FoveateError
+from foveate.models.base import Pruner, pack
+from foveate.models.layers import AdaRMSNorm, GemmaAttention, GemmaMLP, RMSNorm, SiglipTower, rope_table
+from foveate.models.pi0.config import GemmaConfig, Pi0Config
+from foveate.types import KeepSet, Prefix, Span, TokenLayout
+
+MIN_PERIOD, MAX_PERIOD = 4e-3, 4.0
+"""Of the sinusoidal time embedding; time runs over [0, 1]."""
+
+
+@dataclass(frozen=True)
+class ModelInputs:
+    """One batch, normalised and on the device."""
+
+    images: Tensor
+    """float32 [B, V, 3, H, W] in [-1, 1], views in the order of `Pi0Config.views`."""
+    image_masks: Tensor
+    """bool [B, V]: False where a camera is absent."""
+    tokens: Tensor
+    """int64 [B, L]."""
+    token_masks: Tensor
+    """bool [B, L]."""
+    state: Tensor
+    """float32 [B, action_dim], normalised, zero-padded. π0 reads it; π0.5 has it in the prompt."""
+
+    def to(self, device: torch.device | str) -> ModelInputs:
+        return ModelInputs(**{name: value.to(device) for name, value in vars(self).items()})
+
+
+@dataclass(frozen=True)
+class PrefixCache:
+    """Keys and values of the prefix, per layer [B, G, N, K]."""
+
+    keys_values: list[tuple[Tensor, Tensor]]
+    mask: Tensor
+    """bool [B, N]."""
+    full: bool
+    """No padding: attention needs no mask."""
+    next_position: Tensor
+    """int64 [B]: position id of the first suffix token."""
+    last_hidden: Tensor | None = None
+
+    def repeat(self, times: int) -> PrefixCache:
+        """Every sample `times` times in a row, for several flow samples per prefix."""
+        if times == 1:
+            return self
+        return PrefixCache(
+            [(k.repeat_interleave(times, 0), v.repeat_interleave(times, 0)) for k, v in self.keys_values],
+            self.mask.repeat_interleave(times, 0),
+            self.full,
+            self.next_position.repeat_interleave(times, 0),
+        )
+
+
+class GemmaLayer(nn.Module):
+    """One layer of the backbone (plain norms) or of the expert (adaptive norms in π0.5)."""
+
+    def __init__(self, config: GemmaConfig, adaptive: bool) -> None:
+        super().__init__()
+        norm = (lambda: AdaRMSNorm(config.width, config.width)) if adaptive else (lambda: RMSNorm(config.width))
+        self.input_layernorm = norm()
+        self.self_attn = GemmaAttention(config.width, config.num_heads, config.num_kv_heads, config.head_dim)
+        self.post_attention_layernorm = norm()
+        self.mlp = GemmaMLP(config.width, config.mlp_dim)
+
+    def forward(
+        self,
+        x: Tensor,
+        rope: tuple[Tensor, Tensor],
+        mask: Tensor | None,
+        past: tuple[Tensor, Tensor] | None = None,
+        modulation: tuple[Tensor, Tensor] | None = None,
+    ) -> tuple[Tensor, tuple[Tensor, Tensor]]:
+        """x [B, T, D] -> (x, own keys and values). `modulation`: one [B, 1, 3D] for each of the two norms."""
+        if modulation is None:
+            out, own = self.self_attn(self.input_layernorm(x), rope, mask, past)
+            x = x + out
+            return x + self.mlp(self.post_attention_layernorm(x)), own
+        normed, gate = self.input_layernorm(x, modulation[0])
+        out, own = self.self_attn(normed, rope, mask, past)
+        x = torch.addcmul(x, out, gate)
+        normed, gate = self.post_attention_layernorm(x, modulation[1])
+        return torch.addcmul(x, self.mlp(normed), gate), own
+
+
+class GemmaStack(nn.Module):
+    """Layers and the final norm."""
+
+    def __init__(self, config: GemmaConfig, adaptive: bool) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList(GemmaLayer(config, adaptive) for _ in range(config.depth))
+        self.norm = AdaRMSNorm(config.width, config.width) if adaptive else RMSNorm(config.width)
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return self.layers[0].mlp.down_proj.weight.dtype
+
+
+class Pi0(nn.Module):
+    """π0 or π0.5, as its config says.
+
+    `pruner`, where set, thins the prefix before the backbone: in evaluation mode tokens are really dropped, in
+    training mode the length and the gradient stay.
+    """
+
+    def __init__(self, config: Pi0Config) -> None:
+        super().__init__()
+        self.config = config
+        v, width = config.vision, config.expert.width
+        self.vision = SiglipTower(
+            v.hidden_size, v.num_hidden_layers, v.num_attention_heads, v.intermediate_size, v.patch_size, v.image_size
+        )
+        self.projector = nn.Linear(v.hidden_size, v.projection_dim)
+        self.embed_tokens = nn.Embedding(config.vocab_size, config.llm.width)
+        nn.init.normal_(self.embed_tokens.weight, std=config.llm.width**-0.5)
+        self.llm = GemmaStack(config.llm, adaptive=False)
+        self.expert = GemmaStack(config.expert, adaptive=config.pi05)
+        self.action_in_proj = nn.Linear(config.action_dim, width)
+        self.action_out_proj = nn.Linear(width, config.action_dim)
+        if config.pi05:
+            self.time_mlp_in, self.time_mlp_out = nn.Linear(width, width), nn.Linear(width, width)
+        else:
+            self.state_proj = nn.Linear(config.action_dim, width)
+            self.action_time_mlp_in, self.action_time_mlp_out = nn.Linear(2 * width, width), nn.Linear(width, width)
+        if config.query_projection:
+            self.query_proj = nn.Linear(width, config.llm.width, bias=False)
+        self.pruner: Pruner | None = None
+        if config.dtype == "bfloat16":
+            self.to_bfloat16()
+
+    def to_bfloat16(self) -> None:
+        """Round the matrices; patch embedding, Gemma norms, time, state and action layers stay float32."""
+        self.projector.bfloat16()
+        self.embed_tokens.bfloat16()
+        self.vision.layers.bfloat16()
+        self.vision.post_layernorm.bfloat16()
+        for stack in (self.llm, self.expert):
+            for layer in stack.layers:
+                layer.self_attn.bfloat16()
+                layer.mlp.bfloat16()
+
+    # ---- prefix -------------------------------------------------------------------------------------
+
+    def layout(self, text_len: int) -> TokenLayout:
+        """One image span per view, then the text."""
+        rows, cols = self.config.vision.grid
+        n = rows * cols
+        spans = [Span(view, "image", i * n, (i + 1) * n, (rows, cols)) for i, view in enumerate(self.config.views)]
+        start = n * len(spans)
+        return TokenLayout((*spans, Span("text", "text", start, start + text_len)))
+
+    def embed_images(self, images: Tensor, image_masks: Tensor) -> Tensor:
+        """images [B, V, 3, H, W] -> [B, V * P, D]; the tower does not run for absent cameras (zeros there)."""
+        present = image_masks.flatten()
+        flat = images.flatten(0, 1)
+        if bool(present.all()):
+            return self.projector(self.vision(flat)).unflatten(0, images.shape[:2]).flatten(1, 2)
+        embeds = self.projector(self.vision(flat[present]))
+        out = embeds.new_zeros(flat.shape[0], *embeds.shape[1:])
+        return out.index_put((present.nonzero().squeeze(-1),), embeds).unflatten(0, images.shape[:2]).flatten(1, 2)
+
+    def embed_prefix(self, inputs: ModelInputs) -> Prefix:
+        """Tokens of all views and of the text, unpacked; masked tokens take part in no attention."""
+        V = len(self.config.views)
+        if inputs.images.shape[1] != V:
+            raise FoveateError(f"images: expected {V} views {self.config.views}, got {inputs.images.shape[1]}")
+        image_embeds = self.embed_images(inputs.images, inputs.image_masks)
+        text = self.embed_tokens(inputs.tokens) * math.sqrt(self.config.llm.width)
+        patches = image_embeds.shape[1] // V
+        mask = torch.cat((inputs.image_masks.repeat_interleave(patches, 1), inputs.token_masks), 1)
+        return Prefix(
+            embeds=torch.cat((image_embeds, text.to(image_embeds.dtype)), 1),
+            mask=mask,
+            position_ids=mask.cumsum(1) - 1,
+            layout=self.layout(inputs.tokens.shape[1]),
+        )
+
+    def prune(self, prefix: Prefix, inputs: ModelInputs, noisy_actions: Tensor | None) -> tuple[Prefix, KeepSet | None]:
+        """Let the injected pruner thin the prefix; without one, nothing happens."""
+        if self.pruner is None:
+            return prefix, None
+        return self.pruner(prefix, extra_queries=self._extra_queries(inputs, noisy_actions))
+
+    def _extra_queries(self, inputs: ModelInputs, noisy_actions: Tensor | None) -> Tensor | None:
+        """Embeddings [B, T, D] that the pruner alone sees: the state (π0), the noisy actions."""
+        wants = getattr(self.pruner, "queries", "text")
+        parts = []
+        if "state" in wants and not self.config.pi05:  # π0.5 has the state in its text already
+            parts.append(self.state_proj(inputs.state)[:, None])
+        if "action" in wants and noisy_actions is not None:
+            parts.append(self.action_in_proj(noisy_actions))
+        if not parts:
+            return None
+        queries = torch.cat(parts, 1)
+        if self.config.query_projection:
+            return self.query_proj(queries)
+        if queries.shape[-1] != self.config.llm.width:
+            raise FoveateError(
+                f"pruner queries {wants!r}: the expert's width {queries.shape[-1]} differs from the backbone's "
+                f"{self.config.llm.width}; set `query_projection: true` in the model config and fine-tune"
+            )
+        return queries
+
+    def prefill(self, prefix: Prefix, *, return_hidden: bool = False) -> PrefixCache:
+        """Run the backbone. Of its last layer only keys and values are needed, so only they are computed.
+
+        Args:
+            return_hidden: finish the last layer and the final norm too.
+        """
+        mask = None if prefix.full else prefix.mask[:, None, None]
+        x = prefix.embeds.to(self.llm.dtype)
+        rope = rope_table(prefix.position_ids, self.config.llm.head_dim, x.dtype)
+        *layers, last = self.llm.layers
+        cache = []
+        for layer in layers:
+            x, own = layer(x, rope, mask)
+            cache.append(own)
+        if return_hidden or last.self_attn.observer is not None:
+            x, own = last(x, rope, mask)
+            x = self.llm.norm(x)
+        else:
+            own = last.self_attn.keys_values(last.input_layernorm(x), rope)
+        next_position = prefix.position_ids.masked_fill(~prefix.mask, -1).amax(1) + 1
+        return PrefixCache([*cache, own], prefix.mask, prefix.full, next_position, x if return_hidden else None)
+
+    # ---- suffix -------------------------------------------------------------------------------------
+
+    def time_embedding(self, time: Tensor) -> Tensor:
+        """time [B] -> float64 [B, expert width]: sines, then cosines, periods geometric in [4e-3, 4]."""
+        fraction = torch.linspace(0.0, 1.0, self.config.expert.width // 2, dtype=torch.float64, device=time.device)
+        period = MIN_PERIOD * (MAX_PERIOD / MIN_PERIOD) ** fraction
+        angle = (1.0 / period * 2 * math.pi) * time[:, None].double()
+        return torch.cat((angle.sin(), angle.cos()), -1)
+
+    def time_condition(self, time: Tensor) -> Tensor:
+        """π0.5: time [B] -> condition of the adaptive norms, float32 [B, expert width]."""
+        embedding = self.time_embedding(time).float()
+        return F.silu(self.time_mlp_out(F.silu(self.time_mlp_in(embedding))))
+
+    def modulations(self, time: Tensor) -> list[Tensor] | None:
+        """π0.5: all [B, 1, 3D] that the expert's norms need at these times, in order; π0: None."""
+        if not self.config.pi05:
+            return None
+        cond = self.time_condition(time)
+        norms = [n for layer in self.expert.layers for n in (layer.input_layernorm, layer.post_attention_layernorm)]
+        return [norm.modulation(cond) for norm in (*norms, self.expert.norm)]
+
+    def embed_suffix(self, state: Tensor, x_t: Tensor, time: Tensor) -> Tensor:
+        """x_t [B, H, A] -> [B, H, W] (π0.5) or, with the state token first, [B, 1 + H, W] (π0)."""
+        actions = self.action_in_proj(x_t)
+        if self.config.pi05:
+            return actions
+        time_emb = self.time_embedding(time).to(actions.dtype)[:, None].expand_as(actions)
+        actions = self.action_time_mlp_out(F.silu(self.action_time_mlp_in(torch.cat((actions, time_emb), -1))))
+        return torch.cat((self.state_proj(state)[:, None], actions), 1)
+
+    def suffix_mask(self, cache: PrefixCache) -> Tensor | None:
+        """What suffix tokens may look at: every real prefix token and one another; π0's state sees itself alone."""
+        B, H = cache.mask.shape[0], self.config.action_horizon
+        if self.config.pi05:
+            return None if cache.full else F.pad(cache.mask, (0, H), value=True)[:, None, None]
+        own = torch.ones(1 + H, 1 + H, dtype=torch.bool, device=cache.mask.device)
+        own[0, 1:] = False
+        return torch.cat((cache.mask[:, None].expand(-1, 1 + H, -1), own.expand(B, -1, -1)), 2)[:, None]
+
+    def velocity(
+        self, cache: PrefixCache, state: Tensor, x_t: Tensor, time: Tensor, modulations: list[Tensor] | None = None
+    ) -> Tensor:
+        """One evaluation of the flow: v_t float32 [B, H, A] at x_t [B, H, A], time [B]."""
+        if modulations is None:
+            modulations = self.modulations(time)
+        x = self.embed_suffix(state, x_t, time).to(self.expert.dtype)
+        position_ids = cache.next_position[:, None] + torch.arange(x.shape[1], device=x.device)
+        rope = rope_table(position_ids, self.config.expert.head_dim, x.dtype)
+        mask = self.suffix_mask(cache)
+        for i, (layer, past) in enumerate(zip(self.expert.layers, cache.keys_values, strict=True)):
+            pair = None if modulations is None else (modulations[2 * i], modulations[2 * i + 1])
+            x, _ = layer(x, rope, mask, past, pair)
+        x = self.expert.norm(x) if modulations is None else self.expert.norm(x, modulations[-1])[0]
+        return self.action_out_proj(x[:, -self.config.action_horizon :].float())
+
+    def times(self, num_steps: int) -> list[float]:
+        """The times of the Euler steps, from 1 (noise) towards 0 (action)."""
+        if self.config.time_grid == "exact":
+            return [1.0 - k / num_steps for k in range(num_steps)]
+        # openpi adds -1/n in float32 until the time passes half a step above zero.
+        step = torch.tensor(-1.0 / num_steps, dtype=torch.float32)
+        time, times = torch.tensor(1.0), []
+        while time >= -step / 2:
+            times.append(time.item())
+            time = time + step
+        return times
+
+    def denoise(self, cache: PrefixCache, state: Tensor, noise: Tensor, num_steps: int | None = None) -> Tensor:
+        """Integrate the flow with Euler steps: noise [B, H, A] -> actions [B, H, A]."""
+        num_steps = num_steps or self.config.num_steps
+        times = self.times(num_steps)
+        grid = torch.tensor(times, dtype=torch.float32, device=noise.device)
+        table = self.modulations(grid)
+        x_t = noise
+        for i in range(len(times)):
+            step = None if table is None else [m[i : i + 1] for m in table]
+            x_t = x_t - self.velocity(cache, state, x_t, grid[i].expand(noise.shape[0]), step) / num_steps
+        return x_t
+
+    # ---- whole passes -------------------------------------------------------------------------------
+
+    def sample_actions(
+        self, inputs: ModelInputs, noise: Tensor | None = None, *, num_steps: int | None = None, packed: bool = True
+    ) -> Tensor:
+        """Images, text and state -> actions float32 [B, H, A], normalised.
+
+        Args:
+            noise: float32 [B, H, A], standard normal; None draws it.
+            packed: drop padding and absent cameras first; the actions are the same up to rounding.
+        """
+        if noise is None:
+            noise = self.draw_noise(inputs.tokens.shape[0], inputs.images.device)
+        prefix, _ = self.prune(self.embed_prefix(inputs), inputs, noise)
+        return self.denoise(self.prefill(pack(prefix) if packed else prefix), inputs.state, noise, num_steps)
+
+    def draw_noise(self, batch: int, device: torch.device | str, generator: torch.Generator | None = None) -> Tensor:
+        shape = (batch, self.config.action_horizon, self.config.action_dim)
+        return torch.randn(shape, generator=generator, device=device)
+
+    def forward(self, inputs: ModelInputs, actions: Tensor, noise: Tensor, time: Tensor) -> Tensor:
+        """Flow-matching loss, element by element: (v_t - (noise - actions))^2 at x_t = t noise + (1 - t) actions.
+
+        Args:
+            actions: float32 [B, H, A], normalised.
+            noise: [B, F, H, A] or [B, H, A]; F flow samples share one prefix.
+            time: [B, F] or [B], in (0, 1].
+        Returns:
+            float32, of the shape of `noise`.
+        """
+        shape = noise.shape
+        if noise.ndim == 3:
+            noise, time = noise[:, None], time[:, None]
+        flows = noise.shape[1]
+        x_t = time[..., None, None] * noise + (1 - time[..., None, None]) * actions[:, None]
+        target = noise - actions[:, None]
+        prefix, _ = self.prune(self.embed_prefix(inputs), inputs, x_t[:, 0])
+        cache = self.prefill(prefix).repeat(flows)
+        v_t = self.velocity(cache, inputs.state.repeat_interleave(flows, 0), x_t.flatten(0, 1), time.flatten())
+        return F.mse_loss(target.flatten(0, 1), v_t, reduction="none").view(shape)
+
+    loss = forward
+
+    # ---- the pruner's dials -------------------------------------------------------------------------
+
+    def set_token_pruner_noise_scale(self, scale: float | None) -> None:
+        """Scale of the exploration noise in training; None restores the configured one."""
+        if self.pruner is not None and hasattr(self.pruner, "set_noise_scale"):
+            self.pruner.set_noise_scale(scale)
+
+    def get_token_pruning_stats(self) -> dict[str, Any]:
+        """`enabled, noise_scale, last_kept_per_sample` (totals), `last_kept_per_view`."""
+        if self.pruner is None:
+            return {"enabled": False, "noise_scale": None, "last_kept_per_sample": None, "last_kept_per_view": None}
+        return self.pruner.stats()
