@@ -1,0 +1,38 @@
+"""The reference engine: PyTorch as written, exactly packed, each stage timed."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from foveate.engine.base import Inference
+from foveate.engine.timer import StageTimer
+from foveate.models.base import pack
+from foveate.models.pi0.model import ModelInputs, Pi0
+from foveate.tracing.capture import capture_task_to_vis
+
+
+class EagerEngine:
+    """Any shape, any device, any pruner."""
+
+    def __init__(self, model: Pi0) -> None:
+        self.model = model.eval()
+
+    @torch.inference_mode()
+    def run(
+        self, inputs: ModelInputs, noise: Tensor, *, num_steps: int | None = None, attn_layers: Sequence[int] = ()
+    ) -> Inference:
+        model = self.model
+        timer = StageTimer(noise.device)
+        with timer("vision"):
+            whole = model.embed_prefix(inputs)
+        with timer("prune"):
+            prefix, keep = model.prune(whole, inputs, noise)
+            prefix = pack(prefix)
+        with timer("prefill"), capture_task_to_vis(model.llm.layers, attn_layers, prefix) as attn:
+            cache = model.prefill(prefix)
+        with timer("denoise"):
+            actions = model.denoise(cache, inputs.state, noise, num_steps)
+        return Inference(actions, whole.layout, keep, whole.mask, prefix.mask.sum(1), timer.ms, attn)
