@@ -2,7 +2,7 @@
 
 It knows the words of all Meta-World instructions, a few hundred common words of tabletop instructions,
 every printable ASCII character (so that any English instruction has an encoding), the prompt template of
-π0.5, and one token for each of the 256 state bins. Deterministic: the same script gives the same bytes.
+π0.5, and one token for each state bin (256, and one for values below the range). Deterministic: the same script gives the same bytes.
 
     python scripts/train_tokenizer.py --out foveate/policies/metaworld_tiny/tokenizer.model
 """
@@ -20,7 +20,7 @@ VOCAB_SIZE = 1024  # large enough that every word below is one token
 
 # ▁ is sentencepiece's space. The template pieces take one token each, so that a prompt stays short.
 TEMPLATE = ["▁Task:", ",▁State:", ";\nAction:", "\n"]
-STATE_BINS = [f"▁{i}" for i in range(256)]
+STATE_BINS = [f"▁{i}" for i in range(-1, 256)]  # -1: below the range, as numpy.digitize counts
 
 INSTRUCTIONS = """
 pick up the nut and place it onto the peg
@@ -96,7 +96,7 @@ robot arm hand gripper finger object item thing goal target position place spot 
 both all each other another same one two three four five six seven eight nine ten and or then until while please
 carefully slowly quickly gently again once it its them this that these those there here is are be in on at of to by
 for as up down off out not do make let use using get give open close push pull pick press slide reach sweep lift
-""".split()
+""".split()  # noqa: SIM905
 
 
 def corpus() -> list[str]:
