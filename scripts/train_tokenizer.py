@@ -2,7 +2,8 @@
 
 It knows the words of all Meta-World instructions, a few hundred common words of tabletop instructions,
 every printable ASCII character (so that any English instruction has an encoding), the prompt template of
-π0.5, and one token for each state bin (256, and one for values below the range). Deterministic: the same script gives the same bytes.
+π0.5, and one token for each state bin (256, and one for values below the range). Deterministic: the same
+script gives the same bytes.
 
     python scripts/train_tokenizer.py --out foveate/policies/metaworld_tiny/tokenizer.model
 """
@@ -141,7 +142,7 @@ def main() -> None:
     example = "Task: push the puck to the goal, State: 12 200 4 5;\nAction: "
     pieces = tokenizer.id_to_piece(tokenizer.encode(example, add_bos=True))
     print(
-        f"{args.out}: {len(proto)} bytes, {tokenizer.vocab_size()} pieces; {len(pieces)} tokens for the example: {pieces}"
+        f"{args.out}: {len(proto)} bytes, {tokenizer.vocab_size()} pieces; {example!r}: {len(pieces)} tokens {pieces}"
     )
 
 

@@ -1,0 +1,64 @@
+"""Where a patch of the model's input lies in the source image. NumPy alone: overlays need no torch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+
+@dataclass(frozen=True)
+class ResizeGeometry:
+    """A resize that keeps the aspect ratio and pads to the target, centred, as openpi's `resize_with_pad`."""
+
+    src_hw: tuple[int, int]
+    dst_hw: tuple[int, int]
+
+    def __post_init__(self) -> None:
+        if min(*self.src_hw, *self.dst_hw) < 1:
+            raise ValueError(f"image sizes must be positive, got {self.src_hw} -> {self.dst_hw}")
+
+    @property
+    def resized_hw(self) -> tuple[int, int]:
+        """The picture's height and width inside the padded target, in pixels."""
+        (h, w), (dst_h, dst_w) = self.src_hw, self.dst_hw
+        # The same float arithmetic as the reference: the truncation can differ by a pixel otherwise.
+        ratio = max(w / dst_w, h / dst_h)
+        return max(1, int(h / ratio)), max(1, int(w / ratio))
+
+    @property
+    def pad(self) -> tuple[int, int, int, int]:
+        """Left, right, top, bottom padding in target pixels; an odd pixel goes right and below."""
+        (h, w), (dst_h, dst_w) = self.resized_hw, self.dst_hw
+        left, top = (dst_w - w) // 2, (dst_h - h) // 2
+        return left, dst_w - w - left, top, dst_h - h - top
+
+    @property
+    def scale(self) -> tuple[float, float]:
+        """Target pixels per source pixel, in x and in y."""
+        return self.resized_hw[1] / self.src_hw[1], self.resized_hw[0] / self.src_hw[0]
+
+    def to_source(self, xy: np.ndarray) -> np.ndarray:
+        """Target pixel coordinates [..., 2] (x, y) -> source pixel coordinates, not clipped."""
+        left, _, top, _ = self.pad
+        return (np.asarray(xy, dtype=np.float64) - (left, top)) / self.scale
+
+    def patch_boxes(self, grid: tuple[int, int]) -> np.ndarray:
+        """The source area of each patch.
+
+        Args:
+            grid: patch rows and columns over the whole target.
+        Returns:
+            float64 [rows * columns, 4]: x0, y0, x1, y1 in source pixels, row by row, clipped to the image; a
+            patch that lies wholly in the padding has no area.
+        """
+        rows, columns = grid
+        (height, width), (left, _, top, _) = self.resized_hw, self.pad
+        # Clipped in target pixels, where the picture's edges are whole numbers: padding gets exactly no area.
+        x = np.linspace(0, self.dst_hw[1], columns + 1).clip(left, left + width)
+        y = np.linspace(0, self.dst_hw[0], rows + 1).clip(top, top + height)
+        boxes = np.empty((rows, columns, 4))
+        for corner, (ys, xs) in enumerate(((y[:-1], x[:-1]), (y[1:], x[1:]))):
+            mesh = np.stack(np.meshgrid(xs, ys), axis=-1)
+            boxes[..., 2 * corner : 2 * corner + 2] = self.to_source(mesh)
+        return boxes.reshape(-1, 4).clip(0, [*self.src_hw[::-1]] * 2)
