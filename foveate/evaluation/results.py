@@ -1,0 +1,285 @@
+"""What a run leaves behind: `episodes.jsonl`, `queries.jsonl`, `results.csv`, `summary.json`.
+
+Knows nothing of policies or simulators: it turns finished episodes into files and files into numbers.
+The schema of each file is in docs/results-schema.md.
+"""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import errno
+import io
+import json
+import math
+import os
+import statistics
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from foveate.errors import FoveateError
+from foveate.types import EpisodeResult
+
+SCHEMA_VERSION = "foveate.results/v1"
+STAGES = ("vision", "prune", "prefill", "denoise", "total")
+CSV_COLUMNS = tuple(
+    "variant,task,episodes,successes,failures,crashes,success_rate,ci_low,ci_high,kept_mean,patches,"
+    "ms_p50,ms_p95,vision_ms_p50,prune_ms_p50,prefill_ms_p50,denoise_ms_p50,gflops".split(",")
+)
+
+
+def wilson(successes: int, trials: int, confidence: float = 0.95) -> tuple[float, float]:
+    """Wilson's score interval of a success rate (E. B. Wilson, JASA 22, 1927); (0, 1) without trials."""
+    if not 0 <= successes <= trials:
+        raise ValueError(f"expected 0 <= successes <= trials, got {successes} of {trials}")
+    if trials == 0:
+        return 0.0, 1.0
+    z = statistics.NormalDist().inv_cdf(0.5 + confidence / 2)
+    rate = successes / trials
+    shrink = 1 + z * z / trials
+    centre = (rate + z * z / (2 * trials)) / shrink
+    half = z / shrink * math.sqrt(rate * (1 - rate) / trials + z * z / (4 * trials * trials))
+    # At 0 and at `trials` successes the bound is exactly 0 or 1; rounding must not say otherwise.
+    low = 0.0 if successes == 0 else centre - half
+    high = 1.0 if successes == trials else centre + half
+    return low, high
+
+
+def bootstrap_mean(
+    values: Sequence[float], confidence: float = 0.95, resamples: int = 2000, seed: int = 0
+) -> tuple[float, float]:
+    """Percentile bootstrap interval of a mean, the same for the same values; (nan, nan) without values."""
+    data = np.asarray(values, dtype=np.float64)
+    if data.size == 0:
+        return math.nan, math.nan
+    rng = np.random.default_rng(seed)
+    means = [rng.choice(data, data.size).mean() for _ in range(resamples)]
+    tail = (1 - confidence) / 2
+    low, high = np.quantile(means, [tail, 1 - tail])
+    return float(low), float(high)
+
+
+class JsonLines:
+    """A file of JSON lines that survives `kill -9`: each append is on the disk before it returns.
+
+    Opening an existing file drops a torn last line (one without its newline).
+
+    Raises:
+        FoveateError: the folder is not writable, the disk is full, or a line in the middle is no JSON.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        try:
+            self._file = open(path, "a+b")
+            self.rows = self._recover()
+        except OSError as error:
+            raise _cannot_write(path, error) from error
+
+    def _recover(self) -> list[dict[str, Any]]:
+        self._file.seek(0)
+        content = self._file.read()
+        whole = content[: content.rfind(b"\n") + 1]
+        if len(whole) < len(content):
+            self._file.truncate(len(whole))
+        rows = []
+        for number, line in enumerate(whole.splitlines(), 1):
+            try:
+                rows.append(json.loads(line))
+            except json.JSONDecodeError as error:
+                raise FoveateError(
+                    f"{self.path}, line {number}: expected one JSON object, got {line[:60]!r} ({error.msg}); "
+                    "remove that line, or choose another folder"
+                ) from error
+        return rows
+
+    def append(self, rows: Iterable[Mapping[str, Any]]) -> None:
+        """Write rows in one piece and wait until the disk has them."""
+        rows = [dict(row) for row in rows]
+        try:
+            self._file.write(b"".join(json.dumps(row, ensure_ascii=False).encode() + b"\n" for row in rows))
+            self._file.flush()
+            os.fsync(self._file.fileno())
+        except OSError as error:
+            raise _cannot_write(self.path, error) from error
+        self.rows += rows
+
+    def replace(self, rows: list[dict[str, Any]]) -> None:
+        """Put these rows in place of all others, at once or not at all."""
+        text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+        self._file.close()
+        write_text(self.path, text)
+        self._file = open(self.path, "a+b")
+        self.rows = rows
+
+    def close(self) -> None:
+        self._file.close()
+
+
+class RunLog:
+    """The episodes of one run and their inferences, resumable.
+
+    An episode's inferences are written before the episode itself, so that a line in `episodes.jsonl`
+    means that the episode is complete; inferences without their episode are dropped on opening.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise _cannot_write(folder, error) from error
+        self.folder = folder
+        self._episodes = JsonLines(folder / "episodes.jsonl")
+        self._queries = JsonLines(folder / "queries.jsonl")
+        known = {_key(row) for row in self._episodes.rows}
+        complete = [row for row in self._queries.rows if _key(row) in known]
+        if len(complete) < len(self._queries.rows):
+            self._queries.replace(complete)
+
+    @property
+    def episodes(self) -> list[EpisodeResult]:
+        return [EpisodeResult(**row) for row in self._episodes.rows]
+
+    @property
+    def queries(self) -> list[dict[str, Any]]:
+        return self._queries.rows
+
+    @property
+    def done(self) -> set[tuple[str, str, int]]:
+        """(variant, task, episode) of all that has ended."""
+        return {_key(row) for row in self._episodes.rows}
+
+    def add(self, episode: EpisodeResult, queries: list[dict[str, Any]]) -> None:
+        self._queries.append(queries)
+        self._episodes.append([dataclasses.asdict(episode)])
+
+    def close(self) -> None:
+        self._episodes.close()
+        self._queries.close()
+
+
+def aggregate(episodes: Sequence[EpisodeResult], queries: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """The numbers of a group of episodes; a rate counts crashes among its trials, so that none is hidden.
+
+    Args:
+        queries: the inferences of these episodes, as in `queries.jsonl`.
+    """
+    statuses = [e.status for e in episodes]
+    successes = statuses.count("success")
+    low, high = wilson(successes, len(episodes))
+    kept = [q["kept"] for q in queries if q.get("kept") is not None]
+    patches = [q["patches"] for q in queries if q.get("patches") is not None]
+    # Inferences of one episode resemble each other: the interval resamples whole episodes.
+    kept_per_episode = [e.kept_mean for e in episodes if e.kept_mean is not None]
+    flops = [q["gflops"] for q in queries if q.get("gflops") is not None]
+    latency = {stage: _percentiles([q[f"{stage}_ms"] for q in queries if f"{stage}_ms" in q]) for stage in STAGES}
+    latency["kv_cache"] = latency["prefill"]
+    return {
+        "episodes": len(episodes),
+        "successes": successes,
+        "failures": statuses.count("failure"),
+        "crashes": statuses.count("crash"),
+        "success_rate": successes / len(episodes) if episodes else None,
+        "ci95": [low, high],
+        "inferences": len(queries),
+        "steps_mean": _mean([e.steps for e in episodes]),
+        "kept": {
+            "mean": _mean(kept),
+            "ci95": list(bootstrap_mean(kept_per_episode)) if kept_per_episode else None,
+            "min": min(kept, default=None),
+            "max": max(kept, default=None),
+            "patches": _mean(patches),
+            "ratio": _mean(kept) / _mean(patches) if kept and patches else None,
+        },
+        "latency_ms": latency,
+        "batch_mean": _mean([q["batch"] for q in queries if "batch" in q]),
+        "gflops": _mean(flops),
+    }
+
+
+def write_results(log: RunLog, *, provenance: Mapping[str, Any], warnings: Sequence[str] = ()) -> dict[str, Any]:
+    """Write `results.csv` and `summary.json` beside the log, each replaced at once; returns the summary."""
+    episodes, queries = log.episodes, log.queries
+    groups = list(dict.fromkeys((e.variant, e.task) for e in episodes))
+    rows, tasks = [], []
+    for variant, task in groups:
+        group = aggregate(
+            [e for e in episodes if (e.variant, e.task) == (variant, task)],
+            [q for q in queries if (q["variant"], q["task"]) == (variant, task)],
+        )
+        tasks.append({"variant": variant, "task": task, **group})
+        rows.append(_csv_row(variant, task, group))
+    crashes = [f"{e.task} episode {e.episode}: {e.error}" for e in episodes if e.status == "crash"]
+    summary = {
+        "schema_version": SCHEMA_VERSION,
+        "variants": list(dict.fromkeys(e.variant for e in episodes)),
+        "total": aggregate(episodes, queries),
+        "tasks": tasks,
+        "crash_reasons": crashes,
+        "warnings": list(warnings),
+        **provenance,
+    }
+    table = io.StringIO()
+    writer = csv.DictWriter(table, CSV_COLUMNS, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    write_text(log.folder / "results.csv", table.getvalue())
+    write_text(log.folder / "summary.json", json.dumps(summary, indent=2, ensure_ascii=False) + "\n")
+    return summary
+
+
+def write_text(path: Path, text: str) -> None:
+    """Replace a file at once, so that a reader or a crash never meets half of it."""
+    partial = path.with_name(path.name + ".partial")
+    try:
+        with open(partial, "w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        partial.replace(path)
+    except OSError as error:
+        raise _cannot_write(path, error) from error
+
+
+def _csv_row(variant: str, task: str, group: Mapping[str, Any]) -> dict[str, Any]:
+    latency = group["latency_ms"]
+    row = {
+        "variant": variant,
+        "task": task,
+        **{name: group[name] for name in ("episodes", "successes", "failures", "crashes", "success_rate", "gflops")},
+        "ci_low": group["ci95"][0],
+        "ci_high": group["ci95"][1],
+        "kept_mean": group["kept"]["mean"],
+        "patches": group["kept"]["patches"],
+        "ms_p50": latency["total"]["p50"],
+        "ms_p95": latency["total"]["p95"],
+        **{f"{stage}_ms_p50": latency[stage]["p50"] for stage in STAGES if stage != "total"},
+    }
+    return {name: f"{value:.4g}" if isinstance(value, float) else value for name, value in row.items()}
+
+
+def _key(row: Mapping[str, Any]) -> tuple[str, str, int]:
+    return row["variant"], row["task"], row["episode"]
+
+
+def _mean(values: Sequence[float]) -> Any:
+    return float(np.mean(values)) if len(values) else None
+
+
+def _percentiles(values: Sequence[float]) -> dict[str, float | None]:
+    if not values:
+        return {"p50": None, "p95": None, "mean": None}
+    p50, p95 = np.percentile(values, [50, 95])
+    return {"p50": float(p50), "p95": float(p95), "mean": float(np.mean(values))}
+
+
+def _cannot_write(path: Path, error: OSError) -> FoveateError:
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return FoveateError(
+            f"{path}: the disk is full, and results must not be lost; free some space and run the same command "
+            "again: it goes on after the last episode written"
+        )
+    return FoveateError(f"{path}: cannot write there ({error.strerror}); choose a writable folder with --out")

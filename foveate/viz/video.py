@@ -1,0 +1,100 @@
+"""mp4 files from frames, with PyAV; knows nothing of policies or episodes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+
+from foveate.errors import FoveateError
+
+CODECS = ("libx264", "mpeg4")
+"""In order of preference: H.264 plays everywhere, but a PyAV build may come without it."""
+
+
+class VideoWriter:
+    """Writes frames as they come; use as a context manager.
+
+    Frames are uint8 [H, W, 3], RGB, all of one size. An odd height or width loses its last row or
+    column, because the pixel format of both codecs wants even sizes.
+
+    Args:
+        fps: frames per second of playback.
+        codecs: tried in this order.
+    Raises:
+        FoveateError: no codec is there, or a frame has another size than the first.
+    """
+
+    def __init__(self, path: Path | str, fps: float, codecs: tuple[str, ...] = CODECS) -> None:
+        self.path, self._fps, self._codecs = Path(path), fps, codecs
+        self._container: Any = None
+        self._stream: Any = None
+
+    def add(self, frame: np.ndarray) -> None:
+        import av
+
+        frame = np.ascontiguousarray(frame[: frame.shape[0] // 2 * 2, : frame.shape[1] // 2 * 2])
+        if self._container is None:
+            self._open(frame)
+        if frame.shape[:2] != (self._stream.height, self._stream.width):
+            raise FoveateError(
+                f"{self.path}: expected frames of {self._stream.height}x{self._stream.width}, got {frame.shape}"
+            )
+        for packet in self._stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")):
+            self._container.mux(packet)
+
+    def _open(self, frame: np.ndarray) -> None:
+        from fractions import Fraction
+
+        import av
+
+        codec = next((name for name in self._codecs if _encodes(name)), None)
+        if codec is None:
+            raise FoveateError(f"{self.path}: PyAV has none of the encoders {', '.join(self._codecs)}; pip install av")
+        self._container = av.open(str(self.path), "w")
+        self._stream = self._container.add_stream(codec, rate=Fraction(self._fps).limit_denominator(1000))
+        self._stream.height, self._stream.width = frame.shape[:2]
+        self._stream.pix_fmt = "yuv420p"
+
+    def close(self) -> None:
+        if self._container is None:
+            return
+        for packet in self._stream.encode():
+            self._container.mux(packet)
+        self._container.close()
+        self._container = None
+
+    def __enter__(self) -> VideoWriter:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+def _encodes(codec: str) -> bool:
+    import av
+
+    try:
+        av.codec.Codec(codec, "w")
+    except ValueError:
+        return False
+    return True
+
+
+def write_video(path: Path | str, frames: Iterable[np.ndarray], fps: float) -> None:
+    """Write all frames (uint8 [H, W, 3], RGB) to one mp4."""
+    with VideoWriter(path, fps) as video:
+        for frame in frames:
+            video.add(frame)
+
+
+def side_by_side(images: Mapping[str, np.ndarray]) -> np.ndarray:
+    """Views next to each other in their order, lower ones padded with black: uint8 [max H, sum W, 3]."""
+    height = max(image.shape[0] for image in images.values())
+    padded = [np.pad(image, ((0, height - image.shape[0]), (0, 0), (0, 0))) for image in images.values()]
+    return np.concatenate(padded, axis=1)
