@@ -24,6 +24,13 @@ TEMPLATE = ["▁Task:", ",▁State:", ";\nAction:", "\n"]
 STATE_BINS = [f"▁{i}" for i in range(-1, 256)]  # -1: below the range, as numpy.digitize counts
 
 INSTRUCTIONS = """
+move the gripper to the green marker
+push the puck along the table to the green marker
+pick up the puck and carry it to the green marker
+press the button down from above
+slide the window open
+slide the window closed
+insert the peg into the hole from the side
 pick up the nut and place it onto the peg
 dunk the basketball into the basket
 grasp the puck from one bin and place it into another bin
@@ -97,6 +104,7 @@ robot arm hand gripper finger object item thing goal target position place spot 
 both all each other another same one two three four five six seven eight nine ten and or then until while please
 carefully slowly quickly gently again once it its them this that these those there here is are be in on at of to by
 for as up down off out not do make let use using get give open close push pull pick press slide reach sweep lift
+opened closed assembly disassemble picking topdown hammer soccer unplug coffee lock unlock insert wall stick basketball
 """.split()  # noqa: SIM905
 
 
