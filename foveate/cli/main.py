@@ -1,0 +1,101 @@
+"""The `foveate` command: a table of verbs, each imported only when it is called.
+
+Nothing heavy is imported here, so `foveate --help` answers at once. A verb is a function that takes the
+remaining arguments and returns the exit status. Exit statuses: 0 done, 1 a `FoveateError` (its text is on
+stderr), 2 a wrong command line, 130 interrupted.
+"""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+import sys
+from collections.abc import Callable, Sequence
+
+from foveate import __version__
+from foveate.errors import FoveateError
+
+# Words of the command line -> (module, function, one line of help).
+VERBS: dict[tuple[str, ...], tuple[str, str, str]] = {
+    ("demo",): ("foveate.cli.demo", "run", "the main job on the shipped policy: full against pruned, with a report"),
+    ("eval", "sim"): ("foveate.cli.eval", "sim", "score a policy in a simulator, traced if asked"),
+    ("trace", "predict"): ("foveate.cli.trace", "predict", "one policy, images and a prompt: a full run folder"),
+    ("trace", "plot"): ("foveate.cli.trace", "plot", "draw the overlays of a run folder"),
+    ("trace", "tokens"): ("foveate.cli.trace", "tokens", "write the token log of a run folder"),
+    ("trace", "report"): ("foveate.cli.trace", "report", "write the HTML report of a run folder"),
+    ("data", "metaworld-demos"): ("foveate.cli.data", "metaworld_demos", "record demonstrations of scripted experts"),
+    ("train", "policy"): ("foveate.cli.train", "policy", "train or fine-tune a policy, pruned or not"),
+    ("check", "golden"): ("foveate.cli.check", "golden", "compare this installation with golden numbers"),
+    ("inspect",): ("foveate.cli.inspect", "run", "what a checkpoint is, and what is missing to run it"),
+    ("bench", "trace"): ("foveate.cli.bench", "trace", "what tracing costs, interleaved in one run"),
+    ("doctor",): ("foveate.cli.doctor", "run", "what works on this machine, and what to install for the rest"),
+}
+
+
+def usage(group: str | None = None) -> str:
+    """The help text of the whole command, or of one group of verbs (`trace`)."""
+    rows = [(" ".join(words), line) for words, (_, _, line) in VERBS.items() if group in (None, words[0])]
+    width = max(len(name) for name, _ in rows)
+    body = "\n".join(f"  {name:<{width}}  {line}" for name, line in rows)
+    if group is not None:
+        return f"usage: foveate {group} VERB [options]\n\n{body}\n\n`foveate {group} VERB --help` lists the options."
+    return (
+        f"foveate {__version__}: see sharply only where it matters\n\nusage: foveate VERB [options]\n\n{body}\n\n"
+        "`foveate VERB --help` lists the options; every verb takes `--config FILE.yaml` (repeatable) where it has a "
+        "configuration."
+    )
+
+
+def split_verb(argv: Sequence[str]) -> tuple[tuple[str, ...], list[str]] | None:
+    """The verb at the start of the command line and what follows it; None where there is no such verb."""
+    for length in (2, 1):
+        words = tuple(word.replace("_", "-") for word in argv[:length])
+        if words in VERBS:
+            return words, list(argv[length:])
+    return None
+
+
+def resolve(words: tuple[str, ...]) -> Callable[[list[str]], int]:
+    """Import a verb's function."""
+    module, function, _ = VERBS[words]
+    return getattr(importlib.import_module(module), function)
+
+
+def _wrong_verb(argv: Sequence[str]) -> int:
+    groups = {words[0] for words in VERBS if len(words) == 2}
+    if argv[0] in groups:
+        rest = argv[1] if len(argv) > 1 else ""
+        if rest in ("", "-h", "--help"):
+            print(usage(argv[0]), file=sys.stdout if rest else sys.stderr)
+            return 0 if rest else 2
+        said, known = f"{argv[0]} {rest}", [" ".join(words) for words in VERBS if words[0] == argv[0]]
+    else:
+        said, known = argv[0], [" ".join(words) for words in VERBS] + sorted(groups)
+    # `foveate trce plot` is nearest to "trace plot" when both words are looked at.
+    near = difflib.get_close_matches(" ".join(argv[:2]), known, 1) or difflib.get_close_matches(said, known, 1)
+    hint = f"did you mean `foveate {near[0]}`?" if near else "`foveate --help` lists the verbs"
+    print(f"foveate: unknown verb {said!r}; {hint}", file=sys.stderr)
+    return 2
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command line; returns the exit status."""
+    argv = list(sys.argv[1:] if argv is None else argv)
+    if not argv or argv[0] in ("-h", "--help", "help"):
+        print(usage(), file=sys.stdout if argv else sys.stderr)
+        return 0 if argv else 2
+    if argv[0] in ("-V", "--version"):
+        print(f"foveate {__version__}")
+        return 0
+    found = split_verb(argv)
+    if found is None:
+        return _wrong_verb(argv)
+    words, rest = found
+    try:
+        return resolve(words)(rest)
+    except FoveateError as error:
+        print(f"foveate {' '.join(words)}: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("foveate: interrupted", file=sys.stderr)
+        return 130
