@@ -25,10 +25,10 @@ from foveate.types import EpisodeResult
 
 SCHEMA_VERSION = "foveate.results/v1"
 STAGES = ("vision", "prune", "prefill", "denoise", "total")
-CSV_COLUMNS = tuple(
-    "variant,task,episodes,successes,failures,crashes,success_rate,ci_low,ci_high,kept_mean,patches,"
-    "ms_p50,ms_p95,vision_ms_p50,prune_ms_p50,prefill_ms_p50,denoise_ms_p50,gflops".split(",")
-)
+CSV_COLUMNS = (
+    "variant", "task", "episodes", "successes", "failures", "crashes", "success_rate", "ci_low", "ci_high", "kept_mean",
+    "patches", "ms_p50", "ms_p95", "vision_ms_p50", "prune_ms_p50", "prefill_ms_p50", "denoise_ms_p50", "gflops",
+)  # fmt: skip
 
 
 def wilson(successes: int, trials: int, confidence: float = 0.95) -> tuple[float, float]:
@@ -74,7 +74,7 @@ class JsonLines:
     def __init__(self, path: Path) -> None:
         self.path = path
         try:
-            self._file = open(path, "a+b")
+            self._file = path.open("a+b")
             self.rows = self._recover()
         except OSError as error:
             raise _cannot_write(path, error) from error
@@ -112,7 +112,7 @@ class JsonLines:
         text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
         self._file.close()
         write_text(self.path, text)
-        self._file = open(self.path, "a+b")
+        self._file = self.path.open("a+b")
         self.rows = rows
 
     def close(self) -> None:

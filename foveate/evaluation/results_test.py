@@ -30,7 +30,7 @@ def queries_of(index=0, task="push-v3", kept=(10, 20), total=(30.0, 50.0)):
     ]  # fmt: skip
 
 
-@pytest.mark.parametrize("successes, trials", [(0, 1), (0, 50), (1, 3), (43, 50), (50, 50), (100, 100), (7, 1000)])
+@pytest.mark.parametrize(("successes", "trials"), [(0, 1), (0, 50), (1, 3), (43, 50), (50, 50), (100, 100), (7, 1000)])
 @pytest.mark.parametrize("confidence", [0.9, 0.95])
 def test_wilson_is_scipys(successes, trials, confidence):
     expected = stats.binomtest(successes, trials).proportion_ci(confidence, method="wilson")
@@ -66,7 +66,7 @@ def test_torn_last_line_is_dropped(tmp_path):
 
 def test_broken_line_in_the_middle_is_named(tmp_path):
     (tmp_path / "episodes.jsonl").write_text('{"a": 1}\nnot json\n{"a": 3}\n')
-    with pytest.raises(FoveateError, match="line 2.*not json"):
+    with pytest.raises(FoveateError, match=r"line 2.*not json"):
         JsonLines(tmp_path / "episodes.jsonl")
 
 
@@ -123,7 +123,7 @@ def test_full_disk_is_fatal_and_says_so(tmp_path, monkeypatch):
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(results.os, "fsync", full)
-    with pytest.raises(FoveateError, match="disk is full.*same command"):
+    with pytest.raises(FoveateError, match=r"disk is full.*same command"):
         log.add(episode(0), [])
 
 

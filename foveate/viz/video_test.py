@@ -40,9 +40,10 @@ def test_errors(tmp_path):
         VideoWriter(tmp_path / "v.mp4", 5, ("no_such_codec",)) as v,
     ):
         v.add(np.zeros((8, 8, 3), np.uint8))
-    with pytest.raises(FoveateError, match="expected frames of 48x64"), VideoWriter(tmp_path / "w.mp4", 5) as v:
-        v.add(next(frames(1)))
-        v.add(np.zeros((8, 8, 3), np.uint8))
+    with VideoWriter(tmp_path / "w.mp4", 5) as video:
+        video.add(next(frames(1)))
+        with pytest.raises(FoveateError, match="expected frames of 48x64"):
+            video.add(np.zeros((8, 8, 3), np.uint8))
 
 
 def test_side_by_side():

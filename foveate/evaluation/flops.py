@@ -1,0 +1,60 @@
+"""Arithmetic of one π0 / π0.5 inference, counted from its sizes: 2 m n k for a product [m, k] x [k, n].
+
+Counted are all matrix products and the patch convolution, as foveate's own model computes them (of the
+backbone's last layer only keys and values). Not counted are norms, activations, rotary embeddings and the
+pruner's scores, together below one percent at the published sizes.
+"""
+
+from __future__ import annotations
+
+from foveate.models.pi0.config import GemmaConfig, Pi0Config
+
+
+def vision_flops(config: Pi0Config, views: int) -> float:
+    """The SigLIP tower and the projector, over `views` images."""
+    v = config.vision
+    n, h = v.grid[0] * v.grid[1], v.hidden_size
+    embed = 2 * n * 3 * v.patch_size**2 * h
+    layer = 8 * n * h * h + 4 * n * n * h + 4 * n * h * v.intermediate_size
+    return views * (embed + v.num_hidden_layers * layer + 2 * n * h * v.projection_dim)
+
+
+def prefill_flops(config: Pi0Config, tokens: int) -> float:
+    """The backbone over a prefix of `tokens` tokens (after pruning and packing)."""
+    g = config.llm
+    keys_values = 4 * tokens * g.width * g.num_kv_heads * g.head_dim
+    return (g.depth - 1) * _layer(g, tokens, tokens) + keys_values
+
+
+def denoise_flops(config: Pi0Config, tokens: int, num_steps: int) -> float:
+    """All Euler steps of the action expert against `tokens` cached prefix tokens."""
+    g, horizon, width = config.expert, config.action_horizon, config.expert.width
+    suffix = horizon if config.pi05 else horizon + 1
+    step = 4 * horizon * config.action_dim * width + g.depth * _layer(g, suffix, tokens + suffix)
+    if config.pi05:  # the condition of the adaptive norms: two layers of the time MLP, one map per norm
+        step += 4 * width * width + (2 * g.depth + 1) * 6 * width * width
+    else:
+        step += 2 * config.action_dim * width + 6 * horizon * width * width
+    return num_steps * step
+
+
+def gflops(config: Pi0Config, *, views: int, tokens: int, num_steps: int) -> dict[str, float]:
+    """GFLOP of one inference by stage, and their `total`.
+
+    Args:
+        views: images that are really there.
+        tokens: prefix tokens that the backbone saw, `post_seq_len` in a trace.
+    """
+    stages = {
+        "vision": vision_flops(config, views) / 1e9,
+        "prefill": prefill_flops(config, tokens) / 1e9,
+        "denoise": denoise_flops(config, tokens, num_steps) / 1e9,
+    }
+    return {**stages, "total": sum(stages.values())}
+
+
+def _layer(g: GemmaConfig, rows: int, keys: int) -> float:
+    """One Gemma layer over `rows` tokens that attend to `keys` tokens."""
+    projections = 4 * rows * g.width * g.head_dim * (g.num_heads + g.num_kv_heads)
+    attention = 4 * rows * keys * g.num_heads * g.head_dim
+    return projections + attention + 6 * rows * g.width * g.mlp_dim
