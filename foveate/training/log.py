@@ -1,0 +1,112 @@
+"""What a training run says: a progress bar, `metrics.jsonl`, TensorBoard. Only the leading process speaks.
+
+A line of `metrics.jsonl` is one JSON object of numbers: `step` (steps done), `loss` (mean since the last line), `lr`,
+`grad_norm`, `samples_per_s`, and `noise_scale`, `kept`, `kept/<view>` (patches per sample) where a pruner trains.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from foveate.errors import FoveateError
+
+log = logging.getLogger(__name__)
+SMOOTHING = 0.9
+
+
+class RunLog:
+    """A context manager around the loop; `step` once per step, `metrics` every few."""
+
+    def __init__(self, out: Path, total: int, done: int, batch_size: int, speaks: bool = True) -> None:
+        self.speaks, self.batch_size, self.total, self.done = speaks, batch_size, total, done
+        self.loss: float | None = None
+        self._last = (time.perf_counter(), done)
+        if not speaks:
+            return
+        out.mkdir(parents=True, exist_ok=True)
+        self._file = _reopen(out / "metrics.jsonl", done)
+        self._board = _tensorboard(out / "tensorboard", done)
+        self._bar = Progress(
+            TextColumn("[bold]train"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[text]}"),
+            TimeElapsedColumn(),
+            TextColumn("ETA"),
+            TimeRemainingColumn(elapsed_when_finished=False),
+        )
+        self._task = self._bar.add_task("train", total=total, completed=done, text="")
+
+    def __enter__(self) -> RunLog:
+        if self.speaks:
+            self._bar.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, value: BaseException | None, tb: TracebackType | None) -> None:
+        if self.speaks:
+            self._bar.stop()
+            self._file.close()
+            if self._board is not None:
+                self._board.close()
+
+    def step(self, done: int) -> None:
+        if self.speaks:
+            self._bar.update(self._task, completed=done)
+
+    def metrics(self, done: int, values: Mapping[str, float]) -> None:
+        """Write one line of numbers; `done` steps are finished."""
+        if not self.speaks:
+            return
+        now, before = time.perf_counter(), self._last
+        self._last = (now, done)
+        rate = (done - before[1]) * self.batch_size / max(now - before[0], 1e-9)
+        line = {"step": done, **values, "samples_per_s": rate}
+        try:
+            self._file.write(json.dumps(line) + "\n")
+            self._file.flush()
+        except OSError as error:
+            raise FoveateError(f"cannot write {self._file.name}: {error}; free some space and resume") from error
+        if self._board is not None:
+            for name, value in line.items():
+                if name != "step":
+                    self._board.add_scalar(name, value, done)
+        loss = values["loss"]
+        self.loss = loss if self.loss is None else SMOOTHING * self.loss + (1 - SMOOTHING) * loss
+        kept = f"  kept {values['kept']:.1f}" if "kept" in values else ""
+        text = f"loss {self.loss:.4f}  lr {values['lr']:.1e}  {rate:.0f} samples/s{kept}"
+        self._bar.update(self._task, completed=done, text=text)
+        if not self._bar.console.is_terminal:  # a log file gets a line now and then instead of a bar
+            eta = (self.total - done) * self.batch_size / max(rate, 1e-9)
+            self._bar.console.print(f"step {done}/{self.total}  {text}  ETA {eta / 60:.1f} min")
+
+
+def _reopen(path: Path, done: int) -> Any:
+    """Open for appending, without the lines after step `done`, which a resumed run writes anew."""
+    if path.exists():
+        lines = [line for line in path.read_text().splitlines() if _step_of(line) <= done]
+        path.write_text("".join(line + "\n" for line in lines))
+    return path.open("a")
+
+
+def _step_of(line: str) -> float:
+    try:
+        return json.loads(line)["step"]
+    except (json.JSONDecodeError, KeyError):
+        return float("inf")  # half a line, left by a crash
+
+
+def _tensorboard(folder: Path, done: int) -> Any:
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError:
+        log.warning("no TensorBoard log: install it with `pip install foveate[train]`; metrics.jsonl holds the numbers")
+        return None
+    return SummaryWriter(str(folder), purge_step=done if done else None)

@@ -1,0 +1,83 @@
+"""Flow matching as openpi trains it: the policy regresses the velocity that leads from actions to noise.
+
+    x_t = t * noise + (1 - t) * actions        u_t = noise - actions        loss = |v(x_t, t) - u_t|^2
+
+The model computes the element-wise error (`Pi0.forward`); this file draws noise and time, and reduces.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Generator, Tensor, nn
+
+from foveate.models.pi0.model import ModelInputs, Pi0
+from foveate.training.config import NoiseConfig
+from foveate.training.schedule import pruner_noise
+
+TIME_SCALE, TIME_OFFSET = 0.999, 0.001
+
+
+def sample_time(shape: tuple[int, ...], generator: Generator) -> Tensor:
+    """Flow times in (0, 1], float32, ~ 0.999 * Beta(1.5, 1) + 0.001: noisy times are drawn more often.
+
+    Beta(a, 1) has the distribution function x^a, so that u^(1/a) of a uniform u follows it.
+    """
+    return torch.rand(shape, generator=generator) ** (1 / 1.5) * TIME_SCALE + TIME_OFFSET
+
+
+@dataclass(frozen=True)
+class FlowBatch:
+    """One process's rows of a batch of B samples with F flow draws each."""
+
+    inputs: ModelInputs
+    actions: Tensor
+    """float32 [B, H, A], normalised."""
+    noise: Tensor
+    """float32 [B, F, H, A]."""
+    time: Tensor
+    """float32 [B, F]."""
+    mask: Tensor
+    """bool [B, H]: False where the chunk reaches beyond the episode's end."""
+
+    def to(self, device: torch.device | str) -> FlowBatch:
+        return FlowBatch(**{name: value.to(device) for name, value in vars(self).items()})
+
+
+class FlowMatching(nn.Module):
+    """A model with its loss, as one module: what DDP and `torch.compile` wrap."""
+
+    def __init__(self, model: Pi0, noise: NoiseConfig) -> None:
+        super().__init__()
+        self.model, self.noise = model, noise
+
+    def forward(self, batch: FlowBatch) -> Tensor:
+        """The mean squared error over all elements of the batch; masked ones count as 0.
+
+        Dividing by the number of all elements, not of the unmasked ones, makes the mean over equal
+        shares of a batch equal the batch's own loss, on which data-parallel training rests.
+        """
+        error = self.model(batch.inputs, batch.actions, batch.noise, batch.time)
+        return (error * batch.mask[:, None, :, None]).mean()
+
+    def begin_step(self, step: int, total: int) -> dict[str, float]:
+        """Anneal the pruner's noise; without a pruner nothing happens."""
+        if self.model.pruner is None:
+            return {}
+        scale = pruner_noise(step, start=self.noise.start, end=self.noise.end, total=total)
+        self.model.set_token_pruner_noise_scale(scale)
+        return {"noise_scale": scale}
+
+    def metrics(self) -> dict[str, float]:
+        """Kept patches of the last batch, in all and per view; empty without a pruner."""
+        stats = self.model.get_token_pruning_stats()
+        metrics = {f"kept/{view}": _mean(counts) for view, counts in (stats["last_kept_per_view"] or {}).items()}
+        if stats["last_kept_per_sample"] is not None:
+            metrics["kept"] = _mean(stats["last_kept_per_sample"])
+        return metrics
+
+
+def _mean(counts: Any) -> float:
+    return float(torch.as_tensor(counts, dtype=torch.float32).mean())
