@@ -54,7 +54,8 @@ def resize_with_pad_pil(image: np.ndarray, height: int, width: int) -> np.ndarra
     geometry = ResizeGeometry((image.shape[0], image.shape[1]), (height, width))
     (h, w), (left, _, top, _) = geometry.resized_hw, geometry.pad
     padded = np.zeros((height, width, 3), np.uint8)
-    padded[top : top + h, left : left + w] = Image.fromarray(image).resize((w, h), resample=Image.Resampling.BILINEAR)
+    resized = Image.fromarray(image).resize((w, h), resample=Image.Resampling.BILINEAR)
+    padded[top : top + h, left : left + w] = np.asarray(resized)
     return padded
 
 

@@ -146,7 +146,7 @@ def _parse(path: Path, key: str, group: Any) -> NormStats:
         got = sorted(group) if isinstance(group, Mapping) else type(group).__name__
         raise FoveateError(f"{path}: {key!r} needs mean and std (and q01, q99 for quantiles), got {got}")
     try:
-        return NormStats(*(group.get(name) for name in ("mean", "std", "q01", "q99")))
+        return NormStats(group["mean"], group["std"], group.get("q01"), group.get("q99"))
     except FoveateError as error:
         raise FoveateError(f"{path}, {key!r}: {error}") from None
 

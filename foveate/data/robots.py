@@ -10,7 +10,7 @@ Out: the inverse of normalisation, delta -> absolute, joint signs, gripper.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -311,7 +311,7 @@ def _read_gripper(values: Mapping[str, Any] | None) -> Gripper:
     return Gripper(dims=tuple(values.get("dims") or ()), **steps)
 
 
-_READERS = {
+_READERS: dict[str, Callable[[Any], Any]] = {
     "views": _read_views,
     "state": lambda parts: tuple((part["name"], int(part["dim"])) for part in parts),
     "optional_views": tuple,
