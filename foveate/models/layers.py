@@ -53,14 +53,20 @@ class AdaRMSNorm(nn.Module):
         return normed.to(x.dtype), gate.to(x.dtype)
 
 
-def rope_table(position_ids: Tensor, head_dim: int, dtype: torch.dtype, theta: float = 10_000.0) -> tuple[Tensor, Tensor]:
-    """Rotary tables (Su et al. 2021), each [B, 1, T, head_dim].
+def rope_frequencies(
+    head_dim: int, dtype: torch.dtype, device: torch.device | str | None = None, theta: float = 10_000.0
+) -> Tensor:
+    """Rotary frequencies, float32 [head_dim / 2].
 
     In bfloat16 the frequencies themselves are rounded, as the reference's converted buffers are.
     """
-    exponent = torch.arange(0, head_dim, 2, dtype=torch.float32, device=position_ids.device) / head_dim
-    inv_freq = (1.0 / theta**exponent).to(dtype).float()
-    angle = position_ids[:, None, :, None].float() * inv_freq
+    exponent = torch.arange(0, head_dim, 2, dtype=torch.float32, device=device) / head_dim
+    return (1.0 / theta**exponent).to(dtype).float()
+
+
+def rope_table(position_ids: Tensor, head_dim: int, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    """Rotary tables (Su et al. 2021), cosine and sine, each [B, 1, T, head_dim]."""
+    angle = position_ids[:, None, :, None].float() * rope_frequencies(head_dim, dtype, position_ids.device)
     angle = torch.cat((angle, angle), dim=-1)
     return angle.cos().to(dtype), angle.sin().to(dtype)
 

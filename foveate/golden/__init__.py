@@ -1,0 +1,79 @@
+"""Holds this installation (device, dtype, engine) against a folder of golden numbers.
+
+A folder has one subfolder per group (`pi0/`, `lightvla/`, ...). Whatever is there is compared; what is there and
+cannot be compared by this version says so. `foveate check golden DIR` prints the report, the tests assert on it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+
+from foveate.errors import FoveateError, unknown
+from foveate.golden.report import Report
+
+GROUPS = ("pi0", "lightvla", "vqa", "openvla_oft")
+DTYPES = ("float32", "bfloat16")
+ENGINES = ("eager",)
+
+
+def check(
+    folder: Path,
+    *,
+    device: str = "cpu",
+    dtypes: Sequence[str] = DTYPES,
+    engine: str = "eager",
+    groups: Sequence[str] | None = None,
+) -> Report:
+    """Compare with everything below `folder`.
+
+    Args:
+        groups: subfolders to compare; None: all that are there.
+    Raises:
+        FoveateError: the folder holds no group, a named group is absent, or a name is unknown.
+    """
+    for kind, names, choices in (
+        ("group", groups or (), GROUPS),
+        ("dtype", dtypes, DTYPES),
+        ("engine", [engine], ENGINES),
+    ):
+        for name in names:
+            if name not in choices:
+                raise unknown(kind, name, choices)
+    there = [group for group in GROUPS if (folder / group).is_dir()]
+    if not there:
+        raise FoveateError(f"{folder}: expected golden groups ({', '.join(GROUPS)}) as subfolders, found none of them")
+    for group in groups or ():
+        if group not in there:
+            raise FoveateError(f"{folder}: group {group!r} is not there; it holds {', '.join(there)}")
+    if device.startswith("cuda") and not torch.cuda.is_available():
+        raise FoveateError(f"device {device!r}: this PyTorch sees no CUDA device; `foveate doctor` says more")
+    report = Report()
+    with float32_matmuls():
+        for group in groups or there:
+            _run(group, folder / group, report, device, tuple(dtypes), engine)
+    return report
+
+
+def _run(group: str, folder: Path, report: Report, device: str, dtypes: tuple[str, ...], engine: str) -> None:
+    if group == "pi0":
+        from foveate.engine.eager import EagerEngine
+        from foveate.golden import pi0
+
+        pi0.run(folder, report, device=device, dtypes=dtypes, engine={"eager": EagerEngine}[engine])
+    else:
+        report.skip(group, "*", "not compared", "this version of foveate has nothing to compare with it")
+
+
+@contextmanager
+def float32_matmuls() -> Iterator[None]:
+    """TF32 off, and what it was restored: its 10-bit mantissa is no float32."""
+    before = torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32
+    try:
+        torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
+        yield
+    finally:
+        torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32 = before
