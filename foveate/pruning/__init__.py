@@ -1,0 +1,71 @@
+"""Pruning methods: score -> KeepSet -> gather, one file per method.
+
+    pruner = make_pruner(LightVLA(min_keep=4))      # or "lightvla", or {"name": "random", "keep_ratio": 0.25}
+    thinner, keep = pruner.eval()(prefix)
+
+A method joins by one line in `CONFIGS`; docs/adding-a-method.md says how.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from foveate.errors import FoveateError, unknown
+from foveate.pruning.base import TokenPruner, from_options
+from foveate.pruning.downsample import Downsample
+from foveate.pruning.lightvla import LightVLA
+from foveate.pruning.none import NoPruning
+from foveate.pruning.random import Random
+from foveate.pruning.topk_norm import TopKNorm
+from foveate.pruning.uniform_stride import UniformStride
+
+PrunerConfig = LightVLA | Random | UniformStride | TopKNorm | Downsample | NoPruning
+
+CONFIGS: dict[str, type] = {
+    "lightvla": LightVLA,
+    "random": Random,
+    "stride": UniformStride,
+    "topk_norm": TopKNorm,
+    "downsample": Downsample,
+    "none": NoPruning,
+}
+
+__all__ = [
+    "CONFIGS",
+    "Downsample",
+    "LightVLA",
+    "NoPruning",
+    "PrunerConfig",
+    "Random",
+    "TokenPruner",
+    "TopKNorm",
+    "UniformStride",
+    "make_config",
+    "make_pruner",
+]
+
+
+def make_config(spec: PrunerConfig | str | Mapping[str, Any]) -> PrunerConfig:
+    """The config that `spec` describes: itself, a short name, or a mapping with `name` and options."""
+    if isinstance(spec, tuple(CONFIGS.values())):
+        return spec  # type: ignore[return-value]
+    options = {"name": spec} if isinstance(spec, str) else dict(spec) if isinstance(spec, Mapping) else {}
+    if "name" not in options:
+        raise FoveateError(
+            f"pruner: expected a config, one of the names {', '.join(CONFIGS)}, or a mapping with 'name' and options, "
+            f"got {spec!r}"
+        )
+    name = options.pop("name")
+    if name not in CONFIGS:
+        raise unknown("pruner", str(name), CONFIGS)
+    return from_options(name, CONFIGS[name], options)
+
+
+def make_pruner(spec: PrunerConfig | str | Mapping[str, Any] | None) -> TokenPruner | None:
+    """The pruner that `spec` describes (see `make_config`), in evaluation mode; None stays None.
+
+    Raises:
+        FoveateError: an unknown name or option, or a contradiction in the options.
+    """
+    return None if spec is None else make_config(spec).build().eval()

@@ -1,0 +1,208 @@
+"""What every pruning method shares: score -> KeepSet -> gather.
+
+A method decides which patches survive; everything else stands here once: budgets, ranking with ties, blocks of
+patches that compete with each other, dropping by exact packing, position ids, statistics.
+It knows prefixes and layouts alone: no model, no checkpoint, no clock.
+
+Shapes: B batch, N tokens, D width, P patches of all views, G blocks (views, usually), K patches of one block.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from foveate.errors import FoveateError
+from foveate.models.base import pack
+from foveate.types import KeepSet, Prefix, Span, TokenLayout
+
+Scope = Literal["view", "joint"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Budget:
+    """How many patches to keep: a number or a share, never both."""
+
+    keep_tokens: int | None = None
+    """Patches to keep, per view."""
+    keep_ratio: float | None = None
+    """Share of patches to keep, in (0, 1], rounded up per view."""
+
+    def __post_init__(self) -> None:
+        name = type(self).__name__
+        if self.keep_tokens is not None and self.keep_ratio is not None:
+            raise FoveateError(
+                f"{name}: keep_tokens={self.keep_tokens} and keep_ratio={self.keep_ratio} are both set; give one"
+            )
+        if self.keep_tokens is not None and (self.keep_tokens != int(self.keep_tokens) or self.keep_tokens < 1):
+            raise FoveateError(f"{name}: keep_tokens must be a whole number of at least 1, got {self.keep_tokens}")
+        if self.keep_ratio is not None and not 0 < self.keep_ratio <= 1:
+            raise FoveateError(f"{name}: keep_ratio must lie in (0, 1], got {self.keep_ratio}; 0.25 keeps a quarter")
+
+    @property
+    def explicit(self) -> bool:
+        """Whether a budget is set at all."""
+        return self.keep_tokens is not None or self.keep_ratio is not None
+
+    def of(self, patches: int) -> int:
+        """How many of so many patches to keep."""
+        if self.keep_tokens is not None:
+            return min(self.keep_tokens, patches)
+        # 0.07 * 100 is 7.000000000000001 in binary and must not become 8.
+        return patches if self.keep_ratio is None else math.ceil(self.keep_ratio * patches - 1e-9)
+
+
+@dataclass(frozen=True, kw_only=True)
+class FixedBudget(Budget):
+    """A budget that a method cannot do without."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not self.explicit:
+            raise FoveateError(f"{type(self).__name__}: no budget; set keep_ratio (as 0.25) or keep_tokens (as 16)")
+
+
+class TokenPruner(nn.Module):
+    """A method without parameters; `forward` takes a prefix that is not packed and drops patches from it.
+
+    Subclasses implement `forward`; most do it with `valid_patches`, a choice, and `drop`.
+    """
+
+    queries: str = "text"
+    """What the method wants to be asked with; a model passes the embeddings that the prefix lacks."""
+    enabled: bool = True
+    """False where the method never drops a patch."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.noise_scale: float | None = None
+        self.collect_stats = False
+        """Set while tracing: compute `KeepSet.score_stats`, which the untraced path does not pay for."""
+        self._last: KeepSet | None = None
+        self._last_dropped = False
+
+    def set_noise_scale(self, scale: float | None) -> None:
+        """Exploration noise of a method that explores in training; None: no noise. Others ignore it."""
+        if scale is not None and not scale >= 0:
+            raise FoveateError(f"noise scale must be at least 0, got {scale}")
+        self.noise_scale = scale
+
+    def stats(self) -> dict[str, Any]:
+        """Of the last call: `enabled`, `noise_scale`, kept patches per sample and per view.
+
+        `last_kept_per_sample` (totals) is None where the sequence kept its length (LightVLA in training);
+        `last_kept_per_view` is there all the same, and counts what evaluation would have kept.
+        """
+        per_view = None if self._last is None else {v: c.tolist() for v, c in self._last.counts_per_view().items()}
+        per_sample = self._last.counts().tolist() if self._last is not None and self._last_dropped else None
+        return {
+            "enabled": self.enabled,
+            "noise_scale": self.noise_scale,
+            "last_kept_per_sample": per_sample,
+            "last_kept_per_view": per_view,
+        }
+
+    def valid_patches(self, prefix: Prefix) -> Tensor:
+        """bool [B, P]: patches of cameras that are there. Fails on a prefix that was packed already."""
+        if prefix.source is not None or prefix.mask.shape[1] != len(prefix.layout):
+            raise FoveateError(
+                f"{type(self).__name__}: expected a prefix of {len(prefix.layout)} tokens as its layout says, got a "
+                f"packed one of {prefix.mask.shape[1]}; prune before packing"
+            )
+        return prefix.mask[:, patch_index(prefix.layout, prefix.mask.device)]
+
+    def drop(self, prefix: Prefix, keep: KeepSet) -> tuple[Prefix, KeepSet]:
+        """Really drop what is not kept, for any batch: rows are padded to the longest and masked."""
+        self._record(keep, dropped=True)
+        return pack(prefix, keep_tokens(prefix, keep.keep_mask)), keep
+
+    def _record(self, keep: KeepSet, *, dropped: bool) -> None:
+        # Only what stats() needs: a training step's scores would hold its graph in memory.
+        self._last = KeepSet(keep.keep_mask, keep.layout)
+        self._last_dropped = dropped
+
+
+@functools.lru_cache(maxsize=64)
+def patch_index(layout: TokenLayout, device: torch.device) -> Tensor:
+    """int64 [P]: the token of every patch."""
+    with torch.inference_mode(False):  # what is cached must serve training too
+        return torch.as_tensor(layout.patch_index, device=device)
+
+
+@functools.lru_cache(maxsize=64)
+def blocks(layout: TokenLayout, scope: Scope, device: torch.device) -> tuple[Tensor, ...]:
+    """Patches that compete with each other, as int64 [G, K] indices into the patch axis.
+
+    One tensor holds all views where they have equally many patches, so that methods work on all of them at
+    once; views of unequal sizes come one by one. Joint scope: one block of all patches.
+    """
+    with torch.inference_mode(False):
+        if scope == "joint":
+            return (torch.arange(layout.num_patches, device=device)[None],)
+        rows = [torch.arange(s.start, s.stop, device=device) for s in layout.view_slices.values()]
+        return (torch.stack(rows),) if len({len(r) for r in rows}) == 1 else tuple(r[None] for r in rows)
+
+
+def top(scores: Tensor, valid: Tensor, count: Tensor | int) -> Tensor:
+    """bool, of the shape of `scores` [..., K]: the `count` (int or [..., 1]) best valid patches.
+
+    Equal scores: the first patch wins.
+    """
+    order = scores.masked_fill(~valid, -torch.inf).argsort(dim=-1, descending=True, stable=True)
+    place = torch.arange(scores.shape[-1], device=scores.device).expand_as(order)
+    rank = torch.empty_like(order).scatter_(-1, order, place)
+    return (rank < count) & valid
+
+
+def budget_counts(budget: Budget, valid: Tensor) -> Tensor:
+    """int64 [..., 1]: the budget of each block [..., K] out of its valid patches."""
+    table = [budget.of(n) for n in range(valid.shape[-1] + 1)]
+    return torch.tensor(table, device=valid.device)[valid.sum(-1, keepdim=True)]
+
+
+def keep_top(scores: Tensor, valid: Tensor, budget: Budget, layout: TokenLayout) -> Tensor:
+    """bool [B, P]: per view, the best patches within the budget, out of scores [B, P]."""
+    keep = torch.zeros_like(valid)
+    for index in blocks(layout, "view", valid.device):
+        ok = valid[:, index]
+        keep[:, index] = top(scores[:, index], ok, budget_counts(budget, ok))
+    return keep
+
+
+def keep_tokens(prefix: Prefix, keep_mask: Tensor) -> Tensor:
+    """bool [B, N]: the patches of `keep_mask` [B, P], and all tokens that are no patches."""
+    keep = torch.ones_like(prefix.mask)
+    keep[:, patch_index(prefix.layout, keep.device)] = keep_mask
+    return keep
+
+
+def renumber(prefix: Prefix) -> Prefix:
+    """The prefix with position ids counted anew over the tokens that it still has."""
+    return dataclasses.replace(prefix, position_ids=(prefix.mask.long().cumsum(-1) - 1).clamp_min(0))
+
+
+def grid_of(span: Span) -> tuple[int, int]:
+    """Patch rows and columns of a view; a view without a grid counts as one row."""
+    return span.grid or (1, len(span))
+
+
+def centres(parts: int, length: int) -> list[int]:
+    """The cells nearest the centres of `parts` equal parts of `length` cells; the first of two that are as near."""
+    return [math.ceil((2 * i + 1) * length / (2 * parts)) - 1 for i in range(parts)]
+
+
+def from_options(kind: str, cls: type, options: Mapping[str, Any]) -> Any:
+    """Build a config dataclass, naming an unknown option and those there are."""
+    fields = {f.name for f in dataclasses.fields(cls)}
+    if strange := sorted(set(options) - fields):
+        raise FoveateError(
+            f"{kind}: unknown option {', '.join(map(repr, strange))}; options: {', '.join(sorted(fields))}"
+        )
+    return cls(**options)
