@@ -154,7 +154,7 @@ def _lerobot(
     info: CheckpointInfo, config: Mapping[str, Any], header: Header, robot: str | Path | None
 ) -> CheckpointInfo:
     policy = read_lerobot(info.path, config)
-    sizes, undetermined = sizes_from_header(header)
+    sizes, undetermined = sizes_from_header(header, config.get("vision_heads"))
     if sizes["pi05"] != policy.pi05:
         raise FoveateError(f"{info.path}: config.json says {config['type']}, the weights are the other of π0 and π0.5")
     model = Pi0Config(
@@ -186,7 +186,7 @@ def _lerobot(
 def _openpi(
     info: CheckpointInfo, config: Mapping[str, Any], header: Header, robot: str | Path | None, horizon: int | None
 ) -> CheckpointInfo:
-    sizes, undetermined = sizes_from_header(header)
+    sizes, undetermined = sizes_from_header(header, config.get("vision_heads"))
     kind: Literal["pi0", "pi05"] = "pi05" if sizes["pi05"] else "pi0"
     mapping = _robot_of_assets(info.asset_ids, kind) if robot is None else RobotMapping.load(robot, kind)
     name = mapping.name if mapping else "base"
@@ -212,11 +212,12 @@ def _openpi(
     )
 
 
-def sizes_from_header(header: Header) -> tuple[dict[str, Any], tuple[str, ...]]:
+def sizes_from_header(header: Header, vision_heads: int | None = None) -> tuple[dict[str, Any], tuple[str, ...]]:
     """The fields of `Pi0Config` that shapes tell, and what they leave open.
 
     Args:
         header: key -> (shape, dtype), keys without LeRobot's `model.`.
+        vision_heads: of the image tower; None: SigLIP So400m's, if the tower has its width.
     Raises:
         FoveateError: keys of π0 are not there.
     """
@@ -247,11 +248,12 @@ def sizes_from_header(header: Header) -> tuple[dict[str, Any], tuple[str, ...]]:
     )
     hidden, _, patch, _ = shape(_TOWER + "embeddings.patch_embedding.weight")
     positions = shape(_TOWER + "embeddings.position_embedding.weight")[0]
-    known_heads = SIGLIP_SO400M.num_attention_heads if hidden == SIGLIP_SO400M.hidden_size else None
+    if vision_heads is None and hidden == SIGLIP_SO400M.hidden_size:
+        vision_heads = SIGLIP_SO400M.num_attention_heads
     vision = VisionConfig(
         hidden_size=hidden,
         num_hidden_layers=depth(_TOWER + "encoder.layers."),
-        num_attention_heads=known_heads or 1,
+        num_attention_heads=vision_heads or 1,
         intermediate_size=shape(_TOWER + "encoder.layers.0.mlp.fc1.weight")[0],
         patch_size=patch,
         image_size=math.isqrt(positions) * patch,
@@ -267,10 +269,10 @@ def sizes_from_header(header: Header) -> tuple[dict[str, Any], tuple[str, ...]]:
     }
     if not sizes["pi05"]:
         shape("action_time_mlp_in.weight")
-    if known_heads:
+    if vision_heads:
         return sizes, ()
     line = f"vision.num_attention_heads: a tower of width {hidden} is not SigLIP So400m, and no shape tells its heads"
-    return sizes, (f"{line}; write a config.json with a `model` part",)
+    return sizes, (f'{line}; write "vision_heads": N into config.json',)
 
 
 def _asset_ids(folder: Path) -> tuple[str, ...]:

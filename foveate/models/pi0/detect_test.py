@@ -1,0 +1,263 @@
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from foveate.data.normalize import NormStats, save_norm_stats
+from foveate.errors import FoveateError
+from foveate.models.pi0.config import GEMMA_2B, GEMMA_300M, SIGLIP_SO400M, Pi0Config
+from foveate.models.pi0.detect import detect, sizes_from_header, stored_dtype
+from foveate.models.pi0.model import ModelInputs
+from foveate.models.pi0.processing import Processor
+from foveate.models.pi0.weights import load_weights
+from foveate.testing import REPO, golden_dir
+from foveate.types import Observation
+
+TOKENIZER = REPO / "foveate" / "policies" / "metaworld_tiny" / "tokenizer.model"
+
+
+def stats(dim: int) -> NormStats:
+    return NormStats(np.zeros(dim), np.ones(dim), -np.ones(dim), np.ones(dim))
+
+
+@pytest.fixture
+def openpi(tmp_path: Path) -> Path:
+    """The golden weights in openpi's layout, as its trainer leaves them: no config.json."""
+    golden = golden_dir("pi0", "tiny_pi05.model.safetensors")
+    shutil.copy(golden / "tiny_pi05.model.safetensors", tmp_path / "model.safetensors")
+    save_norm_stats(tmp_path / "assets" / "droid", {"state": stats(8), "actions": stats(8)})
+    return tmp_path
+
+
+@pytest.fixture
+def lerobot(tmp_path: Path) -> Path:
+    """The golden weights in LeRobot's layout: prefixed keys, statistics in files of their own."""
+    golden = golden_dir("pi0", "tiny_pi05.model.safetensors")
+    tensors = load_file(golden / "tiny_pi05.model.safetensors")
+    save_file({f"model.{key}": value for key, value in tensors.items()}, tmp_path / "model.safetensors")
+    visual = {"type": "VISUAL", "shape": [3, 224, 224]}
+    config = {
+        "type": "pi05",
+        "chunk_size": 6,
+        "tokenizer_max_length": 16,
+        "num_inference_steps": 5,
+        "image_resolution": [224, 224],
+        "empty_cameras": 1,
+        "vision_heads": 4,
+        "input_features": {
+            "observation.images.front": visual,
+            "observation.images.wrist": visual,
+            "observation.state": {"type": "STATE", "shape": [3]},
+        },
+        "output_features": {"action": {"type": "ACTION", "shape": [3]}},
+        "normalization_mapping": {"VISUAL": "IDENTITY", "STATE": "QUANTILES", "ACTION": "MEAN_STD"},
+    }
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    norm_map = {"norm_map": config["normalization_mapping"], "eps": 1e-8}
+    pre_file = "policy_preprocessor_step_3_normalizer_processor.safetensors"
+    post_file = "policy_postprocessor_step_0_unnormalizer_processor.safetensors"
+    names = ["left.pos", "right.pos", "gripper.pos"]
+    relative = {"enabled": True, "exclude_joints": ["gripper"], "action_names": names}
+    rename = {"rename_map": {"observation.images.top": "observation.images.front"}}
+    pre = [
+        {"registry_name": "rename_observations_processor", "config": rename},
+        {"registry_name": "to_batch_processor", "config": {}},
+        {"registry_name": "relative_actions_processor", "config": relative},
+        {"registry_name": "normalizer_processor", "config": norm_map, "state_file": pre_file},
+    ]
+    post = [{"registry_name": "unnormalizer_processor", "config": norm_map, "state_file": post_file}]
+    (tmp_path / "policy_preprocessor.json").write_text(json.dumps({"name": "policy_preprocessor", "steps": pre}))
+    (tmp_path / "policy_postprocessor.json").write_text(json.dumps({"name": "policy_postprocessor", "steps": post}))
+    save_file(
+        {f"observation.state.{q}": torch.full((3,), v) for q, v in (("q01", -2.0), ("q99", 2.0))}, tmp_path / pre_file
+    )
+    save_file({f"action.{m}": torch.full((3,), v) for m, v in (("mean", 1.0), ("std", 0.5))}, tmp_path / post_file)
+    return tmp_path
+
+
+@pytest.mark.parametrize("model", ["pi05", "pi0"])
+def test_the_published_sizes_follow_from_the_shapes(model: str) -> None:
+    shapes = json.loads((golden_dir("pi0", f"real_{model}_keys.json") / f"real_{model}_keys.json").read_text())
+    sizes, undetermined = sizes_from_header({key: (tuple(shape), "BF16") for key, shape in shapes.items()})
+    expected = Pi0Config(pi05=model == "pi05")
+    assert Pi0Config(**sizes) == expected and not undetermined
+    assert (sizes["llm"], sizes["expert"], sizes["vision"]) == (GEMMA_2B, GEMMA_300M, SIGLIP_SO400M)
+
+
+@pytest.mark.parametrize("tag", ["tiny_pi05", "tiny_pi0", "gqa_pi05"])
+def test_the_golden_sizes_follow_from_the_shapes(tag: str) -> None:
+    golden = golden_dir("pi0", f"{tag}.model.safetensors")
+    size = json.loads((golden / "pi0_index.json").read_text())[tag]["config"]
+    header = {k: (tuple(v.shape), "F32") for k, v in load_file(golden / f"{tag}.model.safetensors").items()}
+    sizes, undetermined = sizes_from_header(header)
+    assert "vision.num_attention_heads" in undetermined[0]
+    sizes, undetermined = sizes_from_header(header, size["vision"]["num_attention_heads"])
+    assert not undetermined
+    for part in ("llm", "expert", "vision"):
+        assert vars(sizes[part]) == {key: size[part][key] for key in vars(sizes[part])}
+    assert sizes["vocab_size"] == size["vocab_size"] and sizes["action_dim"] == size["action_dim"]
+
+
+def test_openpi_folder(openpi: Path) -> None:
+    info = detect(openpi)
+    assert (info.format, info.model, info.norm, info.resize) == ("openpi", "pi05", "quantile", "pil")
+    assert info.robot is not None and info.robot.name == "droid" and info.asset_ids == ("droid",)
+    assert info.config.action_horizon == 15 and any("action_horizon 15" in line for line in info.assumed)
+    assert info.config.llm.num_heads == 8 and info.config.llm.head_dim == 16
+    assert stored_dtype(info) == "float32"
+    assert [line.split(":")[0] for line in info.missing] == ["size", "tokenizer"]
+    with pytest.raises(FoveateError, match="tokenizer"):
+        Processor.from_dir(openpi)
+
+
+def test_openpi_converters_config_tells_the_horizon(openpi: Path) -> None:
+    (openpi / "config.json").write_text(json.dumps({"action_dim": 32, "action_horizon": 7, "vision_heads": 4}))
+    info = detect(openpi, tokenizer="x.model")
+    assert info.config.action_horizon == 7 and not info.missing
+    assert detect(openpi, action_horizon=9).config.action_horizon == 9
+
+
+def test_openpi_base_with_several_robots_asks_for_one(openpi: Path) -> None:
+    for robot in ("trossen", "ur5e"):
+        save_norm_stats(openpi / "assets" / robot, {"state": stats(8), "actions": stats(8)})
+    info = detect(openpi)
+    assert info.robot is None and any(line.startswith("robot mapping") for line in info.missing)
+    assert info.config.action_horizon == 50
+    assert detect(openpi, robot="droid").asset_ids[0] == "droid"
+
+
+def test_foveate_folder(openpi: Path) -> None:
+    size = Pi0Config(**sizes_from_header(_header(openpi), 4)[0], action_horizon=6, max_token_len=24)
+    config = {"model": size.to_dict(), "robot": "droid", "norm": "zscore", "asset_id": "droid", "pruner": {"name": "x"}}
+    (openpi / "config.json").write_text(json.dumps(config))
+    info = detect(openpi, tokenizer=TOKENIZER)
+    assert info.format == "foveate" and info.config == size and info.norm == "zscore" and not info.missing
+    assert info.pruner == {"name": "x"} and not info.assumed
+    (openpi / "robot.yaml").write_text(
+        "views: {base_0_rgb: top}\nstate: [{name: s, dim: 8}]\naction_dim: 8\nname: mine\n"
+    )
+    mine = detect(openpi).robot
+    assert mine is not None and mine.name == "mine"
+    (openpi / "config.json").write_text(json.dumps({"model": {"pi06": True}}))
+    with pytest.raises(FoveateError, match="did you mean 'pi05'"):
+        detect(openpi)
+
+
+def test_lerobot_folder(lerobot: Path) -> None:
+    info = detect(lerobot, tokenizer=TOKENIZER)
+    assert (info.format, info.model, info.resize) == ("lerobot", "pi05", "torch") and not info.missing
+    config = info.config
+    assert (config.action_horizon, config.max_token_len, config.num_steps, config.time_grid) == (6, 16, 5, "exact")
+    assert config.views == ("front", "wrist", "empty_camera_0")
+    robot, state, action = info.robot, info.state_norm, info.action_norm
+    assert robot is not None and state is not None and action is not None
+    assert robot.delta_mask == (True, True, False) and robot.required_views == ("top", "wrist")
+    np.testing.assert_allclose(state.normalize(np.array([2.0, -2.0, 0.0])), [1, -1, 0], atol=1e-6)
+    np.testing.assert_allclose(action.unnormalize(np.array([2.0, 0.0, -2.0])), [2, 1, 0], atol=1e-6)
+
+
+def test_lerobot_policy_runs_from_its_folder(lerobot: Path) -> None:
+    pieces = 512  # the golden embedding is smaller than the shipped tokenizer
+    info = detect(lerobot, tokenizer=_small_tokenizer(lerobot / "tokenizer.model", pieces))
+    processor = Processor.from_info(info)
+    picture = np.full((48, 64, 3), 100, np.uint8)
+    state = np.array([1.0, -1.0, 0.5], np.float32)
+    observation = Observation({"top": picture, "wrist": picture}, state, "lift it")
+    inputs = processor.inputs([observation])
+    assert isinstance(inputs, ModelInputs) and inputs.image_masks.tolist() == [[True, True, False]]
+    assert (inputs.images[0, 2] == -1).all()
+    model = load_weights(info.weights, info.config)
+    raw = model.sample_actions(inputs, noise=torch.zeros(1, 6, 8))
+    actions = processor.actions(raw, [observation])
+    assert actions.shape == (1, 6, 3)
+    expected = raw[0, :, :3].detach().numpy() * 0.5 + 1 + np.array([1.0, -1.0, 0.0])
+    np.testing.assert_allclose(actions[0], expected, atol=1e-5)
+
+
+def test_older_lerobot_keeps_statistics_among_the_weights(lerobot: Path) -> None:
+    for name in ("policy_preprocessor.json", "policy_postprocessor.json"):
+        (lerobot / name).unlink()
+    tensors = load_file(lerobot / "model.safetensors")
+    buffers = {
+        "normalize_inputs.buffer_observation_state.mean": torch.full((3,), 2.0),
+        "normalize_inputs.buffer_observation_state.std": torch.full((3,), 4.0),
+        "unnormalize_outputs.buffer_action.mean": torch.zeros(3),
+        "unnormalize_outputs.buffer_action.std": torch.ones(3),
+    }
+    save_file(tensors | buffers, lerobot / "model.safetensors")
+    config = json.loads((lerobot / "config.json").read_text())
+    config["normalization_mapping"] = {"VISUAL": "IDENTITY", "STATE": "MEAN_STD", "ACTION": "MEAN_STD"}
+    (lerobot / "config.json").write_text(json.dumps(config))
+    info = detect(lerobot, tokenizer=TOKENIZER)
+    assert info.state_norm is not None and info.state_norm.normalize(np.full(3, 6.0)) == pytest.approx(np.ones(3))
+    load_weights(info.weights, info.config)  # the buffers are no keys of the model
+
+
+def test_lerobot_without_statistics_says_which(lerobot: Path) -> None:
+    (lerobot / "policy_postprocessor.json").unlink()
+    assert "MEAN_STD of 'action' needs mean and std, found none" in detect(lerobot).missing[-1]
+    (lerobot / "policy_preprocessor_step_3_normalizer_processor.safetensors").unlink()
+    with pytest.raises(FoveateError, match=r"normalizer_processor\.safetensors: no such file"):
+        detect(lerobot)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"type": "act"}, "policy type 'act'"),
+        ({"type": "pi0"}, "the other of π0 and π0.5"),
+        ({"use_visual_memory": True}, "use_visual_memory"),
+        ({"output_features": {}}, "no feature 'action'"),
+        ({"image_resolution": [112, 112]}, "112 px"),
+    ],
+)
+def test_lerobot_policies_of_another_kind(lerobot: Path, change: dict[str, object], message: str) -> None:
+    config = json.loads((lerobot / "config.json").read_text()) | change
+    (lerobot / "config.json").write_text(json.dumps(config))
+    with pytest.raises(FoveateError, match=message):
+        detect(lerobot)
+
+
+def test_garbage_is_named(openpi: Path) -> None:
+    with pytest.raises(FoveateError, match="no such checkpoint folder"):
+        detect(openpi / "nowhere")
+    (openpi / "config.json").write_text("{")
+    with pytest.raises(FoveateError, match=r"config\.json: not JSON"):
+        detect(openpi)
+    (openpi / "config.json").unlink()
+    whole = (openpi / "model.safetensors").read_bytes()
+    (openpi / "model.safetensors").write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(FoveateError, match=r"model\.safetensors: not a whole safetensors file"):
+        detect(openpi)
+    save_file({"weight": torch.zeros(2)}, openpi / "model.safetensors")
+    with pytest.raises(FoveateError, match="neither π0 nor"):
+        detect(openpi)
+    (openpi / "model.safetensors").unlink()
+    with pytest.raises(FoveateError, match=r"no model\.safetensors, found \['assets'\]"):
+        detect(openpi)
+    (openpi / "params").mkdir()
+    with pytest.raises(FoveateError, match="JAX parameters"):
+        detect(openpi)
+
+
+def _header(folder: Path) -> dict[str, tuple[tuple[int, ...], str]]:
+    return {key: (tuple(v.shape), "F32") for key, v in load_file(folder / "model.safetensors").items()}
+
+
+def _small_tokenizer(path: Path, pieces: int) -> Path:
+    import sentencepiece
+
+    with path.open("wb") as file:
+        sentencepiece.SentencePieceTrainer.train(
+            sentence_iterator=iter(["lift it up", "put it down"] * 50),
+            model_writer=file,
+            model_type="char",
+            vocab_size=pieces,
+            hard_vocab_limit=False,
+            minloglevel=2,
+        )
+    return path
