@@ -98,14 +98,14 @@ class JsonLines:
 
     def append(self, rows: Iterable[Mapping[str, Any]]) -> None:
         """Write rows in one piece and wait until the disk has them."""
-        rows = [dict(row) for row in rows]
+        added = [dict(row) for row in rows]
         try:
-            self._file.write(b"".join(json.dumps(row, ensure_ascii=False).encode() + b"\n" for row in rows))
+            self._file.write(b"".join(json.dumps(row, ensure_ascii=False).encode() + b"\n" for row in added))
             self._file.flush()
             os.fsync(self._file.fileno())
         except OSError as error:
             raise _cannot_write(self.path, error) from error
-        self.rows += rows
+        self.rows += added
 
     def replace(self, rows: list[dict[str, Any]]) -> None:
         """Put these rows in place of all others, at once or not at all."""

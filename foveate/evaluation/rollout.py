@@ -1,0 +1,351 @@
+"""Episodes of a policy in simulators: parallel environments, one policy, batched inference.
+
+Each environment has a thread that plays one episode after the other (`play`); whoever needs an action chunk asks
+and waits. The caller's thread answers (`rollout`): it gathers those who wait into a batch, infers, and hands out
+the chunks. Knows nothing of files or progress bars: what happens is told through callbacks.
+
+Determinism: the noise of an inference depends on (seed, task, episode, query) alone and the scene on
+(task, seed + episode), so results depend neither on the number of workers nor on an interruption, and variants are
+compared on the same scenes. What remains is rounding: a batch of two may differ from two batches of one in the last
+bits of a float32, which closed loops amplify; `max_batch=1` gives bit-equal repetitions.
+"""
+
+from __future__ import annotations
+
+import functools
+import queue
+import threading
+import time
+import zlib
+from collections import deque
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import numpy as np
+
+from foveate.envs.base import EnvCrash, StepResult
+from foveate.errors import FoveateError
+from foveate.types import ActionChunk, EpisodeResult, Observation, Trace
+
+
+@dataclass(frozen=True)
+class Job:
+    """One episode to play."""
+
+    task: str
+    task_id: int
+    episode: int
+    seed: int
+    """Of the scene."""
+
+
+@dataclass(frozen=True)
+class RolloutConfig:
+    """How episodes are played."""
+
+    seed: int = 0
+    max_steps: int = 300
+    """Steps after which an episode has failed, where the environment does not stop earlier."""
+    replan_steps: int = 5
+    """Actions of a chunk that are executed before the policy is asked again."""
+    max_batch: int = 8
+    """Observations per inference at most."""
+    window_ms: float = 3.0
+    """How long an observation waits for others to share its inference."""
+    variant: str = "full"
+
+
+@dataclass(frozen=True)
+class Query:
+    """One inference and where in its episode it stands."""
+
+    job: Job
+    index: int
+    step: int
+    observation: Observation
+    """As the policy saw it."""
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What the policy answered, and how many observations shared the inference."""
+
+    chunk: ActionChunk
+    batch: int
+
+
+class BatchPolicy(Protocol):
+    """What a rollout needs of a policy."""
+
+    def infer_batch(
+        self, observations: Sequence[Observation], noise: np.ndarray | None = None
+    ) -> list[ActionChunk]: ...
+
+
+class RestartableEnv(Protocol):
+    """What a rollout needs of an environment; `foveate.envs.WorkerEnv` in practice."""
+
+    def reset(self, task: str, seed: int) -> Observation: ...
+    def step(self, action: np.ndarray, render: bool = True) -> StepResult: ...
+    def restart(self) -> None: ...
+
+
+class Recorder(Protocol):
+    """Takes in every frame of one episode."""
+
+    def add(self, observation: Observation, action: np.ndarray | None) -> None: ...
+    def finish(self, result: EpisodeResult) -> None: ...
+
+
+@dataclass
+class Played:
+    """An episode that has ended, and its inferences as rows of `queries.jsonl`."""
+
+    result: EpisodeResult
+    queries: list[dict[str, Any]]
+
+
+@dataclass
+class Progress:
+    """What is known of a running episode; filled step by step, so that a crash loses nothing."""
+
+    steps: int = 0
+    success: bool = False
+    instruction: str = ""
+    answers: list[tuple[Query, Answer]] = field(default_factory=list)
+
+
+class Stopped(Exception):
+    """The rollout is over; a running episode is given up without a trace."""
+
+
+Ask = Callable[[Query], Answer]
+Perceive = Callable[[Observation, str, int], Observation]
+
+
+def play(
+    env: RestartableEnv,
+    job: Job,
+    ask: Ask,
+    perceive: Perceive,
+    config: RolloutConfig,
+    now: Progress,
+    recorder: Recorder | None,
+) -> None:
+    """One episode in open-loop chunks; ends at the first success, at `done` or after `max_steps`.
+
+    Raises:
+        EnvCrash: the simulator died or hung, or the policy's actions are not finite.
+    """
+    observation = env.reset(job.task, job.seed)
+    now.instruction = observation.prompt
+    while True:
+        query = Query(job, len(now.answers), now.steps, perceive(observation, job.task, job.episode))
+        now.instruction = query.observation.prompt
+        answer = ask(query)
+        now.answers.append((query, answer))
+        actions = answer.chunk.actions[: config.replan_steps]
+        if not np.isfinite(actions).all():
+            raise EnvCrash(f"the policy answered actions that are not finite, at step {now.steps}, query {query.index}")
+        for i, action in enumerate(actions):
+            if recorder is not None:
+                recorder.add(observation, action)
+            # A picture costs more than a step: it is rendered only for the next inference or for the record.
+            last = i == len(actions) - 1
+            result = env.step(action, render=last or recorder is not None)
+            observation = result.observation or observation
+            now.steps += 1
+            now.success = result.success
+            if result.success or result.done or now.steps >= config.max_steps:
+                if recorder is not None:
+                    recorder.add(observation, None)
+                return
+
+
+def rollout(
+    policy: BatchPolicy,
+    envs: Sequence[RestartableEnv],
+    jobs: Iterable[Job],
+    config: RolloutConfig,
+    *,
+    noise_shape: tuple[int, int],
+    on_episode: Callable[[Played], None],
+    on_inference: Callable[[Query, ActionChunk], None] = lambda query, chunk: None,
+    perceive: Perceive = lambda observation, task, episode: observation,
+    gflops: Callable[[Trace], float] | None = None,
+    recorder: Callable[[Job], Recorder] | None = None,
+) -> None:
+    """Play all jobs; callbacks run in this thread, except those of `recorder`.
+
+    Args:
+        noise_shape: [action_horizon, model action_dim].
+        on_episode: receives each episode as it ends; what it raises ends the rollout.
+        perceive: (observation, task, episode) -> what the policy is shown.
+        gflops: cost of one inference from its trace.
+        recorder: makes the recorder of an episode; then every frame is rendered.
+    Raises:
+        FoveateError: an environment cannot be restarted, or the policy cannot infer.
+    """
+    inbox: queue.Queue[Any] = queue.Queue()
+    todo, stop = deque(jobs), threading.Event()
+
+    def episode(env: RestartableEnv, job: Job) -> Played:
+        ask = functools.partial(_ask, inbox, stop)
+        return _episode(env, job, ask, perceive, config, gflops, recorder(job) if recorder else None)
+
+    playing = min(len(envs), len(todo))
+    for i, env in enumerate(envs[:playing]):
+        threading.Thread(target=_work, args=(episode, env, todo, inbox, stop), daemon=True, name=f"env-{i}").start()
+    try:
+        while playing:
+            asks: list[tuple[Query, Future[Answer]]] = []
+            for event in _gather(inbox, min(config.max_batch, playing), config.window_ms / 1e3):
+                if isinstance(event, Played):
+                    on_episode(event)
+                elif isinstance(event, BaseException):
+                    raise event
+                elif event is None:
+                    playing -= 1
+                else:
+                    asks.append(event)
+            if asks:
+                queries = [query for query, _ in asks]
+                noise = np.stack([noise_of(config.seed, query, noise_shape) for query in queries])
+                chunks = policy.infer_batch([query.observation for query in queries], noise)
+                for (query, future), chunk in zip(asks, chunks, strict=True):
+                    future.set_result(Answer(chunk, len(asks)))
+                    on_inference(query, chunk)
+    finally:
+        stop.set()
+
+
+def noise_of(seed: int, query: Query, shape: tuple[int, int]) -> np.ndarray:
+    """float32 [action_horizon, action_dim], standard normal, the same for the same (seed, task, episode, query)."""
+    key = [seed, zlib.crc32(query.job.task.encode()), query.job.episode, query.index]
+    return np.random.default_rng(key).standard_normal(shape, dtype=np.float32)
+
+
+def _gather(inbox: queue.Queue[Any], asks: int, window_s: float) -> list[Any]:
+    """The next event, and with a request those that follow within the window, up to `asks` requests."""
+    events = [inbox.get()]
+    deadline = time.monotonic() + window_s
+    while sum(isinstance(event, tuple) for event in events) < asks:
+        try:
+            events.append(inbox.get(timeout=max(0.0, deadline - time.monotonic())))
+        except queue.Empty:
+            break
+    return events
+
+
+def _ask(inbox: queue.Queue[Any], stop: threading.Event, query: Query) -> Answer:
+    """Hand a query to the thread that infers, and wait."""
+    future: Future[Answer] = Future()
+    inbox.put((query, future))
+    while not stop.is_set():
+        try:
+            return future.result(timeout=0.5)
+        except TimeoutError:
+            continue
+    raise Stopped
+
+
+def _work(
+    episode: Callable[[RestartableEnv, Job], Played],
+    env: RestartableEnv,
+    todo: deque[Job],
+    inbox: queue.Queue[Any],
+    stop: threading.Event,
+) -> None:
+    """Play jobs until none is left; whatever goes wrong, the inbox hears of it."""
+    try:
+        while todo and not stop.is_set():
+            try:
+                job = todo.popleft()
+            except IndexError:  # another thread was faster
+                break
+            inbox.put(episode(env, job))
+        inbox.put(None)
+    except BaseException as error:
+        inbox.put(error)
+
+
+def _episode(
+    env: RestartableEnv,
+    job: Job,
+    ask: Ask,
+    perceive: Perceive,
+    config: RolloutConfig,
+    gflops: Callable[[Trace], float] | None,
+    recorder: Recorder | None,
+) -> Played:
+    """Play one episode; a crash of the simulator is part of the result."""
+    start = time.perf_counter()
+    now, error = Progress(), ""
+    try:
+        play(env, job, ask, perceive, config, now, recorder)
+    except EnvCrash as crash:
+        error = str(crash)
+        try:
+            env.restart()
+        except FoveateError as second:
+            raise FoveateError(f"the environment crashed ({crash}) and cannot be started again: {second}") from crash
+    played = _conclude(job, now, error, time.perf_counter() - start, config.variant, gflops)
+    if recorder is not None:
+        recorder.finish(played.result)
+    return played
+
+
+def _conclude(
+    job: Job, now: Progress, error: str, wall_s: float, variant: str, gflops: Callable[[Trace], float] | None
+) -> Played:
+    """Turn what happened into one flat episode and its rows of inferences."""
+    rows: list[dict[str, Any]] = []
+    for query, answer in now.answers:
+        trace = answer.chunk.trace
+        row = {"variant": variant, "task": job.task, "episode": job.episode, "query": query.index, "step": query.step}
+        row |= {"batch": answer.batch, **_kept(trace)}
+        row |= {f"{stage}_ms": round(ms, 3) for stage, ms in answer.chunk.timings_ms.items()}
+        if gflops is not None and trace is not None:
+            row["gflops"] = round(gflops(trace), 6)
+        rows.append(row)
+
+    def column(name: str) -> list[float]:
+        return [row[name] for row in rows if name in row]
+
+    def quantile(name: str, q: float) -> float | None:
+        return float(np.percentile(column(name), q)) if column(name) else None
+
+    medians = {
+        name.removesuffix("_ms"): quantile(name, 50) for name in (rows[0] if rows else ()) if name.endswith("_ms")
+    }
+    result = EpisodeResult(
+        task=job.task,
+        episode=job.episode,
+        seed=job.seed,
+        variant=variant,
+        status="crash" if error else "success" if now.success else "failure",
+        steps=now.steps,
+        queries=len(rows),
+        instruction=now.instruction,
+        kept_mean=float(np.mean(column("kept"))) if column("kept") else None,
+        patches=int(column("patches")[0]) if column("patches") else None,
+        latency_ms_p50=quantile("total_ms", 50),
+        latency_ms_p95=quantile("total_ms", 95),
+        stages_ms_p50={stage: ms for stage, ms in medians.items() if ms is not None and stage != "total"},
+        gflops_mean=float(np.mean(column("gflops"))) if column("gflops") else None,
+        wall_s=round(wall_s, 3),
+        error=error,
+        extra={"task_id": job.task_id},
+    )
+    return Played(result, rows)
+
+
+def _kept(trace: Trace | None) -> dict[str, int]:
+    """Visual tokens of one inference before (cameras that are there) and after pruning."""
+    if trace is None or trace.keep is None:
+        return {}
+    mask = trace.keep["keep_mask"]
+    kept = {f"kept_{view}": int(mask[part].sum()) for view, part in trace.layout.view_slices.items()}
+    return {"kept": int(mask.sum()), "patches": int(trace.keep.get("valid", np.ones_like(mask)).sum()), **kept}
