@@ -76,7 +76,9 @@ class TokenLayout:
         position = 0
         for span in self.spans:
             if span.start != position:
-                raise ValueError(f"span {span.name!r} starts at {span.start}, expected {position}: spans must be adjacent")
+                raise ValueError(
+                    f"span {span.name!r} starts at {span.start}, expected {position}: spans must be adjacent"
+                )
             position = span.stop
 
     def __len__(self) -> int:

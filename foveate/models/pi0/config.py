@@ -81,7 +81,9 @@ class Pi0Config:
 
     def __post_init__(self) -> None:
         if self.vision.projection_dim != self.llm.width:
-            raise FoveateError(f"vision.projection_dim {self.vision.projection_dim} differs from llm.width {self.llm.width}")
+            raise FoveateError(
+                f"vision.projection_dim {self.vision.projection_dim} differs from llm.width {self.llm.width}"
+            )
         for name in ("depth", "num_heads", "num_kv_heads", "head_dim"):
             if getattr(self.llm, name) != getattr(self.expert, name):
                 raise FoveateError(
