@@ -3,7 +3,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from foveate.data.images import model_images, resize_with_pad, resize_with_pad_pil, to_uint8, to_unit_range
+from foveate.data.images import model_images, resize_with_pad_pil, to_uint8
 from foveate.testing import golden_dir
 
 
@@ -32,7 +32,7 @@ def test_pil_averages_and_torch_does_not() -> None:
     stripes = np.zeros((8, 8, 3), np.uint8)
     stripes[:, ::4] = 255  # one column in four
     assert resize_with_pad_pil(stripes, 2, 2).max() < 128
-    assert resize_with_pad(to_unit_range(torch.from_numpy(stripes)[None]), 2, 2).max() == -1
+    assert model_images([stripes], 2, "torch").max() == -1
 
 
 def test_mixed_sizes_in_one_batch() -> None:
