@@ -162,7 +162,7 @@ def test_lerobot_folder(lerobot: Path) -> None:
 
 def test_lerobot_policy_runs_from_its_folder(lerobot: Path) -> None:
     pieces = 512  # the golden embedding is smaller than the shipped tokenizer
-    info = detect(lerobot, tokenizer=_small_tokenizer(lerobot / "tokenizer.model", pieces))
+    info = detect(lerobot, tokenizer=small_tokenizer(lerobot / "tokenizer.model", pieces))
     processor = Processor.from_info(info)
     picture = np.full((48, 64, 3), 100, np.uint8)
     state = np.array([1.0, -1.0, 0.5], np.float32)
@@ -248,7 +248,8 @@ def _header(folder: Path) -> dict[str, tuple[tuple[int, ...], str]]:
     return {key: (tuple(v.shape), "F32") for key, v in load_file(folder / "model.safetensors").items()}
 
 
-def _small_tokenizer(path: Path, pieces: int) -> Path:
+def small_tokenizer(path: Path, pieces: int) -> Path:
+    """A sentencepiece model of at most so many pieces."""
     import sentencepiece
 
     with path.open("wb") as file:
