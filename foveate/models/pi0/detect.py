@@ -63,8 +63,32 @@ class CheckpointInfo:
     """What is not stored and was taken from known configurations."""
     undetermined: tuple[str, ...] = ()
     """Sizes that nothing tells; the model cannot be built."""
-    missing: tuple[str, ...] = ()
-    """What has to be supplied before the policy can run."""
+    norm_problems: tuple[str, ...] = ()
+    """Statistics that a LeRobot policy names and does not hold."""
+
+    @property
+    def missing(self) -> tuple[str, ...]:
+        """What has to be supplied before the policy can run, with what to do about it."""
+        lines = [f"size: {line}" for line in self.undetermined]
+        if self.tokenizer is None:
+            lines.append(
+                f"tokenizer: put the sentencepiece model into the folder as {TOKENIZER_NAMES[0]}, or pass --tokenizer "
+                "FILE (published checkpoints: PaliGemma's paligemma_tokenizer.model)"
+            )
+        if self.format != "lerobot" and not self.asset_ids:
+            lines.append("norm stats: no assets/<asset_id>/norm_stats.json in the folder")
+        if self.robot is None:
+            shipped = ", ".join(sorted(p.stem for p in ROBOTS_DIR.glob("*.yaml")))
+            lines.append(f"robot mapping: pass --robot NAME or a YAML file (shipped: {shipped})")
+        return (*lines, *self.norm_problems)
+
+    def with_overrides(self, robot: str | Path | None = None, tokenizer: str | Path | None = None) -> CheckpointInfo:
+        """The same checkpoint with another robot mapping or tokenizer; None leaves what was found."""
+        return replace(
+            self,
+            robot=self.robot if robot is None else RobotMapping.load(robot, self.model),
+            tokenizer=self.tokenizer if tokenizer is None else Path(tokenizer),
+        )
 
     @property
     def model(self) -> Literal["pi0", "pi05"]:
@@ -120,7 +144,7 @@ def detect(
         info = _openpi(common, config, header, robot, action_horizon)
     if info.tokenizer is None:
         info = replace(info, tokenizer=_find_tokenizer(folder, info.config.vocab_size))
-    return replace(info, missing=(*_missing(info), *info.missing))
+    return info
 
 
 def _foveate(info: CheckpointInfo, config: Mapping[str, Any], robot: str | Path | None) -> CheckpointInfo:
@@ -179,7 +203,7 @@ def _lerobot(
         state_norm=policy.state_norm,
         action_norm=policy.action_norm,
         undetermined=undetermined,
-        missing=policy.missing,
+        norm_problems=policy.missing,
     )
 
 
@@ -189,8 +213,12 @@ def _openpi(
     sizes, undetermined = sizes_from_header(header, config.get("vision_heads"))
     kind: Literal["pi0", "pi05"] = "pi05" if sizes["pi05"] else "pi0"
     mapping = _robot_of_assets(info.asset_ids, kind) if robot is None else RobotMapping.load(robot, kind)
-    name = mapping.name if mapping else "base"
+    # A checkpoint with the statistics of several robots is a base model.
+    name = mapping.name if mapping and len(info.asset_ids) == 1 else "base"
     assumed = []
+    if mapping is not None and robot is None:
+        space = mapping.conventions.get("action_space")
+        assumed.append(f"robot {mapping.name} ({space}): from its norm stats' name; override with --robot")
     # openpi's converter leaves a small config.json with it; its trainer does not.
     horizon = horizon or config.get("action_horizon")
     if horizon is None:
@@ -204,7 +232,6 @@ def _openpi(
         info,
         config=model,
         robot=mapping,
-        asset_ids=tuple(sorted(info.asset_ids, key=lambda i: mapping is None or i not in mapping.asset_ids)),
         norm="quantile" if sizes["pi05"] else "zscore",
         resize="pil",
         assumed=tuple(assumed),
@@ -281,10 +308,9 @@ def _asset_ids(folder: Path) -> tuple[str, ...]:
 
 
 def _robot_of_assets(asset_ids: tuple[str, ...], kind: Literal["pi0", "pi05"]) -> RobotMapping | None:
-    """The shipped mapping that the norm stats point to, if it is just one."""
+    """The shipped mapping that the only norm stats belong to; a base model with several leaves the choice open."""
     mappings = [RobotMapping.load(p.stem, kind) for p in sorted(ROBOTS_DIR.glob("*.yaml"))]
-    fitting = [m for m in mappings if set(m.asset_ids) & set(asset_ids)]
-    return fitting[0] if len(fitting) == 1 else None
+    return next((m for m in mappings if len(asset_ids) == 1 and asset_ids[0] in m.asset_ids), None)
 
 
 def _find_tokenizer(folder: Path, vocab_size: int) -> Path | None:
@@ -294,21 +320,6 @@ def _find_tokenizer(folder: Path, vocab_size: int) -> Path | None:
         cache = Path(os.environ.get("OPENPI_DATA_HOME", "~/.cache/openpi")).expanduser()
         places.append(cache / "big_vision" / "paligemma_tokenizer.model")
     return next((place for place in places if place.is_file()), None)
-
-
-def _missing(info: CheckpointInfo) -> list[str]:
-    missing = [f"size: {line}" for line in info.undetermined]
-    if info.tokenizer is None:
-        missing.append(
-            f"tokenizer: put the sentencepiece model into the folder as {TOKENIZER_NAMES[0]}, or pass --tokenizer FILE "
-            "(published checkpoints: PaliGemma's paligemma_tokenizer.model)"
-        )
-    if info.format != "lerobot" and not info.asset_ids:
-        missing.append("norm stats: no assets/<asset_id>/norm_stats.json in the folder")
-    if info.robot is None:
-        shipped = ", ".join(sorted(p.stem for p in ROBOTS_DIR.glob("*.yaml")))
-        missing.append(f"robot mapping: pass --robot NAME or a YAML file (shipped: {shipped})")
-    return missing
 
 
 def stored_dtype(info: CheckpointInfo) -> str:

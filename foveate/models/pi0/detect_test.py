@@ -127,7 +127,9 @@ def test_openpi_base_with_several_robots_asks_for_one(openpi: Path) -> None:
     info = detect(openpi)
     assert info.robot is None and any(line.startswith("robot mapping") for line in info.missing)
     assert info.config.action_horizon == 50
-    assert detect(openpi, robot="droid").asset_ids[0] == "droid"
+    chosen = info.with_overrides(robot="droid", tokenizer=TOKENIZER)
+    assert chosen.robot is not None and [line[:4] for line in chosen.missing] == ["size"]
+    assert detect(openpi, robot="droid").config.action_horizon == 50
 
 
 def test_foveate_folder(openpi: Path) -> None:

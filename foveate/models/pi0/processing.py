@@ -96,13 +96,7 @@ class Processor:
         Raises:
             FoveateError: something that a policy needs is missing, all such things named.
         """
-        if robot is not None or tokenizer is not None:
-            info = detect(
-                info.path,
-                robot=robot,
-                tokenizer=tokenizer or info.tokenizer,
-                action_horizon=info.config.action_horizon,
-            )
+        info = info.with_overrides(robot, tokenizer)
         if info.missing or info.robot is None or info.tokenizer is None:
             raise FoveateError("\n  ".join([f"{info.path}: cannot run yet, missing:", *info.missing]))
         state_norm, action_norm = info.state_norm, info.action_norm

@@ -5,13 +5,14 @@ import numpy as np
 import pytest
 import torch
 
-from foveate.data.normalize import Normalizer, NormStats
+from foveate.data.normalize import Normalizer, NormStats, save_norm_stats
 from foveate.data.robots import RobotMapping
 from foveate.errors import FoveateError
 from foveate.models.pi0.config import GemmaConfig, Pi0Config, VisionConfig
+from foveate.models.pi0.detect_test import small_tokenizer
 from foveate.models.pi0.processing import Processor
 from foveate.models.pi0.tokenizer import PromptTokenizer
-from foveate.testing import REPO
+from foveate.testing import REPO, golden_dir
 from foveate.types import Observation
 
 TOKENIZER = REPO / "foveate" / "policies" / "metaworld_tiny" / "tokenizer.model"
@@ -139,3 +140,21 @@ def test_contradictions_are_refused_at_once() -> None:
 def test_from_dir_names_what_is_wrong(tmp_path: Path) -> None:
     with pytest.raises(FoveateError, match="no such checkpoint folder"):
         Processor.from_dir(tmp_path / "none")
+
+
+def test_a_base_checkpoint_takes_the_statistics_of_its_robot(tmp_path: Path) -> None:
+    golden = golden_dir("pi0", "tiny_pi05.model.safetensors")
+    (tmp_path / "model.safetensors").symlink_to(golden / "tiny_pi05.model.safetensors")
+    (tmp_path / "config.json").write_text('{"vision_heads": 4, "action_horizon": 6}')
+    for seed, asset in enumerate(("droid", "ur5e")):
+        stats = random_stats(8, seed)
+        save_norm_stats(tmp_path / "assets" / asset, {"state": stats, "actions": stats})
+    small = small_tokenizer(tmp_path / "tokenizer.model", 512)
+    with pytest.raises(FoveateError, match="robot mapping: pass --robot"):
+        Processor.from_dir(tmp_path)
+    for asset_id, seed in ((None, 0), ("ur5e", 1)):
+        made = Processor.from_dir(tmp_path, robot="droid", tokenizer=small, asset_id=asset_id)
+        assert made.state_norm is not None
+        np.testing.assert_array_equal(made.state_norm.stats.mean, random_stats(8, seed).mean)
+    with pytest.raises(FoveateError, match=r"no norm stats 'droid' under assets, found \['droid', 'ur5e'\]"):
+        Processor.from_dir(tmp_path, robot="droid", asset_id="droid")
