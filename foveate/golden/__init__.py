@@ -64,6 +64,10 @@ def _run(group: str, folder: Path, report: Report, device: str, dtypes: tuple[st
         from foveate.golden import pi0
 
         pi0.run(folder, report, device=device, dtypes=dtypes, engine={"eager": EagerEngine}[engine])
+    elif group == "lightvla":
+        from foveate.golden import lightvla
+
+        lightvla.run(folder, report, device=device, dtypes=dtypes)
     else:
         report.skip(group, "*", "not compared", "this version of foveate has nothing to compare with it")
 
