@@ -156,5 +156,5 @@ def test_a_base_checkpoint_takes_the_statistics_of_its_robot(tmp_path: Path) -> 
         made = Processor.from_dir(tmp_path, robot="droid", tokenizer=small, asset_id=asset_id)
         assert made.state_norm is not None
         np.testing.assert_array_equal(made.state_norm.stats.mean, random_stats(8, seed).mean)
-    with pytest.raises(FoveateError, match=r"no norm stats 'droid' under assets, found \['droid', 'ur5e'\]"):
-        Processor.from_dir(tmp_path, robot="droid", asset_id="droid")
+    with pytest.raises(FoveateError, match=r"no norm stats 'trossen' under assets, found \['droid', 'ur5e'\]"):
+        Processor.from_dir(tmp_path, robot="droid", asset_id="trossen")
