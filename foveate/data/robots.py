@@ -30,6 +30,11 @@ class Range:
     source: tuple[float, float]
     target: tuple[float, float]
 
+    def __post_init__(self) -> None:
+        for name, ends in (("source", self.source), ("target", self.target)):
+            if len(ends) != 2 or ends[0] == ends[1]:
+                raise FoveateError(f"gripper range: {name} needs two different ends, got {list(ends)}")
+
     def __call__(self, x: np.ndarray) -> np.ndarray:
         (a, b), (c, d) = self.source, self.target
         return (x - a) / (b - a) * (d - c) + c

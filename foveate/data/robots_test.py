@@ -131,6 +131,11 @@ def test_a_user_writes_their_own(tmp_path: Path) -> None:
         ("views: {a: b}\nstate: [{name: x, dim: 2}]\naction_dim: 2\njoint_signs: [1, 0]", "1 or -1"),
         ("views: {a: b}\nstate: [{size: 2}]\naction_dim: 2", "wrong form"),
         ("views: {a: b}\nstate: [{name: x, dim: 2}]\naction_dim: 2\noptional_views: [c]", "optional_views"),
+        (
+            "views: {a: b}\nstate: [{name: x, dim: 1}]\naction_dim: 1\n"
+            "gripper: {dims: [0], state: [{range: {source: [1, 1], target: [0, 1]}}]}",
+            "two different ends",
+        ),
         ("- 1", "expected keys"),
         ("{", "not YAML"),
     ],
