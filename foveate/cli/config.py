@@ -1,0 +1,240 @@
+"""From a command line and YAML files to one frozen dataclass, by jsonargparse; and what a run was made with.
+
+    config = parse(EvalConfig, argv, "foveate eval sim")
+    write_run_files(out_dir, config, seed=config.seed)
+
+Fields become flags (`--env.image_size 96`), their docstrings the help. `--config a.yaml --config b.yaml` are merged
+in order, and flags win over files. `_` and `-` are the same in flags; `--flag` alone means true; a tuple field takes
+`1,31`, `1 31` or `[1, 31]`.
+
+A field that is a union of dataclasses (`pruner: PrunerConfig | None`) is a choice, see `choices.py`:
+`--pruner lightvla --pruner.keep_ratio 0.25`; in YAML `pruner: lightvla`, or a mapping with `name: lightvla` in it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import inspect
+import json
+import re
+import types
+import typing
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+import jsonargparse
+import yaml
+
+from foveate.cli.choices import TAGS, Choice
+from foveate.cli.flags import plain_flag, read_flags, take
+from foveate.cli.provenance import provenance
+from foveate.errors import FoveateError, unknown
+
+T = TypeVar("T")
+
+jsonargparse.set_parsing_settings(docstring_parse_attribute_docstrings=True)
+
+
+def parse(
+    config_cls: type[T],
+    argv: Sequence[str],
+    prog: str,
+    description: str = "",
+    *,
+    aliases: Mapping[str, str] | None = None,
+    positional: Sequence[str] = (),
+) -> T:
+    """Build `config_cls` from a command line; `--help` prints the options and leaves with status 0.
+
+    Args:
+        config_cls: a dataclass; nested dataclasses become dotted flags.
+        aliases: other flag name -> field (`{"pretrained_checkpoint": "policy"}`), with `_`.
+        positional: fields that bare words fill, in order.
+    Raises:
+        FoveateError: an unknown flag or key (with the nearest known one), a value of the wrong type, a missing
+            field, a file that cannot be read, or what the dataclass's `__post_init__` rejects.
+    """
+    aliases = aliases or {}
+    words = [plain_flag(word, aliases) for word in argv]
+    wants_help = "--help" in words or "-h" in words
+    words, files = take([word for word in words if word not in ("--help", "-h")], "config")
+    layers = [_read_yaml(Path(file), aliases) for file in files]
+    choices = _make_choices(config_cls)
+    for key, choice in choices.items():
+        words = _choose(key, choice, layers, words)
+
+    known = dict(_leaves(config_cls, choices))
+    values: dict[str, Any] = {}
+    for layer in [{key: choice.options for key, choice in choices.items()}, *layers]:
+        values |= _flatten(layer, known)
+    values |= read_flags(words, known, positional)
+
+    parser = _make_parser(config_cls, choices, prog, description)
+    if wants_help:
+        parser.print_help()
+        raise SystemExit(0)
+    namespace = _run(parser, [f"--{key}={_as_text(value)}" for key, value in values.items()], known, prog)
+    try:
+        instances = parser.instantiate(namespace)
+        return config_cls(**{name: instances.get(name) for name in _field_names(config_cls)})
+    except (ValueError, TypeError) as error:
+        raise FoveateError(str(error)) from error
+
+
+def to_dict(config: Any) -> Any:
+    """A config as plain YAML values; a choice carries its `name`, so that `--config` reads the result back."""
+    if dataclasses.is_dataclass(config) and not isinstance(config, type):
+        values = {name: to_dict(getattr(config, name)) for name in _field_names(type(config))}
+        for key, choice in _make_choices(type(config)).items():
+            if values[key] is not None:
+                choice.choose(type(getattr(config, key)).__name__)
+                values[key] = {"name": choice.name, **values[key]}
+        return values
+    if isinstance(config, Mapping):
+        return {str(key): to_dict(value) for key, value in config.items()}
+    if isinstance(config, list | tuple | set | frozenset):
+        return [to_dict(value) for value in config]
+    return config if isinstance(config, bool | int | float | str | None) else str(config)
+
+
+def write_run_files(out_dir: str | Path, config: Any, seed: int | None) -> None:
+    """Write `config.yaml` (resolved; `--config` reads it) and `run.json` (where the results beside it came from).
+
+    Each file appears whole or not at all. A run that goes on in the same folder keeps the records of its earlier
+    starts under `earlier`.
+
+    Raises:
+        FoveateError: the folder cannot be written.
+    """
+    folder = Path(out_dir)
+    record = folder / "run.json"
+    run = {**provenance(), "seed": seed}
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        if record.exists():
+            before = json.loads(record.read_text())
+            run["earlier"] = [*before.pop("earlier", []), before]
+        _replace(folder / "config.yaml", yaml.safe_dump(to_dict(config), sort_keys=False, allow_unicode=True))
+        _replace(record, json.dumps(run, indent=1) + "\n")
+    except OSError as error:
+        raise FoveateError(f"{folder}: the run's config cannot be written there: {error.strerror}") from error
+    except ValueError as error:
+        raise FoveateError(f"{record}: not the JSON that an earlier run wrote; move it away: {error}") from error
+
+
+def _replace(path: Path, text: str) -> None:
+    draft = path.with_name(f".{path.name}.draft")
+    draft.write_text(text)
+    draft.replace(path)
+
+
+def _field_names(config_cls: type) -> list[str]:
+    return [f.name for f in dataclasses.fields(config_cls) if f.init]
+
+
+def _make_choices(config_cls: type) -> dict[str, Choice]:
+    hints = typing.get_type_hints(config_cls)
+    found = {f.name: Choice.of(f, hints[f.name]) for f in dataclasses.fields(config_cls) if f.init}
+    return {name: choice for name, choice in found.items() if choice is not None}
+
+
+def _choose(key: str, choice: Choice, layers: Sequence[dict[str, Any]], words: list[str]) -> list[str]:
+    """Settle a choice by the files, then by the flags; both lose what concerned the choice itself."""
+    for layer in layers:
+        if key in layer:
+            choice.update(layer.pop(key))
+    for flag in (key, *(f"{key}.{tag}" for tag in TAGS)):
+        words, names = take(words, flag)
+        for name in names:
+            choice.choose(name)
+    options = [word[2:].partition("=")[0] for word in words if word.startswith(f"--{key}.")]
+    choice.settle([option.removeprefix(f"{key}.") for option in options])
+    return words
+
+
+def _read_yaml(path: Path, aliases: Mapping[str, str]) -> dict[str, Any]:
+    try:
+        content = yaml.safe_load(path.read_text())
+    except OSError as error:
+        raise FoveateError(f"--config {path}: cannot be read: {error.strerror}") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise FoveateError(f"--config {path}: not valid YAML: {' '.join(str(error).split())}") from error
+    if not isinstance(content, dict | None):
+        raise FoveateError(f"--config {path}: expected `key: value` lines, got a {type(content).__name__}")
+    plain = {str(key).replace("-", "_"): value for key, value in (content or {}).items()}
+    return {aliases.get(key, key): value for key, value in plain.items()}
+
+
+def _leaves(config_cls: type, choices: Mapping[str, Choice], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Dotted key -> type of every option, those of the chosen dataclasses included."""
+    hints = typing.get_type_hints(config_cls)
+    for spec in dataclasses.fields(config_cls):
+        hint = choices[spec.name].chosen if spec.name in choices else hints[spec.name]
+        if isinstance(hint, type) and dataclasses.is_dataclass(hint):
+            yield from _leaves(hint, {}, f"{prefix}{spec.name}.")
+        elif spec.init and spec.name not in choices:
+            yield f"{prefix}{spec.name}", hint
+
+
+def _flatten(values: Mapping[str, Any], known: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested YAML values -> dotted keys; an unknown key is an error that names the nearest known one."""
+    flat: dict[str, Any] = {}
+    for key, value in values.items():
+        dotted = f"{prefix}{key}"
+        if dotted in known:
+            flat[dotted] = value
+        elif isinstance(value, Mapping) and (not value or any(k.startswith(f"{dotted}.") for k in known)):
+            flat |= _flatten(value, known, f"{dotted}.")
+        elif not (value is None and dotted in {k.partition(".")[0] for k in known}):
+            raise unknown("config key", dotted, known)
+    return flat
+
+
+def _as_text(value: Any) -> str:
+    if isinstance(value, str):
+        return value
+    return json.dumps(to_dict(value))
+
+
+def _make_parser(
+    config_cls: type, choices: Mapping[str, Choice], prog: str, description: str
+) -> jsonargparse.ArgumentParser:
+    about = description or inspect.cleandoc(config_cls.__doc__ or "")
+    if about.startswith(f"{config_cls.__name__}("):  # what @dataclass writes where there is no docstring
+        about = ""
+    notes = [
+        f"--{key} NAME chooses one of {', '.join(choice.names)} (now: {choice.name or 'none'}); "
+        f"`--{key} NAME --help` lists its options."
+        for key, choice in choices.items()
+    ]
+    parser = jsonargparse.ArgumentParser(prog=prog, description=" ".join([about, *notes]), exit_on_error=False)
+    parser.add_argument("--config", type=str, help="a YAML file of these options; repeatable, later ones win")
+    parser.add_class_arguments(config_cls, as_group=False, skip=set(choices))
+    for key, choice in choices.items():
+        if choice.chosen is not None:
+            parser.add_class_arguments(choice.chosen, key)
+    for action in parser._actions:  # jsonargparse offers `--env FILE` for every group; `--config` is the one way here
+        if action.option_strings and type(action).__name__ == "_ActionConfigLoad":
+            action.help = argparse.SUPPRESS
+    return parser
+
+
+def _run(
+    parser: jsonargparse.ArgumentParser, arguments: list[str], known: Mapping[str, Any], prog: str
+) -> jsonargparse.Namespace:
+    """Parse, with jsonargparse's complaints in one paragraph."""
+    try:
+        return parser.parse_args(arguments)
+    except argparse.ArgumentError as error:
+        text = " ".join(str(error).split())
+        wrong = re.match(r'(?:Parser key|argument) "?([\w.]+)"?: ?(.*)', text)
+        if wrong is None or wrong[1] not in known:
+            raise FoveateError(f"{text}; `{prog} --help` lists the options") from error
+        key, given = wrong[1], re.search(r"Given value: (.*)$", text)
+        expected = getattr(known[key], "__name__", None) or str(known[key])
+        if typing.get_origin(known[key]) is not None or isinstance(known[key], types.UnionType):
+            expected = str(known[key]).replace("typing.", "")
+        got = f", got {given[1]!r}" if given else f": {wrong[2]}"
+        raise FoveateError(f"--{key}: expected {expected}{got}") from error
