@@ -28,12 +28,7 @@ PLAYBACK_FPS = 20.0
 
 
 def make_recorder(
-    kind: RecordKind,
-    out: Path,
-    conventions: EnvConventions,
-    policy: str,
-    variant: str,
-    done: Collection[tuple[str, str, int]],
+    kind: RecordKind, out: Path, conventions: EnvConventions, policy: str, done: Collection[tuple[str, str, int]]
 ) -> Callable[[Job], Recorder]:
     """The recorder of each episode; DROID folders go to `out/droid`, videos to `out/videos`.
 

@@ -17,7 +17,7 @@ def result(episode=0, status="success"):
 
 
 def record(kind, out, episode=0, status="success", done=(), steps=3):
-    recorder = make_recorder(kind, out, CONVENTIONS, "tiny", "full", done)(Job("push-v3", 0, episode, 7))
+    recorder = make_recorder(kind, out, CONVENTIONS, "tiny", done)(Job("push-v3", 0, episode, 7))
     for i in range(steps + 1):
         images = {"corner": np.full((32, 32, 3), 60 * i, np.uint8), "gripperPOV": np.zeros((32, 32, 3), np.uint8)}
         recorder.add(Observation(images, np.full(4, i), "push the puck"), np.ones(4) if i < steps else None)
@@ -51,15 +51,13 @@ def test_recordings_without_a_logged_episode_are_dropped(tmp_path, kind):
     record(kind, tmp_path, 0)
     record(kind, tmp_path, 1, done={("full", "push-v3", 0)})
     assert len(list(tmp_path.rglob("*.mp4"))) == (2 if kind == "video" else 6)
-    make_recorder(kind, tmp_path, CONVENTIONS, "tiny", "full", {("full", "push-v3", 1)})
+    make_recorder(kind, tmp_path, CONVENTIONS, "tiny", {("full", "push-v3", 1)})
     assert len(list(tmp_path.rglob("*.mp4"))) == (1 if kind == "video" else 3)
 
 
 @pytest.mark.parametrize("kind", ["droid", "video"])
 def test_an_episode_that_died_at_once_leaves_nothing(tmp_path, kind):
-    make_recorder(kind, tmp_path, CONVENTIONS, "tiny", "full", ())(Job("push-v3", 0, 0, 7)).finish(
-        result(status="crash")
-    )
+    make_recorder(kind, tmp_path, CONVENTIONS, "tiny", ())(Job("push-v3", 0, 0, 7)).finish(result(status="crash"))
     assert not [p for p in tmp_path.rglob("*") if p.is_file()]
 
 

@@ -1,0 +1,233 @@
+"""`foveate eval sim`: score a policy in a simulator, with everything that belongs to a result written beside it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from foveate.errors import FoveateError
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from foveate.evaluation.simulate import SimConfig
+
+HELP = "score a policy in a simulator, traced if asked"
+
+MAY_CHANGE = (
+    "num_trials_per_task", "num_workers", "max_batch", "trace_max_dumps_per_run",
+    "env.python", "env.timeout_s",
+)  # fmt: skip
+"""Options that may differ when a run goes on: they change no episode."""
+
+
+@dataclass(frozen=True)
+class Evaluated:
+    """A finished run."""
+
+    folder: Path
+    variant: str
+    summary: dict[str, Any]
+
+
+def sim(argv: list[str]) -> int:
+    """The verb: evaluate, write everything, print a table; 1 when not one episode could be played to its end."""
+    from rich.console import Console
+
+    from foveate.cli.config import parse
+    from foveate.evaluation.simulate import SimConfig
+
+    # `--env metaworld` is short for `--env.name metaworld`.
+    argv = [f"--env.name{word[5:]}" if word == "--env" or word.startswith("--env=") else word for word in argv]
+    config = parse(SimConfig, argv, "foveate eval sim", aliases={"pretrained_checkpoint": "policy"})
+    console = Console()
+    run = evaluate(config, console)
+    report = write_report([run.folder], run.folder / "report", console)
+    console.print(results_table([run]))
+    for warning in run.summary["warnings"]:
+        console.print(f"[yellow]warning:[/] {warning}")
+    console.print(f"results: {run.folder / 'results.csv'}\nreport:  {report}")
+    total = run.summary["total"]
+    return int(total["crashes"] == total["episodes"])
+
+
+def evaluate(config: SimConfig, console: Console, label: str = "") -> Evaluated:
+    """Play what the run folder lacks, with a progress bar, and write results and trace files.
+
+    Args:
+        label: stands before the progress bar; empty: the variant's name.
+    """
+    from foveate.cli.config import write_run_files
+    from foveate.cli.provenance import provenance
+    from foveate.evaluation.results import RunLog, write_results
+    from foveate.evaluation.simulate import name_variant, simulate
+    from foveate.policy import load_policy
+
+    jobs = config.jobs()
+    with console.status("loading the policy"):
+        policy = load_policy(
+            config.policy,
+            pruner="checkpoint" if config.pruner is None else config.pruner,
+            device=config.device,
+            dtype=config.dtype,
+            num_steps=config.num_steps,
+        )
+    variant = name_variant(config, policy)
+    folder = Path(config.trace_out_dir or config.out or _default_folder(config, variant))
+    check_same_run(folder, config)
+    log = RunLog(folder)
+    write_run_files(folder, config, config.seed)
+    warnings = _earlier_warnings(folder)
+    progress = EpisodeProgress(console, label or variant, len(jobs), log)
+    try:
+        with progress:
+            warnings += simulate(
+                config, policy, log, variant=variant, on_episode=progress.ended, on_start=progress.begin
+            )
+    except KeyboardInterrupt:
+        console.print(f"{len(log.done)} of {len(jobs)} episodes are kept in {folder}; the same command goes on")
+        raise
+    finally:
+        log.close()
+    facts = {"config": _plain(config), "seed": config.seed, "policy": policy.spec.name, **provenance()}
+    summary = write_results(log, provenance=facts, warnings=list(dict.fromkeys(warnings)))
+    return Evaluated(folder, variant, summary)
+
+
+def check_same_run(folder: Path, config: SimConfig) -> None:
+    """Refuse to mix two configurations in one folder; names the options that differ."""
+    import yaml
+
+    if not (folder / "config.yaml").exists() or not (folder / "episodes.jsonl").exists():
+        return
+    before = _flat(yaml.safe_load((folder / "config.yaml").read_text()) or {})
+    now = _flat(_plain(config))
+    differing = [key for key in sorted(before.keys() | now.keys()) if before.get(key) != now.get(key)]
+    differing = [key for key in differing if key not in MAY_CHANGE]
+    if differing:
+        told = "; ".join(f"{key}: {before.get(key)!r} there, {now.get(key)!r} now" for key in differing)
+        raise FoveateError(
+            f"{folder} holds a run with another configuration ({told}); choose another folder, or give the same "
+            "options to go on with that run"
+        )
+
+
+class EpisodeProgress:
+    """Episodes done, success so far, rate and time left."""
+
+    def __init__(self, console: Console, label: str, total: int, log: Any) -> None:
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+        self._console, self._label = console, label
+        counted = [e.status for e in log.episodes]
+        self._successes, self._crashes, self._done = counted.count("success"), counted.count("crash"), len(counted)
+        self._bar = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[facts]}"),
+            TimeRemainingColumn(compact=True),
+            console=console,
+            speed_estimate_period=300,
+        )
+        self._task = self._bar.add_task(
+            label, total=total, completed=self._done, facts="starting the simulators", start=False
+        )
+        self._begun: float | None = None
+        self._before = self._done
+
+    def __enter__(self) -> EpisodeProgress:
+        self._bar.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._bar.stop()
+
+    def begin(self) -> None:
+        import time
+
+        self._begun = time.monotonic()
+        self._bar.start_task(self._task)
+        self._bar.update(self._task, facts="")
+
+    def ended(self, played: Any) -> None:
+        import time
+
+        self._done += 1
+        self._successes += played.result.status == "success"
+        self._crashes += played.result.status == "crash"
+        minutes = max(time.monotonic() - (self._begun or 0.0), 1e-3) / 60
+        facts = f"success {self._successes}/{self._done}  {(self._done - self._before) / minutes:.0f} episodes/min"
+        facts += f"  [red]{self._crashes} crashed[/]" if self._crashes else ""
+        self._bar.update(self._task, completed=self._done, facts=facts)
+
+
+def results_table(runs: Sequence[Evaluated]) -> Any:
+    """Task by task, runs side by side: successes with their Wilson interval, kept tokens, milliseconds."""
+    from rich.table import Table
+
+    table = Table(title="success (95 % Wilson interval), visual tokens kept, ms per inference p50/p95")
+    table.add_column("task")
+    for run in runs:
+        for column in ("success", "tokens", "ms"):
+            table.add_column(f"{run.variant}\n{column}", justify="right")
+    tasks = list(dict.fromkeys(group["task"] for run in runs for group in run.summary["tasks"]))
+    for task in (*tasks, "all"):
+        cells: list[str] = []
+        for run in runs:
+            groups = [run.summary["total"]] if task == "all" else [g for g in run.summary["tasks"] if g["task"] == task]
+            cells += _cells(groups[0]) if groups else ["", "", ""]
+        table.add_row(task, *cells, style="bold" if task == "all" else "")
+    return table
+
+
+def _cells(group: dict[str, Any]) -> list[str]:
+    low, high = group["ci95"]
+    success = f"{group['successes']}/{group['episodes']} ({100 * low:.0f}-{100 * high:.0f} %)"
+    success += f" {group['crashes']} crashed" if group["crashes"] else ""
+    kept, total = group["kept"], group["latency_ms"]["total"]
+    tokens = "" if kept["mean"] is None else f"{kept['mean']:.1f}/{kept['patches']:.0f}"
+    return [success, tokens, "" if total["p50"] is None else f"{total['p50']:.1f}/{total['p95']:.1f}"]
+
+
+def write_report(folders: Sequence[Path], out: Path, console: Console) -> Path:
+    """Overlays, capabilities, token log of every traced run, and one report over all; its path."""
+    from foveate.tracing.tokens import write_capabilities, write_token_log
+    from foveate.viz.plots import plot_run
+    from foveate.viz.report import build_report
+
+    for folder in folders:
+        if (folder / "dumps").is_dir():
+            plot_run(folder)
+            write_capabilities(folder)
+            write_token_log(folder)
+    return build_report(list(folders), out)
+
+
+def _default_folder(config: SimConfig, variant: str) -> str:
+    suite = config.task_suite_name.replace(",", "+").replace("/", "-")
+    return f"runs/{Path(config.policy).name}_{suite}_{variant}"
+
+
+def _earlier_warnings(folder: Path) -> list[str]:
+    """Warnings of the part of the run that an earlier call played."""
+    try:
+        return list(json.loads((folder / "summary.json").read_text())["warnings"])
+    except (OSError, ValueError, KeyError):
+        return []
+
+
+def _plain(config: SimConfig) -> dict[str, Any]:
+    from foveate.cli.config import to_dict
+
+    return to_dict(config)
+
+
+def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in values.items():
+        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
+    return flat

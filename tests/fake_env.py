@@ -1,0 +1,50 @@
+"""A simulator without physics for the tests of `foveate eval sim`: `fake_env:LineEnv`, with tests/ on the path.
+
+The state drifts by itself towards success, a little faster or slower as the action says, so that every episode ends.
+Instructions `crash`, `hang` and `fail` do what they say.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+
+import numpy as np
+
+from foveate.envs.base import EnvConventions, StepResult, check_action
+from foveate.types import Observation
+
+
+class LineEnv:
+    conventions = EnvConventions("eef_xyz+gripper", 4, True, "positive_closes", control_hz=80.0)
+
+    def __init__(self, tasks=None, image_size=28, max_steps=30, views="corner,gripperPOV"):
+        self.tasks = tuple(tasks or ("go",))
+        self.views = tuple(os.environ.get("FAKE_VIEWS", views).split(","))
+        self.image_size, self.max_steps = image_size, max_steps
+        self.delay = float(os.environ.get("FAKE_DELAY", "0"))
+
+    def reset(self, task, seed):
+        self.task, self.rng, self.steps = task, np.random.default_rng(seed), 0
+        self.x = self.rng.uniform(0, 0.3)
+        return self.observe()
+
+    def step(self, action, render=True):
+        action = check_action(action, 4)
+        time.sleep(self.delay)
+        self.steps += 1
+        if self.task == "crash" and self.steps == 7:
+            os._exit(3)
+        if self.task == "hang" and self.steps == 7:
+            time.sleep(1000)
+        self.x += 0.0 if self.task == "fail" else 0.06 + 0.02 * float(np.tanh(action[0]))
+        done = self.steps >= self.max_steps
+        return StepResult(self.observe() if render else None, self.x > 1, done)
+
+    def observe(self):
+        shape = (self.image_size, self.image_size, 3)
+        images = {view: self.rng.integers(0, 255, shape).astype(np.uint8) for view in self.views}
+        return Observation(images, np.array([self.x, 0.6, 0.2, 1.0]), f"do the {self.task}")
+
+    def close(self):
+        pass
