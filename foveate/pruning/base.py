@@ -85,6 +85,8 @@ class TokenPruner(nn.Module):
         self.noise_scale: float | None = None
         self.collect_stats = False
         """Set while tracing: compute `KeepSet.score_stats`, which the untraced path does not pay for."""
+        self.collect_raw_score = False
+        """Set while tracing raw scores: keep `KeepSet.raw_score`, where the method has one."""
         self._last: KeepSet | None = None
         self._last_dropped = False
 

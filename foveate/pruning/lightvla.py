@@ -194,7 +194,7 @@ class LightVLAPruner(TokenPruner):
             for index, part in zip(groups, parts, strict=True):
                 for name, value in part.items():
                     stats[name][:, index] = value
-        if self.config.store_raw_score:
+        if self.config.store_raw_score or self.collect_raw_score:
             raw = scores.new_full((*valid.shape, valid.shape[1]), -torch.inf)
             for index, choice in zip(groups, choices, strict=True):
                 real = choice.rows[..., :, None] & choice.rows[..., None, :]
