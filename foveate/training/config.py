@@ -69,14 +69,16 @@ RESUME_FREE = ("precision", "device", "compile", "threads", "log_every", "save_e
 class DataConfig:
     """What is trained on, and how it is varied."""
 
-    path: str = ""
-    """Folder of demonstrations, as `foveate data metaworld-demos` writes it."""
+    path: tuple[str, ...] = ()
+    """Folders of demonstrations, as `foveate data metaworld-demos` writes them."""
+    tasks: tuple[str, ...] = ()
+    """Train on these of the environment's tasks alone; empty: all."""
     robot: str = "metaworld"
     """Robot mapping: a name or a YAML file. Taken from `init_from` where that is given."""
     tokenizer: str = ""
     """A sentencepiece model; empty: the shipped tiny policy's. Taken from `init_from` where that is given."""
-    frame_stride: int = 2
-    """Every n-th frame of an episode begins a sample; action chunks always hold all frames."""
+    frame_stride: int = 1
+    """Every n-th recorded picture begins a sample; action chunks always hold all steps."""
     flow_samples: int = 1
     """Noise and time draws per sample; they share one prefix."""
     shift_px: int = 0

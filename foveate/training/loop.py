@@ -11,7 +11,7 @@ import contextlib
 import logging
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 import numpy as np
 import torch
@@ -158,7 +158,7 @@ def _backward(forward: nn.Module, source: Source, portions: list[Share], loop: L
     for i, share in enumerate(portions):
         batch = source.batch(share).to(world.device)
         syncs = world.size == 1 or i == len(portions) - 1  # gradients are exchanged once per step
-        with contextlib.nullcontext() if syncs else forward.no_sync():
+        with contextlib.nullcontext() if syncs else cast(DistributedDataParallel, forward).no_sync():
             with torch.autocast(world.device.type, torch.bfloat16, enabled=loop.precision == "bfloat16"):
                 loss = forward(batch) / len(portions)
             loss.backward()

@@ -98,7 +98,7 @@ def test_a_broken_checkpoint_is_named(tmp_path: Path) -> None:
     _fit(tmp_path)
     newest = checkpoints(tmp_path / "checkpoints")[-1]
     (newest / "ema.safetensors").write_bytes(b"short")
-    with pytest.raises(FoveateError, match="step_00000012: .*remove this folder"):
+    with pytest.raises(FoveateError, match=r"step_00000012: .*remove this folder"):
         _fit(tmp_path)
 
 

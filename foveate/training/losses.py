@@ -8,8 +8,8 @@ The model computes the element-wise error (`Pi0.forward`); this file draws noise
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
+import numpy as np
 import torch
 from torch import Generator, Tensor, nn
 
@@ -72,12 +72,8 @@ class FlowMatching(nn.Module):
 
     def metrics(self) -> dict[str, float]:
         """Kept patches of the last batch, in all and per view; empty without a pruner."""
-        stats = self.model.get_token_pruning_stats()
-        metrics = {f"kept/{view}": _mean(counts) for view, counts in (stats["last_kept_per_view"] or {}).items()}
-        if stats["last_kept_per_sample"] is not None:
-            metrics["kept"] = _mean(stats["last_kept_per_sample"])
-        return metrics
-
-
-def _mean(counts: Any) -> float:
-    return float(torch.as_tensor(counts, dtype=torch.float32).mean())
+        per_view = self.model.get_token_pruning_stats()["last_kept_per_view"]
+        if per_view is None:
+            return {}
+        kept = {f"kept/{view}": float(np.mean(counts)) for view, counts in per_view.items()}
+        return {"kept": sum(kept.values()), **kept}

@@ -1,0 +1,29 @@
+"""`foveate train policy`: train or fine-tune a policy on demonstrations."""
+
+from __future__ import annotations
+
+import logging
+import os
+
+HELP = "train a policy"
+
+
+def policy(argv: list[str]) -> int:
+    """The verb's entry: parse, train, say where the policy is. Runs under `torchrun` as well."""
+    from foveate.cli.config import parse, write_run_files
+    from foveate.training.policy import TrainPolicyConfig, train_policy
+
+    config = parse(TrainPolicyConfig, argv, "foveate train policy")
+    leads = os.environ.get("RANK", "0") == "0"
+    logging.basicConfig(level=logging.INFO if leads else logging.WARNING, format="%(message)s")
+    if leads:
+        write_run_files(config.out, config, config.seed)
+    folder = train_policy(config, _loading if leads else None)
+    if leads:
+        print(f"policy: {folder}")
+    return 0
+
+
+def _loading(done: int, total: int) -> None:
+    if done == total or done % 50 == 0:
+        logging.getLogger("foveate").info("loading demonstrations: %d of %d episodes", done, total)
