@@ -39,7 +39,7 @@ def golden(argv: list[str]) -> int:
     )
     # A table that is piped or logged keeps its columns.
     console = Console()
-    report.print(console if console.is_terminal else Console(width=160))
+    report.print(console if console.is_terminal else Console(width=200))
     if args.json:
         report.write_json(args.json, folder=str(args.folder), device=args.device, engine=args.engine)
     return report.exit_status()
