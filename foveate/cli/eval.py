@@ -101,7 +101,8 @@ def check_same_run(folder: Path, config: SimConfig) -> None:
     """Refuse to mix two configurations in one folder; names the options that differ."""
     import yaml
 
-    if not (folder / "config.yaml").exists() or not (folder / "episodes.jsonl").exists():
+    log = folder / "episodes.jsonl"
+    if not (folder / "config.yaml").exists() or not log.exists() or log.stat().st_size == 0:
         return
     before = _flat(yaml.safe_load((folder / "config.yaml").read_text()) or {})
     now = _flat(_plain(config))

@@ -1,0 +1,246 @@
+"""`foveate eval sim` as a user runs it, on a simulator without physics and a small random policy."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from foveate.cli.main import main
+from foveate.data.normalize import NormStats
+from foveate.data.robots import RobotMapping
+from foveate.models.pi0.config import GemmaConfig, Pi0Config, VisionConfig
+from foveate.models.pi0.model import Pi0
+from foveate.testing import REPO
+from foveate.training.export import export_policy
+
+TESTS = Path(__file__).parent
+TOKENIZER = REPO / "foveate" / "policies" / "metaworld_tiny" / "tokenizer.model"
+
+
+def make_policy(folder: Path, broken: bool = False) -> Path:
+    gemma = GemmaConfig(width=32, depth=2, mlp_dim=32, num_heads=2, num_kv_heads=1, head_dim=16)
+    config = Pi0Config(
+        action_dim=4,
+        action_horizon=10,
+        max_token_len=24,
+        vocab_size=1024,
+        llm=gemma,
+        expert=gemma,
+        vision=VisionConfig(32, 1, 2, 32, patch_size=14, image_size=28, projection_dim=32),
+        views=("corner", "gripperPOV"),
+        num_steps=2,
+    )
+    torch.manual_seed(0)
+    model = Pi0(config)
+    if broken:
+        torch.nn.init.constant_(model.action_out_proj.bias, float("nan"))
+    flat = NormStats(np.zeros(4), np.ones(4), -np.ones(4), np.ones(4))
+    stats = {"state": flat, "actions": flat}
+    info = {"loop": {"steps": 0, "batch_size": 0}}
+    robot = RobotMapping.load("metaworld")
+    return export_policy(folder, model, robot, stats, TOKENIZER, pruner=None, train_config=info, tasks=["none"])
+
+
+@pytest.fixture(scope="module")
+def policy(tmp_path_factory) -> Path:
+    return make_policy(tmp_path_factory.mktemp("policies") / "random")
+
+
+@pytest.fixture(autouse=True)
+def fake_env_on_the_path(monkeypatch):
+    monkeypatch.syspath_prepend(str(TESTS))
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(TESTS), str(REPO), os.environ.get("PYTHONPATH", "")]))
+
+
+def command(
+    policy: Path, out: Path, *more: str, tasks: str = "go,walk", episodes: int = 3, traced: bool = False
+) -> list[str]:
+    return [
+        "eval", "sim", "--policy", str(policy), "--env", "fake_env:LineEnv", "--task_suite_name", tasks,
+        "--num_trials_per_task", str(episodes), "--trace_out_dir" if traced else "--out", str(out), *more,
+    ]  # fmt: skip
+
+
+def lines(path: Path) -> list[dict]:
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def outcome(path: Path) -> dict:
+    return {(e["task"], e["episode"]): (e["status"], e["steps"]) for e in lines(path / "episodes.jsonl")}
+
+
+def test_a_traced_run_leaves_everything(policy, tmp_path, capsys):
+    out = tmp_path / "run"
+    flags = ["--pruner", "lightvla", "--trace-dump-attn", "true", "--trace_attn_layers", "0,1"]
+    assert main(command(policy, out, *flags, traced=True)) == 0
+    episodes, queries = lines(out / "episodes.jsonl"), lines(out / "queries.jsonl")
+    assert len(outcome(out)) == len(episodes) == 6
+    assert {e["status"] for e in episodes} == {"success"} and {e["variant"] for e in episodes} == {"lightvla"}
+    assert sum(e["queries"] for e in episodes) == len(queries)
+    assert all(0 < q["kept"] <= q["patches"] == 8 and q["gflops"] > 0 for q in queries)
+    rows = list(csv.DictReader((out / "results.csv").open()))
+    assert [(r["task"], r["successes"], r["episodes"]) for r in rows] == [("go", "3", "3"), ("walk", "3", "3")]
+    summary = json.loads((out / "summary.json").read_text())
+    assert summary["total"]["success_rate"] == 1.0 and summary["config"]["pruner"]["name"] == "lightvla"
+    assert summary["seed"] == 0 and summary["versions"]["torch"] == torch.__version__
+    dumps = sorted((out / "dumps").rglob("*.pt"))
+    assert len(dumps) == len(queries) and dumps[0].relative_to(out / "dumps").parts[:2] == ("task000", "ep000")
+    dump = torch.load(dumps[0], weights_only=True)
+    assert dump["meta"]["task"] == "go" and dump["meta"]["variant"] == "lightvla" and dump["meta"]["seed"] == 0
+    assert dump["meta"]["instruction"] == "do the go"
+    for name in ("config.yaml", "run.json", "report/capabilities.json", "report/tokens.jsonl", "report/index.html"):
+        assert (out / name).stat().st_size > 0, name
+    assert len(lines(out / "report" / "tokens.jsonl")) == len(queries)
+    assert list((out / "plots" / "mask_heatmap").rglob("*.png"))
+    shown = capsys.readouterr().out
+    assert "lightvla" in shown and "3/3 (44-100 %)" in shown and "index.html" in shown
+
+
+def test_kill_9_loses_nothing_and_doubles_nothing(policy, tmp_path):
+    out, whole = tmp_path / "killed", tmp_path / "whole"
+    flags = ["--pruner", "lightvla", "--max_batch", "1"]
+    arguments = command(policy, out, *flags, episodes=6)
+    environ = {**os.environ, "FAKE_DELAY": "0.02"}
+    with subprocess.Popen(
+        [sys.executable, "-m", "foveate", *arguments], env=environ, start_new_session=True
+    ) as process:
+        deadline = time.monotonic() + 60
+        log = out / "episodes.jsonl"
+        while not (log.exists() and log.read_text().count("\n") >= 3):
+            assert process.poll() is None and time.monotonic() < deadline
+            time.sleep(0.02)
+        os.kill(process.pid, signal.SIGKILL)
+    before = lines(log)
+    assert 3 <= len(before) < 12
+    with log.open("a") as file:
+        file.write('{"task": "walk", "epis')  # as if the kill had come in the middle of a line
+    assert main(arguments) == 0
+    after = lines(log)
+    assert after[: len(before)] == before
+    assert len({(e["task"], e["episode"]) for e in after}) == len(after) == 12
+    assert sum(e["queries"] for e in after) == len(lines(out / "queries.jsonl"))
+    assert main(command(policy, whole, *flags, episodes=6)) == 0
+    assert outcome(out) == outcome(whole)
+
+
+def test_the_same_command_again_plays_nothing(policy, tmp_path):
+    assert main(command(policy, tmp_path / "run", episodes=1)) == 0
+    before = (tmp_path / "run" / "episodes.jsonl").read_text()
+    assert main(command(policy, tmp_path / "run", episodes=1)) == 0
+    assert (tmp_path / "run" / "episodes.jsonl").read_text() == before
+    assert main(command(policy, tmp_path / "run", "--num_workers", "1", episodes=2)) == 0
+    assert (tmp_path / "run" / "episodes.jsonl").read_text().startswith(before)
+    assert len(outcome(tmp_path / "run")) == 4
+
+
+def test_another_configuration_in_the_same_folder_is_refused(policy, tmp_path, capsys):
+    assert main(command(policy, tmp_path / "run", episodes=1)) == 0
+    assert (
+        main(command(policy, tmp_path / "run", "--seed", "5", "--pruner", "stride", "--pruner.keep_ratio", "0.5")) == 1
+    )
+    told = capsys.readouterr().err
+    assert "another configuration" in told and "seed: 0 there, 5 now" in told and "pruner" in told
+    assert "num_trials" not in told
+
+
+def test_crashes_hangs_and_failures_are_counted_apart(policy, tmp_path, capsys):
+    out = tmp_path / "run"
+    flags = ["--env.timeout_s", "2", "--record", "video"]
+    assert main(command(policy, out, *flags, tasks="crash,fail,go,hang", episodes=2)) == 0
+    statuses = {
+        task: {s for (t, _), (s, _) in outcome(out).items() if t == task} for task in ("crash", "fail", "go", "hang")
+    }
+    assert statuses == {"crash": {"crash"}, "fail": {"failure"}, "go": {"success"}, "hang": {"crash"}}
+    total = json.loads((out / "summary.json").read_text())["total"]
+    assert (total["successes"], total["failures"], total["crashes"]) == (2, 2, 4)
+    assert all(e["error"] for e in lines(out / "episodes.jsonl") if e["status"] == "crash")
+    assert "2 crashed" in capsys.readouterr().out
+    assert len(list((out / "videos").glob("go_ep*_success.mp4"))) == 2
+    assert len(list((out / "videos").glob("crash_ep*_crash.mp4"))) == 2
+
+
+def test_nan_actions_are_a_crash_with_its_reason(tmp_path):
+    broken = make_policy(tmp_path / "nan", broken=True)
+    assert main(command(broken, tmp_path / "run", tasks="go", episodes=2)) == 1  # not one episode came to its end
+    episodes = lines(tmp_path / "run" / "episodes.jsonl")
+    assert [e["status"] for e in episodes] == ["crash"] * 2 and "not finite" in episodes[0]["error"]
+
+
+@pytest.mark.parametrize(
+    ("flags", "expected"),
+    [
+        (["--env", "metaworld", "--task_suite_name", "pusch"], "did you mean.*push"),
+        (["--pruner", "lightvla", "--pruner.keep_ratio", "1.5"], r"\(0, 1\]"),
+        (["--num_trial", "3"], "num_trials_per_task"),
+        (["--policy", "/no/such/policy"], "/no/such/policy"),
+        (["--instruction", "shuffled", "--task_suite_name", "go"], "at least two tasks"),
+        (["--trace_out_dir", "elsewhere"], "both name the run folder"),
+    ],
+)
+def test_bad_input_stops_before_episode_1(policy, tmp_path, capsys, flags, expected):
+    assert main([*command(policy, tmp_path / "run"), *flags]) == 1
+    assert re.search(expected, capsys.readouterr().err)
+    log = tmp_path / "run" / "episodes.jsonl"
+    assert not log.exists() or not log.read_text()
+
+
+def test_a_view_that_the_simulator_lacks(policy, tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("FAKE_VIEWS", "corner")
+    assert main(command(policy, tmp_path / "run")) == 1
+    assert "gripperPOV" in capsys.readouterr().err and not (tmp_path / "run" / "episodes.jsonl").read_text()
+
+
+def test_other_conventions(policy, tmp_path, capsys):
+    import yaml
+
+    changed = tmp_path / "absolute"
+    changed.mkdir()
+    for file in policy.iterdir():
+        (changed / file.name).symlink_to(file)
+    robot = yaml.safe_load((policy / "robot.yaml").read_text())
+    robot["conventions"]["delta"] = False
+    (changed / "robot.yaml").unlink()
+    (changed / "robot.yaml").write_text(yaml.safe_dump(robot))
+    assert main(command(changed, tmp_path / "run")) == 1
+    assert "delta: environment True, policy False" in capsys.readouterr().err
+    assert not (tmp_path / "run" / "episodes.jsonl").read_text()
+
+
+def test_a_folder_that_cannot_be_written(policy, tmp_path, capsys):
+    (tmp_path / "file").write_text("in the way")
+    assert main(command(policy, tmp_path / "file" / "run")) == 1
+    assert "cannot write" in capsys.readouterr().err
+
+
+def test_controls_change_what_is_seen(policy, tmp_path):
+    out = tmp_path / "run"
+    flags = ["--vision", "blind", "--instruction", "shuffled", "--record", "droid"]
+    assert main(command(policy, out, *flags, episodes=1, traced=True)) == 0
+    episodes = {e["task"]: e for e in lines(out / "episodes.jsonl")}
+    assert episodes["go"]["instruction"] == "do the walk" and episodes["go"]["variant"] == "blind_shuffled_instruction"
+    from PIL import Image
+
+    picture = np.asarray(Image.open(next((out / "images").rglob("*.png"))))
+    assert (picture == 128).all()
+    folders = list((out / "droid" / "success").glob("*/*"))
+    assert len(folders) == 2 and all((folder / "trajectory.h5").exists() for folder in folders)
+    frame = np.asarray(Image.open(folders[0] / "recordings" / "frames" / "hand_camera" / "00000.jpg"))
+    assert frame.std() > 20  # the record shows the scene, not what the control left of it
+
+
+def test_a_run_that_never_began_does_not_hold_its_folder(policy, tmp_path, monkeypatch):
+    with monkeypatch.context() as patch:
+        patch.setenv("FAKE_VIEWS", "corner")
+        assert main(command(policy, tmp_path / "run")) == 1
+    assert main(command(policy, tmp_path / "run", "--seed", "3", episodes=1)) == 0
