@@ -1,0 +1,325 @@
+"""Dumps on disk: written off the control loop, read back one by one.
+
+    with TraceStore("runs/try") as store:
+        store.submit(chunk.trace, observation, {"task": "reach", "task_id": 0, "episode": 0, "step": 0, ...})
+    for path, dump in iter_dumps("runs/try"): ...
+
+`submit` copies the pictures and returns; one thread writes. Up to `QUEUE` inferences wait in memory. When the disk
+is slower than that, `submit` blocks: evidence is never dropped in silence. A disk that is full or has become
+unwritable ends the trace, not the run: one warning, and everything after it is counted as dropped.
+"""
+
+from __future__ import annotations
+
+import io
+import logging
+import os
+import queue
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from foveate.errors import FoveateError
+from foveate.tracing.schema import SCHEMA_VERSION, capabilities
+from foveate.types import Observation, Trace
+
+QUEUE = 128
+"""Inferences that wait to be written; two 224 px views are 0.3 MB each."""
+
+log = logging.getLogger("foveate")
+
+
+def sample_id(meta: Mapping[str, Any]) -> str:
+    """`task000_ep000_step00000`."""
+    return f"task{meta['task_id']:03d}_ep{meta['episode']:03d}_step{meta['step']:05d}"
+
+
+def sample_path(meta: Mapping[str, Any]) -> str:
+    """`task000/ep000/step00000`: where a sample lies under `dumps` and `images`."""
+    return sample_id(meta).replace("_", "/")
+
+
+class TraceStore:
+    """Writes the evidence of a run.
+
+    Args:
+        run_dir: gets `dumps/` and `images/`.
+        max_dumps: dumps in the folder at most, those of an interrupted run included; None: no limit.
+        save_images: write the source pictures, which overlays need.
+        views: the layout's view -> names under which an observation may carry it; None: the same name.
+        model_image_size: side of the model's square input in pixels, where the trace holds no model images.
+    Raises:
+        FoveateError: the folder cannot be written.
+    """
+
+    def __init__(
+        self,
+        run_dir: str | Path,
+        max_dumps: int | None = None,
+        save_images: bool = True,
+        dump_routing: bool = True,
+        dump_attn: bool = True,
+        *,
+        views: Mapping[str, Sequence[str]] | None = None,
+        model_image_size: int | None = None,
+    ) -> None:
+        self.run_dir = Path(run_dir)
+        self._save_images, self._dump_routing, self._dump_attn = save_images, dump_routing, dump_attn
+        self._views, self._model_size = views or {}, model_image_size
+        self._room = None if max_dumps is None else max(0, max_dumps - len(dump_paths(self.run_dir)))
+        self._written = self._failed = 0
+        self._refused = self._discarded = 0  # by the caller's thread and by the writer's
+        self._broken = False
+        self.warnings: list[str] = []
+        probe = self.run_dir / "dumps" / ".probe"
+        try:
+            probe.parent.mkdir(parents=True, exist_ok=True)
+            probe.write_bytes(b"")
+            probe.unlink()
+        except OSError as error:
+            raise FoveateError(
+                f"{self.run_dir}: the trace cannot be written there ({error.strerror}); choose a writable folder with "
+                "--trace_out_dir"
+            ) from error
+        self._queue: queue.Queue[_Sample | None] = queue.Queue(QUEUE)
+        self._writer = threading.Thread(target=self._run, name="trace-writer", daemon=True)
+        self._writer.start()
+
+    def submit(self, trace: Trace, obs: Observation, meta: Mapping[str, Any]) -> None:
+        """Hand over the evidence of one inference; returns before it is written.
+
+        The first inference of an episode (`query` 0) removes what an interrupted attempt left of that episode.
+
+        Args:
+            meta: `task_id`, `episode` and `step` at least; see `foveate.tracing.schema`.
+        """
+        if self._broken:
+            self._refused += 1
+            return
+        target = self.run_dir / "dumps" / f"{sample_path(meta)}.pt"
+        if self._room is not None and not target.exists():
+            if self._room == 0:
+                self._refused += 1
+                return
+            self._room -= 1
+        # A camera driver may fill the same buffer again before the writer comes to it.
+        pictures = {view: np.array(image) for view, image in self._pictures(trace, obs).items()}
+        self._queue.put(_Sample(trace, pictures, dict(meta)))
+
+    def close(self) -> dict[str, Any]:
+        """Write what is waiting, and say what became of everything; may be called twice."""
+        if self._writer.is_alive():
+            self._queue.put(None)
+            self._writer.join()
+        return {
+            "written": self._written,
+            "dropped": self._refused + self._discarded,
+            "failed": self._failed,
+            "warning": self.warnings[0] if self.warnings else None,
+        }
+
+    def __enter__(self) -> TraceStore:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self.close()
+
+    def _pictures(self, trace: Trace, obs: Observation) -> dict[str, np.ndarray]:
+        """The source picture of each of the layout's views; where it is not known by name, what the model saw."""
+        pictures = {}
+        for span in trace.layout.images:
+            names = self._views.get(span.name, (span.name,))
+            source = next((obs.images[name] for name in names if name in obs.images), trace.model_images.get(span.name))
+            if source is not None:
+                pictures[span.name] = source
+        return pictures
+
+    def _run(self) -> None:
+        while (sample := self._queue.get()) is not None:
+            if self._broken:
+                self._discarded += 1
+                continue
+            try:
+                self._write(sample)
+                self._written += 1
+            except OSError as error:
+                self._failed += 1
+                self._broken = True
+                self._warn(
+                    f"trace: {sample_id(sample.meta)} could not be written under {self.run_dir} "
+                    f"({error.strerror or error}); no more dumps are written in this run, results are not affected"
+                )
+            except Exception as error:  # one inference with odd evidence does not end the trace
+                self._failed += 1
+                self._warn(f"trace: {sample_id(sample.meta)} could not be written: {type(error).__name__}: {error}")
+
+    def _warn(self, text: str) -> None:
+        self.warnings.append(text)
+        if len(self.warnings) == 1:
+            log.warning(text)
+
+    def _write(self, sample: _Sample) -> None:
+        relative = sample_path(sample.meta)
+        if sample.meta.get("query") == 0:
+            self._forget_episode(Path(relative).parent)
+        paths = dict.fromkeys((span.name for span in sample.trace.layout.images), "")
+        if self._save_images:
+            for index, view in enumerate(paths):
+                if view in sample.pictures:
+                    paths[view] = f"images/{relative}__img{index}.png"
+                    buffer = io.BytesIO()
+                    Image.fromarray(sample.pictures[view]).save(buffer, "PNG", compress_level=1)
+                    _replace(self.run_dir / paths[view], buffer.getvalue())
+        # The dump comes last: whoever sees it finds its pictures.
+        _replace(self.run_dir / "dumps" / f"{relative}.pt", _to_bytes(self._dump(sample, list(paths.values()))))
+
+    def _forget_episode(self, episode: Path) -> None:
+        for kind in ("dumps", "images"):
+            for stale in (self.run_dir / kind / episode).glob("step*"):
+                stale.unlink()
+
+    def _dump(self, sample: _Sample, image_paths: list[str]) -> dict[str, Any]:
+        trace = sample.trace
+        sizes = {view: list(image.shape[:2]) for view, image in sample.pictures.items()}
+        align: dict[str, Any] = {
+            "views": [span.name for span in trace.layout.images],
+            "patch_grids": {span.name: list(span.grid or (1, len(span))) for span in trace.layout.images},
+            "num_images_in_input": len(sample.pictures),
+            "image_paths": image_paths,
+            "source_sizes": sizes,
+        }
+        model_size = next((list(image.shape[:2]) for image in trace.model_images.values()), None)
+        if model_size or self._model_size:
+            align["model_image_size"] = model_size or [self._model_size, self._model_size]
+        dump: dict[str, Any] = {
+            "schema_version": SCHEMA_VERSION,
+            "meta": {key: _plain(value) for key, value in sample.meta.items()} | {"sample_id": sample_id(sample.meta)},
+            "align": align,
+        }
+        if self._dump_routing and trace.keep is not None:
+            dump["routing"] = _routing(trace)
+        if self._dump_attn and trace.attn:
+            dump["attn"] = {"task_to_vis": {layer: np.asarray(a, np.float32) for layer, a in trace.attn.items()}}
+        if trace.decision is not None:
+            decision = trace.decision
+            dump["decision"] = {
+                "level": dict(decision.level),
+                "scores": {k: float(v) for k, v in decision.scores.items()},
+            }
+            if decision.token_budget is not None:
+                dump["decision"]["token_budget"] = int(decision.token_budget)
+        if trace.timings_ms:
+            stages = {stage: float(ms) for stage, ms in trace.timings_ms.items()}
+            if "prefill" in stages:
+                stages["kv_cache"] = stages["prefill"]
+            dump["perf"] = {"stages_ms": stages}
+            if "total" in stages:
+                dump["perf"]["forward_latency_s"] = stages["total"] / 1e3
+        return dump | {"capabilities": capabilities(dump)}
+
+
+@dataclass(frozen=True)
+class _Sample:
+    trace: Trace
+    pictures: dict[str, np.ndarray]
+    meta: dict[str, Any]
+
+
+def _routing(trace: Trace) -> dict[str, Any]:
+    keep = dict(trace.keep or {})
+    mask = np.asarray(keep.pop("keep_mask"), bool)
+    valid = np.asarray(keep.pop("valid", np.ones_like(mask)), bool)
+    routing: dict[str, Any] = {
+        "keep_mask": mask,
+        "valid_mask": valid,
+        "indices": np.flatnonzero(mask).astype(np.int64),
+        "keep_counts": np.array([mask[part].sum() for part in trace.layout.view_slices.values()], np.int64),
+        "kept_ratio": float(mask.sum() / max(1, valid.sum())),
+    }
+    if trace.seq_lens:
+        routing["seq_lens"] = {name: int(length) for name, length in trace.seq_lens.items()}
+    for name in ("router_scores", "raw_score"):
+        if name in keep:
+            routing[name] = np.asarray(keep.pop(name), np.float32)
+    stats = {name: np.asarray(value) for name, value in keep.items() if name.endswith("_per_query")}
+    if stats:
+        routing["score_stats"] = {k: v if v.dtype == bool else v.astype(np.float32) for k, v in stats.items()}
+    return routing
+
+
+def _plain(value: Any) -> Any:
+    return value.item() if isinstance(value, np.generic) else value
+
+
+def _to_bytes(dump: dict[str, Any]) -> bytes:
+    """In memory first: a full disk is then an OSError, which torch's own file writer hides."""
+    import torch
+
+    def tensors(value: Any) -> Any:
+        if isinstance(value, np.ndarray):
+            return torch.from_numpy(np.ascontiguousarray(value))
+        return {key: tensors(item) for key, item in value.items()} if isinstance(value, dict) else value
+
+    buffer = io.BytesIO()
+    torch.save(tensors(dump), buffer)
+    return buffer.getvalue()
+
+
+def _replace(path: Path, content: bytes) -> None:
+    """A file appears whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}.partial")
+    try:
+        partial.write_bytes(content)
+        os.replace(partial, path)
+    except OSError:
+        partial.unlink(missing_ok=True)
+        raise
+
+
+def dump_paths(run_dir: str | Path) -> list[Path]:
+    """All dumps of a run folder, in order of task, episode and step."""
+    return sorted((Path(run_dir) / "dumps").rglob("*.pt"))
+
+
+def read_dump(path: str | Path) -> dict[str, Any]:
+    """One dump, with NumPy arrays for tensors; what it holds is for `schema.validate` and `record.read` to judge.
+
+    Raises:
+        FoveateError: it cannot be read, or is no dump of this schema version.
+    """
+    import torch
+
+    try:
+        raw = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # torch and pickle raise whatever a damaged file makes them stumble over
+        first = str(error).partition("\n")[0][:160]
+        raise FoveateError(f"{path}: not a readable dump ({type(error).__name__}: {first}); delete it") from error
+
+    def arrays(value: Any) -> Any:
+        if isinstance(value, torch.Tensor):
+            return (value.float() if value.dtype is torch.bfloat16 else value).numpy()
+        return {key: arrays(item) for key, item in value.items()} if isinstance(value, dict) else value
+
+    version = raw.get("schema_version") if isinstance(raw, dict) else None
+    if version != SCHEMA_VERSION:
+        raise FoveateError(
+            f"{path}: expected a dict of trace schema {SCHEMA_VERSION!r}, got "
+            + (f"schema_version {version!r}" if isinstance(raw, dict) else type(raw).__name__)
+        )
+    return arrays(raw)
+
+
+def iter_dumps(run_dir: str | Path) -> Iterator[tuple[Path, dict[str, Any] | FoveateError]]:
+    """Each dump, or in its place the error that says what is wrong with it; reading goes on after one."""
+    for path in dump_paths(run_dir):
+        try:
+            yield path, read_dump(path)
+        except FoveateError as error:
+            yield path, error
