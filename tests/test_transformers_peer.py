@@ -1,7 +1,8 @@
 """A second opinion: our π0 against transformers' PI0ForConditionalGeneration with equal weights.
 
 One difference has a reason: transformers forms the time embedding in float32, where the angle of the shortest period
-(up to 1571 radians) is 1e-4 off; openpi and foveate form it in float64. Where noted, the peer is handed ours.
+(up to 1571 radians) is 1e-4 off; openpi and foveate form it in float64. Left alone,
+this moves v_t at t = 1 by 7.6e-5 and sampled actions by 2e-5; where noted, the peer is handed our embedding.
 """
 
 from __future__ import annotations
@@ -120,7 +121,7 @@ def test_loss_and_gradients(pair, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @torch.no_grad()
-def test_their_float32_time_embedding_is_the_whole_difference(pair) -> None:
+def test_actions_agree_with_their_own_time_embedding_too(pair) -> None:
     model, theirs = pair
     time = torch.linspace(0.05, 1.0, 16)
     exact = model.time_embedding(time)
@@ -129,4 +130,4 @@ def test_their_float32_time_embedding_is_the_whole_difference(pair) -> None:
     inputs = make_inputs(2)
     noise = model.draw_noise(2, "cpu", torch.Generator().manual_seed(3))
     ours = model.sample_actions(inputs, noise)
-    assert_within(ours, theirs.sample_actions(noise=noise, **peer.arguments(model, inputs)), Tolerance(1e-3))
+    assert_within(ours, theirs.sample_actions(noise=noise, **peer.arguments(model, inputs)), ACTION)
