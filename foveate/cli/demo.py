@@ -49,8 +49,8 @@ def run(argv: list[str]) -> int:
     console.print(results_table(runs))
     for run in runs:
         for warning in run.summary["warnings"]:
-            console.print(f"[yellow]warning ({run.variant}):[/] {warning}")
-    console.print(f"{time.monotonic() - begun:.0f} s; report: {report}")
+            console.print(f"[yellow]warning ({run.variant}):[/] {warning}", soft_wrap=True, highlight=False)
+    console.print(f"{time.monotonic() - begun:.0f} s; report: {report}", soft_wrap=True, highlight=False)
     return 0
 
 

@@ -48,8 +48,8 @@ def sim(argv: list[str]) -> int:
     report = write_report([run.folder], run.folder / "report", console)
     console.print(results_table([run]))
     for warning in run.summary["warnings"]:
-        console.print(f"[yellow]warning:[/] {warning}")
-    console.print(f"results: {run.folder / 'results.csv'}\nreport:  {report}")
+        console.print(f"[yellow]warning:[/] {warning}", soft_wrap=True, highlight=False)
+    console.print(f"results: {run.folder / 'results.csv'}\nreport:  {report}", soft_wrap=True, highlight=False)
     total = run.summary["total"]
     return int(total["crashes"] == total["episodes"])
 

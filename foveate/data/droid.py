@@ -28,7 +28,7 @@ OUTCOMES = ("success", "failure", "crash")
 STAMP = "%Y-%m-%d_%H-%M-%S"
 CAMERAS = {
     "gripperPOV": "hand_camera",
-    "robot0_eye_in_hand": "hand_camera",
+    "eye_in_hand": "hand_camera",
     "wrist": "hand_camera",
     "corner": "varied_camera_1",
     "agentview": "varied_camera_1",

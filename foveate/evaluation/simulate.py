@@ -7,7 +7,6 @@ Joins policy, environments, trace store and recorder; `foveate eval sim` adds th
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
@@ -168,15 +167,14 @@ def simulate(
         for batch in {1, min(len(envs), config.max_batch or config.num_workers)}:
             policy.infer_batch([first] * batch)
         watch = KeepWatch()
-        store = _trace_store(config, log.folder, stack)
+        store = _trace_store(config, log.folder, policy, stack)
 
         def on_inference(query: Query, chunk: ActionChunk) -> None:
             trace = chunk.trace
             assert trace is not None
             watch.add((query.job.task, query.job.episode, query.index), trace)
             if store is not None:
-                kept = trace if config.trace_dump_routing else dataclasses.replace(trace, keep=None)
-                store.submit(kept, query.observation, _meta(config, query, variant))
+                store.submit(trace, query.observation, _meta(config, query, variant))
 
         def finish(played: Played) -> None:
             log.add(played.result, played.queries)
@@ -219,10 +217,18 @@ def _trace_options(config: SimConfig) -> TraceOptions:
     )
 
 
-def _trace_store(config: SimConfig, folder: Path, stack: ExitStack) -> TraceStore | None:
+def _trace_store(config: SimConfig, folder: Path, policy: Policy, stack: ExitStack) -> TraceStore | None:
     if config.trace_out_dir is None:
         return None
-    store = TraceStore(folder, config.trace_max_dumps_per_run, config.trace_save_policy_images)
+    store = TraceStore(
+        folder,
+        config.trace_max_dumps_per_run,
+        config.trace_save_policy_images,
+        config.trace_dump_routing,
+        config.trace_dump_attn,
+        views=policy.processor.robot.views,
+        model_image_size=policy.config.vision.image_size,
+    )
     stack.callback(store.close)
     return store
 
