@@ -144,6 +144,16 @@ def test_the_same_command_again_plays_nothing(policy, tmp_path):
     assert len(outcome(tmp_path / "run")) == 4
 
 
+def test_the_written_configuration_repeats_the_run(policy, tmp_path):
+    flags = ["--pruner", "random", "--pruner.keep_ratio", "0.5", "--num_workers", "1"]
+    assert main(command(policy, tmp_path / "run", *flags, episodes=1)) == 0
+    written = str(tmp_path / "run" / "config.yaml")
+    assert main(["eval", "sim", "--config", written, "--out", str(tmp_path / "again")]) == 0
+    assert outcome(tmp_path / "again") == outcome(tmp_path / "run")
+    assert lines(tmp_path / "again" / "episodes.jsonl")[0]["variant"] == "random_0.5"
+    assert {q["kept"] for q in lines(tmp_path / "again" / "queries.jsonl")} == {4}
+
+
 def test_another_configuration_in_the_same_folder_is_refused(policy, tmp_path, capsys):
     assert main(command(policy, tmp_path / "run", episodes=1)) == 0
     assert (

@@ -170,11 +170,12 @@ def results_table(runs: Sequence[Evaluated]) -> Any:
     """Task by task, runs side by side: successes with their Wilson interval, kept tokens, milliseconds."""
     from rich.table import Table
 
-    table = Table(title="success (95 % Wilson interval), visual tokens kept, ms per inference p50/p95")
+    named = "" if len(runs) > 1 else f"{runs[0].variant}: "
+    table = Table(title=f"{named}success (95 % Wilson interval), visual tokens kept, ms per inference p50/p95")
     table.add_column("task")
     for run in runs:
         for column in ("success", "tokens", "ms"):
-            table.add_column(f"{run.variant}\n{column}", justify="right")
+            table.add_column(column if named else f"{run.variant}\n{column}", justify="right")
     tasks = list(dict.fromkeys(group["task"] for run in runs for group in run.summary["tasks"]))
     for task in (*tasks, "all"):
         cells: list[str] = []
