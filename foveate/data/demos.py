@@ -2,7 +2,8 @@
 
     meta/info.json                  features, fps, totals; `complete` is true when the recording has ended
     meta/tasks.jsonl                {"task_index", "task"}: the instructions
-    meta/episodes.jsonl             {"episode_index", "tasks": [instruction], "length", "env_task", "seed", "success_step"}
+    meta/episodes.jsonl             {"episode_index", "tasks": [instruction], "length", "env_task", "seed",
+                                    "success_step"}
     data/chunk-000/episode_000000.parquet      one row per simulator step, 1000 episodes per chunk
 
 Columns: `observation.state` and `action` (list<float32>), `timestamp` (float32, seconds), `frame_index`,
@@ -106,7 +107,10 @@ def finished_episodes(root: Path) -> dict[int, dict[str, Any]]:
 
     lines = {}
     for path in sorted(root.glob("data/chunk-*/episode_*.parquet")):
-        metadata = pq.read_schema(path).metadata or {}
+        try:
+            metadata = pq.read_schema(path).metadata or {}
+        except Exception as error:  # pyarrow raises many kinds for a damaged file
+            raise _damaged(path, error) from error
         if b"foveate" not in metadata:
             raise FoveateError(f"{path}: not a demonstration that foveate wrote (schema metadata 'foveate' is missing)")
         line = json.loads(metadata[b"foveate"])
@@ -120,7 +124,7 @@ def write_meta(root: Path, tasks: Sequence[str], fps: float, image_every: int, i
     views: dict[str, tuple[int, ...]] = {}
     state_dim = action_dim = 0
     if lines:
-        first = _read_episode(episode_path(root, min(lines)), None)
+        first = _read_episode(episode_path(root, min(lines)))
         views = {view: pictures.shape[1:] for view, pictures in first.images.items()}
         state_dim, action_dim = first.states.shape[1], first.actions.shape[1]
     scalar = {
@@ -180,26 +184,24 @@ class DemoDataset:
             raise FoveateError(f"{', '.join(map(str, roots))}: holds no episode")
         episodes: list[DemoEpisode] = []
         with ThreadPoolExecutor(threads) as pool:
-            for episode in pool.map(lambda path: _read_episode(path, None), paths):
+            for episode in pool.map(_read_episode, paths):
                 episodes.append(episode)
                 if progress:
                     progress(len(episodes), len(paths))
         return cls(episodes, float(infos[0]["fps"]), infos[0])
 
 
-def _read_episode(path: Path, views: Sequence[str] | None) -> DemoEpisode:
+def _read_episode(path: Path) -> DemoEpisode:
     import pyarrow.parquet as pq
 
     try:
         table = pq.read_table(path)
         line = json.loads(table.schema.metadata[b"foveate"])
-    except Exception as error:  # pyarrow raises many kinds for a damaged file
-        raise FoveateError(
-            f"{path}: cannot be read as a demonstration ({error}); delete it and record again"
-        ) from error
+    except Exception as error:
+        raise _damaged(path, error) from error
     names = [n.removeprefix("observation.images.") for n in table.column_names if n.startswith("observation.images.")]
     images, frames = {}, np.zeros(0, np.int64)
-    for view in views or names:
+    for view in names:
         rows = table[f"observation.images.{view}"].to_pylist()
         frames = np.array([i for i, row in enumerate(rows) if row is not None], dtype=np.int64)
         images[view] = np.stack([_decode(rows[i]["bytes"]) for i in frames])
@@ -213,6 +215,10 @@ def _read_episode(path: Path, views: Sequence[str] | None) -> DemoEpisode:
         images=images,
         frames=frames,
     )
+
+
+def _damaged(path: Path, error: Exception) -> FoveateError:
+    return FoveateError(f"{path}: cannot be read as a demonstration ({error}); delete it and record again")
 
 
 def _encode(picture: np.ndarray) -> bytes:

@@ -124,4 +124,4 @@ def check_conventions(env: EnvConventions, policy: EnvConventions | Mapping[str,
 
 
 def _numbers(*values: Any) -> bool:
-    return all(isinstance(v, int | float) and not isinstance(v, bool) for v in values)
+    return all(isinstance(v, (int, float)) and not isinstance(v, bool) for v in values)

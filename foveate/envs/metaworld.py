@@ -1,6 +1,6 @@
 """Meta-World: a Sawyer arm at a table, 50 tasks, two views, a plain English instruction per task.
 
-Knows the simulator alone; needs `pip install "foveate[metaworld]"` and no torch. Pictures come from an own
+Knows the simulator alone; needs `pip install "foveate[sim]"` and no torch. Pictures come from an own
 `mujoco.Renderer` (EGL, no shadows, reflections or multisampling): about 9 ms a picture of 224 px on a CPU,
 where the stock `env.render()` takes 140 ms.
 
@@ -67,7 +67,7 @@ INSTRUCTIONS = {
 }
 """Tasks not named here are told by their own name, hyphens as spaces."""
 
-_INSTALL = 'Meta-World is not installed; run: pip install "foveate[metaworld]"'
+_INSTALL = 'Meta-World is not installed; run: pip install "foveate[sim]"'
 
 
 def instruction_of(task: str) -> str:
@@ -226,7 +226,13 @@ class MetaWorldEnv:
 
         model.vis.global_.offwidth = max(model.vis.global_.offwidth, self.image_size)
         model.vis.global_.offheight = max(model.vis.global_.offheight, self.image_size)
-        renderer = mujoco.Renderer(model, self.image_size, self.image_size)
+        try:
+            renderer = mujoco.Renderer(model, self.image_size, self.image_size)
+        except Exception as error:  # the kind depends on which GL library is missing
+            raise FoveateError(
+                f"no OpenGL to render with (MUJOCO_GL={os.environ.get('MUJOCO_GL')}: {error}); install libegl1 and "
+                "libgl1-mesa-dri, and set MUJOCO_GL=egl or osmesa where mujoco is imported before foveate's simulator"
+            ) from error
         for flag in (mujoco.mjtRndFlag.mjRND_SHADOW, mujoco.mjtRndFlag.mjRND_REFLECTION):
             renderer.scene.flags[flag] = 0
         return renderer

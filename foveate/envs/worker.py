@@ -1,0 +1,280 @@
+"""An environment in a process of its own, with its own interpreter if need be.
+
+Simulators crash, hang, leak and pin clashing packages. `WorkerEnv` keeps one behind a socket: same interface as the
+environment itself, but a crash or a hang becomes `EnvCrash`, after which `restart()` gives a fresh one.
+
+The worker side (`main`) imports NumPy and the simulator alone, no torch, and nothing that
+an older Python lacks. A message is a JSON document whose arrays travel behind it as raw bytes; nothing is pickled:
+
+    uint32 length of the JSON, big endian | JSON, {"__array__": [dtype, shape]} in place of arrays | bytes of each array
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import struct
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+import traceback
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from foveate.envs.base import EnvConventions, EnvCrash, StepResult, check_action, make_env
+from foveate.errors import FoveateError
+from foveate.types import Observation
+
+SOURCE_ROOT = Path(__file__).resolve().parents[2]
+STDERR_LINES = 6
+
+
+class WorkerEnv:
+    """`make_env(env_name, **kwargs)` in a subprocess. Not thread-safe: one thread steps one worker."""
+
+    conventions: EnvConventions
+    views: tuple[str, ...]
+    tasks: tuple[str, ...]
+    max_steps: int
+
+    def __init__(self, env_name: str, python: str | None = None, timeout_s: float = 60.0, **kwargs: Any) -> None:
+        """
+        env_name: a name that `make_env` knows, or `module:Class`.
+        python: the worker's interpreter; None: this one. It needs NumPy and the simulator; foveate's source is
+            put on its path.
+        timeout_s: a worker that is silent for so long, at its start or at a step, counts as hung.
+        kwargs: for the environment's constructor; plain JSON values.
+        """
+        self.env_name, self.python, self.timeout_s, self.kwargs = env_name, python or sys.executable, timeout_s, kwargs
+        self._process: subprocess.Popen[bytes] | None = None
+        self._socket: socket.socket | None = None
+        self._start()
+
+    def reset(self, task: str, seed: int) -> Observation:
+        return _observation(self._call("reset", task=task, seed=int(seed)))
+
+    def step(self, action: np.ndarray, render: bool = True) -> StepResult:
+        action = check_action(action, self.conventions.action_dim)
+        answer = self._call("step", action=action, render=bool(render))
+        seen = answer["observation"]
+        return StepResult(
+            _observation(seen) if seen is not None else None, answer["success"], answer["done"], answer["info"]
+        )
+
+    def restart(self) -> None:
+        """End the process, however it is, and start a fresh one; the next call must be `reset`."""
+        self._kill()
+        self._start()
+
+    def close(self) -> None:
+        """End the worker; harmless when it has ended already."""
+        if self._socket is not None and self._process is not None:
+            try:
+                self._socket.settimeout(5.0)
+                send(self._socket, {"call": "close"})
+                self._process.wait(5.0)
+            except (OSError, subprocess.TimeoutExpired):
+                pass
+        self._kill()
+
+    def __enter__(self) -> WorkerEnv:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _start(self) -> None:
+        ours, theirs = socket.socketpair()
+        # What the simulator prints goes to a file: its last lines explain a crash.
+        self._stderr = tempfile.TemporaryFile()  # noqa: SIM115
+        environment = {"OMP_NUM_THREADS": "1", **os.environ}
+        path = [str(SOURCE_ROOT), *filter(None, [environment.get("PYTHONPATH")])]
+        environment["PYTHONPATH"] = os.pathsep.join(path)
+        try:
+            self._process = subprocess.Popen(
+                [self.python, "-c", f"from foveate.envs.worker import main; main({theirs.fileno()})"],
+                pass_fds=[theirs.fileno()],
+                stdin=subprocess.DEVNULL,
+                stdout=self._stderr,
+                stderr=self._stderr,
+                env=environment,
+                start_new_session=True,  # Ctrl-C is for the run, which closes its workers itself
+            )
+        except OSError as error:
+            ours.close()
+            raise FoveateError(
+                f"env.python {self.python!r}: cannot be started ({error.strerror}); name a Python interpreter"
+            ) from error
+        finally:
+            theirs.close()
+        self._socket = ours
+        try:
+            said = self._call("make", name=self.env_name, kwargs=self.kwargs)
+        except FoveateError:
+            self._kill()
+            raise
+        self.conventions = EnvConventions(**said["conventions"])
+        self.views, self.tasks = tuple(said["views"]), tuple(said["tasks"])
+        self.max_steps = said["max_steps"]
+
+    def _call(self, call: str, **arguments: Any) -> Any:
+        """Send one request and wait for its answer."""
+        if self._socket is None or self._process is None:
+            raise EnvCrash(f"environment {self.env_name}: its worker has ended; call restart()")
+        what = f"environment {self.env_name}, {call}"
+        self._socket.settimeout(self.timeout_s)
+        try:
+            send(self._socket, {"call": call, **arguments})
+            answer = receive(self._socket)
+        except TimeoutError as error:
+            self._kill()
+            raise EnvCrash(f"{what}: no answer within {self.timeout_s:g} s; the worker hung and was ended") from error
+        except (OSError, EOFError) as error:
+            status = self._kill()
+            ended = f"signal {-status}" if status < 0 else f"exit status {status}"
+            raise EnvCrash(f"{what}: the worker died ({ended}){self._last_words()}") from error
+        if "error" in answer:
+            kind = FoveateError if answer["kind"] == "user" else EnvCrash
+            raise kind(answer["error"] if answer["kind"] != "bug" else f"{what}: {answer['error']}")
+        return answer["value"]
+
+    def _kill(self) -> int:
+        """End the process for sure; returns its exit status."""
+        if self._socket is not None:
+            self._socket.close()
+            self._socket = None
+        if self._process is None:
+            return 0
+        try:
+            status = self._process.wait(0.2)  # a worker that died by itself keeps its own status
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            status = self._process.wait()
+        self._process = None
+        return status
+
+    def _last_words(self) -> str:
+        size = self._stderr.seek(0, os.SEEK_END)
+        self._stderr.seek(max(0, size - 4000))
+        lines = self._stderr.read().decode(errors="replace").strip().splitlines()[-STDERR_LINES:]
+        return "; its last lines: " + " | ".join(lines) if lines else ""
+
+    def __del__(self) -> None:
+        if getattr(self, "_process", None) is not None:
+            self._kill()
+
+
+def _observation(message: Any) -> Observation:
+    try:
+        return Observation(message["images"], message["state"], message["prompt"])
+    except ValueError as error:
+        raise EnvCrash(f"the environment's observation is invalid: {error}") from error
+
+
+def send(connection: socket.socket, message: Any) -> None:
+    """Write one message: JSON values and NumPy arrays."""
+    arrays: list[np.ndarray] = []
+
+    def plain(value: Any) -> Any:
+        if isinstance(value, np.ndarray):
+            arrays.append(np.ascontiguousarray(value))
+            return {"__array__": [value.dtype.str, list(value.shape)]}
+        if isinstance(value, np.generic):
+            return value.item()
+        raise TypeError(f"cannot send a {type(value).__name__} between processes; use plain JSON values or arrays")
+
+    text = json.dumps(message, default=plain).encode()
+    connection.sendall(struct.pack(">I", len(text)) + text)
+    for array in arrays:
+        connection.sendall(array.tobytes())
+
+
+def receive(connection: socket.socket) -> Any:
+    """Read one message; `EOFError` where the other side has closed."""
+    (length,) = struct.unpack(">I", _read(connection, 4))
+
+    # JSON keeps the order of the text, in which `send` met the arrays, so their bytes follow in this order.
+    def unplain(value: dict[str, Any]) -> Any:
+        if "__array__" not in value:
+            return value
+        dtype, shape = value["__array__"]
+        size = int(np.prod(shape, dtype=np.int64)) * np.dtype(dtype).itemsize
+        return np.frombuffer(_read(connection, size), dtype=dtype).reshape(shape).copy()
+
+    return json.loads(_read(connection, length), object_hook=unplain)
+
+
+def _read(connection: socket.socket, size: int) -> bytearray:
+    buffer = bytearray(size)
+    view, got = memoryview(buffer), 0
+    while got < size:
+        count = connection.recv_into(view[got:])
+        if count == 0:
+            raise EOFError("the other side closed the connection")
+        got += count
+    return buffer
+
+
+def serve(connection: socket.socket) -> None:
+    """The worker's loop: answer requests until `close` or the end of the connection."""
+    env: Any = None
+    while True:
+        try:
+            request = receive(connection)
+        except (EOFError, OSError):
+            break
+        call = request.pop("call")
+        if call == "close":
+            break
+        try:
+            if call == "make":
+                env = make_env(request["name"], **request["kwargs"])
+                value = {
+                    "conventions": env.conventions.to_dict(),
+                    "views": list(env.views),
+                    "tasks": list(env.tasks),
+                    "max_steps": env.max_steps,
+                }
+            elif call == "reset":
+                value = _message(env.reset(request["task"], request["seed"]))
+            else:
+                result = env.step(request["action"], render=request["render"])
+                value = {
+                    "observation": None if result.observation is None else _message(result.observation),
+                    "success": bool(result.success),
+                    "done": bool(result.done),
+                    "info": result.info,
+                }
+            answer: dict[str, Any] = {"value": value}
+        except EnvCrash as error:
+            answer = {"kind": "crash", "error": str(error)}
+        except FoveateError as error:
+            answer = {"kind": "user", "error": str(error)}
+        except Exception as error:
+            traceback.print_exc()
+            answer = {"kind": "bug", "error": f"{type(error).__name__}: {error}"}
+        send(connection, answer)
+    if env is not None:
+        env.close()
+
+
+def _message(observation: Observation) -> dict[str, Any]:
+    return {"images": dict(observation.images), "state": observation.state, "prompt": observation.prompt}
+
+
+def _die_with_parent(parent: int) -> None:
+    """A run that is killed leaves no simulator behind, even one that hangs."""
+    while os.getppid() == parent:
+        time.sleep(2.0)
+    os._exit(1)
+
+
+def main(descriptor: int) -> None:
+    """The worker process: serve on an inherited socket."""
+    threading.Thread(target=_die_with_parent, args=(os.getppid(),), daemon=True).start()
+    serve(socket.socket(fileno=descriptor))

@@ -1,0 +1,216 @@
+import importlib.util
+import os
+import signal
+import socket
+import sys
+import time
+from typing import Any, ClassVar
+
+import numpy as np
+import pytest
+
+from foveate.envs.base import EnvConventions, EnvCrash, StepResult
+from foveate.envs.worker import WorkerEnv, receive, send
+from foveate.errors import FoveateError
+from foveate.types import Observation
+
+HERE = "foveate.envs.worker_test:Fake"
+
+
+class Fake:
+    """A counter with pictures; its tasks are the ways in which a simulator may go wrong."""
+
+    conventions: ClassVar[EnvConventions] = EnvConventions("x+y", 2, True, "positive_closes")
+    views = ("front",)
+    tasks = ("good", "hangs", "exits", "killed", "raises", "nan_state", "prints")
+    max_steps = 5
+
+    def __init__(self, fail_at_start: str = "", tasks: tuple[str, ...] = ()) -> None:
+        if fail_at_start == "user":
+            raise FoveateError("no such simulator here")
+        if fail_at_start == "bug":
+            raise ValueError("broken")
+
+    def reset(self, task: str, seed: int) -> Observation:
+        self.task, self.steps, self.seed = task, 0, seed
+        return self._see(seed)
+
+    def step(self, action: np.ndarray, render: bool = True) -> StepResult:
+        self.steps += 1
+        if self.task == "hangs":
+            time.sleep(1000)
+        elif self.task == "exits":
+            print("the simulator says farewell", flush=True)
+            os._exit(3)
+        elif self.task == "killed":
+            os.kill(os.getpid(), signal.SIGKILL)
+        elif self.task == "raises":
+            raise RuntimeError("mj_step diverged")
+        elif self.task == "prints":
+            print("noise on stdout", flush=True)
+        seen = self._see(float("nan") if self.task == "nan_state" else action[0]) if render else None
+        info: dict[str, Any] = {"torch": "torch" in sys.modules, "pid": os.getpid()}
+        return StepResult(seen, self.steps == 3, self.steps == 5, info)
+
+    def _see(self, x: float) -> Observation:
+        image = np.arange(4 * 5 * 3, dtype=np.uint8).reshape(4, 5, 3)
+        return Observation({"front": image[:, ::-1]}, np.array([x, self.steps], np.float32), f"do {self.task}")
+
+    def close(self) -> None:
+        pass
+
+
+ACTION = np.array([0.5, -1.0], np.float32)
+
+
+@pytest.fixture(scope="module")
+def worker():
+    with WorkerEnv(HERE, timeout_s=20) as env:
+        yield env
+
+
+def test_same_interface_as_the_environment_itself(worker):
+    assert (worker.conventions, worker.views, worker.tasks, worker.max_steps) == (
+        Fake.conventions,
+        Fake.views,
+        Fake.tasks,
+        5,
+    )
+    here, there = Fake().reset("good", 7), worker.reset("good", 7)
+    np.testing.assert_array_equal(there.images["front"], here.images["front"])
+    assert there.state.tolist() == [7, 0]
+    assert there.prompt == "do good"
+    results = [worker.step(ACTION, render=i != 1) for i in range(5)]
+    assert [r.success for r in results] == [False, False, True, False, False]
+    assert [r.done for r in results] == [False, False, False, False, True]
+    assert results[1].observation is None
+    assert results[0].observation.state.tolist() == [0.5, 1]
+
+
+def test_worker_has_no_torch(worker):
+    worker.reset("good", 0)
+    assert worker.step(ACTION).info["torch"] is False
+
+
+def test_metaworld_worker_code_has_no_torch():
+    code = "import sys, foveate.envs.metaworld, foveate.envs.worker, foveate.envs.libero; print('torch' in sys.modules)"
+    import subprocess
+
+    assert subprocess.check_output([sys.executable, "-c", code], text=True).strip() == "False"
+
+
+def test_prints_of_the_simulator_do_not_disturb(worker):
+    worker.reset("prints", 0)
+    assert worker.step(ACTION).info["pid"] != os.getpid()
+
+
+@pytest.mark.parametrize(
+    ("task", "message"),
+    [
+        ("exits", r"died \(exit status 3\); its last lines: .*the simulator says farewell"),
+        ("killed", r"died \(signal 9\)"),
+        ("raises", "RuntimeError: mj_step diverged"),
+        ("nan_state", "expected finite numbers"),
+    ],
+)
+def test_crash_is_told_and_a_restart_mends_it(worker, task, message):
+    worker.reset(task, 0)
+    with pytest.raises(EnvCrash, match=message):
+        worker.step(ACTION)
+    worker.restart()
+    worker.reset("good", 1)
+    assert worker.step(ACTION).observation is not None
+
+
+def test_hang_is_a_crash_after_the_timeout():
+    with WorkerEnv(HERE, timeout_s=8) as worker:
+        worker.timeout_s = 0.5  # the start of an interpreter may take longer
+        worker.reset("hangs", 0)
+        start = time.monotonic()
+        with pytest.raises(EnvCrash, match=r"no answer within 0\.5 s"):
+            worker.step(ACTION)
+        assert time.monotonic() - start < 5
+        with pytest.raises(EnvCrash, match="restart"):
+            worker.reset("good", 0)
+
+
+@pytest.mark.parametrize("action", [[np.nan, 0.0], [np.inf, 0.0], [1.0], [[1.0, 2.0]]])
+def test_impossible_action_is_a_crash_of_the_episode_and_the_worker_lives(worker, action):
+    worker.reset("good", 0)
+    with pytest.raises(EnvCrash, match="action"):
+        worker.step(np.array(action))
+    assert worker.step(ACTION).observation.state.tolist() == [0.5, 1]
+
+
+@pytest.mark.parametrize(("kind", "message"), [("user", "no such simulator here"), ("bug", "ValueError: broken")])
+def test_failure_at_the_start(kind, message):
+    with pytest.raises(FoveateError, match=message):
+        WorkerEnv(HERE, timeout_s=20, fail_at_start=kind)
+
+
+def test_interpreter_that_is_not_there():
+    with pytest.raises(FoveateError, match="no_such_python"):
+        WorkerEnv(HERE, python="/no_such_python")
+
+
+def test_unknown_environment_names_the_near_ones():
+    with pytest.raises(FoveateError, match="did you mean 'metaworld'"):
+        WorkerEnv("metawold", timeout_s=20)
+
+
+def test_worker_ends_when_its_parent_is_killed():
+    import subprocess
+
+    code = (
+        f"import numpy as np; from foveate.envs.worker import WorkerEnv; env = WorkerEnv({HERE!r})\n"
+        "env.reset('good', 0)\n"
+        "print(env.step(np.zeros(2)).info['pid'], flush=True)\n"
+        "env.reset('hangs', 0); env.step(np.zeros(2))"
+    )
+    parent = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
+    pid = int(parent.stdout.readline())
+    parent.kill()
+    parent.wait()
+    deadline = time.monotonic() + 15
+    while _alive(pid):
+        assert time.monotonic() < deadline, "the worker outlives its parent"
+        time.sleep(0.2)
+
+
+def _alive(pid: int) -> bool:
+    try:
+        with open(f"/proc/{pid}/stat") as stat:
+            return stat.read().rsplit(")", 1)[1].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
+
+
+def test_messages_carry_nested_values_and_arrays():
+    a, b = socket.socketpair()
+    message = {"x": [1, None, "ü"], "big": np.arange(600, dtype=np.float64).reshape(2, 300), "n": np.float32(0.5)}
+    send(a, {**message, "empty": np.zeros((0, 3), np.uint8)})
+    got = receive(b)
+    assert got["x"] == message["x"]
+    assert got["n"] == 0.5
+    np.testing.assert_array_equal(got["big"], message["big"])
+    assert got["empty"].shape == (0, 3)
+    with pytest.raises(TypeError, match="set"):
+        send(a, {"x": {1}})
+    a.close()
+    with pytest.raises(EOFError):
+        receive(b)
+
+
+@pytest.mark.skipif(importlib.util.find_spec("metaworld") is None, reason="needs metaworld")
+def test_metaworld_in_a_worker_is_metaworld():
+    from foveate.envs.metaworld import MetaWorldEnv
+
+    here = MetaWorldEnv(["push"], image_size=32)
+    with WorkerEnv("metaworld", tasks=["push"], image_size=32) as there:
+        a, b = here.reset("push", 3), there.reset("push", 3)
+        for action in np.random.default_rng(0).uniform(-1, 1, (5, 4)):
+            a, b = here.step(action).observation, there.step(action).observation
+        np.testing.assert_array_equal(a.state, b.state)
+        for view in here.views:
+            np.testing.assert_array_equal(a.images[view], b.images[view])
+    here.close()
