@@ -43,7 +43,7 @@ def run(argv: list[str]) -> int:
     config = parse(DemoConfig, argv, "foveate demo")
     console, begun = Console(), time.monotonic()
     out = Path(config.out)
-    _clear(out)
+    clear(out)
     runs = [evaluate(sim_config(config, variant), console) for variant in ("full", "lightvla")]
     report = write_report([run.folder for run in runs], out / "report", console)
     console.print(results_table(runs))
@@ -80,7 +80,7 @@ def sim_config(config: DemoConfig, variant: str) -> SimConfig:
     )
 
 
-def _clear(out: Path) -> None:
+def clear(out: Path) -> None:
     """Remove an earlier demo, and nothing else."""
     for name in ("full", "lightvla", "report"):
         folder = out / name
