@@ -6,7 +6,7 @@ Models know nothing of pruning methods; they call whatever `Pruner` they are han
 from __future__ import annotations
 
 import dataclasses
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -16,6 +16,17 @@ from foveate.types import KeepSet, Prefix
 
 class Pruner(Protocol):
     """Drops visual tokens before the backbone sees them."""
+
+    queries: str
+    """What it asks with: `text`, `text+state` or `text+state+action`."""
+
+    def set_noise_scale(self, scale: float | None) -> None:
+        """Exploration noise in training."""
+        ...
+
+    def stats(self) -> dict[str, Any]:
+        """Of the last call: `enabled, noise_scale, last_kept_per_sample, last_kept_per_view`."""
+        ...
 
     def __call__(self, prefix: Prefix, *, extra_queries: Tensor | None = None) -> tuple[Prefix, KeepSet | None]:
         """Prune one batch.

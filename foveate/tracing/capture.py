@@ -8,10 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from foveate.errors import FoveateError
 
@@ -34,9 +34,7 @@ def attention_rows(q_BHRK: Tensor, k_BGSK: Tensor, mask: Tensor | None) -> Tenso
 
 
 @contextmanager
-def capture_task_to_vis(
-    layers: Sequence[nn.Module], wanted: Iterable[int], prefix: Prefix
-) -> Iterator[dict[int, Tensor]]:
+def capture_task_to_vis(layers: Sequence[Any], wanted: Iterable[int], prefix: Prefix) -> Iterator[dict[int, Tensor]]:
     """While the context is open, a prefill of `prefix` fills {layer: float32 [B, heads, P]}.
 
     Each value is the mean, over the valid text rows, of the attention that a patch receives; P counts patches in

@@ -10,6 +10,7 @@ Known here: tensors and the layout of tokens. Not known: files, normalisation, p
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -76,7 +77,10 @@ class GemmaLayer(nn.Module):
 
     def __init__(self, config: GemmaConfig, adaptive: bool) -> None:
         super().__init__()
-        norm = (lambda: AdaRMSNorm(config.width, config.width)) if adaptive else (lambda: RMSNorm(config.width))
+
+        def norm() -> Any:
+            return AdaRMSNorm(config.width, config.width) if adaptive else RMSNorm(config.width)
+
         self.input_layernorm = norm()
         self.self_attn = GemmaAttention(config.width, config.num_heads, config.num_kv_heads, config.head_dim)
         self.post_attention_layernorm = norm()
@@ -107,7 +111,8 @@ class GemmaStack(nn.Module):
 
     def __init__(self, config: GemmaConfig, adaptive: bool) -> None:
         super().__init__()
-        self.layers = nn.ModuleList(GemmaLayer(config, adaptive) for _ in range(config.depth))
+        layers = nn.ModuleList(GemmaLayer(config, adaptive) for _ in range(config.depth))
+        self.layers: Sequence[GemmaLayer] = layers  # type: ignore[assignment]  # a ModuleList hides its items' type
         self.norm = AdaRMSNorm(config.width, config.width) if adaptive else RMSNorm(config.width)
 
     @property
@@ -202,7 +207,7 @@ class Pi0(nn.Module):
 
     def _extra_queries(self, inputs: ModelInputs, noisy_actions: Tensor | None) -> Tensor | None:
         """Embeddings [B, T, D] that the pruner alone sees: the state (π0), the noisy actions."""
-        wants = getattr(self.pruner, "queries", "text")
+        wants = "" if self.pruner is None else self.pruner.queries
         parts = []
         if "state" in wants and not self.config.pi05:  # π0.5 has the state in its text already
             parts.append(self.state_proj(inputs.state)[:, None])
@@ -369,7 +374,7 @@ class Pi0(nn.Module):
 
     def set_token_pruner_noise_scale(self, scale: float | None) -> None:
         """Scale of the exploration noise in training; None restores the configured one."""
-        if self.pruner is not None and hasattr(self.pruner, "set_noise_scale"):
+        if self.pruner is not None:
             self.pruner.set_noise_scale(scale)
 
     def get_token_pruning_stats(self) -> dict[str, Any]:

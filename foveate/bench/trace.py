@@ -1,0 +1,137 @@
+"""What tracing costs the control loop: the same inferences with and without evidence, interleaved in one run.
+
+Timed from the observation to the moment the loop may go on; files are written by the store's own thread.
+"""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from foveate.data.normalize import NormStats
+from foveate.data.robots import RobotMapping
+from foveate.models.pi0.config import GemmaConfig, Pi0Config, VisionConfig
+from foveate.models.pi0.model import Pi0
+from foveate.policy import POLICIES, Policy, TraceOptions, load_policy
+from foveate.tracing.store import TraceStore
+from foveate.training.export import export_policy
+from foveate.types import Observation
+
+MID = Pi0Config(
+    vocab_size=2048,
+    llm=GemmaConfig(width=512, depth=8, mlp_dim=2048, num_heads=8, num_kv_heads=1, head_dim=64),
+    expert=GemmaConfig(width=256, depth=8, mlp_dim=1024, num_heads=8, num_kv_heads=1, head_dim=64),
+    vision=VisionConfig(384, 12, 6, 1536, 14, 224, 512),
+    views=("corner", "gripperPOV"),
+)
+"""65 M parameters, two views of 256 patches: large enough that arithmetic, not overhead, takes the time."""
+
+
+@dataclass(frozen=True)
+class Mode:
+    """One way to trace."""
+
+    name: str
+    options: TraceOptions | None
+    limit: float
+    """The median may take this many times the untraced one."""
+
+
+def modes(attn_layers: tuple[int, ...]) -> list[Mode]:
+    routing = TraceOptions(routing=True)
+    return [
+        Mode("off", None, 1.0),
+        Mode("routing", routing, 1.05),
+        Mode("routing+attention", TraceOptions(routing=True, attn_layers=attn_layers), 1.15),
+    ]
+
+
+@contextmanager
+def random_policy(config: Pi0Config, pruner: str | None) -> Iterator[Policy]:
+    """A policy of this size with random weights, for measurements of time alone."""
+    with tempfile.TemporaryDirectory() as folder:
+        torch.manual_seed(0)
+        robot = RobotMapping.load("metaworld", "pi05").restricted(config.views)
+        unit = NormStats(*(np.full(robot.state_dim, v, np.float32) for v in (0, 1, -1, 1)))
+        export_policy(
+            Path(folder),
+            Pi0(config),
+            robot,
+            {"state": unit, "actions": unit},
+            POLICIES / "metaworld_tiny" / "tokenizer.model",
+            pruner={"name": pruner} if pruner else None,
+            train_config={"loop": {"steps": 0, "batch_size": 0}},
+            tasks=[],
+        )
+        yield load_policy(folder)
+
+
+def observations(policy: Policy, count: int, size: int = 224) -> list[Observation]:
+    """Random pictures: the worst case for writing them."""
+    rng = np.random.default_rng(0)
+    return [
+        Observation(
+            {view: rng.integers(0, 256, (size, size, 3), np.uint8) for view in policy.spec.views},
+            np.zeros(policy.spec.state_dim, np.float32),
+            "push the puck along the table to the green marker",
+        )
+        for _ in range(count)
+    ]
+
+
+def measure(
+    policy: Policy, rounds: int, attn_layers: tuple[int, ...], on_round: Callable[[], None] = lambda: None
+) -> list[dict[str, Any]]:
+    """Per mode: median and quartiles in ms, and the ratio to `off`, paired round by round.
+
+    The order of the modes changes with every round, so that none always follows another's writing.
+    """
+    frames = observations(policy, 8)
+    chosen = modes(attn_layers)
+    times: dict[str, list[float]] = {mode.name: [] for mode in chosen}
+    with tempfile.TemporaryDirectory() as folder:
+        store = TraceStore(Path(folder))
+        for i in range(-3, rounds):  # three rounds warm up
+            for k in range(len(chosen)):
+                mode = chosen[(i + k) % len(chosen)]
+                policy.trace = mode.options
+                frame = frames[i % len(frames)]
+                meta = {"task": mode.name, "task_id": k, "episode": 0, "step": i + 3, "query": i + 3}
+                meta |= {"instruction": frame.prompt, "checkpoint": policy.spec.name, "variant": mode.name, "seed": 0}
+                start = time.perf_counter()
+                chunk = policy.infer(frame)
+                if chunk.trace is not None:
+                    store.submit(chunk.trace, frame, meta)
+                if i >= 0:
+                    times[mode.name].append((time.perf_counter() - start) * 1e3)
+            on_round()
+        store.close()
+    policy.trace = None
+    base = np.array(times["off"])
+    rows = []
+    for mode in chosen:
+        ms = np.array(times[mode.name])
+        low, middle, high = np.percentile(ms, (25, 50, 75))
+        ratio = float(middle / np.median(base))
+        spread = np.percentile(ms / base, (25, 75))
+        rows.append(
+            {
+                "mode": mode.name,
+                "ms_p25": float(low),
+                "ms_p50": float(middle),
+                "ms_p75": float(high),
+                "ratio": ratio,
+                "ratio_p25": float(spread[0]),
+                "ratio_p75": float(spread[1]),
+                "limit": mode.limit,
+            }
+        )
+    return rows

@@ -1,0 +1,56 @@
+"""`foveate bench trace`: what evidence costs the control loop."""
+
+from __future__ import annotations
+
+import json
+from contextlib import nullcontext
+from dataclasses import dataclass
+
+HELP = "measure"
+
+
+@dataclass(frozen=True)
+class BenchTraceConfig:
+    """Time inferences with and without trace, interleaved in one run."""
+
+    policy: str = "mid"
+    """A policy folder, a shipped policy, or `mid`: 65 M parameters with random weights, pruned by LightVLA."""
+    rounds: int = 30
+    """Measured inferences per mode."""
+    attn_layers: tuple[int, ...] = (1, -1)
+    """Backbone layers whose attention rows are computed."""
+    json: str | None = None
+    """Also write the figures to this file."""
+
+
+def trace(argv: list[str]) -> int:
+    """The verb's entry: a table, then one JSON document."""
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn
+    from rich.table import Table
+
+    from foveate.bench.trace import MID, measure, random_policy
+    from foveate.cli.config import parse
+    from foveate.cli.provenance import provenance
+    from foveate.policy import load_policy
+
+    config = parse(BenchTraceConfig, argv, "foveate bench trace")
+    source = random_policy(MID, "lightvla") if config.policy == "mid" else nullcontext(load_policy(config.policy))
+    with source as policy, Progress(BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()) as bar:
+        task = bar.add_task("", total=config.rounds + 3)
+        rows = measure(policy, config.rounds, config.attn_layers, lambda: bar.advance(task))
+    table = Table("trace", "ms p50 [p25, p75]", "ratio [p25, p75]", "wanted")
+    for row in rows:
+        table.add_row(
+            row["mode"],
+            f"{row['ms_p50']:.1f} [{row['ms_p25']:.1f}, {row['ms_p75']:.1f}]",
+            f"{row['ratio']:.3f} [{row['ratio_p25']:.3f}, {row['ratio_p75']:.3f}]",
+            f"<= {row['limit']:.2f}",
+        )
+    Console().print(table)
+    document = json.dumps({"policy": config.policy, "rows": rows, **provenance()}, indent=2)
+    print(document)
+    if config.json:
+        with open(config.json, "w") as file:
+            file.write(document + "\n")
+    return 0
