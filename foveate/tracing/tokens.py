@@ -1,0 +1,155 @@
+"""The token log of a run: a line per inference, its statistics, and what the dumps of the run hold.
+
+    log = write_token_log("runs/try")          # report/tokens.jsonl, report/tokens_summary.json
+    write_capabilities("runs/try")             # report/capabilities.json
+
+Needs the dumps alone. A dump that cannot be read is named in the files, skipped and counted.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from foveate.errors import FoveateError
+from foveate.tracing.record import Record, to_record
+from foveate.tracing.schema import SCHEMA_VERSION, capabilities, lookup, validate
+from foveate.tracing.store import dump_paths, iter_dumps
+from foveate.tracing.summary import summarize, summarize_capabilities
+
+IDENTITY = ("sample_id", "dump", "task", "task_id", "episode", "step", "query", "variant", "seed")
+STAGES = ("vision", "prune", "prefill", "denoise", "total")
+
+Diagnose = Callable[[Sequence[Record]], list[str]]
+"""What looks wrong in the keep sets of a run, as sentences."""
+
+
+@dataclass
+class TokenLog:
+    """What `write_token_log` wrote."""
+
+    rows: list[dict[str, Any]] = field(default_factory=list)
+    summary: dict[str, Any] = field(default_factory=dict)
+    unreadable: list[str] = field(default_factory=list)
+    """One sentence per dump that was skipped."""
+
+
+def token_row(record: Record, previous: np.ndarray | None = None) -> dict[str, Any]:
+    """One line of `tokens.jsonl`; a number that the dump does not tell is absent.
+
+    Args:
+        previous: keep mask of the inference before it in the same episode.
+    """
+    row: dict[str, Any] = {"sample_id": record.name, "dump": str(record.path.relative_to(record.run_dir))}
+    row |= {key: record.meta[key] for key in IDENTITY[2:] if key in record.meta}
+    row |= record.seq_lens
+    if {"pre_seq_len", "post_seq_len"} <= row.keys():
+        row["delta_seq_len"] = row["pre_seq_len"] - row["post_seq_len"]
+    row["num_patches"] = record.num_patches
+    if record.keep_mask is not None:
+        kept = int(record.keep_mask.sum())
+        row |= {"num_kept": kept, "kept_ratio": kept / max(1, record.num_patches), "kept": record.kept_per_view()}
+        if previous is not None and previous.shape == record.keep_mask.shape:
+            union = int((previous | record.keep_mask).sum())
+            row["keep_iou"] = int((previous & record.keep_mask).sum()) / union if union else 1.0
+    for name, label in (("max_per_query", "score_max"), ("entropy_per_query", "entropy")):
+        if record.stats.get(name) is not None and record.stats[name].size:
+            row |= {f"{label}_mean": float(record.stats[name].mean()), f"{label}_std": float(record.stats[name].std())}
+    if record.latency_s is not None:
+        row["forward_latency_s"] = float(record.latency_s)
+    row |= {f"{stage}_ms": record.stages_ms[stage] for stage in STAGES if stage in record.stages_ms}
+    return row
+
+
+def write_token_log(run_dir: str | Path, diagnose: Diagnose | None = None) -> TokenLog:
+    """Write `report/tokens.jsonl` and `report/tokens_summary.json`.
+
+    Args:
+        diagnose: gets the scored inferences in order of time; its sentences become `warnings` of the summary.
+    Raises:
+        FoveateError: there is no dump in the folder, or the report folder cannot be written.
+    """
+    run_dir = check_run(run_dir)
+    log = TokenLog()
+    problems: Counter[str] = Counter()
+    scored: list[Record] = []
+    before: tuple[Any, np.ndarray | None] = (None, None)
+    for path, dump in iter_dumps(run_dir):
+        try:
+            if isinstance(dump, FoveateError):
+                raise dump
+            record = to_record(dump, path, run_dir)
+        except FoveateError as error:
+            log.unreadable.append(str(error))
+            continue
+        problems.update(validate(dump))
+        log.rows.append(token_row(record, before[1] if before[0] == record.episode else None))
+        before = (record.episode, record.keep_mask)
+        if record.scores is not None and record.keep_mask is not None:
+            scored.append(record)
+    log.summary = {
+        "schema_version": SCHEMA_VERSION,
+        "run": run_dir.name,
+        **summarize(log.rows, IDENTITY),
+        "unreadable": log.unreadable,
+        "schema_problems": dict(problems.most_common(20)),
+        "warnings": diagnose(scored) if diagnose and scored else [],
+    }
+    lines = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in log.rows)
+    write_report_file(run_dir, "tokens.jsonl", lines)
+    write_report_file(run_dir, "tokens_summary.json", json.dumps(log.summary, indent=2, ensure_ascii=False) + "\n")
+    return log
+
+
+def write_capabilities(run_dir: str | Path) -> dict[str, Any]:
+    """Write `report/capabilities.json`: how many dumps hold which kind of evidence.
+
+    Raises:
+        FoveateError: as `write_token_log`.
+    """
+    run_dir = check_run(run_dir)
+    good = [(path, dump) for path, dump in iter_dumps(run_dir) if not isinstance(dump, FoveateError)]
+    layers = [[int(layer) for layer in lookup(dump, "attn.task_to_vis") or {}] for _, dump in good]
+    views = [tuple(lookup(dump, "align.views") or ()) for _, dump in good]
+    content = {
+        "schema_version": SCHEMA_VERSION,
+        "run": run_dir.name,
+        "dumps": len(good),
+        "unreadable": len(dump_paths(run_dir)) - len(good),
+        "views": sorted({view for names in views for view in names}),
+        **summarize_capabilities([capabilities(dump) for _, dump in good], layers),
+    }
+    write_report_file(run_dir, "capabilities.json", json.dumps(content, indent=2, ensure_ascii=False) + "\n")
+    return content
+
+
+def check_run(run_dir: str | Path) -> Path:
+    """Raises FoveateError where the folder holds no dump."""
+    run_dir = Path(run_dir)
+    if not run_dir.is_dir():
+        raise FoveateError(f"{run_dir}: no such run folder")
+    if not dump_paths(run_dir):
+        raise FoveateError(
+            f"{run_dir}: expected dumps/taskXXX/epYYY/*.pt in the run folder, found none; trace a run with "
+            "`foveate eval sim --trace_out_dir ...` or `foveate trace predict`"
+        )
+    return run_dir
+
+
+def write_report_file(run_dir: Path, name: str, text: str) -> Path:
+    """A file of the run's `report` folder, whole or not at all."""
+    path = run_dir / "report" / name
+    partial = path.with_name(f".{name}.partial")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        partial.write_text(text, encoding="utf-8")
+        partial.replace(path)
+    except OSError as error:
+        raise FoveateError(f"{path}: cannot be written ({error.strerror})") from error
+    return path
