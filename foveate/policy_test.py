@@ -1,0 +1,127 @@
+"""The joint of the rooms: shapes, evidence, determinism, and what happens when something does not fit."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from foveate.bench.trace import MID, observations, random_policy
+from foveate.errors import FoveateError
+from foveate.models.pi0.config import GemmaConfig, VisionConfig
+from foveate.policy import Policy, TraceOptions, load_policy
+from foveate.pruning import make_pruner
+from foveate.types import Observation
+
+_GEMMA = GemmaConfig(width=32, depth=2, mlp_dim=64, num_heads=2, num_kv_heads=1, head_dim=16)
+TINY = replace(
+    MID,
+    action_dim=4,
+    action_horizon=6,
+    max_token_len=32,
+    llm=_GEMMA,
+    expert=_GEMMA,
+    vision=VisionConfig(32, 1, 2, 64, 14, 56, 32),
+    num_steps=2,
+)
+
+
+@pytest.fixture(scope="module")
+def policy() -> Iterator[Policy]:
+    with random_policy(TINY, "lightvla") as built:
+        yield built
+
+
+@pytest.fixture(autouse=True)
+def _as_loaded(policy: Policy) -> Iterator[None]:
+    pruner = policy.pruner
+    yield
+    policy.trace, policy.engine.model.pruner = None, pruner
+
+
+def test_a_chunk_and_the_time_of_every_stage(policy):
+    chunk = policy.infer(observations(policy, 1)[0])
+    assert chunk.actions.shape == (6, 4)
+    assert chunk.actions.dtype == np.float32
+    assert chunk.trace is None
+    assert list(chunk.timings_ms) == ["vision", "prune", "prefill", "denoise", "total"]
+    assert chunk.timings_ms["total"] >= sum(v for k, v in chunk.timings_ms.items() if k != "total")
+
+
+def test_a_batch_gives_what_its_samples_give_alone(policy):
+    frames = observations(policy, 3)
+    frames[1] = replace(frames[1], prompt="open the drawer")  # a shorter prompt: rows of unequal length
+    noise = np.random.default_rng(0).standard_normal((3, 6, 4)).astype(np.float32)
+    together = policy.infer_batch(frames, noise)
+    for frame, x, chunk in zip(frames, noise, together, strict=True):
+        np.testing.assert_allclose(policy.infer(frame, x).actions, chunk.actions, atol=2e-5)
+
+
+def test_evidence_is_in_original_coordinates_and_changes_no_action(policy):
+    frame = observations(policy, 1)[0]
+    noise = np.zeros((6, 4), np.float32)
+    plain = policy.infer(frame, noise)
+    policy.trace = TraceOptions(attn_layers=(0, -1), images=True, raw_score=True)
+    traced = policy.infer(frame, noise)
+    np.testing.assert_array_equal(plain.actions, traced.actions)
+    trace = traced.trace
+    keep = trace.keep["keep_mask"]
+    assert keep.shape == (32,)
+    assert 0 < keep.sum() < 32
+    kept = int(keep.sum())
+    assert trace.seq_lens["pre_seq_len"] - trace.seq_lens["post_seq_len"] == 32 - kept
+    assert trace.seq_lens["padded_seq_len"] == 32 + TINY.max_token_len
+    assert trace.keep["raw_score"].shape == (32, 32)
+    # The largest score that any query gives a patch, recomputed from the whole matrix.
+    np.testing.assert_allclose(trace.keep["raw_score"].max(0), trace.keep["router_scores"], atol=1e-6)
+    assert set(trace.attn) == {0, 1}
+    for maps in trace.attn.values():
+        assert maps.shape == (2, 32)
+        assert (maps[:, ~keep] == 0).all()
+        assert (maps.sum(1) <= 1 + 1e-5).all()
+        assert (maps[:, keep] > 0).all()
+    assert trace.model_images["corner"].shape == (56, 56, 3)
+
+
+def test_without_pruning_everything_present_counts_as_kept(policy):
+    policy.engine.model.pruner = None
+    policy.trace = TraceOptions()
+    trace = policy.infer(observations(policy, 1)[0]).trace
+    assert trace.keep["keep_mask"].all()
+    assert "router_scores" not in trace.keep
+
+
+def test_statistics_of_the_last_inference(policy):
+    policy.engine.model.pruner = make_pruner({"name": "stride", "keep_ratio": 0.25})
+    policy.infer_batch(observations(policy, 2))
+    stats = policy.engine.model.get_token_pruning_stats()
+    assert stats == {
+        "enabled": True,
+        "noise_scale": None,
+        "last_kept_per_sample": [8, 8],
+        "last_kept_per_view": {"corner": [4, 4], "gripperPOV": [4, 4]},
+    }
+
+
+def test_what_does_not_fit_is_named(policy, tmp_path):
+    frame = observations(policy, 1)[0]
+    with pytest.raises(FoveateError, match=r"noise: expected shape \(1, 6, 4\), got \(1, 5, 4\)"):
+        policy.infer(frame, np.zeros((5, 4), np.float32))
+    with pytest.raises(FoveateError, match="gripperPOV"):
+        policy.infer(Observation({"corner": frame.images["corner"]}, frame.state, frame.prompt))
+    with pytest.raises(FoveateError, match="no such checkpoint folder"):
+        load_policy(tmp_path / "nothing")
+    policy.trace = TraceOptions(attn_layers=(7,))
+    with pytest.raises(FoveateError, match="attention layer 7: the backbone has layers 0 to 1"):
+        policy.infer(frame)
+
+
+def test_the_same_generator_state_gives_the_same_actions(policy):
+    frame = observations(policy, 1)[0]
+    torch.manual_seed(3)
+    first = policy.infer(frame).actions
+    torch.manual_seed(3)
+    np.testing.assert_array_equal(first, policy.infer(frame).actions)
