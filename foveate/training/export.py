@@ -25,8 +25,8 @@ from foveate.training.data import asset_folder
 CARD = """# {name}
 
 A small {kind} policy for {robot}: {parameters:.2f} M parameters, {views} view(s) of {size} px ({patches} visual
-tokens), chunks of {horizon} actions. Trained by `foveate train policy` with `train_config.yaml`: {steps} steps of {batch}
-samples{pruned}.
+tokens), chunks of {horizon} actions. Trained by `foveate train policy` with `train_config.yaml`: {steps} steps of
+{batch} samples{pruned}.
 
 Tasks in the demonstrations: {tasks}.
 

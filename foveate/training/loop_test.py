@@ -141,7 +141,7 @@ def test_two_processes_train_as_one_with_the_joint_batch(tmp_path: Path) -> None
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", __file__]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parents[2])}
     done = subprocess.run(
-        [*command, str(tmp_path / "two")], env=environment, capture_output=True, text=True, timeout=120
+        [*command, str(tmp_path / "two")], env=environment, capture_output=True, text=True, timeout=400
     )
     assert done.returncode == 0, done.stderr[-2000:]
     alone = Stub(dropout=0)

@@ -61,6 +61,10 @@ class TrainPolicyConfig:
             raise FoveateError(
                 f"init_from {self.init_from!r} and a model of its own exclude each other; leave out the model section"
             )
+        if self.loop.compile and self.pruner is not None:
+            raise FoveateError(
+                "loop.compile does not go with a pruner: compiling its data-dependent choice takes minutes"
+            )
 
 
 @dataclass(frozen=True)
