@@ -1,0 +1,74 @@
+#!/usr/bin/env bash
+# Reproduces the shipped tiny policies from nothing: demonstrations -> base policy -> fine-tuned variants -> evaluation.
+#
+#   scripts/train_tiny_policy.sh [OUT]          default OUT: runs/tiny
+#
+# About three hours on two CPU cores, most of it simulation; with a GPU the training takes minutes. Every stage goes on
+# where it was interrupted: run the same command again. Needs `pip install .[sim,train]`.
+# PYTHON, EPISODES (evaluation episodes per task), STEPS and TUNE_STEPS may be set in the environment.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+OUT=${1:-runs/tiny}
+PYTHON=${PYTHON:-$([ -x .venv/bin/python ] && echo .venv/bin/python || echo python3)}
+EPISODES=${EPISODES:-50}
+STEPS=${STEPS:-4500}
+TUNE_STEPS=${TUNE_STEPS:-1125}
+PRESETS=foveate/training/presets
+export MUJOCO_GL=${MUJOCO_GL:-egl} OMP_WAIT_POLICY=passive
+
+# Two processes of one thread train faster on two cores than one process of two threads; a GPU wants one process.
+if "$PYTHON" -c 'import sys, torch; sys.exit(not torch.cuda.is_available())'; then
+  TRAIN=("$PYTHON" -m foveate train policy)
+else
+  TRAIN=("$PYTHON" -m torch.distributed.run --standalone --nproc_per_node 2 -m foveate train policy --loop.threads 1)
+  export OMP_NUM_THREADS=1
+fi
+
+echo "== demonstrations"
+# More for the tasks that are harder, and that share a scene. One folder per task: loading a task's scene takes seconds.
+DEMOS=()
+for spec in reach:90 push:120 pick-place:140 button-press-topdown:40 drawer-open:40 drawer-close:40 window-open:40; do
+  "$PYTHON" -m foveate data metaworld-demos --tasks "${spec%:*}" --episodes "${spec#*:}" --out "$OUT/demos/${spec%:*}"
+  DEMOS+=("$OUT/demos/${spec%:*}")
+done
+DATA="[$(IFS=,; echo "${DEMOS[*]}")]"
+
+# train NAME ARGUMENTS...: skipped when its policy is there.
+train() {
+  local name=$1; shift
+  echo "== training: $name"
+  [ -f "$OUT/train/$name/policy/model.safetensors" ] || "${TRAIN[@]}" --data.path "$DATA" --out "$OUT/train/$name" "$@"
+}
+
+train base --config $PRESETS/metaworld_tiny.yaml --loop.steps "$STEPS"
+
+# Every variant is fine-tuned alike, the unpruned one too.
+mkdir -p "$OUT/policies"
+tune() {
+  local name=$1; shift
+  train "$name" --config $PRESETS/metaworld_tiny_finetune.yaml --init_from "$OUT/train/base/policy" \
+    --loop.steps "$TUNE_STEPS" "$@"
+  ln -sfn "../train/$name/policy" "$OUT/policies/$name"
+}
+tune full
+tune lightvla --pruner lightvla --pruner.train_form deduplicated
+
+# The controls get the share of patches that LightVLA settled on, and a quarter.
+LEARNED=$("$PYTHON" - "$OUT/train/lightvla" <<'PY'
+import json, sys
+from pathlib import Path
+run = Path(sys.argv[1])
+kept = [json.loads(line)["kept"] for line in (run / "metrics.jsonl").read_text().splitlines()][-20:]
+model = json.loads((run / "policy" / "config.json").read_text())["model"]
+patches = len(model["views"]) * (model["vision"]["image_size"] // model["vision"]["patch_size"]) ** 2
+print(round(sum(kept) / len(kept) / patches, 3))
+PY
+)
+for ratio in "$LEARNED" 0.25; do
+  tune "random_$ratio" --pruner random --pruner.keep_ratio "$ratio"
+  tune "stride_$ratio" --pruner stride --pruner.keep_ratio "$ratio"
+done
+
+echo "== evaluation"
+"$PYTHON" benchmarks/tiny_policy/run.py --policies "$OUT/policies" --out "$OUT/benchmark" --episodes "$EPISODES"
