@@ -3,7 +3,7 @@
 #
 #   scripts/train_tiny_policy.sh [OUT]          default OUT: runs/tiny
 #
-# About three hours on two CPU cores, most of it simulation; with a GPU the training takes minutes. Every stage goes on
+# A few hours on two CPU cores, most of it simulation; with a GPU the training takes minutes. Every stage goes on
 # where it was interrupted: run the same command again. Needs `pip install .[sim,train]`.
 # PYTHON, EPISODES (evaluation episodes per task), STEPS and TUNE_STEPS may be set in the environment.
 set -euo pipefail

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -11,7 +12,6 @@ from typing import Any
 
 import torch
 
-from foveate.cli.config import to_dict
 from foveate.data.normalize import Normalizer, NormStats, load_norm_stats
 from foveate.data.robots import RobotMapping
 from foveate.errors import FoveateError
@@ -21,7 +21,7 @@ from foveate.models.pi0.model import Pi0
 from foveate.models.pi0.processing import Processor
 from foveate.models.pi0.tokenizer import PromptTokenizer
 from foveate.models.pi0.weights import load_weights
-from foveate.pruning import PrunerConfig, make_pruner
+from foveate.pruning import CONFIGS, PrunerConfig, make_pruner
 from foveate.training.config import RESUME_FREE, DataConfig, LoopConfig, NoiseConfig, OptimConfig
 from foveate.training.data import DemoSource, load_demos, make_samples, norm_stats
 from foveate.training.export import export_policy
@@ -103,9 +103,18 @@ def make_processor(start: Start, stats: Mapping[str, NormStats]) -> Processor:
     return Processor(config, start.robot, tokenizer, *norms)
 
 
+def plain(config: TrainPolicyConfig) -> dict[str, Any]:
+    """The config as JSON and YAML know it; the pruner carries its `name`."""
+    values = json.loads(json.dumps(dataclasses.asdict(config)))
+    if config.pruner is not None:
+        name = next(name for name, cls in CONFIGS.items() if type(config.pruner) is cls)
+        values["pruner"] = {"name": name, **values["pruner"]}
+    return values
+
+
 def identity(config: TrainPolicyConfig) -> dict[str, Any]:
-    """What must be equal for a run to go on from a checkpoint, as plain values."""
-    values = to_dict(config)
+    """What must be equal for a run to go on from a checkpoint."""
+    values = plain(config)
     del values["out"]
     values["loop"] = {k: v for k, v in values["loop"].items() if k not in RESUME_FREE}
     return values
@@ -137,7 +146,7 @@ def _train(config: TrainPolicyConfig, world: World, progress: Any) -> Path:
         objective, source, config.loop, config.optim, out, world=world, seed=config.seed, identity=identity(config)
     )
     if world.leads:
-        pruner = None if config.pruner is None else to_dict(config)["pruner"]
+        values = plain(config)
         with ema.applied():
             export_policy(
                 out / "policy",
@@ -145,8 +154,8 @@ def _train(config: TrainPolicyConfig, world: World, progress: Any) -> Path:
                 start.robot,
                 stats,
                 start.tokenizer,
-                pruner=pruner,
-                train_config=to_dict(config),
+                pruner=values["pruner"],
+                train_config=values,
                 tasks=tasks,
             )
     world.barrier()
