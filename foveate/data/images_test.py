@@ -10,6 +10,8 @@ from foveate.testing import golden_dir
 @pytest.mark.parametrize("case", ["sq256", "wide", "tall"])
 def test_resize_agrees_with_the_reference(case: str) -> None:
     tensors = load_file(golden_dir("pi0", "resize.safetensors") / "resize.safetensors")
+    if f"{case}.in_u8" not in tensors:
+        pytest.skip(f"{case} is not in this set of golden data; set FOVEATE_GOLDEN")
     source, expected = tensors[f"{case}.in_u8"], tensors[f"{case}.out_f32_bhwc"]
     got = model_images([source[0].numpy()], 224, "torch")
     assert (got.permute(0, 2, 3, 1) - expected).abs().max() <= 1e-6

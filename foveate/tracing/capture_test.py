@@ -49,8 +49,10 @@ def test_maps_agree_with_golden_attention(golden, packed: bool) -> None:
     with capture_task_to_vis(model.llm.layers, range(4), prefix) as maps:
         model.prefill(prefix)
     assert sorted(maps) == [0, 1, 2, 3]
-    for layer, ours in maps.items():
-        expected = expected_map(outputs[f"prefix.layer{layer}.attn"], whole)
+    golden_layers = [layer for layer in maps if f"prefix.layer{layer}.attn" in outputs]  # a subset holds fewer
+    assert golden_layers
+    for layer in golden_layers:
+        ours, expected = maps[layer], expected_map(outputs[f"prefix.layer{layer}.attn"], whole)
         assert ours.shape == expected.shape
         assert (ours - expected).abs().max() < 2e-4
         assert (ours[1, :, 32:] == 0).all()  # the camera that is absent
