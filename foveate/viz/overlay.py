@@ -1,0 +1,199 @@
+"""What the pruner and the backbone looked at, drawn onto the source picture, pixel by pixel.
+
+    picture = heatmap(image, record.scores[view.part], view, scale=(0.0, 1.0))
+    picture = mask(image, record.keep_mask[view.part], view)
+
+Each source pixel takes the value of the patch that holds its centre, by the geometry of the model's resize and
+padding, so the patch grid is right to the pixel at any resolution. NumPy and Pillow; no figure objects.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import lru_cache
+from typing import Literal
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+
+from foveate.geometry import ResizeGeometry
+from foveate.tracing.record import Record, View
+
+Colors = Literal["viridis", "inferno", "magma"]
+SCORE_COLORS: Colors = "viridis"
+ATTN_COLORS: Colors = "inferno"
+
+STRENGTH = 0.55
+"""Share of the colour in a heat map; the rest is the grey picture."""
+DIM = 0.22
+"""Brightness left to a dropped patch."""
+PAPER, INK = (250, 250, 248), (28, 32, 38)
+
+
+@lru_cache(maxsize=256)
+def patch_axes(
+    grid: tuple[int, int],
+    source_hw: tuple[int, int],
+    model_hw: tuple[int, int] | None = None,
+    flips: tuple[bool, bool] = (False, False),
+) -> tuple[np.ndarray, np.ndarray]:
+    """The patch row of each source row, int [H], and the patch column of each source column, int [W].
+
+    Args:
+        model_hw: the model's input, into which the picture was resized with padding; None: the patches cover the
+            picture exactly.
+        flips: the model saw the picture mirrored vertically, horizontally.
+    """
+    rows, columns = grid
+    # Without a model size, one whose resize keeps every pixel where it is: the picture's own.
+    boxes = ResizeGeometry(source_hw, model_hw or source_hw).patch_boxes(grid).reshape(rows, columns, 4)
+    # Of equal starts (patches wholly in the padding have no area) the last one is where the picture begins.
+    # Rounded, so that a centre that lies on a border belongs to the later patch on every machine.
+    row, column = (
+        np.searchsorted(starts.round(9), np.arange(size) + 0.5, side="right") - 1
+        for starts, size in zip((boxes[:, 0, 1], boxes[0, :, 0]), source_hw, strict=True)
+    )
+    return (row[::-1] if flips[0] else row), (column[::-1] if flips[1] else column)
+
+
+def per_pixel(values: np.ndarray, view: View, hw: tuple[int, int]) -> np.ndarray:
+    """Values of a view's patches [rows * columns] -> [H, W] on its source picture."""
+    row, column = patch_axes(view.grid, hw, view.model_hw, view.flips)
+    return values.reshape(view.grid)[row[:, None], column[None, :]]
+
+
+@lru_cache(maxsize=8)
+def palette(colors: Colors) -> np.ndarray:
+    """uint8 [256, 3]: one of matplotlib's perceptually uniform colour maps."""
+    from matplotlib import colormaps
+
+    return (colormaps[colors](np.linspace(0, 1, 256))[:, :3] * 255).round().astype(np.uint8)
+
+
+def value_range(values: np.ndarray, *, from_zero: bool = False) -> tuple[float, float]:
+    """Least and largest finite value, for the colour scale; all views of an inference share one."""
+    finite = values[np.isfinite(values)]
+    if finite.size == 0:
+        return 0.0, 1.0
+    low, high = (0.0 if from_zero else float(finite.min())), float(finite.max())
+    return low, high if high > low else low + 1.0
+
+
+def heatmap(
+    image: np.ndarray, values: np.ndarray, view: View, scale: tuple[float, float], colors: Colors = SCORE_COLORS
+) -> np.ndarray:
+    """Colours for the values over the grey picture.
+
+    Args:
+        image: uint8 [H, W, 3].
+        values: [rows * columns] of this view; what is not finite is drawn as the least.
+        scale: values of the first and the last colour.
+    Returns:
+        uint8 [H, W, 3].
+    """
+    low, high = scale
+    level = np.nan_to_num((values - low) / (high - low), nan=0.0, posinf=1.0, neginf=0.0).clip(0, 1)
+    color = palette(colors)[(level * 255).round().astype(np.uint8)] * np.float32(STRENGTH)
+    row, column = patch_axes(view.grid, (image.shape[0], image.shape[1]), view.model_hw, view.flips)
+    tint = color.reshape(*view.grid, 3)[row[:, None], column[None, :]]
+    grey = np.asarray(Image.fromarray(image).convert("L"), np.float32)[..., None]
+    return (tint + grey * np.float32(1 - STRENGTH)).astype(np.uint8)
+
+
+def mask(image: np.ndarray, keep: np.ndarray, view: View) -> np.ndarray:
+    """Kept patches as they are, dropped ones dimmed, a light line between the two.
+
+    Args:
+        image: uint8 [H, W, 3].
+        keep: bool [rows * columns] of this view.
+    """
+    kept = per_pixel(keep, view, (image.shape[0], image.shape[1]))
+    grey = np.asarray(Image.fromarray(image).convert("L"), np.float32) * np.float32(DIM)
+    picture = np.where(kept[..., None], image, grey.astype(np.uint8)[..., None])
+    # The line runs inside the kept patch: its first or last pixel.
+    edge = np.zeros_like(kept)
+    across, down = kept[:, 1:] != kept[:, :-1], kept[1:] != kept[:-1]
+    edge[:, 1:] |= across
+    edge[:, :-1] |= across
+    edge[1:] |= down
+    edge[:-1] |= down
+    picture[edge & kept] = (picture[edge & kept] * 0.35 + 255 * 0.65).astype(np.uint8)
+    return picture
+
+
+def with_colorbar(picture: np.ndarray, scale: tuple[float, float], colors: Colors, unit: str = "") -> np.ndarray:
+    """The picture, untouched, with the colour scale to its right: uint8 [H, W + bar, 3]."""
+    height, width = picture.shape[:2]
+    font = _font(max(9, min(14, height // 18)))
+    labels = [_number(value) for value in scale]
+    text = max(font.getlength(label) for label in (*labels, unit))
+    gap, bar = 5, max(8, height // 24)
+    canvas = Image.new("RGB", (width + 3 * gap + bar + int(text) + 1, height), PAPER)
+    canvas.paste(Image.fromarray(picture))
+    top, bottom = gap, height - gap
+    ramp = palette(colors)[np.linspace(255, 0, max(1, bottom - top)).round().astype(int)]
+    canvas.paste(Image.fromarray(np.repeat(ramp[:, None], bar, 1)), (width + gap, top))
+    draw = ImageDraw.Draw(canvas)
+    x = width + 2 * gap + bar
+    draw.text((x, top), labels[1], INK, font, anchor="lt")
+    draw.text((x, bottom), labels[0], INK, font, anchor="lb")
+    draw.text((x, height / 2), unit, INK, font, anchor="lm")
+    return np.asarray(canvas)
+
+
+def side_by_side(pictures: Mapping[str, np.ndarray], title: str, height: int = 320) -> np.ndarray:
+    """Pictures in a row, each with its name below, a title above: uint8 [*, *, 3]."""
+    font, gap = _font(15), 10
+    scaled = [
+        Image.fromarray(p).resize((round(p.shape[1] * height / p.shape[0]), height), Image.Resampling.LANCZOS)
+        for p in pictures.values()
+    ]
+    width = sum(p.width for p in scaled) + gap * (len(scaled) + 1)
+    canvas = Image.new("RGB", (width, height + 64), PAPER)
+    draw = ImageDraw.Draw(canvas)
+    room = width - 2 * gap
+    if font.getlength(title) > room:
+        title = next(cut for n in range(min(len(title), 200), -1, -1) if font.getlength(cut := f"{title[:n]}…") <= room)
+    draw.text((gap, 18), title, INK, font, anchor="lm")
+    x = gap
+    for name, picture in zip(pictures, scaled, strict=True):
+        canvas.paste(picture, (x, 34))
+        draw.text((x + picture.width / 2, height + 50), name, INK, _font(13), anchor="mm")
+        x += picture.width + gap
+    return np.asarray(canvas)
+
+
+def layers(record: Record, images: Mapping[str, np.ndarray], *, bars: bool) -> dict[str, dict[str, np.ndarray]]:
+    """All overlays of an inference: kind -> view -> picture.
+
+    Kinds are `score_heatmap`, `mask_heatmap` and `attn_task_to_vis/layerXX`, as far as the dump holds them; attention
+    is the mean over heads.
+
+    Args:
+        images: view -> source picture, of the views that have one.
+        bars: add colour scales.
+    """
+    views = [view for view in record.views if view.name in images]
+    values: dict[str, tuple[np.ndarray, tuple[float, float], Colors]] = {}
+    valid = record.valid if record.valid is not None else slice(None)
+    if record.scores is not None:
+        values["score_heatmap"] = (record.scores, value_range(record.scores[valid]), SCORE_COLORS)
+    for layer, heads in sorted(record.attn.items()):
+        mean = heads.mean(0)
+        values[f"attn_task_to_vis/layer{layer:02d}"] = (mean, value_range(mean[valid], from_zero=True), ATTN_COLORS)
+    drawn: dict[str, dict[str, np.ndarray]] = {}
+    for kind, (value, scale, colors) in values.items():
+        pictures = {v.name: heatmap(images[v.name], value[v.part], v, scale, colors) for v in views}
+        drawn[kind] = {n: with_colorbar(p, scale, colors) for n, p in pictures.items()} if bars else pictures
+    if record.keep_mask is not None:
+        drawn["mask_heatmap"] = {v.name: mask(images[v.name], record.keep_mask[v.part], v) for v in views}
+    return drawn
+
+
+@lru_cache(maxsize=16)
+def _font(size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
+    return ImageFont.load_default(size)
+
+
+def _number(value: float) -> str:
+    return f"{value:.2g}" if value and not 0.01 <= abs(value) < 1000 else f"{value:.2f}"

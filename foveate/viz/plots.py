@@ -1,0 +1,122 @@
+"""The overlays of a run folder, as PNG files under `plots/`.
+
+    plot_run("runs/try")
+
+`plots/{score_heatmap,mask_heatmap,attn_task_to_vis/layerXX}/taskXXX_epYYY_stepZZZZZ__img{idx}.png`. Needs the dumps
+and pictures alone.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from foveate.errors import FoveateError
+from foveate.tracing.record import Record, read_record
+from foveate.tracing.store import dump_paths
+from foveate.tracing.tokens import check_run
+from foveate.viz.overlay import layers
+
+
+@dataclass
+class Plotted:
+    """What `plot_run` did."""
+
+    inferences: int = 0
+    files: int = 0
+    without_pictures: int = 0
+    """Inferences whose source pictures were not saved, or hold nothing to draw."""
+    left_out: int = 0
+    """Inferences beyond the limit."""
+    unreadable: list[str] = field(default_factory=list)
+    """One sentence per dump or picture that was skipped."""
+
+
+def load_images(record: Record) -> dict[str, np.ndarray]:
+    """View -> source picture, uint8 [H, W, 3], of the views that have one.
+
+    Raises:
+        FoveateError: a picture is damaged.
+    """
+    images = {}
+    for view in record.views:
+        path = record.run_dir / view.image
+        if view.image and path.is_file():
+            try:
+                with Image.open(path) as image:
+                    images[view.name] = np.asarray(image.convert("RGB"))
+            except OSError as error:
+                raise FoveateError(f"{path}: not a readable picture ({error}); delete it") from error
+    return images
+
+
+def spread(items: Sequence[Any], limit: int | None) -> list[Any]:
+    """At most `limit` of them, evenly over the whole, the first and the last included."""
+    if limit is None or len(items) <= limit:
+        return list(items)
+    return [items[round(i)] for i in np.linspace(0, len(items) - 1, limit)]
+
+
+def plot_run(run_dir: str | Path, limit: int | None = None, on_inference: Callable[[], None] | None = None) -> Plotted:
+    """Draw every inference of a run.
+
+    Args:
+        limit: draw only so many, evenly over the run.
+        on_inference: called after each, from any thread.
+    Raises:
+        FoveateError: the folder holds no dump, or `plots` cannot be written.
+    """
+    run_dir = check_run(run_dir)
+    paths = dump_paths(run_dir)
+    chosen = spread(paths, limit)
+    result = Plotted(left_out=len(paths) - len(chosen))
+
+    def draw(path: Path) -> int | FoveateError:
+        try:
+            return _draw(read_record(path, run_dir))
+        except _CannotPlot:
+            raise
+        except FoveateError as error:
+            return error
+        finally:
+            if on_inference:
+                on_inference()
+
+    # Encoding PNGs takes most of the time, and Pillow lets other threads run meanwhile.
+    with ThreadPoolExecutor(min(4, os.cpu_count() or 1)) as pool:
+        for drawn in pool.map(draw, chosen):
+            if isinstance(drawn, FoveateError):
+                result.unreadable.append(str(drawn))
+                continue
+            result.inferences += 1
+            result.files += drawn
+            result.without_pictures += drawn == 0
+    return result
+
+
+def _draw(record: Record) -> int:
+    images = load_images(record)
+    index = {view.name: view.index for view in record.views}
+    files = 0
+    for kind, pictures in layers(record, images, bars=True).items():
+        folder = record.run_dir / "plots" / kind
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            for view, picture in pictures.items():
+                path = folder / f"{record.name}__img{index[view]}.png"
+                Image.fromarray(picture).save(path, compress_level=1)
+                files += 1
+        except OSError as error:
+            raise _CannotPlot(f"{folder}: overlays cannot be written ({error.strerror or error})") from error
+    return files
+
+
+class _CannotPlot(FoveateError):
+    """Ends the whole run of plots, unlike a damaged dump."""
