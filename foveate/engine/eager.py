@@ -10,6 +10,7 @@ from torch import Tensor
 from foveate.engine.base import Inference
 from foveate.engine.timer import StageTimer
 from foveate.models.base import pack
+from foveate.models.layers import transpose_storage
 from foveate.models.pi0.model import ModelInputs, Pi0
 from foveate.tracing.capture import capture_task_to_vis
 
@@ -19,6 +20,8 @@ class EagerEngine:
 
     def __init__(self, model: Pi0) -> None:
         self.model = model.eval()
+        if next(model.parameters()).device.type == "cpu":
+            transpose_storage(model)
 
     @torch.inference_mode()
     def run(

@@ -269,38 +269,52 @@ class Pi0(nn.Module):
         norms = [n for layer in self.expert.layers for n in (layer.input_layernorm, layer.post_attention_layernorm)]
         return [norm.modulation(cond) for norm in (*norms, self.expert.norm)]
 
-    def embed_suffix(self, state: Tensor, x_t: Tensor, time: Tensor) -> Tensor:
-        """x_t [B, H, A] -> [B, H, W] (π0.5) or, with the state token first, [B, 1 + H, W] (π0)."""
+    def embed_suffix(self, state: Tensor | None, x_t: Tensor, time: Tensor) -> Tensor:
+        """x_t [B, H, A] -> [B, H, W], behind π0's state token [B, 1 + H, W] unless `state` is None."""
         actions = self.action_in_proj(x_t)
         if self.config.pi05:
             return actions
         time_emb = self.time_embedding(time).to(actions.dtype)[:, None].expand_as(actions)
         actions = self.action_time_mlp_out(F.silu(self.action_time_mlp_in(torch.cat((actions, time_emb), -1))))
-        return torch.cat((self.state_proj(state)[:, None], actions), 1)
+        return actions if state is None else torch.cat((self.state_proj(state)[:, None], actions), 1)
 
-    def suffix_mask(self, cache: PrefixCache) -> Tensor | None:
+    def suffix_mask(self, cache: PrefixCache, length: int) -> Tensor | None:
         """What suffix tokens may look at: every real prefix token and one another; π0's state sees itself alone."""
-        B, H = cache.mask.shape[0], self.config.action_horizon
-        if self.config.pi05:
-            return None if cache.full else F.pad(cache.mask, (0, H), value=True)[:, None, None]
-        own = torch.ones(1 + H, 1 + H, dtype=torch.bool, device=cache.mask.device)
+        if length == self.config.action_horizon:
+            return None if cache.full else F.pad(cache.mask, (0, length), value=True)[:, None, None]
+        own = torch.ones(length, length, dtype=torch.bool, device=cache.mask.device)
         own[0, 1:] = False
-        return torch.cat((cache.mask[:, None].expand(-1, 1 + H, -1), own.expand(B, -1, -1)), 2)[:, None]
+        prefix = cache.mask[:, None].expand(-1, length, -1)
+        return torch.cat((prefix, own.expand(prefix.shape[0], -1, -1)), 2)[:, None]
+
+    def prefill_state(self, cache: PrefixCache, state: Tensor) -> PrefixCache:
+        """π0: the state token sees neither the time nor the actions, so its keys join the cache once for all steps."""
+        x = self.state_proj(state)[:, None].to(self.expert.dtype)
+        rope = rope_table(cache.next_position[:, None], self.config.expert.head_dim, x.dtype)
+        seen = F.pad(cache.mask, (0, 1), value=True)
+        joined = []
+        for layer, (keys, values) in zip(self.expert.layers, cache.keys_values, strict=True):
+            x, (k, v) = layer(x, rope, None if cache.full else seen[:, None, None], (keys, values))
+            joined.append((torch.cat((keys, k), 2), torch.cat((values, v), 2)))
+        return PrefixCache(joined, seen, cache.full, cache.next_position + 1)
 
     def velocity(
-        self, cache: PrefixCache, state: Tensor, x_t: Tensor, time: Tensor, modulations: list[Tensor] | None = None
+        self, cache: PrefixCache, state: Tensor | None, x_t: Tensor, time: Tensor, table: list[Tensor] | None = None
     ) -> Tensor:
-        """One evaluation of the flow: v_t float32 [B, H, A] at x_t [B, H, A], time [B]."""
-        if modulations is None:
-            modulations = self.modulations(time)
+        """One evaluation of the flow: v_t float32 [B, H, A] at x_t [B, H, A], time [B].
+
+        Args:
+            state: [B, A]; None where it is in the cache already.
+            table: the modulations at `time`, where they are known.
+        """
+        table = self.modulations(time) if table is None else table
         x = self.embed_suffix(state, x_t, time).to(self.expert.dtype)
         position_ids = cache.next_position[:, None] + torch.arange(x.shape[1], device=x.device)
         rope = rope_table(position_ids, self.config.expert.head_dim, x.dtype)
-        mask = self.suffix_mask(cache)
+        mask = self.suffix_mask(cache, x.shape[1])
         for i, (layer, past) in enumerate(zip(self.expert.layers, cache.keys_values, strict=True)):
-            pair = None if modulations is None else (modulations[2 * i], modulations[2 * i + 1])
-            x, _ = layer(x, rope, mask, past, pair)
-        x = self.expert.norm(x) if modulations is None else self.expert.norm(x, modulations[-1])[0]
+            x, _ = layer(x, rope, mask, past, table and (table[2 * i], table[2 * i + 1]))
+        x = self.expert.norm(x, table[-1])[0] if table else self.expert.norm(x)
         return self.action_out_proj(x[:, -self.config.action_horizon :].float())
 
     def times(self, num_steps: int) -> list[float]:
@@ -321,10 +335,12 @@ class Pi0(nn.Module):
         times = self.times(num_steps)
         grid = torch.tensor(times, dtype=torch.float32, device=noise.device)
         table = self.modulations(grid)
+        if not self.config.pi05:
+            cache = self.prefill_state(cache, state)
         x_t = noise
         for i in range(len(times)):
             step = None if table is None else [m[i : i + 1] for m in table]
-            x_t = x_t - self.velocity(cache, state, x_t, grid[i].expand(noise.shape[0]), step) / num_steps
+            x_t = x_t - self.velocity(cache, None, x_t, grid[i].expand(noise.shape[0]), step) / num_steps
         return x_t
 
     # ---- whole passes -------------------------------------------------------------------------------
