@@ -31,6 +31,8 @@ class DemoConfig:
     """Of scenes and noise, the same for both variants."""
     num_workers: int = 2
     """Simulators that run in parallel."""
+    max_plots: int = 60
+    """Inferences per variant whose overlays are drawn, evenly over the run."""
 
 
 def run(argv: list[str]) -> int:
@@ -45,7 +47,7 @@ def run(argv: list[str]) -> int:
     out = Path(config.out)
     clear(out)
     runs = [evaluate(sim_config(config, variant), console) for variant in ("full", "lightvla")]
-    report = write_report([run.folder for run in runs], out / "report", console)
+    report = write_report([run.folder for run in runs], out / "report", console, config.max_plots)
     console.print(results_table(runs))
     for run in runs:
         for warning in run.summary["warnings"]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -19,7 +20,7 @@ HELP = "score a policy in a simulator, traced if asked"
 
 MAY_CHANGE = (
     "num_trials_per_task", "num_workers", "max_batch", "trace_max_dumps_per_run",
-    "env.python", "env.timeout_s",
+    "trace_max_plots", "env.python", "env.timeout_s",
 )  # fmt: skip
 """Options that may differ when a run goes on: they change no episode."""
 
@@ -45,7 +46,7 @@ def sim(argv: list[str]) -> int:
     config = parse(SimConfig, argv, "foveate eval sim", aliases={"pretrained_checkpoint": "policy"})
     console = Console()
     run = evaluate(config, console)
-    report = write_report([run.folder], run.folder / "report", console)
+    report = write_report([run.folder], run.folder / "report", console, config.trace_max_plots)
     console.print(results_table([run]))
     for warning in run.summary["warnings"]:
         console.print(f"[yellow]warning:[/] {warning}", soft_wrap=True, highlight=False)
@@ -195,18 +196,28 @@ def _cells(group: dict[str, Any]) -> list[str]:
     return [success, tokens, "" if total["p50"] is None else f"{total['p50']:.1f}/{total['p95']:.1f}"]
 
 
-def write_report(folders: Sequence[Path], out: Path, console: Console) -> Path:
+def write_report(folders: Sequence[Path], out: Path, console: Console, max_plots: int | None) -> Path:
     """Overlays, capabilities, token log of every traced run, and one report over all; its path."""
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    from foveate.evaluation.collapse import diagnose
+    from foveate.tracing.store import dump_paths
     from foveate.tracing.tokens import write_capabilities, write_token_log
     from foveate.viz.plots import plot_run
     from foveate.viz.report import build_report
 
-    for folder in folders:
-        if (folder / "dumps").is_dir():
-            plot_run(folder)
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(compact=True))
+    with Progress(*columns, console=console) as progress:
+        for folder in folders:
+            if not (dumps := len(dump_paths(folder))):
+                continue
+            total = dumps if max_plots is None else min(dumps, max_plots)
+            task = progress.add_task(f"overlays of {folder.name}", total=total)
+            plot_run(folder, max_plots, functools.partial(progress.advance, task))
             write_capabilities(folder)
-            write_token_log(folder)
-    return build_report(list(folders), out)
+            write_token_log(folder, diagnose)
+    with console.status("writing the report"):
+        return build_report(list(folders), out)
 
 
 def _default_folder(config: SimConfig, variant: str) -> str:

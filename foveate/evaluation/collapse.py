@@ -1,14 +1,16 @@
-"""Watches what the pruner keeps during a run, for warnings at its end."""
+"""Watches what the pruner keeps, during a run or in the dumps of an old one, for warnings in log and report."""
 
 from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
 from foveate.pruning.diagnostics import collapse_warnings, flatness, tied_share
-from foveate.types import Trace
+from foveate.tracing.record import Record
 
 Key = tuple[str, int, int]
-"""Task, episode, query: the order of time, also where episodes ran side by side."""
+"""Task, episode, step: the order of time, also where episodes ran side by side."""
 
 
 class KeepWatch:
@@ -16,19 +18,22 @@ class KeepWatch:
 
     def __init__(self) -> None:
         self._seen: dict[Key, tuple[np.ndarray, float, float]] = {}
-        self._views: dict[str, slice] = {}
+        self._views: Mapping[str, slice] = {}
 
-    def add(self, key: Key, trace: Trace) -> None:
-        """Take in one inference; without routing evidence it is passed over."""
-        if trace.keep is None:
-            return
-        self._views = trace.layout.view_slices
+    def add(self, key: Key, keep: Mapping[str, np.ndarray], views: Mapping[str, slice]) -> None:
+        """Take in one inference.
+
+        Args:
+            keep: `keep_mask` bool [P]; `valid` bool [P], `tied_per_query` and `entropy_per_query` [P] where known.
+            views: view -> its slice of the patch axis.
+        """
+        self._views = views
         # Patches of absent cameras hold zeros; a tie or an entropy of theirs says nothing.
-        valid = trace.keep.get("valid", np.ones_like(trace.keep["keep_mask"]))
-        per_view = int(valid.sum()) // max(1, sum(bool(valid[part].any()) for part in self._views.values()))
-        tied, entropy = (trace.keep.get(name) for name in ("tied_per_query", "entropy_per_query"))
+        valid = keep.get("valid", np.ones_like(keep["keep_mask"]))
+        per_view = int(valid.sum()) // max(1, sum(bool(valid[part].any()) for part in views.values()))
+        tied, entropy = (keep.get(name) for name in ("tied_per_query", "entropy_per_query"))
         self._seen[key] = (
-            trace.keep["keep_mask"],
+            keep["keep_mask"],
             0.0 if tied is None else tied_share(tied[valid]),
             0.0 if entropy is None else flatness(entropy[valid], per_view),
         )
@@ -40,3 +45,14 @@ class KeepWatch:
         masks, tied, entropy = zip(*(self._seen[key] for key in sorted(self._seen)), strict=True)
         kept = np.stack(masks)
         return collapse_warnings(kept.sum(1), kept.shape[1], kept, view_slices=self._views, tied=tied, entropy=entropy)
+
+
+def diagnose(records: Sequence[Record]) -> list[str]:
+    """The same about the dumps of a run, for `tracing.tokens.write_token_log`."""
+    watch = KeepWatch()
+    for record in records:
+        if record.keep_mask is not None:
+            known = {"keep_mask": record.keep_mask, "valid": record.valid, **record.stats}
+            key = (str(record.meta["task"]), record.meta["episode"], record.meta["step"])
+            watch.add(key, {k: v for k, v in known.items() if v is not None}, {v.name: v.part for v in record.views})
+    return watch.warnings()

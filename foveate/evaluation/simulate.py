@@ -70,6 +70,8 @@ class SimConfig:
     """Run folder of a traced run."""
     trace_max_dumps_per_run: int | None = None
     """Dumps are written up to this number; None: all."""
+    trace_max_plots: int | None = 200
+    """Inferences whose overlays are drawn at the end, evenly over the run; None: all. See `foveate trace plot`."""
     trace_save_policy_images: bool = True
     """Save the pictures that the policy saw, which overlays need."""
     trace_dump_routing: bool = True
@@ -171,8 +173,8 @@ def simulate(
 
         def on_inference(query: Query, chunk: ActionChunk) -> None:
             trace = chunk.trace
-            assert trace is not None
-            watch.add((query.job.task, query.job.episode, query.index), trace)
+            assert trace is not None and trace.keep is not None
+            watch.add((query.job.task, query.job.episode, query.step), trace.keep, trace.layout.view_slices)
             if store is not None:
                 store.submit(trace, query.observation, _meta(config, query, variant))
 

@@ -7,7 +7,7 @@ from foveate.errors import FoveateError
 from foveate.evaluation.collapse import KeepWatch
 from foveate.evaluation.simulate import EnvConfig, SimConfig, name_variant
 from foveate.pruning import make_pruner
-from foveate.types import Span, TokenLayout, Trace
+from foveate.types import Span, TokenLayout
 
 
 @pytest.mark.parametrize(
@@ -54,7 +54,7 @@ def test_a_collapsed_pruner_is_told():
     watch = KeepWatch()
     for query in range(20):
         mask = np.arange(64) < 2
-        watch.add(("push-v3", 0, query), Trace(layout, {"keep_mask": mask, "valid": np.ones(64, bool)}))
+        watch.add(("push-v3", 0, query), {"keep_mask": mask, "valid": np.ones(64, bool)}, layout.view_slices)
     warnings = watch.warnings()
     assert "collapse" in warnings[0] and "2 of 64" in warnings[0]
     assert any("corner[0]" in w for w in warnings)
