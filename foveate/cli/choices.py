@@ -83,8 +83,9 @@ class Choice:
         found = by_name.get(_fold(name))
         if found is None and not (self.optional and _fold(name) in ("none", "null")):
             raise unknown(self.key, name, self.names)
-        if found != self.name:
-            self.name, self.options = found, {}
+        if found is None or self.name not in (None, found):
+            self.options = {}
+        self.name = found
 
     def update(self, said: Any) -> None:
         """Take in what a file says: a name, None, or a mapping of options that may hold the name too."""
@@ -96,11 +97,15 @@ class Choice:
             if tag in said:
                 self.choose(str(said.pop(tag)))
         said |= said.pop("init_args", None) or {}
-        self.settle(list(said))
         self.options |= said
 
-    def settle(self, options: Sequence[str]) -> None:
-        """Options are given: the one candidate there is, is meant; among several a name is needed."""
+    def settle(self, flags: Sequence[str]) -> None:
+        """All is said: where there are options but no name, the one candidate is meant; among several one is needed.
+
+        Args:
+            flags: the options that flags give.
+        """
+        options = [*flags, *self.options]
         if options and self.name is None:
             if len(self.candidates) > 1:
                 raise FoveateError(

@@ -94,7 +94,7 @@ def _value(key: str, taken: list[str], hint: Any) -> str | list[str]:
     if not taken:
         raise FoveateError(f"--{key} needs a value")
     sequence = _sequence(hint)
-    if sequence is None or taken[0].startswith("[") or taken[0] in ("null", "none"):
+    if sequence is None or taken[0].startswith("[[") or taken[0] in ("null", "none"):
         return " ".join(taken)
-    items = [item.strip() for text in taken for item in text.split(",") if item.strip()]
+    items = [item.strip(" '\"") for text in taken for item in text.strip("[]").split(",") if item.strip()]
     return items if str in members(typing.get_args(sequence)[0]) else f"[{', '.join(items)}]"

@@ -1,0 +1,80 @@
+"""The `foveate` command: its table, its speed, its exit statuses."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+
+import pytest
+
+from foveate.cli import main as cli
+from foveate.cli.main import VERBS, main
+from foveate.errors import FoveateError
+from foveate.testing import REPO
+
+
+@pytest.mark.parametrize("words", VERBS, ids=" ".join)
+def test_every_verb_is_there_and_explains_itself(words: tuple[str, ...], capsys) -> None:
+    assert callable(cli.resolve(words))
+    with pytest.raises(SystemExit) as leaving:
+        main([*words, "--help"])
+    assert leaving.value.code == 0
+    assert f"foveate {' '.join(words)}" in capsys.readouterr().out
+
+
+def test_help_answers_without_torch_and_at_once() -> None:
+    def start() -> float:
+        begin = time.perf_counter()
+        done = subprocess.run(
+            [sys.executable, "-X", "importtime", "-m", "foveate", "--help"], cwd=REPO, capture_output=True, text=True
+        )
+        assert done.returncode == 0 and "trace report" in done.stdout
+        for heavy in ("torch", "jsonargparse", "numpy", "rich", "yaml"):
+            assert f"| {heavy}\n" not in done.stderr, f"--help imports {heavy}"
+        return time.perf_counter() - begin
+
+    # The wall clock counts only where nothing else takes the cores; what is imported counts always.
+    limit = 0.5 if os.getloadavg()[0] < (os.cpu_count() or 1) else 60.0
+    assert min(start() for _ in range(3)) < limit
+
+
+def test_unknown_verbs_are_told_apart(capsys) -> None:
+    for argv, said in (
+        (["doctr"], "did you mean `foveate doctor`?"),
+        (["trace", "plto"], "did you mean `foveate trace plot`?"),
+        (["trce", "plot"], "did you mean `foveate trace plot`?"),
+        (["xyzzy"], "`foveate --help` lists the verbs"),
+    ):
+        assert main(argv) == 2
+        assert said in capsys.readouterr().err
+
+
+def test_help_of_a_group_and_of_nothing(capsys) -> None:
+    assert main(["trace", "--help"]) == 0
+    out = capsys.readouterr().out
+    assert "trace tokens" in out and "eval sim" not in out
+    assert main(["trace"]) == 2 and main([]) == 2
+    assert main(["--version"]) == 0
+    assert capsys.readouterr().out.startswith("foveate ")
+
+
+def test_underscore_and_dash_are_one_in_verbs() -> None:
+    assert cli.split_verb(["data", "metaworld_demos", "--x"]) == (("data", "metaworld-demos"), ["--x"])
+
+
+def test_exit_statuses(monkeypatch, capsys) -> None:
+    def fails(error: BaseException):
+        def verb(argv: list[str]) -> int:
+            raise error
+
+        return verb
+
+    monkeypatch.setattr(cli, "resolve", lambda words: lambda argv: len(argv))
+    assert main(["doctor", "a", "b"]) == 2
+    monkeypatch.setattr(cli, "resolve", lambda words: fails(FoveateError("the camera is missing; add it")))
+    assert main(["doctor"]) == 1
+    assert capsys.readouterr().err == "foveate doctor: the camera is missing; add it\n"
+    monkeypatch.setattr(cli, "resolve", lambda words: fails(KeyboardInterrupt()))
+    assert main(["doctor"]) == 130
