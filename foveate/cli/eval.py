@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -198,24 +197,14 @@ def _cells(group: dict[str, Any]) -> list[str]:
 
 def write_report(folders: Sequence[Path], out: Path, console: Console, max_plots: int | None) -> Path:
     """Overlays, capabilities, token log of every traced run, and one report over all; its path."""
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-    from foveate.evaluation.collapse import diagnose
+    from foveate.cli.trace import write_evidence
     from foveate.tracing.store import dump_paths
-    from foveate.tracing.tokens import write_capabilities, write_token_log
-    from foveate.viz.plots import plot_run
     from foveate.viz.report import build_report
 
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(compact=True))
-    with Progress(*columns, console=console) as progress:
-        for folder in folders:
-            if not (dumps := len(dump_paths(folder))):
-                continue
-            total = dumps if max_plots is None else min(dumps, max_plots)
-            task = progress.add_task(f"overlays of {folder.name}", total=total)
-            plot_run(folder, max_plots, functools.partial(progress.advance, task))
-            write_capabilities(folder)
-            write_token_log(folder, diagnose)
+    for folder in folders:
+        if dump_paths(folder):
+            for damaged in write_evidence(folder, console, max_plots):
+                console.print(f"[yellow]warning:[/] passed over: {damaged}", soft_wrap=True, highlight=False)
     with console.status("writing the report"):
         return build_report(list(folders), out)
 

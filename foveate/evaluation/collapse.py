@@ -52,7 +52,10 @@ def diagnose(records: Sequence[Record]) -> list[str]:
     watch = KeepWatch()
     for record in records:
         if record.keep_mask is not None:
-            known = {"keep_mask": record.keep_mask, "valid": record.valid, **record.stats}
+            # In joint scope or from another writer queries may be no patches; then only the masks speak.
+            stats = {name: value for name, value in record.stats.items() if value.shape == record.keep_mask.shape}
+            keep = {"keep_mask": record.keep_mask, **stats}
+            keep |= {} if record.valid is None else {"valid": record.valid}
             key = (str(record.meta["task"]), record.meta["episode"], record.meta["step"])
-            watch.add(key, {k: v for k, v in known.items() if v is not None}, {v.name: v.part for v in record.views})
+            watch.add(key, keep, {view.name: view.part for view in record.views})
     return watch.warnings()
