@@ -182,11 +182,11 @@ def layers(record: Record, images: Mapping[str, np.ndarray], *, bars: bool) -> d
         mean = heads.mean(0)
         values[f"attn_task_to_vis/layer{layer:02d}"] = (mean, value_range(mean[valid], from_zero=True), ATTN_COLORS)
     drawn: dict[str, dict[str, np.ndarray]] = {}
+    if record.keep_mask is not None:
+        drawn["mask_heatmap"] = {v.name: mask(images[v.name], record.keep_mask[v.part], v) for v in views}
     for kind, (value, scale, colors) in values.items():
         pictures = {v.name: heatmap(images[v.name], value[v.part], v, scale, colors) for v in views}
         drawn[kind] = {n: with_colorbar(p, scale, colors) for n, p in pictures.items()} if bars else pictures
-    if record.keep_mask is not None:
-        drawn["mask_heatmap"] = {v.name: mask(images[v.name], record.keep_mask[v.part], v) for v in views}
     return drawn
 
 
