@@ -90,15 +90,8 @@ def test_actions_with_a_camera_left_out(pair, monkeypatch: pytest.MonkeyPatch) -
     hand_over_time_embedding(model, theirs, monkeypatch)
     inputs = make_inputs(1, [[True, False]])
     noise = model.draw_noise(1, "cpu", torch.Generator().manual_seed(3))
-    given = peer.arguments(model, inputs)
-    real = given["attention_mask"][0].bool()
-    alone = {
-        **given,
-        "input_ids": given["input_ids"][:, real],
-        "attention_mask": given["attention_mask"][:, real],
-        "pixel_values": inputs.images[:, :1],
-        "pixel_attention_mask": inputs.image_masks[:, :1],
-    }
+    alone = peer.leave_out_absent(peer.arguments(model, inputs))
+    assert alone["pixel_values"].shape[1] == 1 and alone["attention_mask"].all()
     assert_within(model.sample_actions(inputs, noise), theirs.sample_actions(noise=noise, **alone), ACTION)
 
 

@@ -86,3 +86,18 @@ def arguments(model: Pi0, inputs: ModelInputs) -> dict[str, Tensor]:
         # All cameras carry features; which of them may be looked at is the attention mask's business.
         "pixel_attention_mask": torch.ones_like(inputs.image_masks),
     }
+
+
+def leave_out_absent(given: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The same for one sample as transformers' own processor feeds it: what is masked is not there at all."""
+    real = given["attention_mask"][0].bool()
+    views = given["pixel_values"].shape[1]
+    patches = int((given["input_ids"][0] == given["input_ids"][0, 0]).sum()) // views
+    present = real[: views * patches].view(views, patches)[:, 0]
+    return {
+        **given,
+        "input_ids": given["input_ids"][:, real],
+        "attention_mask": given["attention_mask"][:, real],
+        "pixel_values": given["pixel_values"][:, present],
+        "pixel_attention_mask": given["pixel_attention_mask"][:, present],
+    }
