@@ -91,7 +91,8 @@ def write_token_log(run_dir: str | Path, diagnose: Diagnose | None = None) -> To
         problems.update(validate(dump))
         log.rows.append(token_row(record, before[1] if before[0] == record.episode else None))
         before = (record.episode, record.keep_mask)
-        if record.scores is not None and record.keep_mask is not None:
+        comparable = not scored or [v.part for v in record.views] == [v.part for v in scored[0].views]
+        if record.scores is not None and record.keep_mask is not None and comparable:
             scored.append(record)
     log.summary = {
         "schema_version": SCHEMA_VERSION,

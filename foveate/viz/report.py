@@ -205,7 +205,8 @@ def _over_time(runs: Sequence[RunData], variants: Sequence[str], name: str) -> d
                 episodes[str(row["task"])][key(row)].append(row)
     result: dict[str, list[charts.Line]] = {}
     for task, by_episode in episodes.items():
-        drawn, at = [], defaultdict(lambda: defaultdict(list))
+        drawn: list[charts.Line] = []
+        at: dict[str, dict[int, list[float]]] = defaultdict(lambda: defaultdict(list))
         for episode, rows in by_episode.items():
             label = f"{episode[0]}, episode {episode[2]}"
             index, failed = variants.index(episode[0]), status.get(episode, "success") != "success"
@@ -264,7 +265,8 @@ def _latency(runs: Sequence[RunData], variants: Sequence[str]) -> str:
     return (
         '<h2>Latency by stage</h2><p class="note">Medians in milliseconds per inference. Prefill is what other reports '
         "call kv_cache; other is what the stages leave of the whole: processing of images and text, copies.</p>"
-        f'<div class="card"><div class="legend">{names}</div>{charts.stacked_bars(bars, STAGES, "ms")}</div>'
+        f'<div class="card"><div class="legend">{names}</div>'
+        f'<div class="scroll">{charts.stacked_bars(bars, STAGES, "ms")}</div></div>'
     )
 
 
