@@ -17,7 +17,6 @@ import queue
 import threading
 import time
 import zlib
-from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
@@ -39,6 +38,31 @@ class Job:
     episode: int
     seed: int
     """Of the scene."""
+
+
+class JobQueue:
+    """Hands out jobs; a worker stays with its task, for loading another one takes a simulator seconds."""
+
+    def __init__(self, jobs: Iterable[Job]) -> None:
+        self._todo, self._lock = list(jobs), threading.Lock()
+        self._playing: list[str] = []
+
+    def __len__(self) -> int:
+        return len(self._todo)
+
+    def take(self, last: str | None) -> Job | None:
+        """The next job of the worker whose last job was of task `last`; None: there is none left."""
+        with self._lock:
+            if last is not None:
+                self._playing.remove(last)
+            if not self._todo:
+                return None
+            same = [job for job in self._todo if job.task == last]
+            fresh = [job for job in self._todo if job.task not in self._playing]
+            job = (same or fresh or self._todo)[0]
+            self._todo.remove(job)
+            self._playing.append(job.task)
+            return job
 
 
 @dataclass(frozen=True)
@@ -189,7 +213,7 @@ def rollout(
         FoveateError: an environment cannot be restarted, or the policy cannot infer.
     """
     inbox: queue.Queue[Any] = queue.Queue()
-    todo, stop = deque(jobs), threading.Event()
+    todo, stop = JobQueue(jobs), threading.Event()
 
     def episode(env: RestartableEnv, job: Job) -> Played:
         ask = functools.partial(_ask, inbox, stop)
@@ -254,18 +278,16 @@ def _ask(inbox: queue.Queue[Any], stop: threading.Event, query: Query) -> Answer
 def _work(
     episode: Callable[[RestartableEnv, Job], Played],
     env: RestartableEnv,
-    todo: deque[Job],
+    todo: JobQueue,
     inbox: queue.Queue[Any],
     stop: threading.Event,
 ) -> None:
     """Play jobs until none is left; whatever goes wrong, the inbox hears of it."""
     try:
-        while todo and not stop.is_set():
-            try:
-                job = todo.popleft()
-            except IndexError:  # another thread was faster
-                break
+        task = None
+        while not stop.is_set() and (job := todo.take(task)) is not None:
             inbox.put(episode(env, job))
+            task = job.task
         inbox.put(None)
     except BaseException as error:
         inbox.put(error)

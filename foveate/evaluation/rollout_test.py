@@ -5,7 +5,7 @@ import pytest
 
 from foveate.envs.base import EnvCrash, StepResult
 from foveate.errors import FoveateError
-from foveate.evaluation.rollout import Job, Query, RolloutConfig, noise_of, rollout
+from foveate.evaluation.rollout import Job, JobQueue, Query, RolloutConfig, noise_of, rollout
 from foveate.types import ActionChunk, Observation, Span, TokenLayout, Trace
 
 SHAPE = (4, 2)
@@ -117,6 +117,15 @@ def test_results_depend_neither_on_workers_nor_on_order():
     assert {p.queries[0]["batch"] for p in together} > {1} or together[0].queries[0]["batch"] == 4
     reverse = run(jobs=[Job("walk", 0, e, e) for e in reversed(range(6))])
     assert [p.result.steps for p in reverse] == [p.result.steps for p in alone if p.result.task == "walk"]
+
+
+def test_workers_stay_with_their_task():
+    todo = JobQueue([Job(task, 0, episode, 0) for task in "abc" for episode in range(2)])
+    first, second = todo.take(None), todo.take(None)
+    assert (first.task, second.task) == ("a", "b")
+    order = [todo.take("a"), todo.take("a"), todo.take("b"), todo.take("c")]
+    assert [(job.task, job.episode) for job in order] == [("a", 1), ("c", 0), ("b", 1), ("c", 1)]
+    assert todo.take("b") is None and len(todo) == 0
 
 
 def test_max_batch():
