@@ -97,6 +97,11 @@ def report(argv: list[str]) -> int:
     return _status(console, damaged)
 
 
+def write_evidence(folder: Path, console: Console, limit: int | None) -> list[str]:
+    """Overlays, token log and capabilities of a run folder; the damaged dumps that were passed over."""
+    return sorted({*_plot(folder, limit, console), *_tokens(folder, console)})
+
+
 def _plot(folder: Path, limit: int | None, console: Console) -> list[str]:
     from foveate.tracing.store import dump_paths
     from foveate.tracing.tokens import check_run
@@ -207,7 +212,7 @@ def predict(argv: list[str]) -> int:
         raise FoveateError(store.warnings[0])
     actions = {"actions": np.round(chunk.actions, 6).tolist(), "prompt": config.prompt}
     (config.folder / "actions.json").write_text(json.dumps(actions) + "\n")
-    damaged = list(dict.fromkeys([*_plot(config.folder, None, console), *_tokens(config.folder, console)]))
+    damaged = write_evidence(config.folder, console, None)
     path = build_report([config.folder], config.folder / "report")
     console.print(f"actions: {list(chunk.actions.shape)} in {config.folder / 'actions.json'}", soft_wrap=True)
     console.print(f"report: {path}", soft_wrap=True)
