@@ -29,13 +29,13 @@ def prefill_flops(config: Pi0Config, tokens: int) -> float:
 def denoise_flops(config: Pi0Config, tokens: int, num_steps: int) -> float:
     """All Euler steps of the action expert against `tokens` cached prefix tokens."""
     g, horizon, width = config.expert, config.action_horizon, config.expert.width
-    suffix = horizon if config.pi05 else horizon + 1
-    step = 4 * horizon * config.action_dim * width + g.depth * _layer(g, suffix, tokens + suffix)
+    seen = tokens + horizon if config.pi05 else tokens + 1 + horizon
+    step = 4 * horizon * config.action_dim * width + g.depth * _layer(g, horizon, seen)
     if config.pi05:  # the condition of the adaptive norms: two layers of the time MLP, one map per norm
-        step += 4 * width * width + (2 * g.depth + 1) * 6 * width * width
-    else:
-        step += 2 * config.action_dim * width + 6 * horizon * width * width
-    return num_steps * step
+        return num_steps * (step + 4 * width * width + (2 * g.depth + 1) * 6 * width * width)
+    # π0's state token goes through the expert once and stays in the cache.
+    state = 2 * config.action_dim * width + g.depth * _layer(g, 1, tokens + 1)
+    return state + num_steps * (step + 6 * horizon * width * width)
 
 
 def gflops(config: Pi0Config, *, views: int, tokens: int, num_steps: int) -> dict[str, float]:
