@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -97,9 +97,13 @@ def report(argv: list[str]) -> int:
     return _status(console, damaged)
 
 
-def write_evidence(folder: Path, console: Console, limit: int | None) -> list[str]:
-    """Overlays, token log and capabilities of a run folder; the damaged dumps that were passed over."""
-    return sorted({*_plot(folder, limit, console), *_tokens(folder, console)})
+def write_evidence(folder: Path, console: Console, limit: int | None = None) -> list[str]:
+    """Overlays, token log and capabilities of a traced run, as `foveate eval sim` ends; returns what was damaged.
+
+    Args:
+        limit: inferences to draw, evenly over the run; None: all.
+    """
+    return list(dict.fromkeys([*_plot(folder, limit, console), *_tokens(folder, console)]))
 
 
 def _plot(folder: Path, limit: int | None, console: Console) -> list[str]:
@@ -138,10 +142,10 @@ class PredictConfig:
 
     policy: str
     """Checkpoint folder, or the name of a policy that ships with foveate; `--checkpoint` is the same."""
-    image: tuple[str, ...]
-    """A picture per view, repeatable: `view=path`, or paths in the order of the policy's views."""
     prompt: str
     """The instruction."""
+    image: tuple[str, ...] = ()
+    """A picture per view, repeatable: `view=path`, or paths in the order of the policy's views."""
     state: tuple[float, ...] = ()
     """The robot's state; without one, zeros."""
     exp_name: str | None = None
@@ -183,8 +187,10 @@ def predict(argv: list[str]) -> int:
     from foveate.tracing.store import TraceStore
     from foveate.viz.report import build_report
 
-    aliases = {"checkpoint": "policy", "pretrained_checkpoint": "policy", "images": "image"}
-    config = parse(PredictConfig, _join(argv, "image"), "foveate trace predict", aliases=aliases)
+    aliases = {"checkpoint": "policy", "pretrained_checkpoint": "policy"}
+    words, pictures = _take_all(argv, "image")
+    config = parse(PredictConfig, words, "foveate trace predict", aliases=aliases)
+    config = replace(config, image=tuple(pictures) or config.image)
     console = _console()
     policy = load_policy(
         config.policy,
@@ -212,7 +218,7 @@ def predict(argv: list[str]) -> int:
         raise FoveateError(store.warnings[0])
     actions = {"actions": np.round(chunk.actions, 6).tolist(), "prompt": config.prompt}
     (config.folder / "actions.json").write_text(json.dumps(actions) + "\n")
-    damaged = write_evidence(config.folder, console, None)
+    damaged = write_evidence(config.folder, console)
     path = build_report([config.folder], config.folder / "report")
     console.print(f"actions: {list(chunk.actions.shape)} in {config.folder / 'actions.json'}", soft_wrap=True)
     console.print(f"report: {path}", soft_wrap=True)
@@ -251,14 +257,14 @@ def _observation(config: PredictConfig, policy: Policy, console: Console) -> Obs
     return Observation(images, state, config.prompt)
 
 
-def _join(argv: Sequence[str], flag: str) -> list[str]:
-    """`--image a --image b c` -> one `--image ["a", "b", "c"]`, so that every path survives with its commas."""
+def _take_all(argv: Sequence[str], flag: str) -> tuple[list[str], list[str]]:
+    """The command line without `--image a --image b c`, and [a, b, c]: paths may hold commas, which lists may not."""
     rest: list[str] = []
     values: list[str] = []
     inside = False
     for word in argv:
         name, equals, value = word.partition("=")
-        if name in (f"--{flag}", f"--{flag}s"):
+        if name == f"--{flag}":
             inside = not equals
             values += [value] if equals else []
         elif inside and not word.startswith("--"):
@@ -266,7 +272,7 @@ def _join(argv: Sequence[str], flag: str) -> list[str]:
         else:
             inside = False
             rest.append(word)
-    return [*rest, f"--{flag}={json.dumps(values, ensure_ascii=False)}"] if values else rest
+    return rest, values
 
 
 def _parse(config_cls: type[Any], argv: list[str], verb: str) -> Any:

@@ -247,9 +247,10 @@ def _routing(trace: Trace) -> dict[str, Any]:
     for name in ("router_scores", "raw_score"):
         if name in keep:
             routing[name] = np.asarray(keep.pop(name), np.float32)
-    stats = {name: np.asarray(value) for name, value in keep.items() if name.endswith("_per_query")}
+    kinds = {"tied_per_query": bool}
+    stats = {n: np.asarray(v, kinds.get(n, np.float32)) for n, v in keep.items() if n.endswith("_per_query")}
     if stats:
-        routing["score_stats"] = {k: v if v.dtype == bool else v.astype(np.float32) for k, v in stats.items()}
+        routing["score_stats"] = stats
     return routing
 
 

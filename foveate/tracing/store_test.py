@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import threading
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,7 +14,7 @@ from PIL import Image
 
 from foveate.errors import FoveateError
 from foveate.tracing import store as store_module
-from foveate.tracing.schema import validate
+from foveate.tracing.schema import CAPABILITIES, FIELDS, validate
 from foveate.tracing.store import TraceStore, dump_paths, iter_dumps, read_dump
 from foveate.tracing.synthetic import inference, layout
 from foveate.types import Observation, VisionDecision
@@ -52,7 +54,8 @@ def test_a_dump_holds_what_was_submitted(tmp_path):
     assert routing["kept_ratio"] == 20 / 128
     assert torch.equal(routing["router_scores"], torch.from_numpy(trace.keep["router_scores"]))
     assert routing["seq_lens"] == trace.seq_lens
-    assert set(routing["score_stats"]) == {"max_per_query", "entropy_per_query"}
+    assert set(routing["score_stats"]) == {"max_per_query", "entropy_per_query", "tied_per_query"}
+    assert routing["score_stats"]["tied_per_query"].dtype == torch.bool
     assert torch.equal(raw["attn"]["task_to_vis"][2], torch.from_numpy(trace.attn[2]))
     assert raw["perf"]["stages_ms"]["kv_cache"] == trace.timings_ms["prefill"]
     assert raw["perf"]["forward_latency_s"] == pytest.approx(trace.timings_ms["total"] / 1e3)
@@ -195,3 +198,12 @@ def test_validate_names_what_is_wrong(tmp_path, change, problem):
     assert validate(dump) == []
     change(dump)
     assert any(problem in text for text in validate(dump)), validate(dump)
+
+
+def test_the_documentation_names_every_field_and_no_other():
+    text = (Path(__file__).parents[2] / "docs/trace-schema.md").read_text()
+    table = text[text.index("## A dump") : text.index("## Where a patch lies")]
+    documented = re.findall(r"^\| `([\w.*]+)` \|", table, re.M)
+    assert documented == [field.path for field in FIELDS]
+    for name in CAPABILITIES:
+        assert name in table

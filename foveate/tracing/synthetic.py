@@ -58,6 +58,7 @@ def inference(
         evidence |= {
             "router_scores": scores,
             "max_per_query": scores + 0.1,
+            "tied_per_query": np.zeros_like(scores),
             "entropy_per_query": rng.uniform(2.5, 3.5, scores.size).astype(np.float32),
         }
     weights = np.concatenate(attention, 1).astype(np.float32) * mask
