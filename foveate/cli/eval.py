@@ -167,22 +167,22 @@ class EpisodeProgress:
 
 
 def results_table(runs: Sequence[Evaluated]) -> Any:
-    """Task by task, runs side by side: successes with their Wilson interval, kept tokens, milliseconds."""
+    """A row per task, the runs below each other in it: successes with their Wilson interval, kept tokens, times."""
     from rich.table import Table
 
-    named = "" if len(runs) > 1 else f"{runs[0].variant}: "
-    table = Table(title=f"{named}success (95 % Wilson interval), visual tokens kept, ms per inference p50/p95")
-    table.add_column("task")
-    for run in runs:
-        for column in ("success", "tokens", "ms"):
-            table.add_column(column if named else f"{run.variant}\n{column}", justify="right")
+    # Stacked, the table fits into 80 columns, whatever the number of runs.
+    table = Table(caption="intervals: Wilson, 95 %; kept: visual tokens of all; ms per inference: p50/p95")
+    for column in ("task", "variant"):
+        table.add_column(column, no_wrap=True)
+    for column in ("success", "kept", "ms"):
+        table.add_column(column, justify="right", no_wrap=True)
     tasks = list(dict.fromkeys(group["task"] for run in runs for group in run.summary["tasks"]))
     for task in (*tasks, "all"):
-        cells: list[str] = []
+        lines = []
         for run in runs:
             groups = [run.summary["total"]] if task == "all" else [g for g in run.summary["tasks"] if g["task"] == task]
-            cells += _cells(groups[0]) if groups else ["", "", ""]
-        table.add_row(task, *cells, style="bold" if task == "all" else "")
+            lines += [[run.variant, *_cells(group)] for group in groups]
+        table.add_row(task, *("\n".join(cells) for cells in zip(*lines, strict=True)), end_section=True)
     return table
 
 

@@ -203,7 +203,9 @@ def aggregate(episodes: Sequence[EpisodeResult], queries: Sequence[Mapping[str, 
 def write_results(log: RunLog, *, provenance: Mapping[str, Any], warnings: Sequence[str] = ()) -> dict[str, Any]:
     """Write `results.csv` and `summary.json` beside the log, each replaced at once; returns the summary."""
     episodes, queries = log.episodes, log.queries
-    groups = list(dict.fromkeys((e.variant, e.task) for e in episodes))
+    # In the order of the suite, not of who came first.
+    in_order = sorted(episodes, key=lambda e: (e.variant, e.extra.get("task_id", 0)))
+    groups = list(dict.fromkeys((e.variant, e.task) for e in in_order))
     rows, tasks = [], []
     for variant, task in groups:
         group = aggregate(

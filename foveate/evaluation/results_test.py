@@ -99,8 +99,8 @@ def test_aggregate():
 
 def test_written_files(tmp_path):
     log = RunLog(tmp_path)
-    log.add(episode(0, kept_mean=15.0), queries_of(0))
-    log.add(episode(0, "crash", task="reach-v3", error="died"), [])
+    log.add(episode(0, "crash", task="reach-v3", error="died", extra={"task_id": 1}), [])
+    log.add(episode(0, kept_mean=15.0, extra={"task_id": 0}), queries_of(0))
     summary = write_results(log, provenance={"seed": 7}, warnings=["careful"])
     rows = list(csv.DictReader((tmp_path / "results.csv").open()))
     assert tuple(rows[0]) == CSV_COLUMNS
