@@ -13,7 +13,7 @@ OUT=${1:-runs/tiny}
 PYTHON=${PYTHON:-$([ -x .venv/bin/python ] && echo .venv/bin/python || echo python3)}
 EPISODES=${EPISODES:-50}
 STEPS=${STEPS:-4500}
-TUNE_STEPS=${TUNE_STEPS:-1125}
+TUNE_STEPS=${TUNE_STEPS:-1000}
 PRESETS=foveate/training/presets
 export MUJOCO_GL=${MUJOCO_GL:-egl} OMP_WAIT_POLICY=passive
 
@@ -26,29 +26,36 @@ else
 fi
 
 echo "== demonstrations"
-# More for the tasks that are harder, and that share a scene. One folder per task: loading a task's scene takes seconds.
-DEMOS=()
-for spec in reach:90 push:120 pick-place:140 button-press-topdown:40 drawer-open:40 drawer-close:40 window-open:40; do
-  "$PYTHON" -m foveate data metaworld-demos --tasks "${spec%:*}" --episodes "${spec#*:}" --out "$OUT/demos/${spec%:*}"
-  DEMOS+=("$OUT/demos/${spec%:*}")
-done
-DATA="[$(IFS=,; echo "${DEMOS[*]}")]"
+# One folder per task: loading a task's scene takes seconds. The tasks that share a scene are harder and get more;
+# their second helping, scenes that the base policy never saw, is for the fine-tuning.
+record() { # SEED FOLDER TASK:EPISODES...
+  local seed=$1 folder=$2 spec; shift 2
+  for spec in "$@"; do
+    "$PYTHON" -m foveate data metaworld-demos --tasks "${spec%:*}" --episodes "${spec#*:}" --seed "$seed" \
+      --out "$OUT/$folder/${spec%:*}"
+  done
+}
+folders() { printf '%s\n' "$@" | paste -sd, | sed 's/.*/[&]/'; }
+record 10000 demos reach:90 push:120 pick-place:140 button-press-topdown:40 drawer-open:40 drawer-close:40 window-open:40
+record 20000 more_demos reach:120 push:110 pick-place:110
+BASE_DATA=$(folders "$OUT"/demos/*)
+TUNE_DATA=$(folders "$OUT"/demos/* "$OUT"/more_demos/*)
 
 # train NAME ARGUMENTS...: skipped when its policy is there.
 train() {
   local name=$1; shift
   echo "== training: $name"
-  [ -f "$OUT/train/$name/policy/model.safetensors" ] || "${TRAIN[@]}" --data.path "$DATA" --out "$OUT/train/$name" "$@"
+  [ -f "$OUT/train/$name/policy/model.safetensors" ] || "${TRAIN[@]}" --out "$OUT/train/$name" "$@"
 }
 
-train base --config $PRESETS/metaworld_tiny.yaml --loop.steps "$STEPS"
+train base --config $PRESETS/metaworld_tiny.yaml --loop.steps "$STEPS" --data.path "$BASE_DATA"
 
 # Every variant is fine-tuned alike, the unpruned one too.
 mkdir -p "$OUT/policies"
 tune() {
   local name=$1; shift
   train "$name" --config $PRESETS/metaworld_tiny_finetune.yaml --init_from "$OUT/train/base/policy" \
-    --loop.steps "$TUNE_STEPS" "$@"
+    --data.path "$TUNE_DATA" --loop.steps "$TUNE_STEPS" "$@"
   ln -sfn "../train/$name/policy" "$OUT/policies/$name"
 }
 tune full
