@@ -59,7 +59,7 @@ class Frame:
         self.x_range = x if x[1] > x[0] else (x[0], x[0] + 1)
         self.y_range = y if y[1] > y[0] else (y[0], y[0] + 1)
         self.width, self.height = size
-        self.left, self.right, self.top, self.bottom = 46, 12, 30 if title else 14, 40
+        self.left, self.right, self.top, self.bottom = 56, 12, 30 if title else 14, 40
         self.parts: list[str] = []
         base, end = self.height - self.bottom, self.width - self.right
         if title:

@@ -162,5 +162,5 @@ def test_ticks_are_round(low, high, expected):
 
 def test_frame_maps_the_corners():
     frame = charts.Frame((0, 10), (0, 1), x_label="x", y_label="y", size=(200, 100))
-    assert (frame.x(0), frame.x(10)) == (46, 188)
+    assert (frame.x(0), frame.x(10)) == (56, 188)
     assert (frame.y(0), frame.y(1)) == (60, 14)
