@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from foveate.data.images import resize_with_pad_pil
 from foveate.errors import FoveateError
 from foveate.tracing.record import View, read_record
 from foveate.tracing.store import dump_paths
@@ -44,17 +43,6 @@ def test_patch_of_every_pixel_against_the_plain_formula(source, model, grid):
     row, column = overlay.patch_axes((grid, grid), source, (model, model))
     assert row.tolist() == expected[0].tolist()
     assert column.tolist() == expected[1].tolist()
-
-
-def test_the_model_sees_the_painted_patch_where_the_overlay_says_it_is():
-    """Paint the source by patch, resize as the model's input is, and look at each patch there."""
-    values = np.random.default_rng(0).integers(40, 250, 64).astype(np.uint8)
-    painted = overlay.per_pixel(values, view((8, 8), (112, 112)), (240, 320))
-    seen = resize_with_pad_pil(np.repeat(painted[..., None], 3, 2), 112, 112)[..., 0]
-    centres = seen.reshape(8, 14, 8, 14)[:, 5:9, :, 5:9].astype(int)
-    # Padding of 14 rows above and below: the outer patch rows are black.
-    assert (centres[[0, 7]] == 0).all()
-    assert np.abs(centres[1:7] - values.reshape(8, 1, 8, 1)[1:7]).max() <= 1
 
 
 def test_heatmap_colours():
