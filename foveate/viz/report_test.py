@@ -10,13 +10,16 @@ from html.parser import HTMLParser
 import pytest
 
 from foveate.errors import FoveateError
-from foveate.evaluation.results import CSV_COLUMNS
 from foveate.tracing.store import dump_paths
 from foveate.tracing.synthetic import write_run
 from foveate.viz import charts
 from foveate.viz.report import build_report
 from foveate.viz.report_data import choose, load_run, outcomes
 
+CSV_COLUMNS = (
+    "variant task episodes successes failures crashes success_rate ci_low ci_high kept_mean patches ms_p50 ms_p95 "
+    "vision_ms_p50 prune_ms_p50 prefill_ms_p50 denoise_ms_p50 gflops"
+).split()
 VOID = {"meta", "link", "img", "input", "br", "line", "circle", "rect"}
 
 
