@@ -16,10 +16,26 @@ from foveate.viz import charts
 from foveate.viz.report import build_report
 from foveate.viz.report_data import choose, load_run, outcomes
 
-CSV_COLUMNS = (
-    "variant task episodes successes failures crashes success_rate ci_low ci_high kept_mean patches ms_p50 ms_p95 "
-    "vision_ms_p50 prune_ms_p50 prefill_ms_p50 denoise_ms_p50 gflops"
-).split()
+CSV_COLUMNS = [
+    "variant",
+    "task",
+    "episodes",
+    "successes",
+    "failures",
+    "crashes",
+    "success_rate",
+    "ci_low",
+    "ci_high",
+    "kept_mean",
+    "patches",
+    "ms_p50",
+    "ms_p95",
+    "vision_ms_p50",
+    "prune_ms_p50",
+    "prefill_ms_p50",
+    "denoise_ms_p50",
+    "gflops",
+]
 VOID = {"meta", "link", "img", "input", "br", "line", "circle", "rect"}
 
 
