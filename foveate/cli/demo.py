@@ -31,7 +31,7 @@ class DemoConfig:
     """Of scenes and noise, the same for both variants."""
     num_workers: int = 2
     """Simulators that run in parallel."""
-    max_plots: int = 60
+    max_plots: int = 40
     """Inferences per variant whose overlays are drawn, evenly over the run."""
 
 

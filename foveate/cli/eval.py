@@ -192,7 +192,7 @@ def _cells(group: dict[str, Any]) -> list[str]:
     success += f" {group['crashes']} crashed" if group["crashes"] else ""
     kept, total = group["kept"], group["latency_ms"]["total"]
     tokens = "" if kept["mean"] is None else f"{kept['mean']:.1f}/{kept['patches']:.0f}"
-    return [success, tokens, "" if total["p50"] is None else f"{total['p50']:.1f}/{total['p95']:.1f}"]
+    return [success, tokens, "" if total["p50"] is None else f"{total['p50']:.1f}/{total['p95']:.0f}"]
 
 
 def write_report(folders: Sequence[Path], out: Path, console: Console, max_plots: int | None) -> Path:
