@@ -98,7 +98,7 @@ def measure(
     chosen = modes(attn_layers)
     times: dict[str, list[float]] = {mode.name: [] for mode in chosen}
     with tempfile.TemporaryDirectory() as folder:
-        store = TraceStore(Path(folder))
+        store = TraceStore(folder, views=policy.processor.robot.views, model_image_size=policy.config.vision.image_size)
         for i in range(-3, rounds):  # three rounds warm up
             for k in range(len(chosen)):
                 mode = chosen[(i + k) % len(chosen)]
