@@ -77,11 +77,11 @@ EXTRAS = (
     ("metaworld", "sim", "the simulator of `foveate demo` and `foveate eval sim --env metaworld`"),
     ("libero", "libero", "`foveate eval sim --env libero` (or name its interpreter with --env.python)"),
     ("tensorboard", "train", "a TensorBoard log of `foveate train policy`"),
-    ("tensorrt", "tensorrt", "the TensorRT engine"),
-    ("lerobot", "lerobot", "LeRobot's own datasets and policies"),
-    ("ray", "ray", "more than one machine: `--workers ray`"),
-    ("rerun", "rerun", "the Rerun viewer"),
-    ("openvino", "openvino", "the OpenVINO engine"),
+    ("tensorrt", "tensorrt", "the TensorRT engine (not there yet)"),
+    ("lerobot", "lerobot", "LeRobot's own tools, beside what foveate reads itself"),
+    ("ray", "ray", "more than one machine: `--workers ray` (not there yet)"),
+    ("rerun", "rerun", "the Rerun viewer (not there yet)"),
+    ("openvino", "openvino", "the OpenVINO engine (not there yet)"),
     ("playwright", "browser", "tests of the report in a real browser"),
 )
 """Module, extra, what it is for."""
