@@ -166,7 +166,7 @@ def test_another_configuration_in_the_same_folder_is_refused(policy, tmp_path, c
 
 def test_crashes_hangs_and_failures_are_counted_apart(policy, tmp_path, capsys):
     out = tmp_path / "run"
-    flags = ["--env.timeout_s", "2", "--record", "video"]
+    flags = ["--env.timeout_s", "6", "--record", "video"]
     assert main(command(policy, out, *flags, tasks="crash,fail,go,hang", episodes=2)) == 0
     statuses = {
         task: {s for (t, _), (s, _) in outcome(out).items() if t == task} for task in ("crash", "fail", "go", "hang")
