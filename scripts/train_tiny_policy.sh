@@ -27,7 +27,7 @@ fi
 
 echo "== demonstrations"
 # One folder per task: loading a task's scene takes seconds. The tasks that share a scene are harder and get more;
-# their second helping, scenes that the base policy never saw, is for the fine-tuning.
+# further scenes, which the base policy never saw, are for the fine-tuning.
 record() { # SEED FOLDER TASK:EPISODES...
   local seed=$1 folder=$2 spec; shift 2
   for spec in "$@"; do
@@ -38,8 +38,10 @@ record() { # SEED FOLDER TASK:EPISODES...
 folders() { printf '%s\n' "$@" | paste -sd, | sed 's/.*/[&]/'; }
 record 10000 demos reach:90 push:120 pick-place:140 button-press-topdown:40 drawer-open:40 drawer-close:40 window-open:40
 record 20000 more_demos reach:120 push:110 pick-place:110
+record 20000 even_demos button-press-topdown:80 drawer-open:40 drawer-close:20 window-open:80
 BASE_DATA=$(folders "$OUT"/demos/*)
 TUNE_DATA=$(folders "$OUT"/demos/* "$OUT"/more_demos/*)
+EVEN_DATA=$(folders "$OUT"/demos/* "$OUT"/more_demos/* "$OUT"/even_demos/*)
 
 # train NAME ARGUMENTS...: skipped when its policy is there.
 train() {
@@ -50,12 +52,13 @@ train() {
 
 train base --config $PRESETS/metaworld_tiny.yaml --loop.steps "$STEPS" --data.path "$BASE_DATA"
 
-# Every variant is fine-tuned alike, the unpruned one too.
+# Every variant is fine-tuned alike, the unpruned one too: once, and again with the tasks in better balance.
 mkdir -p "$OUT/policies"
-tune() {
+tune() { # NAME PRUNER-OPTIONS...
   local name=$1; shift
-  train "$name" --config $PRESETS/metaworld_tiny_finetune.yaml --init_from "$OUT/train/base/policy" \
-    --data.path "$TUNE_DATA" --loop.steps "$TUNE_STEPS" "$@"
+  local common=(--config $PRESETS/metaworld_tiny_finetune.yaml --loop.steps "$TUNE_STEPS" "$@")
+  train "${name}_1" "${common[@]}" --init_from "$OUT/train/base/policy" --data.path "$TUNE_DATA"
+  train "$name" "${common[@]}" --init_from "$OUT/train/${name}_1/policy" --data.path "$EVEN_DATA" --pruner_noise.start 0.3
   ln -sfn "../train/$name/policy" "$OUT/policies/$name"
 }
 tune full
@@ -66,7 +69,7 @@ LEARNED=$("$PYTHON" - "$OUT/train/lightvla" <<'PY'
 import json, sys
 from pathlib import Path
 run = Path(sys.argv[1])
-kept = [json.loads(line)["kept"] for line in (run / "metrics.jsonl").read_text().splitlines()][-20:]
+kept = [json.loads(line)["kept"] for line in (run / "metrics.jsonl").read_text().splitlines()][-3:]  # when the noise has gone
 model = json.loads((run / "policy" / "config.json").read_text())["model"]
 patches = len(model["views"]) * (model["vision"]["image_size"] // model["vision"]["patch_size"]) ** 2
 print(round(sum(kept) / len(kept) / patches, 3))
