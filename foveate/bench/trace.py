@@ -92,16 +92,17 @@ def measure(
 ) -> list[dict[str, Any]]:
     """Per mode: median and quartiles in ms, and the ratio to `off`, paired round by round.
 
-    The order of the modes changes with every round, so that none always follows another's writing.
+    The order of the modes is drawn anew in every round, so that none always follows another's writing.
     """
     frames = observations(policy, 8)
+    shuffle = np.random.default_rng(0)
     chosen = modes(attn_layers)
     times: dict[str, list[float]] = {mode.name: [] for mode in chosen}
     with tempfile.TemporaryDirectory() as folder:
         store = TraceStore(folder, views=policy.processor.robot.views, model_image_size=policy.config.vision.image_size)
         for i in range(-3, rounds):  # three rounds warm up
-            for k in range(len(chosen)):
-                mode = chosen[(i + k) % len(chosen)]
+            for k in shuffle.permutation(len(chosen)).tolist():
+                mode = chosen[k]
                 policy.trace = mode.options
                 frame = frames[i % len(frames)]
                 meta = {"task": mode.name, "task_id": k, "episode": 0, "step": i + 3, "query": i + 3}
