@@ -23,6 +23,7 @@ import statistics
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -31,32 +32,15 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
+from foveate.bench import trace as bench
 from foveate.engine.eager import EagerEngine
 from foveate.golden import peer
-from foveate.models.pi0.config import GemmaConfig, Pi0Config, VisionConfig
+from foveate.models.pi0.config import Pi0Config
 from foveate.models.pi0.model import ModelInputs, Pi0
 from foveate.pruning import LightVLA, Random, make_pruner
 
-MID = Pi0Config(
-    pi05=False,
-    action_dim=32,
-    action_horizon=50,
-    max_token_len=200,
-    vocab_size=2048,
-    llm=GemmaConfig(width=512, depth=8, mlp_dim=2048, num_heads=8, num_kv_heads=1, head_dim=64),
-    expert=GemmaConfig(width=256, depth=8, mlp_dim=1024, num_heads=8, num_kv_heads=1, head_dim=64),
-    vision=VisionConfig(
-        hidden_size=384,
-        num_hidden_layers=12,
-        num_attention_heads=6,
-        intermediate_size=1536,
-        patch_size=14,
-        image_size=224,
-        projection_dim=512,
-    ),
-    time_grid="exact",  # transformers' grid
-)
-"""65 million parameters: large enough that matrix products rule, small enough for a CPU."""
+# The project's mid-size model as π0 with openpi's three cameras, on transformers' time grid.
+MID = replace(bench.MID, pi05=False, views=Pi0Config().views, time_grid="exact")
 PROMPT = 48
 BASELINE = "transformers"
 Samples = dict[tuple[str, int, str], list[float]]
