@@ -199,6 +199,61 @@ class ActionChunk:
     trace: Trace | None = None
 
 
+Phase = Literal["prefix", "suffix"]
+
+
+@dataclass(frozen=True)
+class AttentionRequest:
+    """Which attention rows to compute beside an inference."""
+
+    layers: tuple[int, ...]
+    """Backbone layers; negative numbers count from the end."""
+    phases: tuple[Phase, ...] = ("prefix",)
+    """`prefix`: text -> image in the prefill; `suffix`: action -> image while denoising."""
+    heads: tuple[int, ...] | None = None
+    """Heads of each layer; None: all."""
+    steps: Literal["mean", "each"] = "mean"
+    """Denoising steps of the suffix: averaged, or one map each."""
+    tokens: bool = False
+    """True: one prefix map per text token, instead of the mean over the valid ones."""
+
+
+@dataclass
+class AttentionMaps:
+    """Where one phase of one inference looked; on the host."""
+
+    phase: Phase
+    layers: tuple[int, ...]
+    heads: tuple[int, ...]
+    views: tuple[str, ...]
+    maps: np.ndarray
+    """float16 [layer, head, view, grid_h, grid_w]: attention mass per patch, 0 where dropped or absent. With
+    `steps="each"` or `tokens=True` one more axis leads: [step or token, layer, ...]."""
+    valid: np.ndarray
+    """bool [view, grid_h, grid_w]: patches that were there and kept."""
+    tokens: tuple[str, ...] = ()
+    """The text pieces of the leading axis, where maps are per token."""
+
+
+@dataclass(frozen=True)
+class VQASample:
+    """One question about one image."""
+
+    id: str
+    dataset: str
+    question: str
+    answers: tuple[str, ...]
+    """Accepted answers (TextVQA: all ten); of a multiple choice the letter. Empty: not public."""
+    image: bytes | str | None
+    """Encoded picture, or the path of one; None: there is none."""
+    choices: tuple[str, ...] = ()
+    """Texts of the options A, B, C, ...; empty: an open question."""
+    hint: str = ""
+    """Context that the benchmark gives beside the question."""
+    category: str = ""
+    split: str = ""
+
+
 EpisodeStatus = Literal["success", "failure", "crash"]
 
 
