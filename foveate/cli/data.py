@@ -43,11 +43,23 @@ class MetaWorldDemosConfig:
     """Steps recorded beyond the first success."""
     noise: NoiseConfig = field(default_factory=NoiseConfig)
     """Disturbance of the executed actions."""
+    learner: str | None = None
+    """A policy (folder or shipped name) that drives in turn with the expert, who labels every state: DAgger. Its
+    failed episodes are kept."""
+    learner_share: float = 0.8
+    """Share of the chunks that the learner drives, 0 to 1."""
+    learner_steps: int = 6
+    """Actions that the learner executes before the next decision; a multiple of `image_every`."""
 
     def __post_init__(self) -> None:
         if min(self.episodes, self.workers, self.image_every, self.store_size) < 1 or self.extra_steps < 0:
             raise FoveateError(
                 "episodes, workers, image_every and store_size: expected at least 1; extra_steps at least 0"
+            )
+        if self.learner is not None and (not 0 <= self.learner_share <= 1 or self.learner_steps % self.image_every):
+            raise FoveateError(
+                f"learner: expected learner_share in [0, 1], got {self.learner_share}, and learner_steps a multiple of "
+                f"image_every ({self.image_every}), got {self.learner_steps}"
             )
         if self.image_size % self.store_size:
             raise FoveateError(f"store_size {self.store_size}: expected a divisor of image_size {self.image_size}")
@@ -82,17 +94,38 @@ def plan(config: MetaWorldDemosConfig) -> list[Slot]:
 
 
 _env = None
+_learner = None
+
+
+def load_learner(config: MetaWorldDemosConfig):
+    """The learner of a configuration, or None; one thread, since every recording process has its own."""
+    if config.learner is None:
+        return None
+    import torch
+
+    from foveate.envs.experts import Learner
+    from foveate.policy import load_policy
+
+    torch.set_num_threads(1)
+    policy = load_policy(config.learner)
+    if policy.spec.action_horizon < config.learner_steps:
+        raise FoveateError(
+            f"learner_steps: {config.learner} gives {policy.spec.action_horizon} actions at a time, "
+            f"got {config.learner_steps}"
+        )
+    return Learner(lambda observation: policy.infer(observation).actions[: config.learner_steps], config.learner_share)
 
 
 def record(slot: Slot, config: MetaWorldDemosConfig) -> int:
     """Record one slot in this process; returns the number of attempts."""
-    global _env
+    global _env, _learner
     from foveate.data.demos import write_episode
     from foveate.envs.experts import demonstrate
     from foveate.envs.metaworld import CONVENTIONS, MetaWorldEnv
 
     if _env is None:
         _env = MetaWorldEnv(image_size=config.image_size, max_steps=config.max_steps)
+        _learner = load_learner(config)
     for attempt in range(ATTEMPTS):
         episode = demonstrate(
             _env,
@@ -102,6 +135,7 @@ def record(slot: Slot, config: MetaWorldDemosConfig) -> int:
             config.image_every,
             config.store_size,
             config.extra_steps,
+            _learner,
         )
         if episode is not None:
             write_episode(Path(config.out), slot.index, episode, slot.task_index, CONVENTIONS.control_hz)

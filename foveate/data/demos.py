@@ -46,7 +46,7 @@ class DemoEpisode:
     seed: int
     """Seed of the scene."""
     success_step: int
-    """Step (1-based) after which the environment first reported success."""
+    """Step (1-based) after which the environment first reported success; 0: it never did."""
     states: np.ndarray
     """float32 [T, S]."""
     actions: np.ndarray

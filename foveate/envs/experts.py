@@ -7,10 +7,14 @@ few steps), and every state is labelled with what the expert would do in it.
 Meta-World's own experts for push and pick-place switch between rising 10-20 cm and dropping onto the puck when the
 hand is 2 cm off, and fail at more than half of the disturbed episodes; `grasp_and_move` takes their place. The other
 tasks use Meta-World's.
+
+What noise does not reach are the places where a trained policy gets stuck. There a `Learner` drives in turn with the
+expert, who labels every state all the same (DAgger; Ross, Gordon, Bagnell 2011).
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -94,34 +98,59 @@ class Disturbance:
         return np.clip(moved, -1.0, 1.0)
 
 
+@dataclass(frozen=True)
+class Learner:
+    """A policy that drives in turn with the expert."""
+
+    act: Callable[[Observation], np.ndarray]
+    """Observation -> actions float32 [n, 4] to execute open-loop."""
+    share: float = 0.8
+    """Probability that the learner drives until the next decision, which falls due when its actions are used up."""
+
+
 def demonstrate(
-    env: MetaWorldEnv, task: str, seed: int, noise: NoiseConfig, image_every: int, store_size: int, extra_steps: int
+    env: MetaWorldEnv,
+    task: str,
+    seed: int,
+    noise: NoiseConfig,
+    image_every: int,
+    store_size: int,
+    extra_steps: int,
+    learner: Learner | None = None,
 ) -> DemoEpisode | None:
-    """One disturbed expert episode, `extra_steps` beyond its first success; None where the expert failed.
+    """One disturbed episode, labelled by the expert, `extra_steps` beyond its first success.
+
+    None where the expert failed; with a learner, failures are what is looked for and are kept (`success_step` 0).
 
     store_size: side of the stored pictures; `env.image_size` must be a multiple (blocks of pixels are averaged,
     which for a factor of 2 is what bilinear resizing does).
     """
     observation: Observation | None = env.reset(task, seed)
     prompt = observation.prompt  # type: ignore[union-attr]
-    disturbance = Disturbance(noise, seed)
+    disturbance, turns = Disturbance(noise, seed), np.random.default_rng([seed, 1])
     states, actions, frames = [], [], []
     images: dict[str, list[np.ndarray]] = {view: [] for view in env.views}
-    success_step = 0
+    success_step, decide_at = 0, 0
+    driving: list[np.ndarray] = []  # the learner's actions still to be executed
     for step in range(env.max_steps):
         if observation is not None:
             frames.append(step)
             for view in env.views:
                 images[view].append(shrink(observation.images[view], store_size))
+            if learner is not None and step >= decide_at:
+                chunk = learner.act(observation)
+                driving = list(chunk) if turns.random() < learner.share else []
+                decide_at = step + len(chunk)
         states.append(env.state)
         actions.append(expert_action(env))
-        result = env.step(disturbance.apply(actions[-1]), render=(step + 1) % image_every == 0)
+        chosen = driving.pop(0) if driving else actions[-1]
+        result = env.step(disturbance.apply(chosen), render=(step + 1) % image_every == 0)
         observation = result.observation
         if result.success and not success_step:
             success_step = step + 1
         if result.done or (success_step and step + 1 >= success_step + extra_steps):
             break
-    if not success_step:
+    if not success_step and learner is None:
         return None
     return DemoEpisode(
         task=prompt,

@@ -143,8 +143,10 @@ class MetaWorldEnv:
         self._sim, self._expert, self._renderer = self._loaded[task]
         self.task = task
         self._sim.seed(seed)
-        self._raw, _ = self._sim.reset()
-        mujoco.mj_forward(self._sim.model, self._sim.data)  # the goal's marker has moved in the model alone
+        self._sim.reset()
+        # Objects and the goal's marker have moved in the model alone; what `reset` returns still has their old places.
+        mujoco.mj_forward(self._sim.model, self._sim.data)
+        self._raw = self._sim._get_obs()
         self._steps = 0
         return self.observe()
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from foveate.envs.base import EnvCrash
-from foveate.envs.experts import Disturbance, NoiseConfig, demonstrate, expert_action, shrink
+from foveate.envs.experts import Disturbance, Learner, NoiseConfig, demonstrate, expert_action, shrink
 from foveate.envs.metaworld import SHARED_SCENE, MetaWorldEnv, canonical_task, instruction_of
 from foveate.envs.suites import FOVEATE
 from foveate.errors import FoveateError
@@ -119,6 +119,32 @@ def test_demonstration_is_labelled_with_clean_actions(env):
         executed = disturbance.apply(action)
         assert executed[3] == action[3]
         env.step(executed, render=False)
+
+
+def test_a_learner_drives_and_the_expert_labels():
+    env, seen = MetaWorldEnv(["window-open"], image_size=56, max_steps=12), []
+
+    def stay(observation):
+        seen.append(observation.state)
+        return np.zeros((6, 4), np.float32)
+
+    calm = NoiseConfig(scale=0.0, kick_rate=0.0)
+    demo = demonstrate(env, "window-open-v3", 3, calm, 2, 56, 4, Learner(stay, share=1.0))
+    assert demo is not None
+    assert (demo.success_step, len(demo), len(seen)) == (0, 12, 2)
+    assert np.ptp(demo.states[:, :3], axis=0).max() < 0.02  # the hand stayed where it was ...
+    assert (demo.actions[:, 1] == 1.0).all()  # ... and was told throughout to go to the window
+    expert = demonstrate(env, "window-open-v3", 3, calm, 2, 56, 4, Learner(stay, share=0.0))
+    assert expert is not None
+    assert np.ptp(expert.states[:, 1]) > 0.05
+    env.close()
+
+
+def test_a_scene_is_known_from_its_first_instant(env):
+    env.reset("window-open-v3", 10)
+    first = env.raw.copy()
+    env.step(np.zeros(4), render=False)
+    np.testing.assert_allclose(first[4:7], env.raw[4:7], atol=2e-3)  # the window's handle, which the expert reads
 
 
 def test_disturbance_pushes_and_is_reproducible():
