@@ -1,0 +1,134 @@
+"""The keys of a value-of-vision experiment: `model.* policy.* vision_budget.* eval.* training.* data.*`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from foveate.errors import FoveateError
+from foveate.types import Decoding, VisionBudget
+from foveate.vision_value.config import PolicyConfig, PruningMode, TrainingConfig
+
+DEFAULT_TEMPLATE = "{question}"
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """Which vision-language model answers."""
+
+    path: str = "tiny_qwen3vl"
+    """Checkpoint folder, hub name, or the name of a model that ships with foveate."""
+    device: str = "cpu"
+    """Torch device."""
+    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
+    """Of the weights."""
+    lora: str | None = None
+    """Folder of a LoRA adapter (peft) to put on top."""
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """Which questions."""
+
+    train_jsonl: str | None = None
+    """Questions that the policy is trained on: a JSONL file, or the name of a data set."""
+    eval_jsonl: str | None = None
+    """Questions that are evaluated where `--dataset_config` names none."""
+    prompt_template: str = DEFAULT_TEMPLATE
+    """The prompt; `{question}` stands for the question, with hint and options below it."""
+    root: str | None = None
+    """Folder with the files of the published sets; null: the hub."""
+    split: str | None = None
+    """Split to evaluate; null: each set's usual one (MMBench: dev, whose answers are public)."""
+    train_split: str = "train"
+    """Split to train on, where `train_jsonl` names a data set."""
+
+    def __post_init__(self) -> None:
+        if "{question}" not in self.prompt_template:
+            raise FoveateError(
+                f"data.prompt_template: expected {{question}} somewhere in it, got {self.prompt_template!r}"
+            )
+
+
+@dataclass(frozen=True)
+class EvalConfig:
+    """How answers are made and kept."""
+
+    max_new_tokens: int = 16
+    """Tokens of an answer at most."""
+    num_beams: int = 1
+    """Beams; 1: greedy, or sampling."""
+    do_sample: bool = False
+    """Draw the tokens, seeded per sample by `training.seed`."""
+    temperature: float = 1.0
+    """Of the draw."""
+    batch_size: int = 32
+    """Questions per forward pass; alike in length and resolution, so that little is padded."""
+    cache_reuse: bool = True
+    """Go on from the text-first pass's KV cache where the prompt order allows it; answers are the same."""
+    profile: bool = False
+    """Really execute the chosen path, question by question, for latency and memory."""
+    profile_samples: int = 50
+    """Questions of a profiling run; the first ones warm up."""
+    cache_dir: str | None = None
+    """Folder of the answers; null: one under outputs/vqa_cache, named by model, prompt, decoding and budget."""
+    ddp_checkpoint_path: str | None = None
+    """A `checkpoint-*.pt` of the policy (`--checkpoint` takes an accelerate state folder)."""
+    workers: Literal["local", "ray"] = "local"
+    """`ray`: spread the passes over a Ray cluster; under `torchrun` they are spread over its processes."""
+    bootstrap: int = 1000
+    """Resamples of an interval."""
+
+    def __post_init__(self) -> None:
+        for key in ("batch_size", "profile_samples", "bootstrap"):
+            if getattr(self, key) < 1:
+                raise FoveateError(f"eval.{key}: expected at least 1, got {getattr(self, key)}")
+        self.decoding(0)
+
+    def decoding(self, seed: int) -> Decoding:
+        """The part of it that changes answers."""
+        return Decoding(self.max_new_tokens, self.num_beams, self.do_sample, self.temperature, seed)
+
+
+@dataclass(frozen=True)
+class VqaConfig:
+    """A value-of-vision experiment: every row chooses among the same three answers to each question."""
+
+    model: ModelConfig = field(default_factory=ModelConfig)
+    data: DataConfig = field(default_factory=DataConfig)
+    policy: PolicyConfig = field(default_factory=PolicyConfig)
+    vision_budget: VisionBudget = field(default_factory=VisionBudget)
+    eval: EvalConfig = field(default_factory=EvalConfig)
+    training: TrainingConfig = field(default_factory=TrainingConfig)
+    dataset_config: str | None = None
+    """Data sets to evaluate, separated by commas: mmbench, mmmu, textvqa, easy_vqa, mixed, or a JSONL file."""
+    output_dir: str = "outputs/vqa"
+    """Where the results go."""
+    checkpoint: str | None = None
+    """The trained policy: an accelerate state folder, or an output folder of `foveate train value`."""
+    max_samples: int | None = None
+    """Questions of each data set at most; null: all."""
+    pareto: tuple[float, ...] = ()
+    """Values of lambda, one row of the learned policy each; empty: policy.lambda_cost alone."""
+    thresholds: tuple[float, ...] = ()
+    """Thresholds of the uncertainty rule, one row each."""
+    uncertainty: Literal["entropy", "margin"] = "entropy"
+    """What `--thresholds` are thresholds of."""
+    vision: Literal["coarse", "full"] = "full"
+    """How the uncertainty rule looks."""
+    ratios: tuple[float, ...] = ()
+    """Shares of vision tokens to keep: one more pass, and one row, for each below 1."""
+    mode: PruningMode = "stride"
+    """Which tokens `--ratios` keep; random and downsample are in the table always."""
+    language: Literal["en", "zh"] = "en"
+    """Of plots."""
+
+    def __post_init__(self) -> None:
+        for ratio in self.ratios:
+            if not 0 < ratio <= 1:
+                raise FoveateError(f"--ratios: expected shares in (0, 1], got {ratio}")
+        for value in self.pareto:
+            if not value >= 0:
+                raise FoveateError(f"--pareto: expected values of lambda of at least 0, got {value}")
+        if self.max_samples is not None and self.max_samples < 1:
+            raise FoveateError(f"--max_samples: expected at least 1, got {self.max_samples}")
