@@ -1,9 +1,11 @@
 #!/usr/bin/env bash
-# Reproduces the shipped tiny policies from nothing: demonstrations -> base policy -> fine-tuned variants -> evaluation.
+# Reproduces the shipped tiny policies from nothing:
+#
+#   demonstrations -> base -> two learners -> demonstrations with the learners at the wheel -> variants -> evaluation
 #
 #   scripts/train_tiny_policy.sh [OUT]          default OUT: runs/tiny
 #
-# A few hours on two CPU cores, most of it simulation; with a GPU the training takes minutes. Every stage goes on
+# About five hours on two CPU cores, most of them training; with a GPU the training takes minutes. Every stage goes on
 # where it was interrupted: run the same command again. Needs `pip install .[sim,train]`.
 # PYTHON, EPISODES (evaluation episodes per task), STEPS and TUNE_STEPS may be set in the environment.
 set -euo pipefail
@@ -13,7 +15,8 @@ OUT=${1:-runs/tiny}
 PYTHON=${PYTHON:-$([ -x .venv/bin/python ] && echo .venv/bin/python || echo python3)}
 EPISODES=${EPISODES:-50}
 STEPS=${STEPS:-4500}
-TUNE_STEPS=${TUNE_STEPS:-1000}
+LEARN_STEPS=${LEARN_STEPS:-1000}
+TUNE_STEPS=${TUNE_STEPS:-1200}
 PRESETS=foveate/training/presets
 export MUJOCO_GL=${MUJOCO_GL:-egl} OMP_WAIT_POLICY=passive
 
@@ -25,23 +28,16 @@ else
   export OMP_NUM_THREADS=1
 fi
 
-echo "== demonstrations"
-# One folder per task: loading a task's scene takes seconds. The tasks that share a scene are harder and get more;
-# further scenes, which the base policy never saw, are for the fine-tuning.
-record() { # SEED FOLDER TASK:EPISODES...
-  local seed=$1 folder=$2 spec; shift 2
+# record SEED FOLDER "OPTIONS" TASK:EPISODES...: one folder per task, since loading a task's scene takes seconds.
+record() {
+  local seed=$1 folder=$2 options=$3 spec; shift 3
   for spec in "$@"; do
-    "$PYTHON" -m foveate data metaworld-demos --tasks "${spec%:*}" --episodes "${spec#*:}" --seed "$seed" \
+    # shellcheck disable=SC2086  # several options
+    "$PYTHON" -m foveate data metaworld-demos --tasks "${spec%:*}" --episodes "${spec#*:}" --seed "$seed" $options \
       --out "$OUT/$folder/${spec%:*}"
   done
 }
 folders() { printf '%s\n' "$@" | paste -sd, | sed 's/.*/[&]/'; }
-record 10000 demos reach:90 push:120 pick-place:140 button-press-topdown:40 drawer-open:40 drawer-close:40 window-open:40
-record 20000 more_demos reach:120 push:110 pick-place:110
-record 20000 even_demos button-press-topdown:80 drawer-open:40 drawer-close:20 window-open:80
-BASE_DATA=$(folders "$OUT"/demos/*)
-TUNE_DATA=$(folders "$OUT"/demos/* "$OUT"/more_demos/*)
-EVEN_DATA=$(folders "$OUT"/demos/* "$OUT"/more_demos/* "$OUT"/even_demos/*)
 
 # train NAME ARGUMENTS...: skipped when its policy is there.
 train() {
@@ -49,20 +45,45 @@ train() {
   echo "== training: $name"
   [ -f "$OUT/train/$name/policy/model.safetensors" ] || "${TRAIN[@]}" --out "$OUT/train/$name" "$@"
 }
+tune() { train "$@" --config $PRESETS/metaworld_tiny_finetune.yaml; }
+
+echo "== demonstrations"
+# The tasks that share a scene are harder and get more.
+record 10000 demos "" reach:90 push:120 pick-place:140 button-press-topdown:40 drawer-open:40 drawer-close:40 window-open:40
+record 20000 more_demos "" reach:120 push:110 pick-place:110
+record 20000 even_demos "" button-press-topdown:80 drawer-open:40 drawer-close:20 window-open:80
+BASE_DATA=$(folders "$OUT"/demos/*)
+MORE_DATA=$(folders "$OUT"/demos/* "$OUT"/more_demos/*)
+EVEN_DATA=$(folders "$OUT"/demos/* "$OUT"/more_demos/* "$OUT"/even_demos/*)
 
 train base --config $PRESETS/metaworld_tiny.yaml --loop.steps "$STEPS" --data.path "$BASE_DATA"
 
-# Every variant is fine-tuned alike, the unpruned one too: once, and again with the tasks in better balance.
-mkdir -p "$OUT/policies"
-tune() { # NAME PRUNER-OPTIONS...
+echo "== learners: an unpruned and a pruned policy, which then show where they get stuck"
+learner() { # NAME PRUNER-OPTIONS...
   local name=$1; shift
-  local common=(--config $PRESETS/metaworld_tiny_finetune.yaml --loop.steps "$TUNE_STEPS" "$@")
-  train "${name}_1" "${common[@]}" --init_from "$OUT/train/base/policy" --data.path "$TUNE_DATA"
-  train "$name" "${common[@]}" --init_from "$OUT/train/${name}_1/policy" --data.path "$EVEN_DATA" --pruner_noise.start 0.3
+  tune "learner_${name}_1" --loop.steps "$LEARN_STEPS" --init_from "$OUT/train/base/policy" --data.path "$MORE_DATA" "$@"
+  tune "learner_$name" --loop.steps "$LEARN_STEPS" --init_from "$OUT/train/learner_${name}_1/policy" \
+    --data.path "$EVEN_DATA" --pruner_noise.start 0.3 "$@"
+}
+learner full
+learner lightvla --pruner lightvla --pruner.train_form deduplicated
+DAGGER="--noise.scale 0.1 --noise.kick_rate 0.005 --learner_share 0.85 --max_steps 200 --learner $OUT/train/learner"
+record 30000 dagger_full "${DAGGER}_full/policy" \
+  window-open:60 button-press-topdown:50 reach:50 push:20 pick-place:30 drawer-open:15 drawer-close:10
+record 31000 dagger_lightvla "${DAGGER}_lightvla/policy" \
+  window-open:60 button-press-topdown:60 reach:20 push:40 pick-place:40 drawer-open:15
+ALL_DATA=$(folders "$OUT"/{demos,more_demos,even_demos,dagger_full,dagger_lightvla}/*)
+
+# Every variant starts from the unpruned learner and is fine-tuned alike, the unpruned one too.
+mkdir -p "$OUT/policies"
+variant() { # NAME PRUNER-OPTIONS...
+  local name=$1; shift
+  tune "$name" --loop.steps "$TUNE_STEPS" --init_from "$OUT/train/learner_full/policy" --data.path "$ALL_DATA" \
+    --data.frame_stride 2 "$@"
   ln -sfn "../train/$name/policy" "$OUT/policies/$name"
 }
-tune full
-tune lightvla --pruner lightvla --pruner.train_form deduplicated
+variant full
+variant lightvla --pruner lightvla --pruner.train_form deduplicated
 
 # The controls get the share of patches that LightVLA settled on, and a quarter.
 LEARNED=$("$PYTHON" - "$OUT/train/lightvla" <<'PY'
@@ -76,8 +97,8 @@ print(round(sum(kept) / len(kept) / patches, 3))
 PY
 )
 for ratio in "$LEARNED" 0.25; do
-  tune "random_$ratio" --pruner random --pruner.keep_ratio "$ratio"
-  tune "stride_$ratio" --pruner stride --pruner.keep_ratio "$ratio"
+  variant "random_$ratio" --pruner random --pruner.keep_ratio "$ratio"
+  variant "stride_$ratio" --pruner stride --pruner.keep_ratio "$ratio"
 done
 
 echo "== evaluation"
