@@ -21,10 +21,11 @@ from foveate.engine.eager import EagerEngine
 from foveate.errors import FoveateError
 from foveate.models.pi0.config import Pi0Config
 from foveate.models.pi0.detect import detect
+from foveate.models.pi0.model import ModelInputs
 from foveate.models.pi0.processing import Processor
 from foveate.models.pi0.weights import load_weights
 from foveate.pruning import make_pruner
-from foveate.types import ActionChunk, Observation, Trace
+from foveate.types import ActionChunk, AttentionMaps, AttentionRequest, Observation, Phase, Trace
 
 POLICIES = Path(__file__).parent / "policies"
 """Policies that ship with foveate; `load_policy` takes their bare names."""
@@ -97,6 +98,27 @@ class Policy:
         Args:
             noise: float32 [B, action_horizon, model action_dim].
         """
+        return self._run(observations, noise)[0]
+
+    def attend(
+        self, observations: Sequence[Observation], request: AttentionRequest, noise: np.ndarray | None = None
+    ) -> list[tuple[ActionChunk, dict[Phase, AttentionMaps]]]:
+        """Act on several observations at once, and tell where each inference looked.
+
+        Args:
+            noise: float32 [B, action_horizon, model action_dim].
+        Raises:
+            FoveateError: a layer, head or phase that is not there.
+        """
+        chunks, inputs, result = self._run(observations, noise, request)
+        assert result.looked is not None
+        tokens = inputs.tokens.cpu().numpy()
+        pieces = [self.processor.tokenizer.pieces(row) for row in tokens] if request.tokens else [[]] * len(chunks)
+        return [(chunk, result.looked.sample(b, pieces[b])) for b, chunk in enumerate(chunks)]
+
+    def _run(
+        self, observations: Sequence[Observation], noise: np.ndarray | None, request: AttentionRequest | None = None
+    ) -> tuple[list[ActionChunk], ModelInputs, Inference]:
         start = time.perf_counter()
         inputs = self.processor.inputs(observations).to(self.device)
         shape = (len(observations), self.config.action_horizon, self.config.action_dim)
@@ -105,11 +127,14 @@ class Policy:
         x_1 = torch.randn(shape) if noise is None else torch.from_numpy(np.asarray(noise, np.float32))
         self._collect_evidence()
         layers = self.trace.attn_layers if self.trace else ()
-        result = self.engine.run(inputs, x_1.to(self.device), num_steps=self.num_steps, attn_layers=layers)
+        result = self.engine.run(
+            inputs, x_1.to(self.device), num_steps=self.num_steps, attn_layers=layers, attention=request
+        )
         actions = self.processor.actions(result.actions.float().cpu(), observations)
         timings = {**result.stages_ms, "total": (time.perf_counter() - start) * 1e3}
         traces = self._traces(result, observations, timings) if self.trace else [None] * len(observations)
-        return [ActionChunk(a, dict(timings), t) for a, t in zip(actions, traces, strict=True)]
+        chunks = [ActionChunk(a, dict(timings), t) for a, t in zip(actions, traces, strict=True)]
+        return chunks, inputs, result
 
     @property
     def pruner(self) -> Any:

@@ -14,7 +14,7 @@ from foveate.errors import FoveateError
 from foveate.models.pi0.config import GemmaConfig, VisionConfig
 from foveate.policy import Policy, TraceOptions, load_policy
 from foveate.pruning import make_pruner
-from foveate.types import Observation
+from foveate.types import AttentionRequest, Observation
 
 _GEMMA = GemmaConfig(width=32, depth=2, mlp_dim=64, num_heads=2, num_kv_heads=1, head_dim=16)
 TINY = replace(
@@ -125,3 +125,40 @@ def test_the_same_generator_state_gives_the_same_actions(policy):
     first = policy.infer(frame).actions
     torch.manual_seed(3)
     np.testing.assert_array_equal(first, policy.infer(frame).actions)
+
+
+def test_attention_maps_beside_the_actions(policy):
+    """Pruned patches are not valid and hold nothing; the actions are those of an inference that nobody watches."""
+    frames = observations(policy, 2)
+    frames[1] = replace(frames[1], prompt="open the drawer")
+    noise = np.random.default_rng(0).standard_normal((2, 6, 4)).astype(np.float32)
+    plain = policy.infer_batch(frames, noise)
+    policy.trace = TraceOptions(attn_layers=(1,))
+    both = policy.attend(frames, AttentionRequest((0, 1), ("prefix", "suffix")), noise)
+    for b, (chunk, maps) in enumerate(both):
+        np.testing.assert_allclose(chunk.actions, plain[b].actions, atol=1e-5)
+        keep = chunk.trace.keep["keep_mask"]
+        assert 0 < keep.sum() < 32
+        assert set(maps) == {"prefix", "suffix"}
+        for phase, found in maps.items():
+            assert (found.phase, found.layers, found.heads) == (phase, (0, 1), (0, 1))
+            assert found.views == ("corner", "gripperPOV")
+            np.testing.assert_array_equal(found.valid.ravel(), keep)
+            assert found.maps.shape == (2, 2, 2, 4, 4) and found.maps.dtype == np.float16
+            assert (found.maps[..., ~found.valid] == 0).all() and (found.maps[..., found.valid] > 0).all()
+            assert (found.maps.astype(np.float32).sum((2, 3, 4)) < 1).all()
+        expected = chunk.trace.attn[1].reshape(2, 2, 4, 4).astype(np.float16)
+        np.testing.assert_array_equal(maps["prefix"].maps[1], expected)
+    policy.trace = None
+    (_, alone) = policy.attend(frames[:1], AttentionRequest((-1,), heads=(1,), tokens=True), noise[:1])[0]
+    tokens = alone["prefix"].tokens
+    assert "".join(tokens).startswith("<s>▁Task:▁push▁the▁puck") and len(tokens) == len(alone["prefix"].maps)
+    np.testing.assert_allclose(alone["prefix"].maps.mean(0)[0, 0], both[0][1]["prefix"].maps[1, 1], atol=1e-3)
+
+
+def test_attention_that_cannot_be_is_named(policy):
+    frame = observations(policy, 1)[:1]
+    with pytest.raises(FoveateError, match="attention layer 2: the backbone has layers 0 to 1"):
+        policy.attend(frame, AttentionRequest((2,)))
+    with pytest.raises(FoveateError, match="attention head 2: the layers have heads 0 to 1"):
+        policy.attend(frame, AttentionRequest((0,), heads=(2,)))

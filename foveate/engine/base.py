@@ -9,7 +9,8 @@ from typing import Protocol
 from torch import Tensor
 
 from foveate.models.pi0.model import ModelInputs
-from foveate.types import KeepSet, TokenLayout
+from foveate.tracing.capture import Captured
+from foveate.types import AttentionRequest, KeepSet, TokenLayout
 
 
 @dataclass
@@ -28,11 +29,19 @@ class Inference:
     """vision, prune, prefill, denoise: milliseconds of the whole batch."""
     attn: dict[int, Tensor] = field(default_factory=dict)
     """Layer -> float32 [B, heads, P], see `tracing.capture`."""
+    looked: Captured | None = None
+    """The attention asked for."""
 
 
 class Engine(Protocol):
     """Runs one batch. Engines differ in speed, never in what they compute."""
 
     def run(
-        self, inputs: ModelInputs, noise: Tensor, *, num_steps: int | None = None, attn_layers: Sequence[int] = ()
+        self,
+        inputs: ModelInputs,
+        noise: Tensor,
+        *,
+        num_steps: int | None = None,
+        attn_layers: Sequence[int] = (),
+        attention: AttentionRequest | None = None,
     ) -> Inference: ...

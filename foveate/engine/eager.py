@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 
 import torch
 from torch import Tensor
@@ -12,7 +13,8 @@ from foveate.engine.timer import StageTimer
 from foveate.models.base import pack
 from foveate.models.layers import transpose_storage
 from foveate.models.pi0.model import ModelInputs, Pi0
-from foveate.tracing.capture import capture_task_to_vis
+from foveate.tracing.capture import capture_attention, capture_task_to_vis
+from foveate.types import AttentionRequest
 
 
 class EagerEngine:
@@ -25,7 +27,13 @@ class EagerEngine:
 
     @torch.inference_mode()
     def run(
-        self, inputs: ModelInputs, noise: Tensor, *, num_steps: int | None = None, attn_layers: Sequence[int] = ()
+        self,
+        inputs: ModelInputs,
+        noise: Tensor,
+        *,
+        num_steps: int | None = None,
+        attn_layers: Sequence[int] = (),
+        attention: AttentionRequest | None = None,
     ) -> Inference:
         model = self.model
         timer = StageTimer(noise.device)
@@ -34,8 +42,11 @@ class EagerEngine:
         with timer("prune"):
             prefix, keep = model.prune(whole, inputs, noise)
             prefix = pack(prefix)
-        with timer("prefill"), capture_task_to_vis(model.llm.layers, attn_layers, prefix) as attn:
-            cache = model.prefill(prefix)
-        with timer("denoise"):
-            actions = model.denoise(cache, inputs.state, noise, num_steps)
-        return Inference(actions, whole.layout, keep, whole.mask, prefix.mask.sum(1), timer.ms, attn)
+        horizon = model.config.action_horizon
+        watch = attention and capture_attention(attention, prefix, model.llm.layers, model.expert.layers, horizon)
+        with watch or nullcontext() as looked:
+            with timer("prefill"), capture_task_to_vis(model.llm.layers, attn_layers, prefix) as attn:
+                cache = model.prefill(prefix)
+            with timer("denoise"):
+                actions = model.denoise(cache, inputs.state, noise, num_steps)
+        return Inference(actions, whole.layout, keep, whole.mask, prefix.mask.sum(1), timer.ms, attn, looked)

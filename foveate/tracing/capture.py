@@ -1,4 +1,8 @@
-"""Attention evidence: which image patches the text looked at, per layer and head.
+"""Attention evidence: which image patches the text and the actions looked at, per layer and head.
+
+    with capture_attention(request, prefix, model.llm.layers, model.expert.layers, horizon) as looked:
+        actions = model.denoise(model.prefill(prefix), state, noise)
+    maps = looked.sample(0)["prefix"]
 
 Only the rows asked for are computed, from a layer's queries and keys after RoPE, beside the fused kernel,
 which runs on as if nobody watched. The model is as it was when the context is left, also by an exception.
@@ -6,17 +10,24 @@ which runs on as if nobody watched. The model is as it was when the context is l
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from foveate.errors import FoveateError
+from foveate.errors import FoveateError, unknown
+from foveate.types import AttentionMaps, AttentionRequest, Phase
 
 if TYPE_CHECKING:
     from foveate.types import Prefix
+
+STACKS: dict[Phase, str] = {"prefix": "backbone", "suffix": "action expert"}
+"""Phase -> the layers that run in it."""
+
+Observer = Callable[[Tensor, Tensor, Tensor | None], None]
 
 
 def attention_rows(q_BHRK: Tensor, k_BGSK: Tensor, mask: Tensor | None) -> Tensor:
@@ -33,6 +44,155 @@ def attention_rows(q_BHRK: Tensor, k_BGSK: Tensor, mask: Tensor | None) -> Tenso
     return scores.softmax(-1)
 
 
+class Places:
+    """Where the slots of a prefix, packed and pruned or not, lie in its layout; and which slots hold its text.
+
+    Attributes:
+        rows: int64 [B, T], the slot of each text token; any slot where it is padding.
+        text: bool [B, T], False where a text token is padding. T is the longest prompt of the batch.
+        patches: bool [B, P], patches that are there and kept, in layout order.
+    """
+
+    def __init__(self, prefix: Prefix) -> None:
+        batch, slots = prefix.mask.shape
+        device = prefix.mask.device
+        slot = torch.arange(slots, device=device).expand(batch, -1)
+        # One cell beyond the layout takes what padding slots write.
+        self.slots, self.cells = slots, len(prefix.layout) + 1
+        self._token = torch.where(prefix.mask, slot if prefix.source is None else prefix.source, self.cells - 1)
+        slot_of = torch.full((batch, self.cells), slots, device=device).scatter_(1, self._token, slot)
+        rows = slot_of[:, torch.as_tensor(prefix.layout.tokens_of("text"), device=device)]
+        # Prompts are padded at their end: rows beyond the longest one are nobody's.
+        longest = int((rows < slots).any(0).nonzero().amax()) + 1
+        rows = rows[:, :longest]
+        self.text, self.rows = rows < slots, rows.clamp(max=slots - 1)
+        self._patch_index = torch.as_tensor(prefix.layout.patch_index, device=device)
+        self.patches = slot_of[:, self._patch_index] < slots
+
+    def to_patches(self, received: Tensor) -> Tensor:
+        """What slots received, [B, ..., slots or more] -> what patches did, [B, ..., P]; 0 where there is none."""
+        flat = received[..., : self.slots].flatten(1, -2)
+        cells = flat.new_zeros(*flat.shape[:2], self.cells)
+        cells.scatter_(2, self._token[:, None].expand(-1, flat.shape[1], -1), flat)
+        return cells[..., self._patch_index].unflatten(1, received.shape[1:-1])
+
+
+class Captured:
+    """What one inference looked at, on the device; filled while the context is open.
+
+    Attributes:
+        layers: as asked, counted from 0, each once.
+        prefix: layer -> float32 [B, heads, P], the mean over the valid text rows; per token [B, heads, T, P].
+        suffix: layer -> one float32 [B, heads, P] for each denoising step, the mean over the action rows.
+    """
+
+    def __init__(self, request: AttentionRequest, prefix: Prefix, layers: tuple[int, ...], heads: tuple[int, ...]):
+        self.request, self.layout, self.layers, self.heads = request, prefix.layout, layers, heads
+        self.places = Places(prefix)
+        self.prefix: dict[int, Tensor] = {}
+        self.suffix: dict[int, list[Tensor]] = {}
+        weight = self.places.text
+        self._weight = weight / weight.sum(1, keepdim=True).clamp(min=1)
+
+    def observer(self, phase: Phase, layer: int, actions: int) -> Observer:
+        """What a layer's attention calls with its q, k and mask."""
+
+        def asked_heads(q: Tensor, k: Tensor) -> tuple[Tensor, Tensor]:
+            if len(self.heads) == q.shape[1]:
+                return q, k
+            share = q.shape[1] // k.shape[1]
+            return q[:, list(self.heads)], k[:, [head // share for head in self.heads]]
+
+        def text_rows(q: Tensor, k: Tensor, mask: Tensor | None) -> None:
+            q, k = asked_heads(q, k)
+            index = self.places.rows[:, None, :, None].expand(-1, q.shape[1], -1, q.shape[-1])
+            rows = attention_rows(q.gather(2, index), k, mask)
+            received = rows if self.request.tokens else torch.einsum("bhrs,br->bhs", rows, self._weight)
+            self.prefix[layer] = self.places.to_patches(received)
+
+        def action_rows(q: Tensor, k: Tensor, mask: Tensor | None) -> None:
+            if q.shape[2] < actions:
+                return  # π0's state, prefilled alone before the first step
+            q, k = asked_heads(q[:, :, -actions:], k)
+            rows = attention_rows(q, k, None if mask is None else mask[:, :, -actions:])
+            self.suffix.setdefault(layer, []).append(self.places.to_patches(rows.mean(2)))
+
+        return text_rows if phase == "prefix" else action_rows
+
+    def sample(self, b: int, pieces: Sequence[str] = ()) -> dict[Phase, AttentionMaps]:
+        """The maps of one sample of the batch, on the host.
+
+        Args:
+            pieces: the text of each of the layout's text tokens, where maps are per token.
+        """
+        spans = self.layout.images
+        grids = {span.grid for span in spans}
+        if len(grids) != 1 or None in grids:
+            raise FoveateError(f"attention maps need views of one patch grid, the layout has {sorted(map(str, grids))}")
+        shape = (len(spans), *next(iter(grids)))  # type: ignore[misc]  # None is ruled out above
+        text = self.places.text[b].cpu().numpy()
+        found: dict[Phase, AttentionMaps] = {}
+        for phase in self.request.phases:
+            tokens: tuple[str, ...] = ()
+            if phase == "prefix":
+                maps = torch.stack([self.prefix[layer][b] for layer in self.layers])
+                if self.request.tokens:
+                    maps = maps.movedim(2, 0)[torch.from_numpy(text).to(maps.device)]
+                    tokens = tuple(piece for piece, there in zip(pieces, text, strict=False) if there)
+            else:
+                maps = torch.stack([torch.stack([step[b] for step in self.suffix[layer]]) for layer in self.layers], 1)
+                maps = maps if self.request.steps == "each" else maps.mean(0)
+            host = maps.cpu().numpy().astype(np.float16)
+            found[phase] = AttentionMaps(
+                phase=phase,
+                layers=self.layers,
+                heads=self.heads,
+                views=tuple(span.name for span in spans),
+                maps=host.reshape(*host.shape[:-1], *shape),
+                valid=self.places.patches[b].cpu().numpy().reshape(shape),
+                tokens=tokens,
+            )
+        return found
+
+
+@contextmanager
+def capture_attention(
+    request: AttentionRequest, prefix: Prefix, backbone: Sequence[Any], expert: Sequence[Any], actions: int
+) -> Iterator[Captured]:
+    """While the context is open, a prefill of `prefix` and the denoising after it fill a `Captured`.
+
+    Contexts may be nested: each sees every call.
+
+    Args:
+        prefix: the very prefix that is about to be prefilled.
+        backbone, expert: layers of the two phases, each with a `self_attn` that has an `observer` and `num_heads`.
+        actions: action tokens at the end of the suffix.
+    Raises:
+        FoveateError: an unknown phase, or a layer or head that is not there.
+    """
+    stacks: dict[Phase, Sequence[Any]] = {"prefix": backbone, "suffix": expert}
+    for phase in request.phases:
+        if phase not in stacks:
+            raise unknown("attention phase", phase, stacks)
+    if request.steps not in ("mean", "each"):
+        raise unknown("attention steps", request.steps, ("mean", "each"))
+    watched = {phase: stacks[phase] for phase in request.phases}
+    layers = _resolve_layers(request.layers, watched)
+    heads = _resolve_heads(request.heads, watched, layers)
+    looked = Captured(request, prefix, layers, heads)
+    before: list[tuple[Any, Observer | None]] = []
+    try:
+        for phase, stack in watched.items():
+            for layer in layers:
+                module = stack[layer].self_attn
+                before.append((module, module.observer))
+                module.observer = _both(module.observer, looked.observer(phase, layer, actions))
+        yield looked
+    finally:
+        for module, observer in reversed(before):
+            module.observer = observer
+
+
 @contextmanager
 def capture_task_to_vis(layers: Sequence[Any], wanted: Iterable[int], prefix: Prefix) -> Iterator[dict[int, Tensor]]:
     """While the context is open, a prefill of `prefix` fills {layer: float32 [B, heads, P]}.
@@ -41,47 +201,49 @@ def capture_task_to_vis(layers: Sequence[Any], wanted: Iterable[int], prefix: Pr
     the layout's coordinates, and dropped or absent ones hold 0.
 
     Args:
-        layers: the backbone's layers, each with a `self_attn` that has an `observer`.
-        wanted: layer numbers, negative ones count from the end.
+        layers: the backbone's layers.
+        wanted: layer numbers, negative ones count from the end; none: nothing is captured.
         prefix: the very prefix that is about to be prefilled.
     """
-    numbers = []
-    for number in wanted:
-        if not -len(layers) <= number < len(layers):
-            raise FoveateError(f"attention layer {number}: the backbone has layers 0 to {len(layers) - 1}")
-        numbers.append(number % len(layers))
-    maps: dict[int, Tensor] = {}
+    numbers = tuple(wanted)
     if not numbers:
-        yield maps
+        yield {}
         return
-    batch, slots = prefix.mask.shape
-    device = prefix.mask.device
-    source = torch.arange(slots, device=device).expand(batch, -1) if prefix.source is None else prefix.source
-    # One cell beyond the layout takes what padding slots write.
-    total = len(prefix.layout)
-    token = torch.where(prefix.mask, source, total)
-    slot_of = torch.full((batch, total + 1), slots, device=device).scatter_(
-        1, token, torch.arange(slots, device=device).expand(batch, -1)
-    )
-    text = torch.as_tensor(prefix.layout.tokens_of("text"), device=device)
-    rows = slot_of[:, text]
-    valid = rows < slots
-    weight = valid / valid.sum(1, keepdim=True).clamp(min=1)
-    rows = rows.clamp(max=slots - 1)
-    patches = torch.as_tensor(prefix.layout.patch_index, device=device)
+    with capture_attention(AttentionRequest(numbers), prefix, layers, (), 0) as looked:
+        yield looked.prefix
 
-    def observe(layer: int, q: Tensor, k: Tensor, mask: Tensor | None) -> None:
-        index = rows[:, None, :, None].expand(-1, q.shape[1], -1, q.shape[-1])
-        received = torch.einsum("bhrs,br->bhs", attention_rows(q.gather(2, index), k, mask), weight)
-        full = received.new_zeros(batch, q.shape[1], total + 1)
-        full.scatter_(2, token[:, None].expand(-1, q.shape[1], -1), received)
-        maps[layer] = full[:, :, patches]
 
-    modules = [layers[number].self_attn for number in numbers]
-    try:
-        for number, module in zip(numbers, modules, strict=True):
-            module.observer = lambda q, k, mask, number=number: observe(number, q, k, mask)
-        yield maps
-    finally:
-        for module in modules:
-            module.observer = None
+def _resolve_layers(wanted: Sequence[int], watched: dict[Phase, Sequence[Any]]) -> tuple[int, ...]:
+    """Numbers counted from 0, each once, in the order asked."""
+    if not wanted or not watched:
+        raise FoveateError("no attention is asked for: name at least one layer and one phase")
+    for phase, stack in watched.items():
+        for number in wanted:
+            if not -len(stack) <= number < len(stack):
+                there = f"0 to {len(stack) - 1} ({len(stack)} layers)"
+                raise FoveateError(f"attention layer {number}: the {STACKS[phase]} has layers {there}")
+    depth = len(next(iter(watched.values())))
+    return tuple(dict.fromkeys(number % depth for number in wanted))
+
+
+def _resolve_heads(
+    wanted: Sequence[int] | None, watched: dict[Phase, Sequence[Any]], layers: Sequence[int]
+) -> tuple[int, ...]:
+    """The heads asked for; all, where none is named."""
+    counts = {stack[layer].self_attn.num_heads for stack in watched.values() for layer in layers}
+    count = min(counts)
+    for head in wanted or ():
+        if not 0 <= head < count:
+            raise FoveateError(f"attention head {head}: the layers have heads 0 to {count - 1} ({count} heads)")
+    return tuple(range(count)) if wanted is None else tuple(dict.fromkeys(wanted))
+
+
+def _both(first: Observer | None, second: Observer) -> Observer:
+    if first is None:
+        return second
+
+    def observe(q: Tensor, k: Tensor, mask: Tensor | None) -> None:
+        first(q, k, mask)
+        second(q, k, mask)
+
+    return observe

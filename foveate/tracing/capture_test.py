@@ -7,6 +7,7 @@ import dataclasses
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -18,8 +19,8 @@ from foveate.models.pi0.model import Pi0
 from foveate.models.pi0.model_test import golden_inputs, make_inputs, make_model
 from foveate.models.pi0.weights import load_weights
 from foveate.testing import golden_dir
-from foveate.tracing.capture import capture_task_to_vis
-from foveate.types import Prefix
+from foveate.tracing.capture import capture_attention, capture_task_to_vis
+from foveate.types import AttentionRequest, Prefix
 
 
 def expected_map(attn: torch.Tensor, prefix: Prefix) -> torch.Tensor:
@@ -107,7 +108,9 @@ def test_the_model_is_bit_identical_afterwards(raises: bool) -> None:
     before = model.sample_actions(inputs, noise, num_steps=2)
     prefix = pack(model.embed_prefix(inputs))
     try:
-        with capture_task_to_vis(model.llm.layers, [0, 2], prefix):
+        request = AttentionRequest((0, 2), ("prefix", "suffix"))
+        stacks = (model.llm.layers, model.expert.layers, model.config.action_horizon)
+        with capture_attention(request, prefix, *stacks):
             during = model.denoise(model.prefill(prefix), inputs.state, noise, 2)
             if raises:
                 raise Bang
@@ -115,7 +118,7 @@ def test_the_model_is_bit_identical_afterwards(raises: bool) -> None:
         pass
     torch.testing.assert_close(during, before, atol=1e-6, rtol=1e-6)
     assert torch.equal(model.sample_actions(inputs, noise, num_steps=2), before)
-    assert all(layer.self_attn.observer is None for layer in model.llm.layers)
+    assert all(layer.self_attn.observer is None for layer in (*model.llm.layers, *model.expert.layers))
     assert {name: sorted(vars(module)) for name, module in model.named_modules()} == attributes
     for name, value in model.state_dict().items():
         assert torch.equal(value, state[name]), name
@@ -129,3 +132,136 @@ def test_a_layer_that_is_not_there_is_named() -> None:
         with capture_task_to_vis(model.llm.layers, [0, 3], prefix):
             pass
     assert all(layer.self_attn.observer is None for layer in model.llm.layers)
+
+
+def suffix_map(attn: torch.Tensor, whole: Prefix, horizon: int) -> torch.Tensor:
+    """Mean over the action rows of full maps [B, H, T, S + T], patches alone: float32 [B, H, P]."""
+    return attn[:, :, -horizon:].mean(2)[:, :, torch.as_tensor(whole.layout.patch_index)]
+
+
+@pytest.mark.parametrize("packed", [False, True])
+@torch.no_grad()
+def test_both_phases_agree_with_golden_attention(golden, packed: bool) -> None:
+    """Float32 before the cast within 2e-4; what comes to the host is that, rounded to float16."""
+    model, whole, outputs = golden
+    given = load_file(golden_dir("pi0", "tiny.inputs.safetensors") / "tiny.inputs.safetensors")
+    prefix, horizon = (pack(whole) if packed else whole), model.config.action_horizon
+    request = AttentionRequest((0, 2, -1), ("prefix", "suffix"), heads=(1, 6))
+    with capture_attention(request, prefix, model.llm.layers, model.expert.layers, horizon) as looked:
+        cache = model.prefill(prefix)
+        model.velocity(cache, given["state"], given["x_t"], given["timestep"])
+    assert looked.layers == (0, 2, 3)
+    compared = {"prefix": 0, "suffix": 0}
+    for i, layer in enumerate(looked.layers):
+        for phase, name in (("prefix", f"prefix.layer{layer}.attn"), ("suffix", f"denoise.layer{layer}.attn")):
+            if name not in outputs:
+                continue  # a clone's subset holds fewer
+            if phase == "prefix":
+                ours, expected = looked.prefix[layer], expected_map(outputs[name], whole)[:, [1, 6]]
+            else:
+                ours, expected = looked.suffix[layer][0], suffix_map(outputs[name], whole, horizon)[:, [1, 6]]
+            assert (ours - expected).abs().max() < 2e-4
+            assert (ours[1, :, 32:] == 0).all()  # the camera that is absent
+            for b in range(2):
+                maps = looked.sample(b)[phase]
+                assert maps.maps.dtype == np.float16 and maps.maps.shape == (3, 2, 3, 4, 4)
+                assert maps.valid.tolist() == np.broadcast_to([[[True]], [[True]], [[b == 0]]], (3, 4, 4)).tolist()
+                np.testing.assert_array_equal(maps.maps[i].reshape(2, -1), ours[b].numpy().astype(np.float16))
+            compared[phase] += 1
+    assert min(compared.values()) > 0
+
+
+@pytest.mark.parametrize("packed", [False, True])
+@torch.no_grad()
+def test_a_map_for_each_text_token(golden, packed: bool) -> None:
+    model, whole, outputs = golden
+    prefix = pack(whole) if packed else whole
+    request = AttentionRequest((0,), tokens=True)
+    with capture_attention(request, prefix, model.llm.layers, (), 0) as looked:
+        model.prefill(prefix)
+    text, patches = (torch.as_tensor(index) for index in (whole.layout.tokens_of("text"), whole.layout.patch_index))
+    pieces = [f"piece{i}" for i in range(len(text))]
+    for b in range(2):
+        there = whole.mask[b, text]
+        rows = outputs["prefix.layer0.attn"][b][:, text[there]][:, :, patches].transpose(0, 1)
+        maps = looked.sample(b, pieces)["prefix"]
+        assert maps.tokens == tuple(piece for piece, valid in zip(pieces, there, strict=True) if valid)
+        assert np.abs(maps.maps[:, 0].reshape(rows.shape).astype(np.float32) - rows.numpy()).max() < 2e-4 + 2**-11
+
+
+@torch.no_grad()
+def test_rows_of_a_larger_golden_model_with_the_middle_camera_absent() -> None:
+    """`attn_rows` of the index: the rows among them that are text, 256 patches per view."""
+    folder = golden_dir("pi0", "gqa_pi05.outputs.safetensors")
+    entry = json.loads((folder / "pi0_index.json").read_text())["gqa_pi05"]
+    model = load_weights(folder / "gqa_pi05.model.safetensors", Pi0Config.from_dict(entry["config"]))
+    whole = model.embed_prefix(golden_inputs(folder, "gqa")[0])
+    outputs = load_file(folder / "gqa_pi05.outputs.safetensors")
+    layers = tuple(range(3))
+    with capture_attention(AttentionRequest(layers, tokens=True), pack(whole), model.llm.layers, (), 0) as looked:
+        model.prefill(pack(whole))
+    start = whole.layout.num_patches
+    for b in range(2):
+        rows = [(i, row - start) for i, row in enumerate(entry["attn_rows"]) if row >= start and whole.mask[b, row]]
+        assert rows
+        for layer in layers:
+            for i, token in rows:
+                expected = outputs[f"prefix.layer{layer}.attn_rows"][b, :, i, :start]
+                assert (looked.prefix[layer][b, :, token] - expected).abs().max() < 2e-4
+        assert looked.sample(b)["prefix"].valid.reshape(3, -1).all(1).tolist() == [True, b == 1, True]
+
+
+@pytest.mark.parametrize("pi05", [True, False])
+@torch.no_grad()
+def test_denoising_steps_apart_and_averaged(pi05: bool) -> None:
+    """π0's state token, prefilled alone, is no step."""
+    model, inputs = make_model(pi05), make_inputs(2, [[True, False], [True, True]])
+    noise = model.draw_noise(2, "cpu", torch.Generator().manual_seed(0))
+    prefix = pack(model.embed_prefix(inputs))
+    stacks = (model.llm.layers, model.expert.layers, model.config.action_horizon)
+    found = {}
+    for steps in ("mean", "each"):
+        with capture_attention(AttentionRequest((0, 1), ("suffix",), steps=steps), prefix, *stacks) as looked:
+            model.denoise(model.prefill(prefix), inputs.state, noise, 3)
+        found[steps] = looked.sample(0)["suffix"]
+    assert not looked.prefix
+    each, mean = found["each"].maps.astype(np.float32), found["mean"].maps
+    assert each.shape == (3, *mean.shape) == (3, 2, 4, 2, 2, 2)
+    assert np.abs(each[0] - each[2]).max() > 1e-4
+    np.testing.assert_allclose(each.mean(0), mean, atol=1e-3)
+    # The first step alone, with the state beside the actions.
+    with capture_attention(AttentionRequest((0, 1), ("suffix",)), prefix, *stacks) as looked:
+        model.velocity(model.prefill(prefix), inputs.state, noise, torch.ones(2))
+    np.testing.assert_allclose(looked.sample(0)["suffix"].maps, found["each"].maps[0], atol=1e-3)
+
+
+@torch.no_grad()
+def test_contexts_nest_and_each_sees_every_call() -> None:
+    model = make_model()
+    prefix = pack(model.embed_prefix(make_inputs()))
+    with capture_task_to_vis(model.llm.layers, [1], prefix) as outer:
+        with capture_attention(AttentionRequest((1,)), prefix, model.llm.layers, (), 0) as inner:
+            model.prefill(prefix)
+        assert model.llm.layers[1].self_attn.observer is not None
+    assert torch.equal(outer[1], inner.prefix[1])
+    assert all(layer.self_attn.observer is None for layer in model.llm.layers)
+
+
+@pytest.mark.parametrize(
+    ("request_", "said"),
+    [
+        (AttentionRequest((0, 3), ("suffix",)), r"layer 3: the action expert has layers 0 to 2 \(3 layers\)"),
+        (AttentionRequest((0,), heads=(0, 4)), r"head 4: the layers have heads 0 to 3 \(4 heads\)"),
+        (AttentionRequest((0,), ("prefx",)), "unknown attention phase 'prefx'; did you mean 'prefix'"),
+        (AttentionRequest((0,), steps="all"), "unknown attention steps 'all'"),
+        (AttentionRequest(()), "name at least one layer"),
+    ],
+)
+def test_what_is_not_there_is_named_before_anything_runs(request_, said) -> None:
+    model = make_model()
+    with torch.no_grad():
+        prefix = pack(model.embed_prefix(make_inputs()))
+    with pytest.raises(FoveateError, match=said):
+        with capture_attention(request_, prefix, model.llm.layers, model.expert.layers, 4):
+            raise AssertionError
+    assert all(layer.self_attn.observer is None for layer in (*model.llm.layers, *model.expert.layers))
