@@ -1,0 +1,24 @@
+"""Patches that somebody else chose, for experiments on what a patch is worth; not a method of its own."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from foveate.pruning.base import TokenPruner
+from foveate.types import KeepSet, Prefix
+
+
+class GivenPatches(TokenPruner):
+    """Keeps exactly the patches of a mask.
+
+    Args:
+        keep_mask: bool [B, P]; the next inference must have as many samples.
+    """
+
+    def __init__(self, keep_mask: Tensor) -> None:
+        super().__init__()
+        self.keep_mask = keep_mask
+
+    def forward(self, prefix: Prefix, *, extra_queries: Tensor | None = None) -> tuple[Prefix, KeepSet]:
+        valid = self.valid_patches(prefix)
+        return self.drop(prefix, KeepSet(valid & self.keep_mask.to(valid.device), prefix.layout, valid=valid))
