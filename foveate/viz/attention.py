@@ -189,15 +189,13 @@ class Sheet:
         draw.text((left, y + height), _number(low), INK, font(11), anchor="lb")
 
     def _label(self, picture: Image.Image, label: str) -> None:
+        """At the right end of the title's line; without a title on paper of its own, in the upper left corner."""
         draw, (title, head) = ImageDraw.Draw(picture), self._title
-        width = font(13).getlength(label)
         if title:
-            where = (picture.width - GAP - width - 4, 0, picture.width, head)
-        else:
-            where = (0, 0, width + 2 * GAP, LINE)
-        draw.rectangle(where, PAPER)
-        draw.text((picture.width - GAP if title else GAP, where[3] / 2 + (3 if title else 0)), label, INK, font(13),
-                  anchor="rm" if title else "lm")  # fmt: skip
+            draw.text((picture.width - GAP, head / 2 + 3), label, INK, font(13), anchor="rm")
+            return
+        draw.rectangle((0, 0, font(13).getlength(label) + 2 * GAP, LINE), PAPER)
+        draw.text((GAP, LINE / 2), label, INK, font(13), anchor="lm")
 
 
 def render_views(
