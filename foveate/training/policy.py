@@ -147,6 +147,8 @@ def _train(config: TrainPolicyConfig, world: World, progress: Any) -> Path:
     )
     if world.leads:
         values = plain(config)
+        if config.init_from:
+            del values["model"]  # sizes came from there
         with ema.applied():
             export_policy(
                 out / "policy",

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import yaml
 
 from foveate.cli.main import main
 from foveate.data.demos import write_episode, write_meta
@@ -97,6 +98,7 @@ def test_fine_tuning_with_a_pruner_from_the_command_line(base: Path, demos: str,
     assert json.loads((tmp_path / "policy" / "config.json").read_text())["pruner"]["name"] == "lightvla"
     kept = (tmp_path / "policy" / "assets" / "metaworld" / "norm_stats.json").read_text()
     assert kept == (base / "assets" / "metaworld" / "norm_stats.json").read_text()  # the base policy's, not new ones
+    assert "model" not in yaml.safe_load((tmp_path / "policy" / "train_config.yaml").read_text())  # the base's sizes
     for name in ("config.yaml", "tensorboard"):
         assert (tmp_path / name).exists()
 
