@@ -130,6 +130,8 @@ class Prefix:
     """Original token index of each slot, -1 in padding; None: slot i is token i."""
     full: bool = False
     """True when it is known, without asking the device, that `mask` holds no False."""
+    row_seeds: Int[Tensor, "B"] | None = None
+    """What a random method draws each row by, so that batching does not matter; None: its own stream."""
 
 
 @dataclass(frozen=True)
@@ -252,69 +254,6 @@ class VQASample:
     """Context that the benchmark gives beside the question."""
     category: str = ""
     split: str = ""
-
-
-@dataclass(frozen=True)
-class VisionBudget:
-    """How large a picture COARSE and FULL show. The tokens that this costs are counted by the model's own processor."""
-
-    coarse_long_side: int = 224
-    """Long side of a COARSE picture in pixels; a smaller picture is never enlarged."""
-    full_long_side: int = 896
-    """Long side of a FULL picture in pixels."""
-    coarse_max_pixels: int | None = None
-    """Area of a COARSE picture at most, in pixels; None: the long side alone limits it."""
-    full_max_pixels: int | None = None
-    """Area of a FULL picture at most, in pixels; None: the long side alone limits it."""
-    patch_size: int | None = None
-    """Both sides are rounded to multiples of this many pixels; None: as the model's processor does it."""
-    token_cap: int | None = None
-    """Vision tokens per picture at most; None: no cap."""
-
-    def __post_init__(self) -> None:
-        for name in ("coarse_long_side", "full_long_side"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"vision_budget.{name}: expected at least 1 pixel, got {getattr(self, name)}")
-        for name in ("coarse_max_pixels", "full_max_pixels", "patch_size", "token_cap"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise ValueError(f"vision_budget.{name}: expected at least 1, or null for none, got {value}")
-        if self.coarse_long_side > self.full_long_side:
-            raise ValueError(
-                f"vision_budget: coarse_long_side ({self.coarse_long_side}) is larger than full_long_side "
-                f"({self.full_long_side}); COARSE must show less than FULL"
-            )
-        if self.coarse_max_pixels and self.full_max_pixels and self.coarse_max_pixels > self.full_max_pixels:
-            raise ValueError(
-                f"vision_budget: coarse_max_pixels ({self.coarse_max_pixels}) is larger than full_max_pixels "
-                f"({self.full_max_pixels}); COARSE must show less than FULL"
-            )
-
-
-@dataclass(frozen=True)
-class Decoding:
-    """How an answer is written. Multiple-choice questions are scored by the log-probability of each letter instead."""
-
-    max_new_tokens: int = 16
-    """Tokens of an answer at most."""
-    num_beams: int = 1
-    """Beams; 1: greedy, or sampling."""
-    do_sample: bool = False
-    """Draw the tokens; every sample is seeded by `seed` and its own id, so that batching changes nothing."""
-    temperature: float = 1.0
-    """Of the draw."""
-    seed: int = 0
-    """Of the draw."""
-
-    def __post_init__(self) -> None:
-        if self.max_new_tokens < 1 or self.num_beams < 1:
-            raise ValueError(
-                f"expected max_new_tokens and num_beams of at least 1, got {self.max_new_tokens} and {self.num_beams}"
-            )
-        if self.do_sample and not self.temperature > 0:
-            raise ValueError(f"temperature must be above 0 where do_sample is true, got {self.temperature}")
-        if self.do_sample and self.num_beams > 1:
-            raise ValueError("do_sample and num_beams > 1 contradict each other; set num_beams: 1, or do_sample: false")
 
 
 EpisodeStatus = Literal["success", "failure", "crash"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
@@ -26,7 +27,8 @@ class RandomPruner(TokenPruner):
     """Per view, a uniform draw without replacement.
 
     In evaluation the i-th sample that this pruner ever sees gets the i-th draw of a stream that the seed fixes,
-    however samples are batched and whatever the device; `restart` goes back to its beginning. In training
+    however samples are batched and whatever the device; `restart` goes back to its beginning. A prefix with
+    `row_seeds` draws each row by its own seed instead, whatever came before it. In training
     draws come from torch's global generator, so that checkpoints that restore it resume exactly and
     data-parallel processes differ.
     """
@@ -43,7 +45,15 @@ class RandomPruner(TokenPruner):
 
     def forward(self, prefix: Prefix, *, extra_queries: Tensor | None = None) -> tuple[Prefix, KeepSet]:
         valid = self.valid_patches(prefix)
-        generator = None if self.training else self._generator
-        draws = torch.stack([torch.rand(valid.shape[1], generator=generator) for _ in range(valid.shape[0])])
+        draws = torch.stack([torch.rand(valid.shape[1], generator=g) for g in self._generators(prefix)])
         keep = keep_top(draws.to(valid.device), valid, self.config, prefix.layout)
         return self.drop(prefix, KeepSet(keep, prefix.layout, valid=valid))
+
+    def _generators(self, prefix: Prefix) -> Iterator[torch.Generator | None]:
+        for row in range(prefix.mask.shape[0]):
+            if self.training:
+                yield None
+            elif prefix.row_seeds is not None:
+                yield torch.Generator().manual_seed(int(prefix.row_seeds[row]) ^ self.config.seed)
+            else:
+                yield self._generator

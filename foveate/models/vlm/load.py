@@ -1,0 +1,159 @@
+"""Open a checkpoint folder (or a name on the hub) as a `VLM`; LoRA adapters, plain training checkpoints."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from foveate.errors import FoveateError, unknown
+from foveate.models.vlm.budget import VisionBudget
+from foveate.models.vlm.families import FAMILIES, Family
+from foveate.models.vlm.model import VLM
+from foveate.models.vlm.prompt import DEFAULT_TEMPLATE, PromptMaker, Template
+
+SHIPPED = Path(__file__).resolve().parents[2] / "vlms"
+SETTINGS = "foveate.json"
+"""Beside the weights: `prompt_template` and `vision_budget` that the model was trained with."""
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+@dataclass(frozen=True)
+class Lora:
+    """Low-rank adapters on the language model (needs `pip install foveate[vlm]`)."""
+
+    path: str = ""
+    """A saved adapter to go on from; empty: new ones."""
+    rank: int = 16
+    """Rank of the update of each matrix."""
+    alpha: float = 32.0
+    """Scale: the update counts alpha / rank."""
+    dropout: float = 0.0
+    """Of the adapter's input, in training."""
+    targets: tuple[str, ...] = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+    """Names of the adapted matrices."""
+
+
+def load_vlm(
+    path: str | Path,
+    *,
+    device: str = "cpu",
+    dtype: str = "float32",
+    budget: VisionBudget | None = None,
+    prompt_template: str | None = None,
+    lora: Lora | None = None,
+    batch_size: int = 32,
+) -> VLM:
+    """Load an image-text model.
+
+    Args:
+        path: a folder, the name of a shipped model (`tiny_qwen3vl`), or of a repository on the hub.
+        budget, prompt_template: default those that the folder's `foveate.json` names, else the general ones.
+    Raises:
+        FoveateError: the folder is missing or incomplete, or the model is of a type that is not known here.
+    """
+    from transformers import AutoConfig, AutoImageProcessor, AutoModelForImageTextToText, AutoTokenizer
+
+    if dtype not in DTYPES:
+        raise unknown("dtype", dtype, DTYPES)
+    folder = find_model(path)
+    try:
+        config = AutoConfig.from_pretrained(folder)
+        if config.model_type not in FAMILIES:
+            raise unknown("image-text model type", config.model_type, FAMILIES)
+        tokenizer = AutoTokenizer.from_pretrained(folder)
+        processor = AutoImageProcessor.from_pretrained(folder)
+        model = AutoModelForImageTextToText.from_pretrained(folder, dtype=DTYPES[dtype])
+    except (OSError, ValueError) as error:
+        raise FoveateError(
+            f"model {path}: cannot be loaded: {' '.join(str(error).split())[:400]}. Expected a transformers folder "
+            "(config.json, model.safetensors, tokenizer.json, preprocessor_config.json), a shipped model "
+            f"({', '.join(shipped()) or 'none here'}) or a name on the hub"
+        ) from error
+    settings = _settings(folder)
+    if budget is None:
+        budget = VisionBudget(**settings.get("vision_budget", {}))
+    template = prompt_template or settings.get("prompt_template") or DEFAULT_TEMPLATE
+    model = model.to(device).eval()
+    if lora is not None:
+        model = add_lora(model, lora)
+    return assemble(model, processor, tokenizer, budget, template, batch_size)
+
+
+def assemble(
+    model: Any, processor: Any, tokenizer: Any, budget: VisionBudget, template: str, batch_size: int = 32
+) -> VLM:
+    """A `VLM` of parts that are in memory."""
+    config = model.config
+    if config.model_type not in FAMILIES:
+        raise unknown("image-text model type", config.model_type, FAMILIES)
+    family: Family = FAMILIES[config.model_type](config, processor, tokenizer)
+    prompts = PromptMaker(
+        tokenizer, Template(template), family.image_token, marks=family.marks, image_first=family.image_first
+    )
+    return VLM(model, family, prompts, budget, batch_size=batch_size)
+
+
+def save_vlm(vlm: VLM, folder: str | Path, dtype: torch.dtype | None = None) -> Path:
+    """Write a folder that `load_vlm` and transformers open: weights, tokenizer, processor, template and budget."""
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    state = vlm.model.state_dict()
+    if dtype is not None:
+        state = {name: value.to(dtype) if value.is_floating_point() else value for name, value in state.items()}
+    vlm.model.save_pretrained(folder, state_dict=state)
+    vlm.prompts.tokenizer.save_pretrained(folder)
+    vlm.family.processor.save_pretrained(folder)
+    settings = {"prompt_template": vlm.prompts.template.text, "vision_budget": asdict(vlm.budget)}
+    (folder / SETTINGS).write_text(json.dumps(settings, indent=2) + "\n")
+    return folder
+
+
+def shipped() -> list[str]:
+    """Names of the models that come with foveate."""
+    return sorted(p.parent.name for p in SHIPPED.glob("*/config.json"))
+
+
+def find_model(path: str | Path) -> str:
+    """A folder as it is, a shipped model's folder, or a name on the hub."""
+    text = str(path)
+    if Path(text).is_dir():
+        return text
+    if text in shipped():
+        return str(SHIPPED / text)
+    if text.startswith(("/", ".")) or text.count("/") != 1:
+        raise (
+            unknown("model", text, shipped())
+            if "/" not in text
+            else FoveateError(
+                f"model {text}: no such folder; give a folder, a shipped model ({', '.join(shipped())}) or OWNER/NAME"
+            )
+        )
+    return text
+
+
+def _settings(folder: str) -> dict[str, Any]:
+    path = Path(folder) / SETTINGS
+    return json.loads(path.read_text()) if path.exists() else {}
+
+
+def add_lora(model: Any, lora: Lora) -> Any:
+    """The model with adapters on its language layers; all else is frozen."""
+    try:
+        import peft
+    except ImportError as error:
+        raise FoveateError("LoRA needs the package peft: pip install 'foveate[vlm]'") from error
+    if lora.path:
+        return peft.PeftModel.from_pretrained(model, lora.path, is_trainable=True).eval()
+    prefix = next(name for name, module in model.named_modules() if module is model.get_decoder())
+    names = "|".join(lora.targets)
+    config = peft.LoraConfig(
+        r=lora.rank,
+        lora_alpha=lora.alpha,
+        lora_dropout=lora.dropout,
+        target_modules=rf"{prefix.replace('.', r'[.]')}[.].*[.]({names})",
+    )
+    return peft.get_peft_model(model, config).eval()
