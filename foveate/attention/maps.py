@@ -10,6 +10,7 @@ Known here: `AttentionMaps`, one phase of one inference. Sums run in float64 ove
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -55,6 +56,11 @@ def activity(maps: AttentionMaps, by: Activity = "variance") -> np.ndarray:
         gain = np.log(max(values.shape[-1], 1)) + (share * surprise).sum(-1)
         return np.where(total[..., 0] > 0, gain.clip(0), 0.0)
     raise unknown("measure of activity", by, ACTIVITIES)
+
+
+def mass_per_view(maps: AttentionMaps) -> np.ndarray:
+    """The share of its attention that each head gives to each view, float64 [..., layer, head, view]."""
+    return maps.maps.astype(np.float64).sum((-2, -1))
 
 
 def most_active_heads(maps: AttentionMaps, by: Activity = "variance") -> dict[int, int]:
@@ -105,25 +111,20 @@ def rank_heads(frames: Iterable[AttentionMaps], by: Activity = "variance") -> li
 
 
 def words_of(tokens: Sequence[str]) -> list[tuple[str, tuple[int, ...]]]:
-    """The words that sentencepiece pieces spell, in order, each with the positions of its pieces.
+    """The words that sentencepiece pieces spell, in order and in small letters, each with the positions of its pieces.
 
-    A piece without a letter or digit (punctuation, a line break, `<s>`) ends a word and belongs to none.
+    Blanks and punctuation end a word and belong to none; a piece that spans two words counts for both.
     """
-    words: list[tuple[str, tuple[int, ...]]] = []
-    open_word = False
+    text, owner = "", []
     for position, piece in enumerate(tokens):
-        text = piece.lstrip(WORD_START)
-        special = text.startswith("<") and text.endswith(">")
-        if special or not any(c.isalnum() for c in text):
-            open_word = False
-            continue
-        if open_word and not piece.startswith(WORD_START):
-            word, positions = words[-1]
-            words[-1] = (word + text, (*positions, position))
-        else:
-            words.append((text, (position,)))
-        open_word = True
-    return [(word.strip(".,;:!?\"'()").lower(), positions) for word, positions in words]
+        # Control pieces (`<s>`) and single bytes (`<0x0A>`) stand for no letter.
+        shown = " " if piece.startswith("<") and piece.endswith(">") else piece.replace(WORD_START, " ")
+        text += shown
+        owner += [position] * len(shown)
+    return [
+        (word[0].lower(), tuple(dict.fromkeys(owner[word.start() : word.end()])))
+        for word in re.finditer(r"\w+(?:[-']\w+)*", text)
+    ]
 
 
 def of_words(maps: AttentionMaps, wanted: Sequence[str]) -> dict[str, AttentionMaps]:

@@ -68,6 +68,8 @@ def test_words_are_spelled_by_pieces() -> None:
     words = [("task", (1,)), ("push", (3,)), ("the", (4,)), ("purple", (5, 6)), ("bowl", (7,))]
     assert words_of(PIECES) == [*words, ("state", (9,)), ("12", (11,))]
     assert words_of(("▁", "a", "b", "▁c.")) == [("ab", (1, 2)), ("c", (3,))]
+    # A tokenizer may join what stands between words, and even words.
+    assert words_of(("▁pick-up,▁A", "b")) == [("pick-up", (0,)), ("ab", (0, 1))]
 
 
 def test_where_a_word_looks() -> None:

@@ -16,13 +16,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from foveate.errors import FoveateError, unknown
+from foveate.errors import FoveateError
 
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from foveate.policy import Policy
-    from foveate.types import Observation
 
 DAMAGED = 3
 """Exit status where dumps were passed over."""
@@ -183,12 +181,13 @@ class PredictConfig:
 def predict(argv: list[str]) -> int:
     """The verb: infer once, and write dump, pictures, overlays, token log and report."""
     from foveate.cli.config import parse, write_run_files
+    from foveate.cli.observation import read_observation, take_all
     from foveate.policy import TraceOptions, load_policy
     from foveate.tracing.store import TraceStore
     from foveate.viz.report import build_report
 
     aliases = {"checkpoint": "policy", "pretrained_checkpoint": "policy"}
-    words, pictures = _take_all(argv, "image")
+    words, pictures = take_all(argv, "image")
     config = parse(PredictConfig, words, "foveate trace predict", aliases=aliases)
     config = replace(config, image=tuple(pictures) or config.image)
     console = _console()
@@ -199,7 +198,7 @@ def predict(argv: list[str]) -> int:
         dtype=config.dtype,  # type: ignore[arg-type]  # checked in the config
         num_steps=config.num_steps,
     )
-    observation = _observation(config, policy, console)
+    observation = read_observation(config.image, config.state, config.prompt, policy, console)
     policy.trace = TraceOptions(
         attn_layers=config.trace_attn_layers if config.trace_dump_attn else (),
         images=True,
@@ -223,56 +222,6 @@ def predict(argv: list[str]) -> int:
     console.print(f"actions: {list(chunk.actions.shape)} in {config.folder / 'actions.json'}", soft_wrap=True)
     console.print(f"report: {path}", soft_wrap=True)
     return _status(console, damaged)
-
-
-def _observation(config: PredictConfig, policy: Policy, console: Console) -> Observation:
-    from PIL import Image
-
-    from foveate.types import Observation
-
-    views = policy.spec.views
-    named = dict(word.partition("=")[::2] for word in config.image if "=" in word and not Path(word).exists())
-    plain = [word for word in config.image if word.partition("=")[0] not in named]
-    known = {*views, *(name for names in policy.processor.robot.views.values() for name in names)}
-    for view in named:
-        if view not in known:
-            raise unknown("view", view, known)
-    free = [view for view in views if view not in named]
-    if len(plain) != len(free):
-        raise FoveateError(
-            f"--image: the policy needs a picture of each of its views {list(views)}, "
-            f"got {len(config.image)}: {list(config.image)}"
-        )
-    images = {}
-    for view, path in {**named, **dict(zip(free, plain, strict=True))}.items():
-        try:
-            with Image.open(path) as image:
-                images[view] = np.asarray(image.convert("RGB"))
-        except OSError as error:
-            raise FoveateError(f"--image {view}={path}: not a readable picture ({error})") from error
-    state = np.asarray(config.state, np.float32)
-    if not config.state:
-        state = np.zeros(policy.spec.state_dim, np.float32)
-        console.print(f"state: none given, {policy.spec.state_dim} zeros are used")
-    return Observation(images, state, config.prompt)
-
-
-def _take_all(argv: Sequence[str], flag: str) -> tuple[list[str], list[str]]:
-    """The command line without `--image a --image b c`, and [a, b, c]: paths may hold commas, which lists may not."""
-    rest: list[str] = []
-    values: list[str] = []
-    inside = False
-    for word in argv:
-        name, equals, value = word.partition("=")
-        if name == f"--{flag}":
-            inside = not equals
-            values += [value] if equals else []
-        elif inside and not word.startswith("--"):
-            values.append(word)
-        else:
-            inside = False
-            rest.append(word)
-    return rest, values
 
 
 def _parse(config_cls: type[Any], argv: list[str], verb: str) -> Any:

@@ -69,3 +69,23 @@ def draw_words(
             values = maps.maps[i, maps.heads.index(best[layer])]
             picture = sheet.draw(grids(maps, values), f"L{layer} H{best[layer]} {word}")
             save_jpeg(folder / f"L{layer}_token_{'_'.join(word.split())}.jpg", picture, quality)
+
+
+def draw_steps(folder: Path, sheet: Sheet, maps: AttentionMaps, heads: Mapping[int, int], *, quality: int = 85) -> None:
+    """`L5_suffix_steps/step_03.jpg`: one head of each layer in every denoising step, all steps on one scale.
+
+    Args:
+        maps: per step (`AttentionRequest.steps` "each").
+        heads: layer -> head.
+    """
+    for i, layer in enumerate(maps.layers):
+        values = maps.maps[:, i, maps.heads.index(heads[layer])]
+        detail = folder / f"L{layer}_{maps.phase}_steps"
+        detail.mkdir(parents=True, exist_ok=True)
+        for step, here in enumerate(values):
+            label = f"L{layer} H{heads[layer]} step {step}"
+            save_jpeg(
+                detail / f"step_{step:02d}.jpg",
+                sheet.draw(grids(maps, here), label, (0.0, float(values.max()))),
+                quality,
+            )

@@ -1,0 +1,147 @@
+"""What the verbs of `foveate attn` about one moment share: the scene's options, the policy that sees it, its output."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+
+from foveate.errors import FoveateError
+from foveate.types import Observation, Phase
+
+if TYPE_CHECKING:
+    from foveate.policy import Policy
+    from foveate.viz.attention import Sheet
+
+LAYERS = (1, 4, 5, 7, 10)
+"""Low, middle and high layers of an 18-layer backbone."""
+
+
+@dataclass(frozen=True)
+class SceneConfig:
+    """A policy and one moment that it sees."""
+
+    policy: str
+    """Checkpoint folder, or the name of a policy that ships with foveate; `--checkpoint` is the same."""
+    out: str
+    """Folder of the results."""
+    image: tuple[str, ...] = ()
+    """A picture per view, repeatable: `view=path`, or paths in the order of the policy's views."""
+    state: tuple[float, ...] = ()
+    """The robot's state, beside --image; without one, zeros."""
+    episode: str | None = None
+    """A DROID-format episode folder, in place of --image and --state."""
+    frame: int = 0
+    """Frame of the episode."""
+    camera: Literal["left", "right"] = "left"
+    """Exterior camera of the episode: left (varied_camera_1) or right (varied_camera_2)."""
+    layers: tuple[int, ...] = ()
+    """Backbone layers, negative ones count from the last; without any, 1,4,5,7,10, of a smaller model all."""
+    phases: tuple[Phase, ...] = ("prefix", "suffix")
+    """prefix: the text looks at the image; suffix: the actions do, while they are denoised."""
+    activity: Literal["variance", "entropy"] = "variance"
+    """What makes a head the most active one: the variance or the entropy of its map."""
+    colormap: str = "turbo"
+    """Any of matplotlib's colour maps."""
+    alpha: float = 0.5
+    """Share of the colour in a picture."""
+    size: tuple[int, int] = (640, 480)
+    """Width and height that a picture has at most."""
+    quality: int = 90
+    """Of the JPEG files, 1 to 95."""
+    pruner: str | None = None
+    """Pruning method by name; without one, what the checkpoint was trained with; `none`: all tokens."""
+    num_steps: int | None = None
+    """Euler steps of the denoising; None: as the checkpoint says."""
+    seed: int = 0
+    """Of the noise that the actions are denoised from."""
+    device: str = "cpu"
+    """Torch device of the policy."""
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    """Of the policy's large matrices."""
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.quality <= 95:
+            raise FoveateError(f"--quality: expected 1 to 95, got {self.quality}")
+        if self.episode and (self.image or self.state):
+            raise FoveateError("--episode brings its own pictures and state: leave --image and --state out")
+
+
+def parse_scene(config_cls: type[Any], argv: list[str], verb: str, several: Sequence[str]) -> Any:
+    """Flags of paths and sentences, which may hold commas, are taken out before lists are split."""
+    from foveate.cli.config import parse
+    from foveate.cli.observation import take_all
+
+    words, taken = list(argv), {}
+    for flag in several:
+        words, taken[flag] = take_all(words, flag)
+    config = parse(config_cls, words, f"foveate attn {verb}", aliases={"checkpoint": "policy"})
+    return replace(config, **{flag: tuple(values) for flag, values in taken.items() if values})
+
+
+def load(config: SceneConfig) -> Policy:
+    from foveate.policy import load_policy
+
+    return load_policy(
+        config.policy,
+        pruner=config.pruner or "checkpoint",
+        device=config.device,
+        dtype=config.dtype,
+        num_steps=config.num_steps,
+    )
+
+
+def observe(config: SceneConfig, prompt: str | None, policy: Policy, console: Any) -> Observation:
+    from foveate.cli.observation import read_frame, read_observation
+
+    if config.episode:
+        return read_frame(config.episode, config.frame, config.camera, prompt, policy)
+    return read_observation(config.image, config.state, str(prompt), policy, console)
+
+
+def layers_of(config: SceneConfig, policy: Policy) -> tuple[int, ...]:
+    depth = policy.config.llm.depth
+    return config.layers or (LAYERS if max(LAYERS) < depth else tuple(range(depth)))
+
+
+def noise_for(config: SceneConfig, policy: Policy, batch: int) -> np.ndarray:
+    """The same for every sample: what differs then is due to the prompt."""
+    shape = (policy.spec.action_horizon, policy.config.action_dim)
+    noise = np.random.default_rng(config.seed).standard_normal(shape, dtype=np.float32)
+    return np.repeat(noise[None], batch, 0)
+
+
+def begin(config: SceneConfig) -> Path:
+    from foveate.cli.config import write_run_files
+
+    write_run_files(config.out, config, config.seed)
+    return Path(config.out)
+
+
+def sheet_of(
+    config: SceneConfig, policy: Policy, observation: Observation, title: str, colormap: str | None = None
+) -> Sheet:
+    from foveate.viz.attention import Sheet, Style
+
+    style = Style(colormap=colormap or config.colormap, alpha=config.alpha, size=config.size)
+    side = policy.config.vision.image_size
+    return Sheet(policy.processor.source_images(observation), (side, side), title=title, style=style)
+
+
+def print_table(console: Any, title: str, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
+    from rich.table import Table
+
+    table = Table(*columns, title=title, title_justify="left")
+    for row in rows:
+        table.add_row(*map(str, row))
+    console.print(table)
+
+
+def write_json(path: Path, document: dict[str, Any]) -> None:
+    draft = path.with_name(f".{path.name}.draft")
+    draft.write_text(json.dumps(document, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    draft.replace(path)

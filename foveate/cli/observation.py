@@ -1,0 +1,97 @@
+"""One observation from a command line: pictures and a state, or one frame of a DROID-format episode."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from foveate.errors import FoveateError, unknown
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from foveate.policy import Policy
+    from foveate.types import Observation
+
+
+def take_all(argv: Sequence[str], flag: str) -> tuple[list[str], list[str]]:
+    """The command line without `--image a --image b c`, and [a, b, c]: paths may hold commas, which lists may not."""
+    rest: list[str] = []
+    values: list[str] = []
+    inside = False
+    for word in argv:
+        name, equals, value = word.partition("=")
+        if name == f"--{flag}":
+            inside = not equals
+            values += [value] if equals else []
+        elif inside and not word.startswith("--"):
+            values.append(word)
+        else:
+            inside = False
+            rest.append(word)
+    return rest, values
+
+
+def read_observation(
+    image: Sequence[str], state: Sequence[float], prompt: str, policy: Policy, console: Console
+) -> Observation:
+    """From picture files.
+
+    Args:
+        image: a picture per view of the policy: `view=path`, or paths in the order of its views.
+        state: in the robot's units; none: zeros, and the console says so.
+    """
+    from PIL import Image
+
+    from foveate.types import Observation
+
+    views = policy.spec.views
+    named = dict(word.partition("=")[::2] for word in image if "=" in word and not Path(word).exists())
+    plain = [word for word in image if word.partition("=")[0] not in named]
+    known = {*views, *(name for names in policy.processor.robot.views.values() for name in names)}
+    for view in named:
+        if view not in known:
+            raise unknown("view", view, known)
+    free = [view for view in views if view not in named]
+    if len(plain) != len(free):
+        raise FoveateError(
+            f"--image: the policy needs a picture of each of its views {list(views)}, got {len(image)}: {list(image)}"
+        )
+    images = {}
+    for view, path in {**named, **dict(zip(free, plain, strict=True))}.items():
+        try:
+            with Image.open(path) as picture:
+                images[view] = np.asarray(picture.convert("RGB"))
+        except OSError as error:
+            raise FoveateError(f"--image {view}={path}: not a readable picture ({error})") from error
+    values = np.asarray(state, np.float32)
+    if not len(state):
+        values = np.zeros(policy.spec.state_dim, np.float32)
+        console.print(f"state: none given, {policy.spec.state_dim} zeros are used")
+    return Observation(images, values, prompt)
+
+
+def read_frame(episode: str, frame: int, side: str, prompt: str | None, policy: Policy) -> Observation:
+    """From an episode folder: its pictures, its recorded state and, without a prompt of one's own, its instruction.
+
+    Args:
+        episode: `<outcome>/<date>/<episode>` folder, see `data.droid_reader`.
+        side: left or right, the exterior camera.
+    """
+    from foveate.data.droid_reader import SIDES, Episode, cameras_of
+
+    folder = Path(episode).resolve()
+    if side not in SIDES:
+        raise unknown("camera", side, SIDES)
+    if not (folder / "trajectory.h5").exists():
+        raise FoveateError(f"--episode {episode}: no episode folder; expected trajectory.h5 and recordings/ in it")
+    source = Episode(folder, folder.parent.parent.name)
+    if not 0 <= frame < source.rows:
+        raise FoveateError(f"--frame {frame}: the episode has frames 0 to {source.rows - 1}")
+    cameras = cameras_of(policy.spec.views, side)
+    _, observation = next(source.observations([frame], cameras, policy.processor.robot.state))
+    return replace(observation, prompt=prompt or observation.prompt)
