@@ -22,6 +22,8 @@ import numpy as np
 from foveate.attention.stats import bootstrap_mean
 
 METRICS = ("mse", "si_mse", "scale", "direction")
+ENOUGH = 5
+"""Episodes (or frames of a single one) from which on an interval is taken for evidence."""
 Row = dict[str, Any]
 
 
@@ -82,7 +84,8 @@ def summarise(rows: Sequence[Row]) -> list[Row]:
     for key in dict.fromkeys((row["views"], row["layer"]) for row in rows):
         own = [row for row in rows if (row["views"], row["layer"]) == key]
         groups = group_of(own)
-        metrics, dims = {}, {}
+        metrics: Row = {}
+        dims: Row = {}
         for metric in METRICS:
             values = {kind: np.array([row[kind][metric] for row in own]) for kind in ("high", "random", "low")}
             values["difference"] = values["high"] - values["random"]
@@ -105,13 +108,14 @@ def summarise(rows: Sequence[Row]) -> list[Row]:
 
 def rank(summary: Sequence[Row], views: str, metric: str = "si_mse") -> list[Row]:
     """Layers of one choice of views, the most causal first: by how much covering what the map marks changes the actions
-    more than covering as much elsewhere. `proven` says whether the interval of that difference lies above 0."""
+    more than covering as much elsewhere. `proven`: the interval of that difference lies above 0, and was resampled from
+    at least `ENOUGH` episodes."""
     own = [row for row in summary if row["views"] == views]
     ranked = sorted(own, key=lambda row: -row["metrics"][metric]["difference"]["mean"])
     return [
         {"rank": place, "layer": row["layer"], **row["metrics"][metric]["difference"]}
         | {"ratio": row["metrics"][metric]["ratio"], "wins": row["metrics"][metric]["wins"]}
-        | {"proven": bool(row["metrics"][metric]["difference"]["ci95"][0] > 0)}
+        | {"proven": bool(row["metrics"][metric]["difference"]["ci95"][0] > 0) and _units(row) >= ENOUGH}
         for place, row in enumerate(ranked, 1)
     ]
 
@@ -151,6 +155,10 @@ def group_of(rows: Sequence[Mapping[str, Any]]) -> list[Any] | None:
     """What to resample: the episodes, or (None) the frames of a single one."""
     episodes = [row["episode"] for row in rows]
     return episodes if len(set(episodes)) > 1 else None
+
+
+def _units(row: Row) -> int:
+    return row["episodes"] if row["episodes"] > 1 else row["frames"]
 
 
 def _mean(values: np.ndarray, groups: list[Any] | None) -> Row:

@@ -11,12 +11,13 @@ from __future__ import annotations
 import dataclasses
 import zlib
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
 import numpy as np
 
 from foveate.attention.fidelity import Row, distances, measure
+from foveate.attention.maps import most_active_heads
 from foveate.attention.occlude import FILLS, Cover, Fill, areas_of, axes_of, choose
 from foveate.errors import FoveateError, unknown
 from foveate.types import ActionChunk, AttentionMaps, AttentionRequest, Observation, Phase
@@ -112,10 +113,12 @@ class Study:
     """`views, layer, area, high, random, low`."""
     curves: list[Row]
     """`views, layer, shares, deletion, insertion`."""
-    maps: dict[int, dict[str, np.ndarray]] = field(default_factory=dict)
+    maps: dict[int, dict[str, np.ndarray]]
     """Layer -> view -> [rows, columns]."""
-    covered: dict[tuple[str, int], dict[str, Marked]] = field(default_factory=dict)
+    covered: dict[tuple[str, int], dict[str, Marked]]
     """(views, layer) -> high, random (the first draw), low -> what was covered."""
+    show: Callable[[Marked], Observation]
+    """The observation with patches covered."""
 
 
 Marked = dict[str, np.ndarray]
@@ -145,11 +148,20 @@ def layer_maps(maps: AttentionMaps, heads: HeadChoice) -> dict[int, dict[str, np
     there = [v for v, view in enumerate(maps.views) if maps.valid[v].any()]
     values = maps.maps.astype(np.float64)
     result = {}
+    active = most_active_heads(maps)
     for i, layer in enumerate(maps.layers):
-        head = int(values[i][:, maps.valid].var(1).argmax())
-        one = values[i].mean(0) if heads == "mean" else values[i, head]
+        one = values[i].mean(0) if heads == "mean" else values[i, maps.heads.index(active[layer])]
         result[layer] = {maps.views[v]: one[v] for v in there}
     return result
+
+
+def noise_of(sight: Sight, frame: Frame, seed: int) -> np.ndarray:
+    """float32 [H, A], standard normal: of a frame always the same."""
+    return np.random.default_rng(_key(frame, seed)).standard_normal(sight.noise_shape, dtype=np.float32)
+
+
+def _key(frame: Frame, seed: int) -> list[int]:
+    return [seed, zlib.crc32(frame.episode.encode()), frame.index]
 
 
 def study_frame(policy: AttendingPolicy, sight: Sight, frame: Frame, plan: Plan) -> Study:
@@ -158,8 +170,7 @@ def study_frame(policy: AttendingPolicy, sight: Sight, frame: Frame, plan: Plan)
     Raises:
         FoveateError: a layer or a view does not exist, or a fill leaves a picture as it was.
     """
-    key = [plan.seed, zlib.crc32(frame.episode.encode()), frame.index]
-    noise = np.random.default_rng(key).standard_normal(sight.noise_shape, dtype=np.float32)
+    key, noise = _key(frame, plan.seed), noise_of(sight, frame, plan.seed)
     request = AttentionRequest(plan.layers, phases=(plan.phase,))
     [(_, captured)] = policy.attend([frame.observation], request, noise[None])
     attention = captured[plan.phase]
@@ -187,11 +198,11 @@ def study_frame(policy: AttendingPolicy, sight: Sight, frame: Frame, plan: Plan)
         return dataclasses.replace(frame.observation, images={**images, **changed})
 
     actions = ask(policy, {REFERENCE: {}, **effects, **curves}, show, noise, plan.batch)
-    study = Study(_effects(effects, actions, areas), _curves(plan, curves, actions), maps)
+    covered: dict[tuple[str, int], dict[str, Marked]] = {}
     for (choice, layer, kind, draw), marked in effects.items():
         if draw == 0:
-            study.covered.setdefault((choice, layer), {})[kind] = marked
-    return study
+            covered.setdefault((choice, layer), {})[kind] = marked
+    return Study(_effects(effects, actions, areas), _curves(plan, curves, actions), maps, covered, show)
 
 
 def ask(
@@ -202,7 +213,8 @@ def ask(
     batch: int,
 ) -> dict[Any, np.ndarray]:
     """The actions [H, A] of every case, in batches, all from the same noise."""
-    keys, actions = list(cases), {}
+    keys = list(cases)
+    actions: dict[Any, np.ndarray] = {}
     for start in range(0, len(keys), batch):
         part = keys[start : start + batch]
         chunks = policy.infer_batch([show(cases[key]) for key in part], np.repeat(noise[None], len(part), 0))
@@ -216,14 +228,14 @@ def _effect_cases(
     share = 1 - plan.percentile / 100
     high = {v: choose(s, areas[v], share) for v, s in scores.items()}
 
-    def elsewhere(wanted: Callable[[np.ndarray], np.ndarray]) -> Marked:
-        return {v: choose(np.where(high[v], -np.inf, wanted(s)), areas[v], share) for v, s in scores.items()}
+    def elsewhere(wanted: Mapping[str, np.ndarray]) -> Marked:
+        return {v: choose(np.where(high[v], -np.inf, wanted[v]), areas[v], share) for v in scores}
 
     cases: dict[Any, Marked] = {(choice, layer, "high", 0): high}
-    cases[choice, layer, "low", 0] = elsewhere(lambda s: -s)
+    cases[choice, layer, "low", 0] = elsewhere({v: -s for v, s in scores.items()})
     for draw in range(plan.draws):
         rng = np.random.default_rng([*key, layer, draw])
-        cases[choice, layer, "random", draw] = elsewhere(lambda s, rng=rng: rng.random(s.shape))
+        cases[choice, layer, "random", draw] = elsewhere({v: rng.random(s.shape) for v, s in scores.items()})
     return cases
 
 

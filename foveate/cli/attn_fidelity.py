@@ -1,0 +1,402 @@
+"""`foveate attn fidelity`: are the attention maps true? Cover what they mark, and see whether the actions care.
+
+    foveate attn fidelity --policy CHECKPOINT DATA_ROOT --out runs/fidelity
+    foveate attn fidelity --policy CHECKPOINT --image side.jpg --image wrist.jpg --prompt "open the drawer"
+
+Writes `frames.jsonl` (what was measured in each frame; a run that is started again goes on behind it),
+`fidelity.json`, `fidelity.md`, `index.html` and `pictures/`.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+import math
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+
+from foveate.errors import FoveateError
+from foveate.types import Phase
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from foveate.attention.fidelity_run import Frame, Plan, Sight, Study
+    from foveate.data.droid_reader import Episode
+    from foveate.policy import Policy
+
+SCHEMA = "foveate.fidelity/v1"
+USERS_LAYERS = (1, 4, 5, 7, 10)
+"""Taken where the model is that deep and no layers are named."""
+MAY_CHANGE = ("episodes", "frames_per_episode", "pictures", "batch", "device", "data_root")
+
+
+@dataclass(frozen=True)
+class FidelityConfig:
+    """Are the maps true? Cover what they mark in the pictures, and compare the actions with those of random covers."""
+
+    policy: str
+    """Checkpoint folder, or the name of a policy that ships with foveate; `--checkpoint` is the same."""
+    data_root: str | None = None
+    """DROID-format tree, or one episode folder of it; the bare word. Without one: --image and --prompt."""
+    out: str = "runs/fidelity"
+    """Folder of the results; the same command again goes on where it was interrupted."""
+    episodes: int | None = None
+    """Episodes at most, evenly over the tree; None: all."""
+    frames_per_episode: int = 4
+    """Keyframes of each episode at most, evenly over it."""
+    keyframe_interval: int = 8
+    """Frames between two keyframes."""
+    camera: Literal["left", "right"] = "left"
+    """Side camera of a DROID folder: left is varied_camera_1, right varied_camera_2."""
+    image: tuple[str, ...] = ()
+    """Without a tree: a picture per view, `view=path`, or paths in the order of the policy's views."""
+    prompt: str = ""
+    """Without a tree: the instruction."""
+    state: tuple[float, ...] = ()
+    """Without a tree: the robot's state; zeros where none is given."""
+    layers: tuple[int, ...] = ()
+    """Backbone layers, negative ones count from the end; none: 1,4,5,7,10, or all of a shallow model."""
+    views: tuple[str, ...] = ("both", "side", "wrist")
+    """Choices of views to cover: both (all), side, wrist, or the model's name of one."""
+    phase: Phase = "prefix"
+    """prefix: attention of the text; suffix: of the actions, mean over the denoising steps."""
+    heads: Literal["mean", "active"] = "mean"
+    """A layer's map: the mean of its heads, or its most active head."""
+    percentile: float = 90.0
+    """What lies above this percentile of the map is covered, of each view the same share of its area."""
+    fill: Literal["mean", "blur", "noise"] = "mean"
+    """What stands in place of what is covered: the picture's mean colour, the blurred picture, or noise."""
+    draws: int = 10
+    """Random covers of as much area elsewhere."""
+    metric: Literal["mse", "si_mse", "scale", "direction"] = "si_mse"
+    """Measure that layers are ranked by; all are in the results."""
+    curve_points: int = 6
+    """Points of the insertion and deletion curves of the first choice of views; 0: none."""
+    pictures: int = 3
+    """Frames whose covered pictures are shown in the report."""
+    pruner: str | None = None
+    """Pruning method by name; without one, what the checkpoint was trained with; `none`: all tokens."""
+    robot: str | None = None
+    """Robot mapping by name or YAML; without one, as the checkpoint says."""
+    num_steps: int | None = None
+    """Euler steps of the denoising; None: as the checkpoint says."""
+    batch: int = 8
+    """Observations per inference."""
+    seed: int = 0
+    """Of noise and random covers."""
+    device: str = "cpu"
+    """Torch device of the policy."""
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    """Of the policy's large matrices."""
+
+    def __post_init__(self) -> None:
+        if (self.data_root is None) == (not self.image) or (self.image and not self.prompt):
+            raise FoveateError("what is to be tested? Give either a DROID-format tree, or --image and --prompt")
+        for name in ("frames_per_episode", "keyframe_interval"):
+            if getattr(self, name) < 1:
+                raise FoveateError(f"--{name}: expected at least 1, got {getattr(self, name)}")
+
+
+def fidelity(argv: list[str]) -> int:
+    """The verb."""
+    from rich.console import Console
+
+    from foveate.attention.fidelity_run import Sight
+    from foveate.cli.config import parse, write_run_files
+    from foveate.cli.observation import take_all
+    from foveate.evaluation.results import JsonLines
+    from foveate.policy import load_policy
+
+    words, images = take_all(argv, "image")
+    words += [f"--image={json.dumps(images)}"] if images else []
+    aliases = {"checkpoint": "policy", "pretrained_checkpoint": "policy"}
+    config = parse(FidelityConfig, words, "foveate attn fidelity", aliases=aliases, positional=("data_root",))
+    console, out = Console(), Path(config.out)
+    check_same_run(out, config)
+    with console.status("loading the policy"):
+        policy = load_policy(
+            config.policy,
+            pruner=config.pruner or "checkpoint",
+            device=config.device,
+            dtype=config.dtype,
+            num_steps=config.num_steps,
+            robot=config.robot,
+        )
+    plan, sight = plan_of(config, policy.config.llm.depth), Sight.of(policy)
+    places = _places(config, policy, console)
+    write_run_files(out, config, config.seed)
+    log = JsonLines(out / "frames.jsonl")
+    done = {(row["episode"], row["frame"]) for row in log.rows}
+    shown = {places[round(i)][:2] for i in np.linspace(0, len(places) - 1, min(config.pictures, len(places)))}
+    todo = [place for place in places if place[:2] not in done]
+    with _progress(console, len(places), len(places) - len(todo)) as advance:
+        for frame in _frames(todo):
+            row, study = measure_frame(policy, sight, frame, plan)
+            if (frame.episode, frame.index) in shown:
+                _draw(study, sight, frame, plan, out / "pictures")
+            log.append([row])  # after the pictures: a frame in the log lacks nothing
+            advance()
+    wanted = {place[:2] for place in places}
+    result = finish(config, plan, policy, [row for row in log.rows if (row["episode"], row["frame"]) in wanted], out)
+    for choice in plan.views:
+        console.print(_table(result, choice))
+    if result["pruner"]:
+        console.print(_pruner_table(result))
+    console.print(f"results: {out / 'fidelity.json'}\nreport:  {out / 'index.html'}", soft_wrap=True, highlight=False)
+    return 0
+
+
+def plan_of(config: FidelityConfig, depth: int) -> Plan:
+    """The plan, layers counted from 0."""
+    from foveate.attention.fidelity_run import Plan
+
+    layers = config.layers or (USERS_LAYERS if depth > max(USERS_LAYERS) else tuple(range(depth)))
+    for layer in layers:
+        if not -depth <= layer < depth:
+            raise FoveateError(f"--layers {layer}: the model has {depth} layers, 0 to {depth - 1}")
+    return Plan(
+        layers=tuple(dict.fromkeys(layer % depth for layer in layers)),
+        views=config.views,
+        phase=config.phase,
+        heads=config.heads,
+        percentile=config.percentile,
+        draws=config.draws,
+        fill=config.fill,
+        curve_points=config.curve_points,
+        batch=config.batch,
+        seed=config.seed,
+    )
+
+
+def measure_frame(policy: Policy, sight: Sight, frame: Frame, plan: Plan) -> tuple[dict[str, Any], Study]:
+    """One line of `frames.jsonl`, and what can be drawn of it."""
+    from foveate.attention.fidelity_run import study_frame
+
+    study = study_frame(policy, sight, frame, plan)
+    row: dict[str, Any] = {"episode": frame.episode, "frame": frame.index}
+    row |= {"effects": study.effects, "curves": study.curves, "pruner": None}
+    if policy.pruner is not None and policy.pruner.enabled:
+        row["pruner"] = _study_pruner(policy, sight, frame, plan)
+    return row, study
+
+
+def _study_pruner(policy: Policy, sight: Sight, frame: Frame, plan: Plan) -> dict[str, Any]:
+    from foveate.attention.fidelity_pruner import study_pruner
+    from foveate.attention.fidelity_run import noise_of
+    from foveate.policy import TraceOptions
+
+    noise = noise_of(sight, frame, plan.seed)
+    before, policy.trace = policy.trace, TraceOptions(routing=True)
+    try:
+        trace = policy.infer(frame.observation, noise).trace
+    finally:
+        policy.trace = before
+    assert trace is not None and trace.keep is not None
+
+    def keep(observation: Any, noise: np.ndarray, masks: np.ndarray) -> list[np.ndarray]:
+        return infer_kept(policy, observation, noise, masks, plan.batch)
+
+    seed = (plan.seed, frame.index)
+    kept, valid = trace.keep["keep_mask"], trace.keep["valid"]
+    return study_pruner(keep, frame.observation, noise, kept, valid, plan.draws, seed)
+
+
+def infer_kept(policy: Policy, observation: Any, noise: np.ndarray, masks: np.ndarray, batch: int) -> list[np.ndarray]:
+    """Action chunks of one observation, each with just the patches of a mask (bool [n, P]) left."""
+    import torch
+
+    from foveate.pruning.given import GivenPatches
+
+    model: Any = policy.engine.model  # type: ignore[attr-defined]
+    own, actions = model.pruner, []
+    try:
+        for start in range(0, len(masks), batch):
+            part = masks[start : start + batch]
+            model.pruner = GivenPatches(torch.from_numpy(part))
+            chunks = policy.infer_batch([observation] * len(part), np.repeat(noise[None], len(part), 0))
+            actions += [chunk.actions for chunk in chunks]
+    finally:
+        model.pruner = own
+    return actions
+
+
+def finish(
+    config: FidelityConfig, plan: Plan, policy: Policy, rows: Sequence[dict[str, Any]], out: Path
+) -> dict[str, Any]:
+    """Summaries of all frames, written as `fidelity.json` and both reports."""
+    import dataclasses
+
+    from foveate.attention.fidelity import rank, summarise, summarise_curves
+    from foveate.attention.fidelity_pruner import summarise_pruner
+    from foveate.cli.config import to_dict
+    from foveate.cli.provenance import provenance
+    from foveate.evaluation.results import write_text
+    from foveate.pruning import CONFIGS
+    from foveate.viz.fidelity_report import write_reports
+
+    def flat(name: str) -> list[dict[str, Any]]:
+        return [{"episode": row["episode"], **part} for row in rows for part in row[name]]
+
+    summary = summarise(flat("effects"))
+    method = next((name for name, cls in CONFIGS.items() if policy.pruner and type(policy.pruner.config) is cls), None)
+    pruned = [{"episode": row["episode"], **row["pruner"]} for row in rows if row["pruner"]]
+    result = {
+        "schema": SCHEMA,
+        "policy": policy.spec.name,
+        "frames": len(rows),
+        "episodes": len({row["episode"] for row in rows}),
+        "metric": config.metric,
+        "views": list(plan.views),
+        "plan": to_dict(dataclasses.asdict(plan)),
+        "rankings": {choice: rank(summary, choice, config.metric) for choice in plan.views},
+        "summary": summary,
+        "curves": summarise_curves(flat("curves")),
+        "pruner": {"name": method, **summarise_pruner(pruned)} if pruned else None,
+        "config": to_dict(config),
+        **provenance(),
+    }
+    result = _without_nan(result)
+    write_text(out / "fidelity.json", json.dumps(result, indent=1) + "\n")
+    write_reports(result, sorted((out / "pictures").glob("*.jpg")), out)
+    return result
+
+
+def check_same_run(out: Path, config: FidelityConfig) -> None:
+    """Refuse to mix two experiments in one folder; names the options that differ."""
+    import yaml
+
+    from foveate.cli.config import to_dict
+
+    if not (out / "config.yaml").exists() or not (out / "frames.jsonl").exists():
+        return
+    before, now = yaml.safe_load((out / "config.yaml").read_text()) or {}, to_dict(config)
+    differing = [key for key in now if key not in MAY_CHANGE and before.get(key) != now[key]]
+    if differing:
+        told = "; ".join(f"{key}: {before.get(key)!r} there, {now[key]!r} now" for key in differing)
+        raise FoveateError(f"{out} holds another experiment ({told}); choose another --out")
+
+
+Place = tuple[str, int, Callable[[], Any]]
+"""Episode, frame, and what reads its observation."""
+
+
+def _places(config: FidelityConfig, policy: Policy, console: Console) -> list[Place]:
+    """Every frame to be tested."""
+    if config.data_root is None:
+        from foveate.cli.observation import read_observation
+
+        observation = read_observation(config.image, config.state, config.prompt, policy, console)
+        return [("picture", 0, lambda: observation)]
+    from foveate.data.droid_reader import cameras_of
+    from foveate.viz.plots import spread
+
+    cameras, parts = cameras_of(policy.spec.views, config.camera), policy.processor.robot.state
+    places: list[Place] = []
+    for episode in spread(episodes_at(Path(config.data_root)), config.episodes):
+
+        def read(index: int, episode: Episode = episode) -> Any:
+            return next(episode.observations([index], cameras, parts))[1]
+
+        for index in spread(range(0, episode.rows, config.keyframe_interval), config.frames_per_episode):
+            places.append((episode.key, index, functools.partial(read, index)))
+    return places
+
+
+def episodes_at(path: Path) -> list[Episode]:
+    """The one episode of an episode folder, or all of a tree."""
+    from foveate.data.droid_reader import Episode, find_episodes
+
+    path = path.resolve()
+    if (path / "trajectory.h5").exists():
+        return [Episode(path, path.parent.parent.name)]
+    return find_episodes(path)
+
+
+def _frames(places: Sequence[Place]) -> Iterator[Frame]:
+    from foveate.attention.fidelity_run import Frame
+
+    for episode, index, read in places:
+        yield Frame(episode, index, read())
+
+
+def _draw(study: Study, sight: Sight, frame: Frame, plan: Plan, folder: Path) -> None:
+    """One picture per layer: what was covered of the first choice of views."""
+    from foveate.viz.attention import save_jpeg
+    from foveate.viz.fidelity_pictures import stack, strip
+
+    folder.mkdir(parents=True, exist_ok=True)
+    images, choice = frame.observation.images, plan.views[0]
+    for layer, maps in study.maps.items():
+        covered = study.covered[choice, layer]
+        shown = {kind: study.show(covered[kind]).images for kind in ("high", "random", "low")}
+        strips = []
+        for view in covered["high"]:
+            name = sight.source(view, images)
+            title = f"layer {layer} · {name} · {frame.episode.rpartition('/')[2]}, frame {frame.index}"
+            pictures = {kind: seen[name] for kind, seen in shown.items()}
+            strips.append(strip(images[name], maps[view], pictures, sight.model_hw, title))
+        stem = f"{frame.episode.replace('/', '_')}__frame{frame.index:05d}__L{layer:02d}"
+        save_jpeg(folder / f"{stem}.jpg", stack(strips), 88)
+
+
+@contextmanager
+def _progress(console: Console, total: int, done: int) -> Iterator[Callable[[], None]]:
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("frames"))
+    with Progress(*columns, TextColumn("{task.fields[rate]}"), TimeRemainingColumn(), console=console) as bar:
+        task, begun, now = bar.add_task("fidelity", total=total, completed=done, rate=""), time.monotonic(), [0]
+
+        def advance() -> None:
+            now[0] += 1
+            rate = 60 * now[0] / max(time.monotonic() - begun, 1e-3)
+            bar.update(task, advance=1, rate=f"{rate:.1f} frames/min")
+
+        yield advance
+
+
+def _table(result: dict[str, Any], choice: str) -> Any:
+    """The ranking of layers, for the terminal."""
+    from rich.table import Table
+
+    from foveate.viz.fidelity_report import NAMES, ranking_table
+
+    caption = f"{NAMES[result['metric']]} of the actions, {result['frames']} frames; 95 % intervals"
+    table = Table(title=f"covering {choice}", caption=caption)
+    head, rows = ranking_table(result, choice)
+    columns = [i for i, name in enumerate(head) if name not in ("random", "low")]  # what fits into 80 columns
+    for i in columns:
+        table.add_column(head[i], justify="right", no_wrap=True)
+    for row in rows:
+        table.add_row(*(row[i] for i in columns))
+    return table
+
+
+def _pruner_table(result: dict[str, Any]) -> Any:
+    from rich.table import Table
+
+    from foveate.viz.fidelity_report import PRUNER_NAMES, with_ci
+
+    pruner = result["pruner"]
+    table = Table(title=f"{pruner['name']}: {pruner['kept']:.1f} of {pruner['patches']:.0f} patches kept")
+    table.add_column("the actions change, when the policy goes")
+    table.add_column(result["metric"], justify="right", no_wrap=True)
+    for kind, name in PRUNER_NAMES.items():
+        table.add_row(name, with_ci(pruner["metrics"][result["metric"]][kind]))
+    return table
+
+
+def _without_nan(value: Any) -> Any:
+    """JSON has no NaN: None stands for what could not be computed."""
+    if isinstance(value, dict):
+        return {key: _without_nan(v) for key, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [_without_nan(v) for v in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
