@@ -124,6 +124,32 @@ def write_run_files(out_dir: str | Path, config: Any, seed: int | None) -> None:
         raise FoveateError(f"{record}: not the JSON that an earlier run wrote; move it away: {error}") from error
 
 
+def check_same_config(out_dir: str | Path, config: Any, may_change: Sequence[str]) -> None:
+    """Refuse to mix two configurations in one folder of results; names the options that differ.
+
+    Args:
+        may_change: dotted options that change no result.
+    """
+    record = Path(out_dir) / "config.yaml"
+    if not record.exists():
+        return
+    before, now = _dotted(yaml.safe_load(record.read_text()) or {}), _dotted(to_dict(config))
+    differing = [key for key in sorted(before.keys() | now.keys()) if before.get(key) != now.get(key)]
+    told = [f"{k}: {before.get(k)!r} there, {now.get(k)!r} now" for k in differing if k not in may_change]
+    if told:
+        raise FoveateError(
+            f"{out_dir} holds a run with another configuration ({'; '.join(told)}); choose another folder, or give the "
+            "same options to go on with that run"
+        )
+
+
+def _dotted(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in values.items():
+        flat |= _dotted(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": value}
+    return flat
+
+
 def _replace(path: Path, text: str) -> None:
     draft = path.with_name(f".{path.name}.draft")
     draft.write_text(text)

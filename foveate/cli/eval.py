@@ -8,8 +8,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from foveate.errors import FoveateError
-
 if TYPE_CHECKING:
     from rich.console import Console
 
@@ -99,21 +97,11 @@ def evaluate(config: SimConfig, console: Console, label: str = "") -> Evaluated:
 
 def check_same_run(folder: Path, config: SimConfig) -> None:
     """Refuse to mix two configurations in one folder; names the options that differ."""
-    import yaml
+    from foveate.cli.config import check_same_config
 
     log = folder / "episodes.jsonl"
-    if not (folder / "config.yaml").exists() or not log.exists() or log.stat().st_size == 0:
-        return
-    before = _flat(yaml.safe_load((folder / "config.yaml").read_text()) or {})
-    now = _flat(_plain(config))
-    differing = [key for key in sorted(before.keys() | now.keys()) if before.get(key) != now.get(key)]
-    differing = [key for key in differing if key not in MAY_CHANGE]
-    if differing:
-        told = "; ".join(f"{key}: {before.get(key)!r} there, {now.get(key)!r} now" for key in differing)
-        raise FoveateError(
-            f"{folder} holds a run with another configuration ({told}); choose another folder, or give the same "
-            "options to go on with that run"
-        )
+    if log.exists() and log.stat().st_size > 0:
+        check_same_config(folder, config, MAY_CHANGE)
 
 
 class EpisodeProgress:
@@ -226,10 +214,3 @@ def _plain(config: SimConfig) -> dict[str, Any]:
     from foveate.cli.config import to_dict
 
     return to_dict(config)
-
-
-def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for key, value in values.items():
-        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
-    return flat

@@ -1,4 +1,4 @@
-"""mp4 files from frames, with PyAV; knows nothing of policies or episodes."""
+"""mp4, webm (VP9) and avi files from frames, with PyAV; knows nothing of policies or episodes."""
 
 from __future__ import annotations
 
@@ -9,27 +9,40 @@ from typing import Any
 
 import numpy as np
 
-from foveate.errors import FoveateError
+from foveate.errors import FoveateError, unknown
 
-CODECS = ("libx264", "mpeg4")
-"""In order of preference: H.264 plays everywhere, but a PyAV build may come without it."""
+CODECS = {".mp4": ("libx264", "mpeg4"), ".webm": ("libvpx-vp9",), ".avi": ("mpeg4",)}
+"""By the file's ending, in order of preference: H.264 plays everywhere, but a PyAV build may come without it."""
+OPTIONS = {
+    # Constant quality in the encoder's fastest mode: an eighth of the time of its default, at half again the bytes and
+    # 0.6 dB less.
+    "libvpx-vp9": {"crf": "32", "b": "0", "deadline": "realtime", "cpu-used": "8", "row-mt": "1"},
+    "mpeg4": {"qscale": "4"},
+}
 
 
 class VideoWriter:
     """Writes frames as they come; use as a context manager.
 
     Frames are uint8 [H, W, 3], RGB, all of one size. An odd height or width loses its last row or
-    column, because the pixel format of both codecs wants even sizes.
+    column, because the pixel format of the codecs wants even sizes.
 
     Args:
+        path: its ending says the format: `.mp4`, `.webm` or `.avi`.
         fps: frames per second of playback.
-        codecs: tried in this order.
+        codecs: tried in this order; None: those of the format.
+        threads: of the encoder; None: as many as it likes.
     Raises:
-        FoveateError: no codec is there, or a frame has another size than the first.
+        FoveateError: an unknown format, no codec is there, or a frame has another size than the first.
     """
 
-    def __init__(self, path: Path | str, fps: float, codecs: tuple[str, ...] = CODECS) -> None:
-        self.path, self._fps, self._codecs = Path(path), fps, codecs
+    def __init__(
+        self, path: Path | str, fps: float, codecs: tuple[str, ...] | None = None, threads: int | None = None
+    ) -> None:
+        self.path, self._fps, self._threads = Path(path), fps, threads
+        if codecs is None and self.path.suffix not in CODECS:
+            raise unknown("video format", self.path.suffix, CODECS)
+        self._codecs = codecs or CODECS[self.path.suffix]
         self._container: Any = None
         self._stream: Any = None
 
@@ -58,6 +71,9 @@ class VideoWriter:
         self._stream = self._container.add_stream(codec, rate=Fraction(self._fps).limit_denominator(1000))
         self._stream.height, self._stream.width = frame.shape[:2]
         self._stream.pix_fmt = "yuv420p"
+        self._stream.options = OPTIONS.get(codec, {})
+        if self._threads is not None:
+            self._stream.codec_context.thread_count = self._threads
 
     def close(self) -> None:
         if self._container is None:
@@ -87,7 +103,7 @@ def _encodes(codec: str) -> bool:
 
 
 def write_video(path: Path | str, frames: Iterable[np.ndarray], fps: float) -> None:
-    """Write all frames (uint8 [H, W, 3], RGB) to one mp4."""
+    """Write all frames (uint8 [H, W, 3], RGB) to one file."""
     with VideoWriter(path, fps) as video:
         for frame in frames:
             video.add(frame)

@@ -1,0 +1,117 @@
+"""The attention maps of one episode in one compressed file, from which pictures are drawn again without the model.
+
+    archive.save(folder / MAPS)
+    archive = EpisodeMaps.load(folder / MAPS)
+    maps = archive.at(8, "prefix")                    # AttentionMaps of keyframe 8
+
+A file `maps.npz` holds `<phase>/maps` float16 [keyframe, layer, head, view, rows, columns], `<phase>/valid` bool
+[keyframe, view, rows, columns], and `about`, a JSON text with everything else. NumPy alone.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from foveate.attention.maps import rank_heads
+from foveate.errors import FoveateError
+from foveate.types import AttentionMaps, Phase
+
+MAPS = "maps.npz"
+HEADS = "heads.json"
+
+
+@dataclass(frozen=True)
+class About:
+    """An episode, and how its maps came to be."""
+
+    episode: str
+    outcome: str
+    instruction: str
+    total_frames: int
+    keyframes: tuple[int, ...]
+    layers: tuple[int, ...]
+    heads: tuple[int, ...]
+    views: Mapping[str, str]
+    """View, as the policy's observation names it -> camera of the episode folder."""
+    model_hw: tuple[int, int]
+    """The model's input, into which each picture is resized with padding."""
+    policy: str
+    seed: int
+
+    def to_json(self) -> str:
+        return json.dumps(asdict(self), ensure_ascii=False)
+
+    @classmethod
+    def from_json(cls, text: str) -> About:
+        values: Any = {key: tuple(v) if isinstance(v, list) else v for key, v in json.loads(text).items()}
+        return cls(**values)
+
+
+@dataclass
+class EpisodeMaps:
+    """The maps of one episode."""
+
+    about: About
+    maps: dict[Phase, np.ndarray] = field(default_factory=dict)
+    """float16 [keyframe, layer, head, view, rows, columns]."""
+    valid: dict[Phase, np.ndarray] = field(default_factory=dict)
+    """bool [keyframe, view, rows, columns]: patches that were there and kept."""
+
+    @classmethod
+    def gather(cls, about: About, frames: Sequence[Mapping[Phase, AttentionMaps]]) -> EpisodeMaps:
+        """From one `AttentionMaps` per keyframe and phase, their views already named as in `about.views`."""
+        phases: tuple[Phase, ...] = tuple(frames[0]) if frames else ()
+        return cls(
+            about,
+            {phase: np.stack([frame[phase].maps for frame in frames]) for phase in phases},
+            {phase: np.stack([frame[phase].valid for frame in frames]) for phase in phases},
+        )
+
+    def at(self, keyframe: int, phase: Phase) -> AttentionMaps:
+        """The maps of the inference at this frame."""
+        if phase not in self.maps:
+            raise FoveateError(
+                f"episode {self.about.episode}: no {phase} maps are stored, only {', '.join(self.maps)}; "
+                f"run `foveate attn episodes` with --phases {','.join(self.maps)},{phase}"
+            )
+        i = self.about.keyframes.index(keyframe)
+        views = tuple(self.about.views)
+        return AttentionMaps(
+            phase, self.about.layers, self.about.heads, views, self.maps[phase][i], self.valid[phase][i]
+        )
+
+    def save(self, path: Path) -> None:
+        arrays: dict[str, Any] = {f"{phase}/maps": values for phase, values in self.maps.items()}
+        arrays |= {f"{phase}/valid": values for phase, values in self.valid.items()}
+        draft = path.with_name(f".{path.name}.draft")
+        try:
+            with draft.open("wb") as file:
+                np.savez_compressed(file, about=np.array(self.about.to_json()), **arrays)
+            draft.replace(path)
+        except OSError as error:
+            raise FoveateError(f"{path}: the maps cannot be written there ({error.strerror or error})") from error
+
+    @classmethod
+    def load(cls, path: Path) -> EpisodeMaps:
+        try:
+            with np.load(path) as file:
+                phases = [key.partition("/")[0] for key in file.files if key.endswith("/maps")]
+                return cls(
+                    About.from_json(str(file["about"])),
+                    {phase: file[f"{phase}/maps"] for phase in phases},  # type: ignore[misc]  # keys are phases
+                    {phase: file[f"{phase}/valid"] for phase in phases},  # type: ignore[misc]
+                )
+        except (OSError, ValueError, KeyError, TypeError, EOFError) as error:
+            raise FoveateError(f"{path}: not a file of an episode's maps that foveate wrote ({error})") from error
+
+    def ranking(self) -> dict[str, list[dict[str, Any]]]:
+        """Phase -> heads, the most active one first: layer, head, activity (variance of its map, mean over the
+        keyframes) and first (share of keyframes in which it leads its layer)."""
+        frames = self.about.keyframes
+        return {phase: [asdict(rank) for rank in rank_heads(self.at(f, phase) for f in frames)] for phase in self.maps}

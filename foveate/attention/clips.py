@@ -1,0 +1,138 @@
+"""Videos of an episode from its drawn pictures, in the folders that users of this analysis have.
+
+    <episode>/L05_prefix_max.webm         the most active head of layer 5, frame by frame
+    <episode>/L5/H03_prefix.webm          one head
+    <episode>/instruction.txt
+
+The same with `suffix`. What there is to film is read from the names of the pictures (see `pictures.py`), so pictures
+that other tools drew under these names become videos too. NumPy, Pillow and PyAV; no model.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+
+from foveate.errors import FoveateError
+from foveate.viz.video import VideoWriter
+
+Format = Literal["webm", "mp4", "avi"]
+STRIP = 24
+"""Height of the line burnt in, in pixels."""
+
+
+@dataclass(frozen=True)
+class Filming:
+    """How keyframes become videos."""
+
+    format: Format = "webm"
+    """webm (VP9), mp4 (H.264) or avi (MPEG-4)."""
+    fps: float = 4.0
+    """Keyframes per second of playback."""
+    burn_in: bool = False
+    """Write the frame's number and the instruction below every picture."""
+
+    def __post_init__(self) -> None:
+        if self.format not in ("webm", "mp4", "avi"):
+            raise FoveateError(f"format: expected webm, mp4 or avi, got {self.format!r}")
+        if not 0 < self.fps <= 120:
+            raise FoveateError(f"fps: expected more than 0 and at most 120, got {self.fps}")
+
+
+@dataclass(frozen=True)
+class Clip:
+    """One video to make."""
+
+    name: str
+    """Path in the episode's video folder, without ending."""
+    picture: str
+    """Path of its picture in each keyframe's folder."""
+
+
+def keyframes_of(folder: Path) -> list[int]:
+    """Numbers of the keyframes that an episode's folder holds, ascending."""
+    return sorted(int(path.name) for path in folder.iterdir() if path.is_dir() and re.fullmatch(r"\d{5,}", path.name))
+
+
+def clips_of(folder: Path) -> list[Clip]:
+    """The videos that an episode's pictures give, summaries first.
+
+    Raises:
+        FoveateError: there are no pictures.
+    """
+    frames = keyframes_of(folder)
+    first = folder / f"{frames[0]:05d}" if frames else folder
+    clips = list(_clips(first)) if frames else []
+    if not clips:
+        raise FoveateError(
+            f"{folder}: no attention pictures in it; expected 00000/prefix_L1_attn_vis_max.jpg and so on"
+        )
+    return clips
+
+
+def _clips(frame: Path) -> Iterator[Clip]:
+    names = sorted(path.name for path in frame.iterdir())
+    found = [(int(m[2]), m[1], m[0]) for name in names if (m := re.fullmatch(r"(\w+)_L(\d+)_attn_vis_max\.jpg", name))]
+    for layer, phase, name in sorted(found):
+        yield Clip(f"L{layer:02d}_{phase}_max", name)
+    folders = [(int(m[1]), m[2], m[0]) for name in names if (m := re.fullmatch(r"L(\d+)_(\w+)_heads", name))]
+    for layer, phase, name in sorted(folders):
+        for path in sorted((frame / name).glob("head_*.jpg")):
+            yield Clip(f"L{layer}/H{path.stem.removeprefix('head_')}_{phase}", f"{name}/{path.name}")
+
+
+def film(folder: Path, out: Path, clip: Clip, filming: Filming, instruction: str = "") -> Path:
+    """Make one video, whole or not at all; returns its path.
+
+    Args:
+        folder: of the episode's pictures.
+        out: of its videos.
+        instruction: what `burn_in` writes beside the frame's number.
+    """
+    path = out / f"{clip.name}.{filming.format}"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    draft = path.with_name(f".{path.stem}.draft.{filming.format}")
+    # One thread each: the videos of an episode are made side by side.
+    with VideoWriter(draft, filming.fps, threads=1) as video:
+        for frame in keyframes_of(folder):
+            picture = _read(folder / f"{frame:05d}" / clip.picture)
+            video.add(burnt_in(picture, f"frame {frame:05d}", instruction) if filming.burn_in else picture)
+    draft.replace(path)
+    return path
+
+
+def is_fresh(folder: Path, out: Path, clip: Clip, filming: Filming, frames: Sequence[int]) -> bool:
+    """There is a video, and none of its pictures is newer."""
+    path = out / f"{clip.name}.{filming.format}"
+    pictures = (folder / f"{frame:05d}" / clip.picture for frame in frames)
+    return path.exists() and all(p.stat().st_mtime <= path.stat().st_mtime for p in pictures if p.exists())
+
+
+def burnt_in(picture: np.ndarray, mark: str, text: str) -> np.ndarray:
+    """The picture with a line below it: uint8 [H + STRIP, W, 3]."""
+    from PIL import Image, ImageDraw
+
+    from foveate.viz.attention import GAP, font, shorten
+
+    canvas = Image.new("RGB", (picture.shape[1], picture.shape[0] + STRIP), (28, 32, 38))
+    canvas.paste(Image.fromarray(picture))
+    draw, y = ImageDraw.Draw(canvas), picture.shape[0] + STRIP / 2
+    draw.text((GAP, y), mark, (255, 214, 102), font(13), anchor="lm")
+    left = 2 * GAP + font(13).getlength(mark)
+    draw.text((left, y), shorten(text, canvas.width - left - GAP, 13), (240, 240, 236), font(13), anchor="lm")
+    return np.asarray(canvas)
+
+
+def _read(path: Path) -> np.ndarray:
+    from PIL import Image
+
+    try:
+        with Image.open(path) as picture:
+            return np.asarray(picture.convert("RGB"))
+    except OSError as error:
+        raise FoveateError(f"{path}: not a readable picture ({error}); draw it again: `foveate attn render`") from error
