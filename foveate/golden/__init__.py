@@ -68,6 +68,10 @@ def _run(group: str, folder: Path, report: Report, device: str, dtypes: tuple[st
         from foveate.golden import lightvla
 
         lightvla.run(folder, report, device=device, dtypes=dtypes)
+    elif group == "vqa":
+        from foveate.golden import vqa
+
+        vqa.run(folder, report)
     else:
         report.skip(group, "*", "not compared", "this version of foveate has nothing to compare with it")
 
