@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from foveate.errors import FoveateError
-from foveate.types import Decoding, VisionBudget
+from foveate.models.vlm.budget import VisionBudget
 from foveate.vision_value.config import PolicyConfig, PruningMode, TrainingConfig
 
-DEFAULT_TEMPLATE = "{question}"
+if TYPE_CHECKING:
+    from foveate.models.vlm.decoding import Decoding
 
 
 @dataclass(frozen=True)
@@ -34,20 +35,14 @@ class DataConfig:
     """Questions that the policy is trained on: a JSONL file, or the name of a data set."""
     eval_jsonl: str | None = None
     """Questions that are evaluated where `--dataset_config` names none."""
-    prompt_template: str = DEFAULT_TEMPLATE
-    """The prompt; `{question}` stands for the question, with hint and options below it."""
+    prompt_template: str | None = None
+    """The prompt, with the fields {image} {hint} {question} {choices} {instruction}; null: the model's own."""
     root: str | None = None
     """Folder with the files of the published sets; null: the hub."""
     split: str | None = None
     """Split to evaluate; null: each set's usual one (MMBench: dev, whose answers are public)."""
     train_split: str = "train"
     """Split to train on, where `train_jsonl` names a data set."""
-
-    def __post_init__(self) -> None:
-        if "{question}" not in self.prompt_template:
-            raise FoveateError(
-                f"data.prompt_template: expected {{question}} somewhere in it, got {self.prompt_template!r}"
-            )
 
 
 @dataclass(frozen=True)
@@ -76,17 +71,29 @@ class EvalConfig:
     """A `checkpoint-*.pt` of the policy (`--checkpoint` takes an accelerate state folder)."""
     workers: Literal["local", "ray"] = "local"
     """`ray`: spread the passes over a Ray cluster; under `torchrun` they are spread over its processes."""
+    ray_workers: int = 2
+    """Workers on a Ray cluster without GPUs; with GPUs there is one for each."""
     bootstrap: int = 1000
     """Resamples of an interval."""
 
     def __post_init__(self) -> None:
-        for key in ("batch_size", "profile_samples", "bootstrap"):
+        for key in ("batch_size", "profile_samples", "bootstrap", "ray_workers"):
             if getattr(self, key) < 1:
                 raise FoveateError(f"eval.{key}: expected at least 1, got {getattr(self, key)}")
-        self.decoding(0)
+        if self.max_new_tokens < 1 or self.num_beams < 1:
+            raise FoveateError(
+                f"eval: max_new_tokens and num_beams start at 1, got {self.max_new_tokens} and {self.num_beams}"
+            )
+        if self.do_sample and (self.num_beams > 1 or not self.temperature > 0):
+            raise FoveateError(
+                f"eval.do_sample: true needs num_beams: 1 and a temperature above 0, got {self.num_beams} and "
+                f"{self.temperature}"
+            )
 
     def decoding(self, seed: int) -> Decoding:
         """The part of it that changes answers."""
+        from foveate.models.vlm.decoding import Decoding
+
         return Decoding(self.max_new_tokens, self.num_beams, self.do_sample, self.temperature, seed)
 
 
@@ -97,17 +104,20 @@ class VqaConfig:
     model: ModelConfig = field(default_factory=ModelConfig)
     data: DataConfig = field(default_factory=DataConfig)
     policy: PolicyConfig = field(default_factory=PolicyConfig)
-    vision_budget: VisionBudget = field(default_factory=VisionBudget)
+    vision_budget: VisionBudget | None = None
+    """What COARSE and FULL may cost; null: as the model's folder says."""
     eval: EvalConfig = field(default_factory=EvalConfig)
     training: TrainingConfig = field(default_factory=TrainingConfig)
     dataset_config: str | None = None
     """Data sets to evaluate, separated by commas: mmbench, mmmu, textvqa, easy_vqa, mixed, or a JSONL file."""
     output_dir: str = "outputs/vqa"
     """Where the results go."""
-    checkpoint: str | None = None
-    """The trained policy: an accelerate state folder, or an output folder of `foveate train value`."""
+    checkpoint: tuple[str, ...] = ()
+    """Trained policies: accelerate state folders, output folders of `foveate train value`, or `checkpoint-*.pt`."""
     max_samples: int | None = None
     """Questions of each data set at most; null: all."""
+    max_train_samples: int | None = None
+    """Training questions at most; null: all."""
     pareto: tuple[float, ...] = ()
     """Values of lambda, one row of the learned policy each; empty: policy.lambda_cost alone."""
     thresholds: tuple[float, ...] = ()

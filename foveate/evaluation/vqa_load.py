@@ -1,0 +1,112 @@
+"""From the keys of an experiment to the things they name: the model, the questions, the trained policies."""
+
+from __future__ import annotations
+
+import importlib
+from pathlib import Path
+from typing import Any
+
+from foveate.data.vqa import load_vqa
+from foveate.errors import FoveateError
+from foveate.evaluation.vqa_config import VqaConfig
+from foveate.evaluation.vqa_passes import VLMLike
+from foveate.training.value_checkpoint import TrainedPolicy, load_policy, newest_checkpoint
+from foveate.types import VQASample
+
+
+def load_model(config: VqaConfig, device: str | None = None) -> VLMLike:
+    """The model of `model.*`; `module:factory` names one's own.
+
+    Args:
+        device: in place of `model.device`.
+    """
+    keys = config.model
+    if ":" in keys.path and not Path(keys.path).exists():
+        return _own_model(keys.path)
+    from foveate.models.vlm.load import Lora, load_vlm
+
+    return load_vlm(
+        keys.path,
+        device=device or keys.device,
+        dtype=keys.dtype,
+        budget=config.vision_budget,
+        prompt_template=config.data.prompt_template,
+        lora=Lora(path=keys.lora) if keys.lora else None,
+        batch_size=config.eval.batch_size,
+    )
+
+
+def load_sets(config: VqaConfig) -> dict[str, list[VQASample]]:
+    """Data set -> its questions: those of `--dataset_config`, else `data.eval_jsonl`."""
+    names = [name.strip() for name in (config.dataset_config or config.data.eval_jsonl or "").split(",")]
+    names = [name for name in names if name]
+    if not names:
+        raise FoveateError(
+            "no questions to evaluate: name data sets with --dataset_config (mmbench, mmmu, textvqa, easy_vqa, mixed, "
+            "or a JSONL file, separated by commas), or set data.eval_jsonl"
+        )
+    keys = config.data
+    sets = {
+        short_name(name): load_vqa(name, split=keys.split, root=keys.root, max_samples=config.max_samples)
+        for name in dict.fromkeys(names)
+    }
+    if len(sets) < len(set(names)):
+        raise FoveateError(f"--dataset_config {config.dataset_config}: two files have one name; rename one of them")
+    return sets
+
+
+def load_training_set(config: VqaConfig) -> list[VQASample]:
+    """The questions of `data.train_jsonl`."""
+    keys = config.data
+    if not keys.train_jsonl:
+        raise FoveateError(
+            "no questions to train on: set data.train_jsonl to a JSONL file (`foveate data vqa-train` builds one from "
+            "the published sets), or to the name of a data set"
+        )
+    split = None if keys.train_jsonl.endswith((".jsonl", ".json")) else keys.train_split
+    return load_vqa(keys.train_jsonl, split=split, root=keys.root, max_samples=config.max_train_samples)
+
+
+def short_name(name: str) -> str:
+    """`data/mine.jsonl` -> `mine`; a preset stays what it is."""
+    return Path(name).stem if name.endswith((".jsonl", ".json")) else name
+
+
+def load_policies(config: VqaConfig, vlm: VLMLike) -> tuple[list[TrainedPolicy], list[str]]:
+    """The trained policies, and warnings.
+
+    Those of `--checkpoint` and `eval.ddp_checkpoint_path`; else the newest of `training.output_dir`; else the one that
+    ships with the model; else none.
+    """
+    named = [*config.checkpoint, *([config.eval.ddp_checkpoint_path] if config.eval.ddp_checkpoint_path else [])]
+    if not named:
+        places = [Path(config.training.output_dir), shipped_policy(config.model.path)]
+        named = [str(place) for place in places if place.is_dir() and newest_checkpoint(place)][:1]
+    policies = [load_policy(path, config.policy) for path in named]
+    warnings = []
+    for trained in policies:
+        model = trained.facts.get("model")
+        if model and model != vlm.fingerprint:
+            warnings.append(
+                f"{trained.path} was trained on the passes of another model, prompt or budget ({model}; this one is "
+                f"{vlm.fingerprint}): its gains may not hold here"
+            )
+    return policies, warnings
+
+
+def shipped_policy(model: str) -> Path:
+    """Folder of the policy that ships with a shipped model."""
+    import foveate
+
+    return Path(foveate.__file__).parent / "vlms" / model / "policy"
+
+
+def _own_model(path: str) -> Any:
+    module, _, factory = path.partition(":")
+    try:
+        return getattr(importlib.import_module(module), factory)()
+    except (ImportError, AttributeError) as error:
+        raise FoveateError(
+            f"model.path {path}: expected a checkpoint folder, a name, or one's own as `module:factory` on the Python "
+            f"path ({error})"
+        ) from error

@@ -1,0 +1,158 @@
+"""A trained policy on the disk: head, wording table, and thresholds that were chosen on validation.
+
+    OUT/checkpoint-000300.pt     {"policy": weights, "shape": {...}, "facts": {...}}
+
+Read with `weights_only=True`: no code in a checkpoint is ever run. The state folders of accelerate and the checkpoints
+of other trainers are searched for a two-layer MLP under a name such as `vow_head`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from foveate.errors import FoveateError
+from foveate.vision_value.config import PolicyConfig
+from foveate.vision_value.head import HeadShape, ValueHead
+
+HEAD_NAMES = ("vow_head", "value_head", "policy_head", "policy", "vow", "head")
+STATE_FILES = ("model.safetensors", "pytorch_model.bin", "pytorch_model.safetensors")
+"""What accelerate's `save_state` calls the weights."""
+
+
+@dataclass(frozen=True)
+class TrainedPolicy:
+    """A head, and what was learned beside it."""
+
+    head: ValueHead
+    path: str
+    lookup: Mapping[str, tuple[float, float, float]] | None = None
+    """Mean gains per wording of the training questions."""
+    facts: Mapping[str, Any] = field(default_factory=dict)
+    """`model` (fingerprint), `seed`, `lambda_cost`, `mean_gains`; `thresholds` and `cascades` chosen on validation."""
+
+
+def save_policy(folder: Path, step: int, trained: TrainedPolicy) -> Path:
+    """Write `folder/checkpoint-STEP.pt`, whole or not at all."""
+    final = folder / f"checkpoint-{step:06d}.pt"
+    partial = final.with_suffix(".partial")
+    payload = {
+        "policy": {name: tensor.detach().cpu() for name, tensor in trained.head.state_dict().items()},
+        "shape": dataclasses.asdict(trained.head.shape),
+        "lookup": {key: list(gains) for key, gains in (trained.lookup or {}).items()},
+        "facts": dict(trained.facts),
+        "step": step,
+    }
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        torch.save(payload, partial)
+        os.replace(partial, final)
+    except OSError as error:
+        raise FoveateError(f"cannot write {final}: {error.strerror}; choose another --output_dir") from error
+    return final
+
+
+def newest_checkpoint(folder: Path) -> Path | None:
+    """The `checkpoint-*.pt` of the most steps."""
+    found = [path for path in folder.glob("checkpoint-*.pt") if re.search(r"\d+", path.stem)]
+    return max(found, key=lambda path: int(re.findall(r"\d+", path.stem)[-1]), default=None)
+
+
+def load_policy(path: str | Path, policy: PolicyConfig) -> TrainedPolicy:
+    """Open a `checkpoint-*.pt`, a folder of them (the newest), or an accelerate state folder.
+
+    Args:
+        policy: says what features a head of another trainer reads.
+    Raises:
+        FoveateError: there is none, it cannot be read, or it holds no head.
+    """
+    path = Path(path)
+    file = path
+    if path.is_dir():
+        state = next((path / name for name in STATE_FILES if (path / name).exists()), None)
+        file = state or newest_checkpoint(path) or path
+    if not file.is_file():
+        raise FoveateError(
+            f"{path}: expected a checkpoint-*.pt, a folder of them, or an accelerate state folder (with one of "
+            f"{', '.join(STATE_FILES)}); `foveate train value` writes one"
+        )
+    content = read_weights(file)
+    if "shape" in content and "policy" in content:
+        head = ValueHead(HeadShape(**content["shape"]))
+        head.load_state_dict(content["policy"])
+        lookup = {key: (gains[0], gains[1], gains[2]) for key, gains in content["lookup"].items()}
+        return TrainedPolicy(head.eval(), str(path), lookup or None, content["facts"])
+    return TrainedPolicy(foreign_head(weights_of(content), policy, file).eval(), str(path))
+
+
+def read_weights(file: Path) -> dict[str, Any]:
+    """The content of a checkpoint file; nothing in it is executed."""
+    try:
+        if file.suffix == ".safetensors":
+            from safetensors.torch import load_file
+
+            return dict(load_file(file))
+        content = torch.load(file, map_location="cpu", weights_only=True)
+    except Exception as error:
+        raise FoveateError(
+            f"{file}: cannot be read as plain tensors ({' '.join(str(error).split())[:200]}); a pickle with code in it "
+            "is refused: save the state dict alone"
+        ) from error
+    if not isinstance(content, dict):
+        raise FoveateError(f"{file}: expected a dictionary of tensors, got a {type(content).__name__}")
+    return content
+
+
+def weights_of(content: Mapping[str, Any]) -> dict[str, Tensor]:
+    """The flat state dict in a checkpoint, with DDP's `module.` removed."""
+    nested = [content[key] for key in ("model", "state_dict", "model_state_dict", "policy") if key in content]
+    flat = next((inner for inner in nested if isinstance(inner, Mapping)), content)
+    return {name.removeprefix("module."): value for name, value in flat.items() if isinstance(value, Tensor)}
+
+
+def foreign_head(weights: Mapping[str, Tensor], policy: PolicyConfig, file: Path) -> ValueHead:
+    """The two linear layers of another trainer's head, as a head that chooses by argmax of its logits."""
+    layers = [
+        (name.removesuffix(".weight"), value)
+        for name, value in weights.items()
+        if name.endswith(".weight") and value.ndim == 2 and any(f"{h}." in name for h in HEAD_NAMES)
+    ]
+    last = next(
+        (
+            i
+            for i, (_, w) in enumerate(layers)
+            if i and w.shape[0] in (2, 3) and w.shape[1] == layers[i - 1][1].shape[0]
+        ),
+        0,
+    )
+    if not last:
+        raise FoveateError(
+            f"{file}: no policy head in it: expected two linear layers under {', '.join(HEAD_NAMES)}, the last with 2 "
+            f"or 3 outputs; found {', '.join(list(weights)[:6]) or 'no tensors'}"
+        )
+    (first_name, first), (last_name, final) = layers[last - 1], layers[last]
+    extra = ("entropy" in policy.feature_mode) + ("margin" in policy.feature_mode)
+    space: Literal["binary", "ternary"] = "ternary" if final.shape[0] == 3 else "binary"
+    shape = HeadShape(first.shape[1] - extra, policy.feature_mode, first.shape[0], space, "policy")
+    rows = [0, 1, 2] if space == "ternary" else [0, 2]
+    bias = {n: weights.get(f"{n}.bias", torch.zeros(len(w))) for n, w in ((first_name, first), (last_name, final))}
+    # The head's own layers are net.0 and net.3; an action that the other trainer did not have keeps zeros.
+    last_weight, last_bias = torch.zeros(3, first.shape[0]), torch.zeros(3)
+    last_weight[rows], last_bias[rows] = final.float(), bias[last_name].float()
+    head = ValueHead(shape)
+    loaded = {
+        "net.0.weight": first,
+        "net.0.bias": bias[first_name],
+        "net.3.weight": last_weight,
+        "net.3.bias": last_bias,
+    }
+    head.load_state_dict({"mean": head.mean, "std": head.std, **loaded})
+    return head

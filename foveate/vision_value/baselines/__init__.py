@@ -1,0 +1,62 @@
+"""The rules that the learned policy must beat, one file each."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from foveate.errors import FoveateError
+from foveate.vision_value.baselines.always import NAMES, Always
+from foveate.vision_value.baselines.base import EVERY_ANSWER, EVERY_PASS, Rule
+from foveate.vision_value.baselines.cascade import Cascade
+from foveate.vision_value.baselines.oracle import Oracle
+from foveate.vision_value.baselines.random_matched import RandomMatched
+from foveate.vision_value.baselines.string_lookup import StringLookup
+from foveate.vision_value.baselines.uncertainty_threshold import UncertaintyThreshold
+from foveate.vision_value.config import PolicyConfig
+
+__all__ = [
+    "EVERY_ANSWER",
+    "EVERY_PASS",
+    "Always",
+    "Cascade",
+    "Oracle",
+    "RandomMatched",
+    "Rule",
+    "StringLookup",
+    "UncertaintyThreshold",
+    "make_rule",
+]
+
+
+def make_rule(policy: PolicyConfig, lookup: Mapping[str, tuple[float, float, float]] | None = None) -> Rule:
+    """The rule of `policy.baseline_name`, which is neither null (the learned policy) nor a pruning method.
+
+    Args:
+        lookup: of `string_lookup`: mean gains per wording, which a trained policy carries.
+    Raises:
+        FoveateError: `string_lookup` without its table.
+    """
+    levels = {name: level for level, name in NAMES.items()}
+    name, threshold = policy.baseline_name, policy.baseline_threshold or 0.0
+    uncertainty = policy.baseline_uncertainty or "entropy"
+    if name in levels:
+        return Always(levels[name])
+    if name == "uncertainty_threshold":
+        return UncertaintyThreshold(threshold, uncertainty, policy.baseline_vision)
+    if name == "random_policy_matched":
+        return RandomMatched(
+            policy.baseline_target_ratios,
+            policy.baseline_bucket_ratios,
+            policy.baseline_bucket_thresholds,
+            policy.baseline_seed,
+        )
+    if name == "cascade":
+        return Cascade(threshold, uncertainty=uncertainty)
+    if name == "oracle":
+        return Oracle()
+    if lookup is None:
+        raise FoveateError(
+            "policy.baseline_name: string_lookup needs the mean gains of the training questions, which `foveate train "
+            "value` writes beside the policy: give its folder with --checkpoint"
+        )
+    return StringLookup(lookup, policy.lambda_cost, policy)
