@@ -31,10 +31,9 @@ def aggregate(episodes: Sequence[Row], target: str = ANY) -> list[Row]:
     Raises:
         FoveateError: the episodes hold different layers, or none has the object.
     """
-    if len({tuple(e["layers"]) for e in episodes}) > 1:
-        raise FoveateError(
-            f"the episodes hold maps of different layers: {sorted({tuple(e['layers']) for e in episodes})}"
-        )
+    layers = {tuple(e["layers"]) for e in episodes}
+    if len(layers) > 1:
+        raise FoveateError(f"the episodes hold maps of different layers: {sorted(layers)}")
     found = [(e, row) for e in episodes for row in e["means"] if row["object"] == target]
     if not found:
         names = sorted({row["object"] for e in episodes for row in e["means"]})
@@ -57,9 +56,8 @@ def _layer_row(own: Sequence[tuple[str, Row]], metric: str, i: int) -> Row:
     values = np.array([row[metric]["layer"][i] for _, row in own], np.float64)
     chance = np.array([row[metric]["shuffled"][i] for _, row in own], np.float64)
     centre = np.array([row[metric]["centre"] for _, row in own], np.float64)
-    sides = {
-        side: np.array([v for v, (outcome, _) in zip(values, own, strict=True) if outcome == side]) for side in OUTCOMES
-    }
+    outcomes = np.array([outcome for outcome, _ in own])
+    sides = {side: values[outcomes == side] for side in OUTCOMES}
     gain = describe(values - chance)
     return {
         **describe(values),

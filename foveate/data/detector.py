@@ -3,7 +3,8 @@
     source = DetectorMasks("google/owlv2-base-patch16-ensemble", ["cube", "bowl"], min_score=0.2)
     source.at("hand_camera", 8, image)
 
-A detector gives boxes: the mask of an object is the whole of its boxes, which overstates it. Nothing is loaded before the first picture.
+A detector gives boxes: the mask of an object is the whole of its boxes, which overstates it. Nothing is loaded before
+the first picture.
 """
 
 from __future__ import annotations

@@ -5,15 +5,15 @@
 
 A folder holds, for each camera and frame, one of
 
-    <camera>/00008.png               a picture of labels; `objects.json` in the folder names them: {"1": "cube", "2": "bowl"};
-                                     without that file all that is not 0 is one `object`
-    <camera>/00008.npz               arrays bool [H, W], named as the objects
-    <camera>/<object>/00008.png      a picture per object, inside where it is not 0
-    <camera>/00008.json              a detection service's answer: {"objects": [{"category", "mask" or "bbox", "score"}]}
+    <camera>/00008.png           a picture of labels; `objects.json` in the folder names them: {"1": "cube", "2": "bowl"};
+                                 without that file all that is not 0 is one `object`
+    <camera>/00008.npz           arrays bool [H, W], named as the objects
+    <camera>/<object>/00008.png  a picture per object, inside where it is not 0
+    <camera>/00008.json          a detection service's answer: {"objects": [{"category", "mask" or "bbox", "score"}]}
 
 A JSON file holds masks of many frames as COCO has them: `images` (file_name `<camera>/00008.jpg`, whatever stands
-before), `annotations` (polygons, compressed or plain RLE; a bbox where there is none) and `categories`. Objects of one name in one
-picture are one mask.
+before), `annotations` (polygons, compressed or plain RLE; a bbox where there is none) and `categories`. Objects of one
+name in one picture are one mask.
 """
 
 from __future__ import annotations
@@ -61,8 +61,8 @@ def check_size(masks: Masks, image: np.ndarray, where: str) -> Masks:
     for name, mask in masks.items():
         if mask.shape != image.shape[:2]:
             raise FoveateError(
-                f"{where}: the mask of {name!r} has {mask.shape[0]} x {mask.shape[1]} pixels (height x width), the frame "
-                f"{image.shape[0]} x {image.shape[1]}; make masks of the very frames, a stretched mask lies"
+                f"{where}: the mask of {name!r} has {mask.shape[0]} x {mask.shape[1]} pixels (height x width), the "
+                f"frame {image.shape[0]} x {image.shape[1]}; make masks of the very frames, a stretched mask lies"
             )
     return masks
 
