@@ -47,6 +47,44 @@ def test_trajectory(tmp_path):
         assert file["observation/timestamp/control/step_start"][:].tolist() == [0, 12, 25, 37]
         assert file["observation/camera_type/hand_camera"][:].tolist() == [0] * 4
         assert file["observation/camera_type/varied_camera_1"][:].tolist() == [1] * 4
+        assert file["action/controller_info/success"][:].tolist() == [False, False, False, True]
+        assert not file["action/controller_info/failure"][:].any()
+
+
+def test_what_the_environment_tells_of_robot_and_cameras(tmp_path):
+    def robot(i):
+        return {
+            "joint_positions": np.full(7, i), "joint_velocities": np.full(7, 10.0 * i),
+            "cartesian_position": np.full(6, 0.1 * i), "gripper_position": np.asarray(i**2 / 10),
+        }  # fmt: skip
+
+    def cameras(i):
+        return {view: {"intrinsics": np.diag([9.0, 9, 1]), "extrinsics": np.full(6, i)} for view in VIEWS}
+
+    episode = DroidWriter(tmp_path).begin(VIEWS, START)
+    for i in range(3):
+        episode.add({v: np.zeros((16, 16, 3), np.uint8) for v in VIEWS}, np.zeros(4), np.ones(4), robot(i), cameras(i))
+    episode.end(robot(3))
+    folder = episode.finish("failure", "push", 80.0, "eef_xyz+gripper", {})
+    with h5py.File(folder / "trajectory.h5") as file:
+        seen, acted = file["observation/robot_state"], file["action"]
+        assert seen["joint_positions"][:, 0].tolist() == [0, 1, 2] and acted["joint_position"][:, 6].tolist() == [
+            1,
+            2,
+            3,
+        ]
+        assert acted["joint_velocity"][:, 0].tolist() == [10, 20, 30]
+        np.testing.assert_allclose(acted["cartesian_position"][:, 0], [0.1, 0.2, 0.3])
+        np.testing.assert_allclose(acted["robot_state/cartesian_position"][:, 0], [0, 0.1, 0.2])
+        np.testing.assert_allclose(acted["gripper_position"][:], [0.1, 0.4, 0.9])
+        np.testing.assert_allclose(acted["gripper_delta"][:], [0.1, 0.3, 0.5])
+        assert file["observation/camera_extrinsics/hand_camera"][:, 5].tolist() == [0, 1, 2]
+        assert file["observation/camera_intrinsics/varied_camera_1"].shape == (3, 3, 3)
+        assert file["action/controller_info/failure"][:].tolist() == [False, False, True]
+    calibration = json.loads((folder / "calibration.json").read_text())
+    assert (
+        calibration["hand_camera"]["intrinsics"][0] == [9, 0, 0] and calibration["hand_camera"]["extrinsics"] == [0] * 6
+    )
 
 
 def test_unknown_action_spaces_keep_raw_numbers_only():

@@ -56,6 +56,20 @@ class StepResult:
     """Flat numbers and strings, environment specific."""
 
 
+@dataclass(frozen=True)
+class Snapshot:
+    """What a simulator knows of an instant besides the observation; for recordings, never for a policy."""
+
+    images: Mapping[str, np.ndarray]
+    """View -> uint8 [h, w, 3], upright, at the size asked for; empty where none was asked for."""
+    robot: Mapping[str, np.ndarray]
+    """Float arrays under DROID's names: joint_positions [J] rad, joint_velocities [J] rad/s, cartesian_position [6]
+    (x, y, z in m, then Euler angles xyz in rad, of the hand in the world), gripper_position [] from 0 (open) to 1."""
+    cameras: Mapping[str, Mapping[str, np.ndarray]]
+    """View -> `intrinsics` [3, 3] in pixels of the recorded pictures, `extrinsics` [6]: the camera's pose in the world
+    as cartesian_position, x to the right of the picture, y down, z forward."""
+
+
 class Env(Protocol):
     """One simulator (or robot) with a fixed set of views and tasks."""
 
@@ -74,6 +88,10 @@ class Env(Protocol):
         ...
 
     def close(self) -> None: ...
+
+    # One that can be recorded in detail also has
+    #     def snapshot(self, size: tuple[int, int] | None) -> Snapshot
+    # which renders this instant at (width, height), or not at all.
 
 
 ENVS = {"metaworld": "foveate.envs.metaworld:MetaWorldEnv", "libero": "foveate.envs.libero:LiberoEnv"}

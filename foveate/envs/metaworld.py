@@ -35,7 +35,8 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from foveate.envs.base import EnvConventions, EnvCrash, StepResult, check_action
+from foveate.envs.base import EnvConventions, EnvCrash, Snapshot, StepResult, check_action
+from foveate.envs.metaworld_state import camera_of, camera_pose, robot_state
 from foveate.errors import FoveateError, unknown
 from foveate.types import Observation
 
@@ -125,6 +126,7 @@ class MetaWorldEnv:
         self.task = ""
         self._loaded: OrderedDict[str, tuple[Any, Any, mujoco.Renderer]] = OrderedDict()
         self._sim: Any = None
+        self._recording: tuple[str, tuple[int, int], mujoco.Renderer] | None = None
         self._raw = np.zeros(39)
         self._steps = 0
 
@@ -139,6 +141,7 @@ class MetaWorldEnv:
             self._loaded[task] = self._load(task)
         self._loaded.move_to_end(task)
         if len(self._loaded) > MAX_LOADED:
+            self._drop_recording()
             self._loaded.popitem(last=False)[1][2].close()
         self._sim, self._expert, self._renderer = self._loaded[task]
         self.task = task
@@ -180,16 +183,41 @@ class MetaWorldEnv:
         """float32 [4]: hand x, y, z (m), gripper opening 0..1."""
         return self._raw[:4].astype(np.float32)
 
-    def render(self) -> dict[str, np.ndarray]:
-        """View -> uint8 [image_size, image_size, 3]."""
-        images = {}
+    def render(self, renderer: mujoco.Renderer | None = None) -> dict[str, np.ndarray]:
+        """View -> uint8 [image_size, image_size, 3], or of another renderer's size."""
+        images, renderer = {}, renderer or self._renderer
         for view in self.views:
-            self._renderer.update_scene(self._sim.data, camera="corner2" if view == "corner" else view)
+            renderer.update_scene(self._sim.data, camera=camera_of(view))
             if self.look == "clear" and self.task in SHARED_SCENE:
-                self._draw_pole()
-            picture = self._renderer.render()
+                self._draw_pole(renderer.scene)
+            picture = renderer.render()
             images[view] = np.ascontiguousarray(picture[::-1, ::-1] if view == "corner" else picture)
         return images
+
+    def snapshot(self, size: tuple[int, int] | None = None) -> Snapshot:
+        """Joints, hand and cameras of this instant, and pictures rendered at (width, height), if asked.
+
+        A wider picture shows more to the left and right: the height is what the field of view is fixed to.
+        """
+        images = {} if size is None else self.render(self._record_renderer(size))
+        width, height = size or (self.image_size, self.image_size)
+        return Snapshot(
+            images=images,
+            robot=robot_state(self._sim),
+            cameras={view: camera_pose(self._sim, view, width, height) for view in self.views},
+        )
+
+    def _record_renderer(self, size: tuple[int, int]) -> mujoco.Renderer:
+        """Of the task at hand; one is kept, for a recording plays task after task."""
+        if self._recording is None or self._recording[:2] != (self.task, size):
+            self._drop_recording()
+            self._recording = (self.task, size, self._make_renderer(self._sim.model, size))
+        return self._recording[2]
+
+    def _drop_recording(self) -> None:
+        if self._recording is not None:
+            self._recording[2].close()
+        self._recording = None
 
     def stock_expert_action(self) -> np.ndarray:
         """float32 [4] in [-1, 1]: what Meta-World's scripted expert, who sees positions, does now."""
@@ -201,6 +229,7 @@ class MetaWorldEnv:
     def close(self) -> None:
         for _, _, renderer in self._loaded.values():
             renderer.close()
+        self._drop_recording()
         self._loaded.clear()
         self._sim, self.task = None, ""
 
@@ -221,15 +250,15 @@ class MetaWorldEnv:
             goal, puck = model.site("goal"), model.geom("objGeom")
             goal.rgba, goal.size = GOAL_RGBA, np.full(3, GOAL_RADIUS)
             puck.matid, puck.rgba = -1, PUCK_RGBA
-        return sim, ENV_POLICY_MAP[task](), self._make_renderer(model)
+        return sim, ENV_POLICY_MAP[task](), self._make_renderer(model, (self.image_size, self.image_size))
 
-    def _make_renderer(self, model: Any) -> mujoco.Renderer:
+    def _make_renderer(self, model: Any, size: tuple[int, int]) -> mujoco.Renderer:
         import mujoco
 
-        model.vis.global_.offwidth = max(model.vis.global_.offwidth, self.image_size)
-        model.vis.global_.offheight = max(model.vis.global_.offheight, self.image_size)
+        model.vis.global_.offwidth = max(model.vis.global_.offwidth, size[0])
+        model.vis.global_.offheight = max(model.vis.global_.offheight, size[1])
         try:
-            renderer = mujoco.Renderer(model, self.image_size, self.image_size)
+            renderer = mujoco.Renderer(model, size[1], size[0])
         except Exception as error:  # the kind depends on which GL library is missing
             raise FoveateError(
                 f"no OpenGL to render with (MUJOCO_GL={os.environ.get('MUJOCO_GL')}: {error}); install libegl1 and "
@@ -239,11 +268,11 @@ class MetaWorldEnv:
             renderer.scene.flags[flag] = 0
         return renderer
 
-    def _draw_pole(self) -> None:
+    def _draw_pole(self, scene: Any) -> None:
         """A thin cylinder from the table to the goal, so that one picture tells where in space the goal hangs."""
         import mujoco
 
-        scene, goal = self._renderer.scene, self._sim._target_pos
+        goal = self._sim._target_pos
         geom = scene.geoms[scene.ngeom]
         zero, colour = np.zeros(3), np.array(GOAL_RGBA, dtype=np.float32)
         mujoco.mjv_initGeom(geom, mujoco.mjtGeom.mjGEOM_CYLINDER, zero, zero, np.eye(3).ravel(), colour)

@@ -26,7 +26,7 @@ from typing import Any
 
 import numpy as np
 
-from foveate.envs.base import EnvConventions, EnvCrash, StepResult, check_action, make_env
+from foveate.envs.base import EnvConventions, EnvCrash, Snapshot, StepResult, check_action, make_env
 from foveate.errors import FoveateError
 from foveate.types import Observation
 
@@ -65,6 +65,11 @@ class WorkerEnv:
         return StepResult(
             _observation(seen) if seen is not None else None, answer["success"], answer["done"], answer["info"]
         )
+
+    def snapshot(self, size: tuple[int, int] | None = None) -> Snapshot | None:
+        """What the simulator knows of this instant, rendered at (width, height) if asked; None: it cannot tell."""
+        answer = self._call("snapshot", size=None if size is None else list(size))
+        return None if answer is None else Snapshot(answer["images"], answer["robot"], answer["cameras"])
 
     def restart(self) -> None:
         """End the process, however it is, and start a fresh one; the next call must be `reset`."""
@@ -234,12 +239,14 @@ def serve(connection: socket.socket) -> None:
         try:
             if call == "make":
                 env = make_env(request["name"], **request["kwargs"])
-                value = {
+                value: Any = {
                     "conventions": env.conventions.to_dict(),
                     "views": list(env.views),
                     "tasks": list(env.tasks),
                     "max_steps": env.max_steps,
                 }
+            elif call == "snapshot":
+                value = _snapshot(env, request["size"])
             elif call == "reset":
                 value = _message(env.reset(request["task"], request["seed"]))
             else:
@@ -265,6 +272,13 @@ def serve(connection: socket.socket) -> None:
 
 def _message(observation: Observation) -> dict[str, Any]:
     return {"images": dict(observation.images), "state": observation.state, "prompt": observation.prompt}
+
+
+def _snapshot(env: Any, size: list[int] | None) -> dict[str, Any] | None:
+    if not hasattr(env, "snapshot"):
+        return None
+    seen = env.snapshot(None if size is None else tuple(size))
+    return {"images": dict(seen.images), "robot": dict(seen.robot), "cameras": dict(seen.cameras)}
 
 
 def _die_with_parent(parent: int) -> None:

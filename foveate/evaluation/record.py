@@ -18,7 +18,7 @@ import numpy as np
 from foveate.data.droid import DroidEpisode, DroidWriter
 from foveate.envs.base import EnvConventions
 from foveate.errors import FoveateError
-from foveate.evaluation.rollout import Job, Recorder
+from foveate.evaluation.rollout import Job, Recorder, RestartableEnv
 from foveate.types import EpisodeResult, Observation
 from foveate.viz.video import VideoWriter, side_by_side
 
@@ -28,12 +28,18 @@ PLAYBACK_FPS = 20.0
 
 
 def make_recorder(
-    kind: RecordKind, out: Path, conventions: EnvConventions, policy: str, done: Collection[tuple[str, str, int]]
+    kind: RecordKind,
+    out: Path,
+    conventions: EnvConventions,
+    policy: str,
+    done: Collection[tuple[str, str, int]],
+    size: tuple[int, int] | None = None,
 ) -> Callable[[Job], Recorder]:
     """The recorder of each episode; DROID folders go to `out/droid`, videos to `out/videos`.
 
     Args:
         done: (variant, task, episode) of the episodes in the log.
+        size: width and height of the recorded pictures, rendered for the record alone; None: what the policy sees.
     """
     with _clear_errors(out):
         if kind == "video":
@@ -43,25 +49,26 @@ def make_recorder(
             for video in folder.glob("*.mp4"):
                 if video.stem.rpartition("_")[0] not in known:
                     video.unlink()
-            return lambda job: VideoRecorder(folder, job, conventions.control_hz)
+            return lambda job: VideoRecorder(folder, job, conventions.control_hz, size)
         writer = DroidWriter(out / "droid")
         for episode, about in writer.episodes():
             if (about["variant"], about["task"], about["episode"]) not in done:
                 shutil.rmtree(episode)
-        return lambda job: DroidRecorder(writer, conventions, policy)
+        return lambda job: DroidRecorder(writer, conventions, policy, size)
 
 
 class VideoRecorder:
     """`videos/<task>_ep000_<status>.mp4`, views side by side."""
 
-    def __init__(self, folder: Path, job: Job, control_hz: float) -> None:
-        self.folder, self.stem = folder, _video_stem(job.task, job.episode)
+    def __init__(self, folder: Path, job: Job, control_hz: float, size: tuple[int, int] | None = None) -> None:
+        self.folder, self.stem, self._size = folder, _video_stem(job.task, job.episode), size
         self._path = folder / f".{self.stem}.partial.mp4"
         self._video = VideoWriter(self._path, min(control_hz, PLAYBACK_FPS))
 
-    def add(self, observation: Observation, action: np.ndarray | None) -> None:
+    def add(self, observation: Observation, action: np.ndarray | None, env: RestartableEnv) -> None:
+        seen = env.snapshot(self._size) if self._size else None
         with _clear_errors(self._path):
-            self._video.add(side_by_side(observation.images))
+            self._video.add(side_by_side(seen.images if seen else observation.images))
 
     def finish(self, result: EpisodeResult) -> None:
         with _clear_errors(self._path):
@@ -73,24 +80,30 @@ class VideoRecorder:
 class DroidRecorder:
     """One DROID-format folder with a video per camera and one of all."""
 
-    def __init__(self, writer: DroidWriter, conventions: EnvConventions, policy: str) -> None:
-        self._writer, self._conventions, self._policy = writer, conventions, policy
+    def __init__(
+        self, writer: DroidWriter, conventions: EnvConventions, policy: str, size: tuple[int, int] | None = None
+    ) -> None:
+        self._writer, self._conventions, self._policy, self._size = writer, conventions, policy, size
         self._episode: DroidEpisode | None = None
         self._videos: dict[str, VideoWriter] = {}
 
-    def add(self, observation: Observation, action: np.ndarray | None) -> None:
+    def add(self, observation: Observation, action: np.ndarray | None, env: RestartableEnv) -> None:
+        seen = env.snapshot(self._size)
+        images = seen.images if seen and self._size else observation.images
         with _clear_errors(self._writer.root):
             if self._episode is None:
                 self._episode = self._writer.begin(tuple(observation.images))
                 fps = min(self._conventions.control_hz, PLAYBACK_FPS)
                 for name in (*self._episode.cameras.values(), "all"):
                     self._videos[name] = VideoWriter(self._episode.recordings / f"{name}.mp4", fps)
-            self._videos["all"].add(side_by_side(observation.images))
+            self._videos["all"].add(side_by_side(images))
             if action is None:
+                self._episode.end(seen.robot if seen else None)
                 return  # the last picture: no row of the trajectory belongs to it
             for view, camera in self._episode.cameras.items():
-                self._videos[camera].add(observation.images[view])
-            self._episode.add(observation.images, observation.state, action)
+                self._videos[camera].add(images[view])
+            known = (seen.robot, seen.cameras) if seen else (None, None)
+            self._episode.add(images, observation.state, action, *known)
 
     def finish(self, result: EpisodeResult) -> None:
         if self._episode is None:

@@ -9,6 +9,14 @@ from foveate.evaluation.record import make_recorder
 from foveate.evaluation.rollout import Job
 from foveate.types import EpisodeResult, Observation
 
+
+class Silent:
+    """An environment that tells no more than its observations."""
+
+    def snapshot(self, size=None):
+        return None
+
+
 CONVENTIONS = EnvConventions("eef_xyz+gripper", 4, True, "positive_closes", control_hz=80.0)
 
 
@@ -20,7 +28,7 @@ def record(kind, out, episode=0, status="success", done=(), steps=3):
     recorder = make_recorder(kind, out, CONVENTIONS, "tiny", done)(Job("push-v3", 0, episode, 7))
     for i in range(steps + 1):
         images = {"corner": np.full((32, 32, 3), 60 * i, np.uint8), "gripperPOV": np.zeros((32, 32, 3), np.uint8)}
-        recorder.add(Observation(images, np.full(4, i), "push the puck"), np.ones(4) if i < steps else None)
+        recorder.add(Observation(images, np.full(4, i), "push the puck"), np.ones(4) if i < steps else None, Silent())
     recorder.finish(result(episode, status))
 
 

@@ -24,7 +24,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from foveate.envs.base import EnvCrash, StepResult
+from foveate.envs.base import EnvCrash, Snapshot, StepResult
 from foveate.errors import FoveateError
 from foveate.types import ActionChunk, EpisodeResult, Observation, Trace
 
@@ -114,12 +114,13 @@ class RestartableEnv(Protocol):
     def reset(self, task: str, seed: int) -> Observation: ...
     def step(self, action: np.ndarray, render: bool = True) -> StepResult: ...
     def restart(self) -> None: ...
+    def snapshot(self, size: tuple[int, int] | None = None) -> Snapshot | None: ...
 
 
 class Recorder(Protocol):
-    """Takes in every frame of one episode."""
+    """Takes in every frame of one episode; it may ask the environment for a snapshot of it."""
 
-    def add(self, observation: Observation, action: np.ndarray | None) -> None: ...
+    def add(self, observation: Observation, action: np.ndarray | None, env: RestartableEnv) -> None: ...
     def finish(self, result: EpisodeResult) -> None: ...
 
 
@@ -175,7 +176,7 @@ def play(
             raise EnvCrash(f"the policy answered actions that are not finite, at step {now.steps}, query {query.index}")
         for i, action in enumerate(actions):
             if recorder is not None:
-                recorder.add(observation, action)
+                recorder.add(observation, action, env)
             # A picture costs more than a step: it is rendered only for the next inference or for the record.
             last = i == len(actions) - 1
             result = env.step(action, render=last or recorder is not None)
@@ -184,7 +185,7 @@ def play(
             now.success = result.success
             if result.success or result.done or now.steps >= config.max_steps:
                 if recorder is not None:
-                    recorder.add(observation, None)
+                    recorder.add(observation, None, env)
                 return
 
 

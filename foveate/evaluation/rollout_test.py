@@ -162,7 +162,7 @@ def test_what_the_policy_is_shown_and_what_is_recorded():
         def __init__(self, job):
             self.frames = []
 
-        def add(self, observation, action):
+        def add(self, observation, action, env):
             self.frames.append((observation, action))
 
         def finish(self, result):

@@ -104,11 +104,17 @@ class SimConfig:
     """Of the policy's large matrices."""
     record: RecordKind | None = None
     """Record every frame: `droid` as DROID-format folders, `video` as mp4."""
+    record_size: tuple[int, int] | None = None
+    """Width and height of recorded pictures, as 1280,720, rendered for the record alone; None: what the policy sees."""
 
     def __post_init__(self) -> None:
         for name in ("num_trials_per_task", "replan_steps", "num_workers"):
             if getattr(self, name) < 1:
                 raise FoveateError(f"{name}: expected at least 1, got {getattr(self, name)}")
+        if self.record_size is not None and (self.record is None or min(self.record_size) < 16):
+            raise FoveateError(
+                f"record_size {self.record_size}: expected a width and height of at least 16 pixels, beside --record"
+            )
         if self.out is not None and self.trace_out_dir is not None:
             raise FoveateError(
                 f"out ({self.out}) and trace_out_dir ({self.trace_out_dir}) both name the run folder; give one: "
@@ -166,6 +172,11 @@ def simulate(
         # A real observation through the policy: a missing view or a state of another size shows up here, and the
         # first inferences of either size, which are slow, are not measured.
         first = envs[0].reset(jobs[0].task, jobs[0].seed)
+        if config.record_size is not None and envs[0].snapshot() is None:
+            raise FoveateError(
+                f"record_size: environment {config.env.name!r} renders no other pictures than the policy's; leave "
+                "--record_size out, or choose --env.image_size"
+            )
         for batch in {1, min(len(envs), config.max_batch or config.num_workers)}:
             policy.infer_batch([first] * batch)
         watch = KeepWatch()
@@ -199,7 +210,9 @@ def simulate(
             on_inference=on_inference,
             perceive=perceive,
             gflops=lambda trace: _gflops(policy, trace),
-            recorder=make_recorder(config.record, log.folder, envs[0].conventions, policy.spec.name, done)
+            recorder=make_recorder(
+                config.record, log.folder, envs[0].conventions, policy.spec.name, done, config.record_size
+            )
             if config.record
             else None,
         )
