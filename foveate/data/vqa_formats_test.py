@@ -1,0 +1,294 @@
+"""Published question sets, read from small files in exactly their format."""
+
+from __future__ import annotations
+
+import base64
+import csv
+import io
+import json
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from PIL import Image
+
+from foveate.data import vqa_files
+from foveate.data.vqa import load_vqa
+from foveate.errors import FoveateError
+from foveate.types import VQASample
+
+MMBENCH_COLUMNS = (
+    "index", "question", "hint", "A", "B", "C", "D", "answer", "category", "image", "source", "l2-category", "comment",
+    "split",
+)  # fmt: skip
+
+
+def encoded(color: str = "red", size: tuple[int, int] = (6, 4)) -> bytes:
+    buffer = io.BytesIO()
+    Image.new("RGB", size, color).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def write_mmbench(path: Path, rows: list[dict], columns=MMBENCH_COLUMNS) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("w", newline="") as file:
+        writer = csv.DictWriter(file, columns, delimiter="\t", extrasaction="ignore")
+        writer.writeheader()
+        writer.writerows(rows)
+
+
+def mmbench_row(index: int, image: str, **other) -> dict:
+    row = {
+        "index": index,
+        "question": 'Which "one"?\nSay.',
+        "hint": "nan",
+        "A": "cat",
+        "B": "dog",
+        "C": "",
+        "D": "",
+        "answer": "B",
+        "category": "object_localization",
+        "image": image,
+        "source": "s",
+        "l2-category": "l2",
+        "comment": "",
+        "split": "dev",
+    }
+    return row | other
+
+
+def test_mmbench_tsv_with_rotations_that_name_another_rows_picture(tmp_path: Path) -> None:
+    text = base64.b64encode(encoded()).decode()
+    rows = [
+        mmbench_row(7, text, hint="look"),
+        mmbench_row(1_000_007, "7", A="dog", B="cat", answer="A"),
+        mmbench_row(8, "not base64!", C="cow", D="owl", answer="D"),
+    ]
+    write_mmbench(tmp_path / "mmbench" / "mmbench_dev_20230712.tsv", rows)
+    first, rotated, broken = load_vqa("mmbench", root=tmp_path)
+    assert first == VQASample(
+        "mmbench/dev/7", "mmbench", 'Which "one"?\nSay.', ("B",), encoded(), ("cat", "dog"), "look",
+        "object_localization", "dev",
+    )  # fmt: skip
+    assert rotated.image == encoded() and rotated.answers == ("A",) and rotated.choices == ("dog", "cat")
+    assert rotated.hint == "" and broken.choices == ("cat", "dog", "cow", "owl")
+    # The question stays; whoever decodes its picture finds it broken.
+    assert broken.image == b"not base64!"
+
+
+def test_mmbench_test_split_has_no_answers(tmp_path: Path) -> None:
+    text = base64.b64encode(encoded()).decode()
+    columns = [c for c in MMBENCH_COLUMNS if c != "answer"]
+    write_mmbench(tmp_path / "mmbench_test_20230712.tsv", [mmbench_row(1, text, split="test")], columns)
+    (sample,) = load_vqa("mmbench", "test", root=tmp_path)
+    assert sample.answers == () and sample.id == "mmbench/test/1"
+
+
+def test_mmbench_says_what_is_missing(tmp_path: Path) -> None:
+    with pytest.raises(FoveateError, match=r"expected \*mmbench\*dev\*\.tsv or .* found no file"):
+        load_vqa("mmbench", root=tmp_path)
+    with pytest.raises(FoveateError, match=r"is not there; set data.root"):
+        load_vqa("mmbench", root=tmp_path / "nowhere")
+    file = tmp_path / "mmbench_dev_en.tsv"
+    write_mmbench(file, [mmbench_row(1, "x")], [c for c in MMBENCH_COLUMNS if c != "image"])
+    with pytest.raises(
+        FoveateError, match=r"column 'image' is missing; expected index, .*, found index, question, hint"
+    ):
+        load_vqa("mmbench", root=tmp_path)
+    write_mmbench(file, [mmbench_row(1, "x", split="test")])
+    with pytest.raises(FoveateError, match="expected rows of split 'dev', found test"):
+        load_vqa("mmbench", root=tmp_path)
+    write_mmbench(file, [])
+    with pytest.raises(FoveateError, match="data set 'mmbench', split 'dev': it holds no question"):
+        load_vqa("mmbench", root=tmp_path)
+    write_mmbench(tmp_path / "mmbench_dev_cn.tsv", [mmbench_row(1, "x")])
+    with pytest.raises(FoveateError, match=r"mmbench_dev_cn\.tsv, mmbench_dev_en\.tsv .* set data\.root to one"):
+        load_vqa("mmbench", root=tmp_path)
+    with pytest.raises(FoveateError, match="unknown split of mmbench 'train'"):
+        load_vqa("mmbench", "train", root=tmp_path)
+    assert load_vqa("mmbench", root=tmp_path / "mmbench_dev_cn.tsv")[0].image == b"x"
+
+
+def test_mmbench_parquet(tmp_path: Path) -> None:
+    row = mmbench_row(3, "") | {"image": {"bytes": encoded(), "path": None}, "C": None, "D": None, "hint": None}
+    write_parquet(tmp_path / "en" / "dev-00000-of-00001.parquet", [row])
+    (sample,) = load_vqa("mmbench", root=tmp_path)
+    assert sample.image == encoded() and sample.choices == ("cat", "dog") and sample.hint == ""
+
+
+def write_parquet(path: Path, rows: list[dict]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    pq.write_table(pa.Table.from_pylist(rows), path)
+
+
+def mmmu_row(name: str, **other) -> dict:
+    row = {
+        "id": name,
+        "question": "What is shown in <image 1>?",
+        "options": "['$6', \"it's $7\"]",
+        "explanation": "",
+        **{f"image_{n}": None for n in range(1, 8)},
+        "img_type": "['Tables']",
+        "answer": "B",
+        "topic_difficulty": "Easy",
+        "question_type": "multiple-choice",
+        "subfield": "Audit",
+    }
+    return row | {"image_1": {"bytes": encoded(), "path": "1.png"}} | other
+
+
+def test_mmmu_parquet_by_subject(tmp_path: Path) -> None:
+    second = {"bytes": encoded("blue", (10, 12)), "path": None}
+    rows = [
+        mmmu_row("validation_Art_Theory_1"),
+        mmmu_row("validation_Art_Theory_2", image_2=second),
+        mmmu_row("validation_Art_Theory_3", question_type="open", options="[]", answer="['12', 'twelve']"),
+        mmmu_row("validation_Art_Theory_4", image_2={"bytes": b"broken", "path": None}),
+    ]
+    write_parquet(tmp_path / "mmmu" / "Art_Theory" / "validation-00000-of-00001.parquet", rows)
+    write_parquet(tmp_path / "mmmu" / "Math" / "validation-00000-of-00001.parquet", [mmmu_row("validation_Math_1")])
+    single, double, is_open, broken, other = load_vqa("mmmu", root=tmp_path)
+    assert single.choices == ("$6", "it's $7") and single.answers == ("B",) and single.image == encoded()
+    assert (
+        single.category == "Art Theory" and other.category == "Math" and single.id.endswith("validation_Art_Theory_1")
+    )
+    assert is_open.answers == ("12", "twelve") and is_open.choices == ()
+    assert broken.image == b"broken"
+    assert isinstance(double.image, bytes)
+    sheet = Image.open(io.BytesIO(double.image))
+    assert sheet.size == (6 + 8 + 10, 12)
+    assert [sheet.getpixel(at) for at in ((0, 0), (8, 0), (0, 11), (20, 11))] == [
+        (255, 0, 0), (255, 255, 255), (255, 255, 255), (0, 0, 255),
+    ]  # fmt: skip
+
+
+def test_mmmu_test_split_and_bad_options(tmp_path: Path) -> None:
+    write_parquet(tmp_path / "test-00000-of-00003.parquet", [mmmu_row("test_Math_1", answer="?")])
+    assert load_vqa("mmmu", "test", root=tmp_path)[0].answers == ()
+    write_parquet(tmp_path / "dev-00000-of-00001.parquet", [mmmu_row("dev_Math_1", options="['$6', ")])
+    with pytest.raises(FoveateError, match="expected a list as text"):
+        load_vqa("mmmu", "dev", root=tmp_path)
+    (tmp_path / "validation-00000-of-00001.parquet").write_bytes(b"nonsense")
+    with pytest.raises(FoveateError, match="not a readable parquet file"):
+        load_vqa("mmmu", root=tmp_path)
+
+
+def textvqa_row(**other) -> dict:
+    row = {
+        "image_id": "003a8ae2ef43b901",
+        "question_id": 34602,
+        "question": "what is the brand of this camera?",
+        "question_tokens": ["what", "is"],
+        "image_width": 1024,
+        "image_height": 664,
+        "flickr_original_url": "u",
+        "flickr_300k_url": "u",
+        "answers": ["nous les gosses", *["dakota"] * 9],
+        "image_classes": ["Cassette deck"],
+        "set_name": "val",
+    }
+    return row | other
+
+
+def test_textvqa_json_and_folder(tmp_path: Path) -> None:
+    document = {"dataset_type": "val", "dataset_name": "textvqa", "dataset_version": "0.5.1", "data": [textvqa_row()]}
+    (tmp_path / "TextVQA_0.5.1_val.json").write_text(json.dumps(document))
+    with pytest.raises(FoveateError, match=r"expected a folder with the pictures .train_images or"):
+        load_vqa("textvqa", root=tmp_path)
+    (tmp_path / "train_images").mkdir()
+    (sample,) = load_vqa("textvqa", "val", root=tmp_path)
+    assert sample.id == "textvqa/validation/34602" and len(sample.answers) == 10 and sample.split == "validation"
+    assert sample.image == str(tmp_path / "train_images" / "003a8ae2ef43b901.jpg")
+    document["data"] = [{"question": "?"}]
+    (tmp_path / "TextVQA_0.5.1_val.json").write_text(json.dumps(document))
+    with pytest.raises(FoveateError, match=r"column 'question_id' is missing; .* found question"):
+        load_vqa("textvqa", root=tmp_path)
+    (tmp_path / "TextVQA_0.5.1_val.json").write_text("[]")
+    with pytest.raises(FoveateError, match="expected an object with the list `data`, found list"):
+        load_vqa("textvqa", root=tmp_path)
+
+
+def test_textvqa_parquet(tmp_path: Path) -> None:
+    row = textvqa_row(image={"bytes": encoded(), "path": None}, ocr_tokens=["dakota"])
+    write_parquet(tmp_path / "data" / "validation-00000-of-00002.parquet", [row])
+    write_parquet(tmp_path / "data" / "validation-00001-of-00002.parquet", [row | {"question_id": 2}])
+    write_parquet(tmp_path / "data" / "test-00000-of-00001.parquet", [row | {"answers": [""] * 10}])
+    assert [s.id for s in load_vqa("textvqa", root=tmp_path)] == ["textvqa/validation/34602", "textvqa/validation/2"]
+    (hidden,) = load_vqa("textvqa", "test", root=tmp_path)
+    assert hidden.answers == () and hidden.image == encoded()
+
+
+def test_without_a_folder_the_hub_is_asked_and_a_failure_says_what_to_do(monkeypatch, tmp_path: Path) -> None:
+    import huggingface_hub
+
+    asked: dict = {}
+
+    def fake(repo, **options):
+        asked.update(options, repo=repo)
+        raise OSError("no route to host")
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", fake)
+    with pytest.raises(
+        FoveateError, match=r"cannot be fetched from the hub \(MMMU/MMMU: no route to host\).*data\.root"
+    ):
+        load_vqa("mmmu")
+    assert asked["repo_type"] == "dataset" and "validation-*.parquet" in asked["allow_patterns"]
+    write_parquet(tmp_path / "Math" / "validation-00000-of-00001.parquet", [mmmu_row("validation_Math_1")])
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", lambda *_, **__: str(tmp_path))
+    assert load_vqa("mmmu")[0].category == "Math"
+
+
+def test_jsonl_of_the_user(tmp_path: Path) -> None:
+    uri = "data:image/png;base64," + base64.b64encode(encoded()).decode()
+    rows = [
+        {"image": "a.png", "question": "what brand?", "answer": "nokia", "category": "text", "split": "test"},
+        {"image": uri, "question": "which?", "choices": ["red", "blue"], "answer": "blue", "hint": "h", "id": "q7"},
+        {"question": "which?", "choices": {"A": "x", "B": "y"}, "answers": ["A"]},
+        {
+            "image": None,
+            "conversations": [
+                {"from": "human", "value": "<image>\nwhat is it?"},
+                {"from": "gpt", "value": "a cat"},
+                {"from": "human", "value": "sure?"},
+            ],
+        },
+    ]
+    path = tmp_path / "mine.jsonl"
+    path.write_text("\n".join(map(json.dumps, rows)) + "\n\n")
+    first, second, third, talk = load_vqa(str(path))
+    assert first == VQASample(
+        "mine/1", "mine", "what brand?", ("nokia",), str(tmp_path / "a.png"), category="text", split="test"
+    )
+    assert second.image == encoded() and second.answers == ("B",) and second.id == "q7" and second.hint == "h"
+    assert third.choices == ("x", "y") and third.answers == ("A",) and third.image is None
+    assert talk.question == "what is it?" and talk.answers == ("a cat",)
+    assert load_vqa(str(path), split="test") == [first]
+    with pytest.raises(FoveateError, match="expected lines of split 'dev', found test"):
+        load_vqa(str(path), split="dev")
+    path.with_suffix(".json").write_text(json.dumps(rows))
+    assert len(load_vqa(str(path.with_suffix(".json")), max_samples=2)) == 2
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        ("{", "line 1: expected one JSON object, got '{'"),
+        ("3", "line 1: expected a JSON object, got a int"),
+        ('{"query": "?"}', "line 1: field 'question' is missing; expected question, image, .* found query"),
+        ('{"question": "?", "choices": ["x"], "answer": "z"}', "the answer 'z' is neither a letter of A nor one of x"),
+        ('{"question": "?", "conversations": [{}]}', "expected conversations as"),
+        ("", "it holds no question"),
+    ],
+)
+def test_jsonl_says_which_line_is_wrong(tmp_path: Path, line: str, said: str) -> None:
+    path = tmp_path / "mine.jsonl"
+    path.write_text(line + "\n")
+    with pytest.raises(FoveateError, match=said):
+        load_vqa(str(path))
+
+
+def test_a_missing_jsonl_is_named(tmp_path: Path) -> None:
+    with pytest.raises(FoveateError, match=r"nothing\.jsonl: cannot be read"):
+        load_vqa(str(tmp_path / "nothing.jsonl"))
+    assert vqa_files.picture(None) is None and vqa_files.picture(" ") is None

@@ -1,0 +1,119 @@
+"""Questions in the user's own JSONL: one object per line (or one JSON list, as LLaVA's files are).
+
+    {"image": "a.jpg", "question": "what brand is it?", "answer": "nokia", "category": "text"}
+    {"image": "b.jpg", "question": "which one?", "choices": ["red", "blue"], "answer": "B", "hint": "look left"}
+    {"image": "c.jpg", "conversations": [{"from": "human", "value": "<image>\\nwhat is it?"}, {"from": "gpt", ...}]}
+
+`image` is a path (relative to the file), base64 as `data:image/png;base64,...`, or absent; `answers` may hold several;
+`choices` a list, or an object {"A": ..., "B": ...}; the answer of a multiple choice is its letter or its text. `id`,
+`dataset`, `split`, `hint` and `category` are optional. Of a conversation the first question and answer count.
+"""
+
+from __future__ import annotations
+
+import json
+import string
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from foveate.data.vqa_files import picture
+from foveate.errors import FoveateError
+from foveate.types import VQASample
+
+GROUPED = True
+LETTERS = string.ascii_uppercase
+FIELDS = ("question", "image", "answer", "answers", "choices", "hint", "category", "id", "split", "dataset")
+
+
+def load(split: str | None, path: Path) -> Iterator[VQASample]:
+    """The questions of a file; with a split, those of its lines that name it (or all, where no line names any).
+
+    Raises:
+        FoveateError: the file is missing, a line is no question, or no line is of the split.
+    """
+    rows = list(_rows(path))
+    named = sorted({str(row["split"]) for _, row in rows if row.get("split")})
+    if split is not None and named and split not in named:
+        raise FoveateError(f"{path}: expected lines of split {split!r}, found {', '.join(named)}")
+    for number, row in rows:
+        if split is None or not named or row.get("split") == split:
+            yield _sample(path, number, row)
+
+
+def _rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
+    """(line number from 1, object); of a JSON list the position in it."""
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise FoveateError(f"{path}: cannot be read: {error}") from error
+    listed = text.lstrip().startswith("[")
+    try:
+        lines = json.loads(text) if listed else text.splitlines()
+    except ValueError as error:
+        raise FoveateError(f"{path}: not a JSON list: {error}") from error
+    for number, line in enumerate(lines, 1):
+        if not listed and not line.strip():
+            continue
+        try:
+            row = line if listed else json.loads(line)
+        except ValueError as error:
+            raise FoveateError(f"{path}, line {number}: expected one JSON object, got {line[:60]!r}") from error
+        if not isinstance(row, dict):
+            raise FoveateError(f"{path}, line {number}: expected a JSON object, got a {type(row).__name__}")
+        yield number, row
+
+
+def _sample(path: Path, number: int, row: Mapping[str, Any]) -> VQASample:
+    where = f"{path}, line {number}"
+    if "conversations" in row:
+        row = {**row, **_first_turns(where, row["conversations"])}
+    if not isinstance(row.get("question"), str) or not row["question"].strip():
+        raise FoveateError(
+            f"{where}: field 'question' is missing; expected {', '.join(FIELDS)} (or LLaVA's conversations), "
+            f"found {', '.join(row)}"
+        )
+    choices = row.get("choices") or ()
+    choices = tuple(map(str, choices.values() if isinstance(choices, Mapping) else choices))
+    given = row.get("answers", row.get("answer"))
+    answers = [str(a) for a in (given if isinstance(given, list) else [] if given is None else [given])]
+    return VQASample(
+        id=str(row.get("id", f"{path.stem}/{number}")),
+        dataset=str(row.get("dataset", path.stem)),
+        question=row["question"].strip(),
+        answers=tuple(_letter(where, a, choices) if choices else a for a in answers),
+        image=_image(path.parent, row.get("image")),
+        choices=choices,
+        hint=str(row.get("hint") or ""),
+        category=str(row.get("category") or ""),
+        split=str(row.get("split") or ""),
+    )
+
+
+def _first_turns(where: str, turns: Any) -> dict[str, str]:
+    try:
+        said = {who: next(t["value"] for t in turns if t["from"] == who) for who in ("human", "gpt")}
+    except (TypeError, KeyError, StopIteration) as error:
+        raise FoveateError(
+            f'{where}: expected conversations as [{{"from": "human", "value": ...}}, {{"from": "gpt", ...}}]'
+        ) from error
+    return {"question": said["human"].replace("<image>", "").strip(), "answer": said["gpt"].strip()}
+
+
+def _letter(where: str, answer: str, choices: tuple[str, ...]) -> str:
+    letters = LETTERS[: len(choices)]
+    if answer in letters and len(answer) == 1:
+        return answer
+    if answer in choices:
+        return letters[choices.index(answer)]
+    raise FoveateError(
+        f"{where}: the answer {answer!r} is neither a letter of {letters} nor one of {', '.join(choices)}"
+    )
+
+
+def _image(folder: Path, value: Any) -> bytes | str | None:
+    if not value:
+        return None
+    if str(value).startswith("data:"):
+        return picture(str(value).partition(",")[2]) or str(value).encode()
+    return str(folder / str(value))

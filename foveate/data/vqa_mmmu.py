@@ -1,0 +1,86 @@
+"""The preset `mmmu`: college questions, from the published parquet files, one folder per subject.
+
+    Accounting/validation-00000-of-00001.parquet   columns: id question options explanation image_1 ... image_7
+                                                   img_type answer topic_difficulty question_type subfield
+
+`options` is a list written as text (`"['$6', '$7']"`), empty where the question is open; the answer of an open question
+may be a list too. The answers of `test` are not public. A question with several pictures gets them side by side, in
+their order, since models here look at one; the text keeps its `<image 2>`.
+"""
+
+from __future__ import annotations
+
+import ast
+import io
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from PIL import Image
+
+from foveate.data.vqa_files import Row, find_files, picture, read_rows, text_of
+from foveate.errors import FoveateError
+from foveate.types import VQASample
+
+SPLITS = ("dev", "validation", "test")
+DEFAULT_SPLIT = "validation"
+GROUPED = True
+REPO = "MMMU/MMMU"
+NEEDED = ("id", "question", "options", "answer", "question_type", "image_1")
+GAP = 8
+"""Pixels between pictures that stand side by side."""
+
+
+def load(split: str, root: Path | None) -> Iterator[VQASample]:
+    """The questions of one split, subject by subject."""
+    for file in find_files("mmmu", root, (f"{split}-*.parquet", f"*/{split}-*.parquet"), REPO):
+        for row in read_rows(file, NEEDED):
+            yield _sample(row, split, file)
+
+
+def _sample(row: Row, split: str, file: Path) -> VQASample:
+    pictures = [p for n in range(1, 8) if (p := picture(row.get(f"image_{n}")))]
+    is_open = text_of(row["question_type"]) == "open"
+    answer = text_of(row["answer"])
+    name = text_of(row["id"])
+    return VQASample(
+        id=f"mmmu/{split}/{name}",
+        dataset="mmmu",
+        question=text_of(row["question"]),
+        answers=() if answer in ("", "?") else tuple(_listed(answer, file) if is_open else [answer]),
+        image=side_by_side(pictures),
+        choices=() if is_open else tuple(_listed(row["options"], file)),
+        # validation_Art_Theory_3
+        category=name.partition("_")[2].rpartition("_")[0].replace("_", " "),
+        split=split,
+    )
+
+
+def _listed(cell: object, file: Path) -> list[str]:
+    """A list that is written as text; other text is a list of one."""
+    if isinstance(cell, str) and cell.strip().startswith("["):
+        try:
+            cell = ast.literal_eval(cell.strip())
+        except (ValueError, SyntaxError) as error:
+            raise FoveateError(f"{file}: expected a list as text, like \"['a', 'b']\", got {cell!r}") from error
+    return [str(item) for item in cell] if isinstance(cell, list) else [str(cell)]
+
+
+def side_by_side(pictures: Sequence[bytes]) -> bytes | None:
+    """One encoded picture of several, on white; of several of which one is broken, that one (so that it is found)."""
+    if len(pictures) < 2:
+        return pictures[0] if pictures else None
+    images = []
+    for encoded in pictures:
+        try:
+            images.append(Image.open(io.BytesIO(encoded)).convert("RGB"))
+        except (OSError, ValueError, SyntaxError):
+            return encoded
+    width = sum(image.width for image in images) + GAP * (len(images) - 1)
+    sheet = Image.new("RGB", (width, max(image.height for image in images)), "white")
+    left = 0
+    for image in images:
+        sheet.paste(image, (left, 0))
+        left += image.width + GAP
+    buffer = io.BytesIO()
+    sheet.save(buffer, "PNG", compress_level=1)
+    return buffer.getvalue()
