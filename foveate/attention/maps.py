@@ -165,15 +165,15 @@ class Comparison:
 
 
 def difference(a: AttentionMaps, b: AttentionMaps) -> np.ndarray:
-    """a - b, float32 [layer, head, view, rows, columns]; NaN where one of them had no patch."""
-    a, b, both = _matched(a, b)
-    return np.where(both, a.maps.astype(np.float32) - b.maps.astype(np.float32), np.float32("nan"))
+    """a - b, float32 [layer, head, view, rows, columns]; NaN where neither had a patch. A dropped patch counts as 0."""
+    a, b, either = _matched(a, b)
+    return np.where(either, a.maps.astype(np.float32) - b.maps.astype(np.float32), np.float32("nan"))
 
 
 def compare(a: AttentionMaps, b: AttentionMaps) -> Comparison:
-    """Over the patches that both have."""
-    a, b, both = _matched(a, b)
-    x, y = (maps.maps[..., both].astype(np.float64) for maps in (a, b))
+    """Over the patches that either has; one that a pruner dropped got no attention, which is 0."""
+    a, b, either = _matched(a, b)
+    x, y = (maps.maps[..., either].astype(np.float64) for maps in (a, b))
     l2 = np.linalg.norm(x - y, axis=-1)
     norm = (np.linalg.norm(x, axis=-1) + np.linalg.norm(y, axis=-1)) / 2
     x, y = (v - v.mean(-1, keepdims=True) for v in (x, y))
@@ -184,14 +184,14 @@ def compare(a: AttentionMaps, b: AttentionMaps) -> Comparison:
 
 
 def _matched(a: AttentionMaps, b: AttentionMaps) -> tuple[AttentionMaps, AttentionMaps, np.ndarray]:
-    """Two maps of one kind without a leading axis, and bool [view, rows, columns]: patches that both have."""
+    """Two maps of one kind without a leading axis, and bool [view, rows, columns]: patches that either has."""
     a, b = averaged(a), averaged(b)
     kinds = [(m.phase, m.layers, m.heads, m.views, m.valid.shape) for m in (a, b)]
     if kinds[0] != kinds[1]:
         raise FoveateError(
             f"maps to compare must be of the same phase, layers, heads and views: {kinds[0]}, {kinds[1]}"
         )
-    return a, b, a.valid & b.valid
+    return a, b, a.valid | b.valid
 
 
 def save_maps(path: Path, named: Mapping[str, AttentionMaps]) -> None:

@@ -94,9 +94,13 @@ def test_two_maps_apart() -> None:
     np.testing.assert_allclose(gap.l2, [[2**0.5, 0]])
     np.testing.assert_allclose(gap.relative_l2, [[2**0.5, 0]])
     np.testing.assert_allclose(gap.correlation, [[-1 / 3, 1]])
-    half = replace(b, valid=np.array([[[True, True, False, False]]]))
-    np.testing.assert_array_equal(difference(a, half)[0, 0, 0, 0], [1, 0, np.nan, np.nan])
-    assert np.isnan(compare(a, half).correlation[0, 0])  # of the two patches left, b's are both 0
+    few = replace(b, valid=np.array([[[False, True, False, True]]]))
+    np.testing.assert_array_equal(difference(a, few)[0, 0, 0, 0], [1, 0, 0, -1])  # what was dropped got nothing
+    fewer = replace(a, valid=np.array([[[True, True, False, False]]]))
+    np.testing.assert_array_equal(difference(fewer, few)[0, 0, 0, 0], [1, 0, np.nan, -1])
+    np.testing.assert_allclose(compare(fewer, few).correlation[0, 0], -0.5)
+    nothing = make([[[0, 0, 0, 0]] * 2])
+    assert np.isnan(compare(a, nothing).correlation).all() and (compare(nothing, nothing).relative_l2 == 0).all()
     with pytest.raises(FoveateError, match="same phase, layers"):
         compare(a, replace(b, layers=(5,)))
 

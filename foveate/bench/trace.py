@@ -23,7 +23,7 @@ from foveate.models.pi0.model import Pi0
 from foveate.policy import POLICIES, Policy, TraceOptions, load_policy
 from foveate.tracing.store import TraceStore
 from foveate.training.export import export_policy
-from foveate.types import Observation
+from foveate.types import AttentionRequest, Observation
 
 MID = Pi0Config(
     vocab_size=2048,
@@ -37,20 +37,29 @@ MID = Pi0Config(
 
 @dataclass(frozen=True)
 class Mode:
-    """One way to trace."""
+    """One way to gather evidence."""
 
     name: str
     options: TraceOptions | None
     limit: float
     """The median may take this many times the untraced one."""
+    request: AttentionRequest | None = None
+    """Attention maps asked for beside the actions (`Policy.attend`)."""
 
 
-def modes(attn_layers: tuple[int, ...]) -> list[Mode]:
+def modes(attn_layers: tuple[int, ...], depth: int) -> list[Mode]:
+    """Args:
+    attn_layers: traced.
+    depth: of the backbone; maps are asked of five middle layers, all heads.
+    """
     routing = TraceOptions(routing=True)
+    five = tuple(range(depth))[1:6]
     return [
         Mode("off", None, 1.0),
         Mode("routing", routing, 1.05),
         Mode("routing+attention", TraceOptions(routing=True, attn_layers=attn_layers), 1.15),
+        Mode("maps of prefix", None, 1.15, AttentionRequest(five)),
+        Mode("maps of prefix+suffix", None, 1.15, AttentionRequest(five, ("prefix", "suffix"))),
     ]
 
 
@@ -96,7 +105,7 @@ def measure(
     """
     frames = observations(policy, 8)
     shuffle = np.random.default_rng(0)
-    chosen = modes(attn_layers)
+    chosen = modes(attn_layers, policy.config.llm.depth)
     times: dict[str, list[float]] = {mode.name: [] for mode in chosen}
     with tempfile.TemporaryDirectory() as folder:
         store = TraceStore(folder, views=policy.processor.robot.views, model_image_size=policy.config.vision.image_size)
@@ -108,7 +117,7 @@ def measure(
                 meta = {"task": mode.name, "task_id": k, "episode": 0, "step": i + 3, "query": i + 3}
                 meta |= {"instruction": frame.prompt, "checkpoint": policy.spec.name, "variant": mode.name, "seed": 0}
                 start = time.perf_counter()
-                chunk = policy.infer(frame)
+                chunk = policy.attend([frame], mode.request)[0][0] if mode.request else policy.infer(frame)
                 if chunk.trace is not None:
                     store.submit(chunk.trace, frame, meta)
                 if i >= 0:

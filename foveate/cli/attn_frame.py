@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from foveate.types import AttentionMaps, Phase
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class FrameConfig(SceneConfig):
     """Draw where one inference looked: the most active head of every layer, and every head apart."""
 
@@ -65,7 +65,7 @@ def frame(argv: list[str]) -> int:
     from foveate.viz.attention_frame import draw_phase, draw_steps, draw_words
 
     config: FrameConfig = parse_scene(FrameConfig, argv, "frame", several=("image",))
-    console = Console()
+    look, console = config.drawing((), ()), Console()
     policy = load(config)
     observation = observe(config, config.prompt, policy, console)
     request = AttentionRequest(
@@ -78,11 +78,14 @@ def frame(argv: list[str]) -> int:
     chunk, maps = policy.attend([observation], request, noise_for(config, policy, 1))[0]
     words = of_words(maps["prefix"], config.tokens) if config.tokens else {}
     out = begin(config)
-    sheet = sheet_of(config, policy, observation, observation.prompt)
-    best = {phase: draw_phase(out, sheet, m, by=config.activity, quality=config.quality) for phase, m in maps.items()}
-    draw_words(out, sheet, words, by=config.activity, quality=config.quality)
+    sheet = sheet_of(policy, observation, observation.prompt, look.style)
+    best = {
+        phase: draw_phase(out, sheet, m, by=look.activity, heads=look.detail, quality=look.quality)
+        for phase, m in maps.items()
+    }
+    draw_words(out, sheet, words, by=look.activity, quality=look.quality)
     if config.steps == "each" and "suffix" in maps:
-        draw_steps(out, sheet, maps["suffix"], best["suffix"], quality=config.quality)
+        draw_steps(out, sheet, maps["suffix"], best["suffix"], quality=look.quality)
     kept: dict[str, AttentionMaps] = dict(maps.items())
     if words:
         kept |= {"prefix": averaged(maps["prefix"]), "tokens": maps["prefix"]}
@@ -92,7 +95,7 @@ def frame(argv: list[str]) -> int:
         out / "frame.json",
         {
             "prompt": observation.prompt,
-            "activity": config.activity,
+            "activity": look.activity,
             "rows": rows,
             "words": list(words),
             "actions": np.round(chunk.actions, 6).tolist(),

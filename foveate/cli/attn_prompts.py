@@ -32,14 +32,16 @@ from foveate.cli.attn_scene import (
 from foveate.errors import FoveateError
 
 if TYPE_CHECKING:
+    from foveate.attention.pictures import Drawing
     from foveate.policy import Policy
     from foveate.types import AttentionMaps, Observation, Phase
+    from foveate.viz.attention import Sheet
 
 CONTRAST = "coolwarm"
 """Colour map of differences: blue less, red more."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class PromptsConfig(SceneConfig):
     """Show one scene under several prompts, and measure how far the maps and the actions move."""
 
@@ -57,7 +59,7 @@ def prompts(argv: list[str]) -> int:
     config: PromptsConfig = parse_scene(PromptsConfig, argv, "prompts", several=("image", "prompt"))
     if len(config.prompt) < 2:
         raise FoveateError(f"--prompt: expected two or more instructions to compare, got {len(config.prompt)}")
-    console = Console()
+    look, console = config.drawing((), ()), Console()
     policy = load(config)
     first = observe(config, config.prompt[0], policy, console)
     observations = [replace(first, prompt=prompt) for prompt in config.prompt]
@@ -69,7 +71,7 @@ def prompts(argv: list[str]) -> int:
     rows = _rows([maps for _, maps in found], pairs)
     chunks = np.stack([chunk.actions for chunk, _ in found])
     moved = {f"{i}-{j}": float(np.sqrt(((chunks[i] - chunks[j]) ** 2).mean())) for i, j in pairs}
-    _draw_prompts(config, policy, observations, [maps for _, maps in found], out)
+    _draw(policy, observations, [maps for _, maps in found], out, look)
     document = {"prompts": list(config.prompt), "rows": rows, "action_rms": moved, "actions": chunks.round(6).tolist()}
     write_json(out / "prompts.json", document)
     print_table(
@@ -109,42 +111,81 @@ def _rows(found: Sequence[Mapping[Phase, AttentionMaps]], pairs: Sequence[tuple[
     return rows
 
 
-def _draw_prompts(
-    config: SceneConfig,
+def _draw(
     policy: Policy,
     observations: Sequence[Observation],
     found: Sequence[Mapping[Phase, AttentionMaps]],
     out: Path,
+    look: Drawing,
 ) -> None:
-    """`L5_prefix_H3/prompt_0.jpg` on one scale, `difference_0_1.jpg` (second less first) beside them.
-
-    The head is the one that is most active over all prompts: one head, so that pictures may be compared.
-    """
+    """The pictures that the module names; the most active head is that of all prompts together, so that it is one."""
     from foveate.attention.maps import activity, difference
-    from foveate.viz.attention import save_jpeg
     from foveate.viz.attention_frame import grids
 
-    sheets = [sheet_of(config, policy, observation, observation.prompt) for observation in observations]
     pairs = list(itertools.combinations(range(len(found)), 2))
-    titles = {(i, j): f"'{observations[j].prompt}' minus '{observations[i].prompt}'" for i, j in pairs}
-    contrast = {pair: sheet_of(config, policy, observations[0], title, CONTRAST) for pair, title in titles.items()}
+    scenes = _Scenes(
+        [sheet_of(policy, o, o.prompt, look.style) for o in observations],
+        {
+            (i, j): sheet_of(
+                policy,
+                observations[0],
+                f"'{observations[j].prompt}' minus '{observations[i].prompt}'",
+                replace(look.style, colormap=CONTRAST),
+            )
+            for i, j in pairs
+        },
+        look.quality,
+    )
     for phase, first in found[0].items():
-        active = np.sum([activity(maps[phase], config.activity) for maps in found], 0).argmax(-1)
-        gaps = {(i, j): difference(found[j][phase], found[i][phase]) for i, j in pairs}
-        for at, (layer, h) in enumerate(zip(first.layers, active.tolist(), strict=True)):
-            folder = out / f"L{layer}_{phase}_H{first.heads[h]}"
+        maps = [each[phase] for each in found]
+        best = np.sum([activity(m, look.activity) for m in maps], 0).argmax(-1)
+        gaps = {(i, j): difference(maps[j], maps[i]) for i, j in pairs}
+        for at, layer in enumerate(first.layers):
+            for h, head in enumerate(first.heads):
+                folders = [out / f"L{layer}_{phase}_heads" / f"head_{head:02d}"] if look.detail else []
+                folders += [out / f"L{layer}_{phase}_max"] if h == best[at] else []
+                if folders:
+                    here = [grids(m, m.maps[at, h]) for m in maps]
+                    moved = {
+                        pair: grids(replace(first, valid=np.isfinite(gap[at, h])), gap[at, h])
+                        for pair, gap in gaps.items()
+                    }
+                    scenes.draw(folders, f"{phase} L{layer} H{head}", here, moved)
+
+
+@dataclass
+class _Scenes:
+    """Sheets of one moment: one for each prompt, one for each pair of prompts."""
+
+    prompts: Sequence[Sheet]
+    pairs: Mapping[tuple[int, int], Sheet]
+    quality: int
+
+    def draw(
+        self,
+        folders: Sequence[Path],
+        label: str,
+        maps: Sequence[Mapping[str, np.ndarray]],
+        gaps: Mapping[tuple[int, int], Mapping[str, np.ndarray]],
+    ) -> None:
+        """One head: its maps on one scale from 0, its differences on a scale of their own around 0."""
+        from foveate.viz.attention import save_jpeg
+
+        top = max(_largest(views) for views in maps)
+        pictures = {f"prompt_{i}.jpg": sheet.draw(maps[i], label, (0.0, top)) for i, sheet in enumerate(self.prompts)}
+        for (i, j), sheet in self.pairs.items():
+            most = _largest(gaps[i, j])
+            pictures[f"difference_{i}_{j}.jpg"] = sheet.draw(gaps[i, j], label, (-most, most))
+        for folder in folders:
             folder.mkdir(parents=True, exist_ok=True)
-            label = f"{phase} L{layer} H{first.heads[h]}"
-            top = max(float(maps[phase].maps[at, h].max()) for maps in found)
-            for i, (sheet, maps) in enumerate(zip(sheets, found, strict=True)):
-                picture = sheet.draw(grids(maps[phase], maps[phase].maps[at, h]), label, (0.0, top))
-                save_jpeg(folder / f"prompt_{i}.jpg", picture, config.quality)
-            for (i, j), gap in gaps.items():
-                values = gap[at, h]
-                most = float(np.nanmax(np.abs(values))) or 1.0
-                both = replace(first, valid=np.isfinite(values))
-                picture = contrast[i, j].draw(grids(both, values), label, (-most, most))
-                save_jpeg(folder / f"difference_{i}_{j}.jpg", picture, config.quality)
+            for name, picture in pictures.items():
+                save_jpeg(folder / name, picture, self.quality)
+
+
+def _largest(views: Mapping[str, np.ndarray]) -> float:
+    """Absolute value; 1 where there is none."""
+    values = np.concatenate([np.abs(grid[np.isfinite(grid)]) for grid in views.values()])
+    return float(values.max(initial=0.0)) or 1.0
 
 
 def _mean(values: np.ndarray) -> float:

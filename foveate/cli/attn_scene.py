@@ -10,19 +10,20 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
+from foveate.cli.attn_options import LookOptions
 from foveate.errors import FoveateError
 from foveate.types import Observation, Phase
 
 if TYPE_CHECKING:
     from foveate.policy import Policy
-    from foveate.viz.attention import Sheet
+    from foveate.viz.attention import Sheet, Style
 
 LAYERS = (1, 4, 5, 7, 10)
 """Low, middle and high layers of an 18-layer backbone."""
 
 
-@dataclass(frozen=True)
-class SceneConfig:
+@dataclass(frozen=True, kw_only=True)
+class SceneConfig(LookOptions):
     """A policy and one moment that it sees."""
 
     policy: str
@@ -43,16 +44,6 @@ class SceneConfig:
     """Backbone layers, negative ones count from the last; without any, 1,4,5,7,10, of a smaller model all."""
     phases: tuple[Phase, ...] = ("prefix", "suffix")
     """prefix: the text looks at the image; suffix: the actions do, while they are denoised."""
-    activity: Literal["variance", "entropy"] = "variance"
-    """What makes a head the most active one: the variance or the entropy of its map."""
-    colormap: str = "turbo"
-    """Any of matplotlib's colour maps."""
-    alpha: float = 0.5
-    """Share of the colour in a picture."""
-    size: tuple[int, int] = (640, 480)
-    """Width and height that a picture has at most."""
-    quality: int = 90
-    """Of the JPEG files, 1 to 95."""
     pruner: str | None = None
     """Pruning method by name; without one, what the checkpoint was trained with; `none`: all tokens."""
     num_steps: int | None = None
@@ -65,8 +56,6 @@ class SceneConfig:
     """Of the policy's large matrices."""
 
     def __post_init__(self) -> None:
-        if not 1 <= self.quality <= 95:
-            raise FoveateError(f"--quality: expected 1 to 95, got {self.quality}")
         if self.episode and (self.image or self.state):
             raise FoveateError("--episode brings its own pictures and state: leave --image and --state out")
 
@@ -122,12 +111,9 @@ def begin(config: SceneConfig) -> Path:
     return Path(config.out)
 
 
-def sheet_of(
-    config: SceneConfig, policy: Policy, observation: Observation, title: str, colormap: str | None = None
-) -> Sheet:
-    from foveate.viz.attention import Sheet, Style
+def sheet_of(policy: Policy, observation: Observation, title: str, style: Style) -> Sheet:
+    from foveate.viz.attention import Sheet
 
-    style = Style(colormap=colormap or config.colormap, alpha=config.alpha, size=config.size)
     side = policy.config.vision.image_size
     return Sheet(policy.processor.source_images(observation), (side, side), title=title, style=style)
 

@@ -265,3 +265,35 @@ def test_what_is_not_there_is_named_before_anything_runs(request_, said) -> None
         with capture_attention(request_, prefix, model.llm.layers, model.expert.layers, 4):
             raise AssertionError
     assert all(layer.self_attn.observer is None for layer in (*model.llm.layers, *model.expert.layers))
+
+
+@pytest.mark.slow
+@torch.no_grad()
+def test_a_compiled_prefill_is_watched_too() -> None:
+    """Rows are computed beside the compiled kernels, without a break of the graph; a new context compiles no more."""
+    from torch._dynamo.utils import counters
+
+    model, inputs = make_model(), make_inputs(2, [[True, False], [True, True]])
+    whole = model.embed_prefix(inputs)
+
+    def prefill(embeds: torch.Tensor, mask: torch.Tensor, position_ids: torch.Tensor) -> list:
+        return model.prefill(Prefix(embeds, mask, position_ids, whole.layout)).keys_values
+
+    torch._dynamo.reset()
+    counters.clear()
+    compiled = torch.compile(prefill, fullgraph=True, backend="aot_eager")
+    request = AttentionRequest((0, 2), heads=(0, 3))
+    for dropped in (1, 2, 5):  # of the sample whose cameras are both there: the shapes stay
+        keep = torch.ones_like(whole.mask)
+        keep[1, dropped] = False
+        prefix = pack(whole, keep)
+        found = []
+        for run in (prefill, compiled):
+            with capture_attention(request, prefix, model.llm.layers, (), 0) as looked:
+                run(prefix.embeds, prefix.mask, prefix.position_ids)
+            found.append(looked.sample(1)["prefix"])
+        np.testing.assert_allclose(found[0].maps, found[1].maps, atol=1e-3)
+        assert not found[1].valid.ravel()[dropped] and found[1].valid.sum() == 7
+        assert (found[1].maps.reshape(2, 2, -1)[..., dropped] == 0).all()
+    assert counters["stats"]["unique_graphs"] == 1
+    assert all(layer.self_attn.observer is None for layer in model.llm.layers)
