@@ -26,9 +26,11 @@ LETTERS = string.ascii_uppercase
 FIELDS = ("question", "image", "answer", "answers", "choices", "hint", "category", "id", "split", "dataset")
 
 
-def load(split: str | None, path: Path) -> Iterator[VQASample]:
+def load(split: str | None, path: Path, images: Path | None = None) -> Iterator[VQASample]:
     """The questions of a file; with a split, those of its lines that name it (or all, where no line names any).
 
+    Args:
+        images: folder of the pictures; None: that of the file.
     Raises:
         FoveateError: the file is missing, a line is no question, or no line is of the split.
     """
@@ -38,7 +40,7 @@ def load(split: str | None, path: Path) -> Iterator[VQASample]:
         raise FoveateError(f"{path}: expected lines of split {split!r}, found {', '.join(named)}")
     for number, row in rows:
         if split is None or not named or row.get("split") == split:
-            yield _sample(path, number, row)
+            yield _sample(path, number, row, images or path.parent)
 
 
 def _rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
@@ -64,7 +66,7 @@ def _rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
         yield number, row
 
 
-def _sample(path: Path, number: int, row: Mapping[str, Any]) -> VQASample:
+def _sample(path: Path, number: int, row: Mapping[str, Any], images: Path) -> VQASample:
     where = f"{path}, line {number}"
     if "conversations" in row:
         row = {**row, **_first_turns(where, row["conversations"])}
@@ -82,7 +84,7 @@ def _sample(path: Path, number: int, row: Mapping[str, Any]) -> VQASample:
         dataset=str(row.get("dataset", path.stem)),
         question=row["question"].strip(),
         answers=tuple(_letter(where, a, choices) if choices else a for a in answers),
-        image=_image(path.parent, row.get("image")),
+        image=_image(images, row.get("image")),
         choices=choices,
         hint=str(row.get("hint") or ""),
         category=str(row.get("category") or ""),

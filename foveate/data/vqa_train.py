@@ -1,0 +1,156 @@
+"""Training questions from published sets: `train.jsonl` and, of a set that is evaluated on too, `eval.jsonl`.
+
+MMBench publishes answers of its dev split alone, so that split must serve both: its pictures are shared out by hash,
+with all their questions and rotations. Questions whose picture occurs in a set that training must not know are left out.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections import Counter
+from collections.abc import Callable, Iterable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from foveate.data.vqa import load_vqa
+from foveate.data.vqa_jsonl import load as load_jsonl
+from foveate.data.vqa_leakage import Leakage, find_leakage, image_hash
+from foveate.errors import FoveateError
+from foveate.types import VQASample
+
+
+@dataclass(frozen=True)
+class VqaTrainConfig:
+    """Build the training questions of `configs/train_mmbench_llava_textvqa.yaml`, without leaks."""
+
+    out: str = "data/vqa_train"
+    """Folder to write: train.jsonl, eval.jsonl, images/, data.json."""
+    root: str | None = None
+    """Folder with the files of the published sets; null: the hub."""
+    sets: tuple[str, ...] = ("mmbench:dev", "textvqa:train")
+    """Sets to train on, as NAME:SPLIT, or JSONL files."""
+    eval_sets: tuple[str, ...] = ("mmbench",)
+    """Those of `sets` whose pictures are shared between train.jsonl and eval.jsonl."""
+    eval_share: float = 0.5
+    """Share of these sets' pictures that goes to eval.jsonl."""
+    llava: str | None = None
+    """A JSON file of LLaVA's form (a list with `image` and `conversations`) to train on too."""
+    llava_images: str | None = None
+    """Folder of its pictures; null: the folder of the file."""
+    against: tuple[str, ...] = ("mmmu:validation", "textvqa:validation")
+    """Sets that training must not know, as NAME:SPLIT: questions with a picture of theirs are left out."""
+    max_per_set: int | None = None
+    """Questions of each set at most, evenly over it; null: all."""
+    seed: int = 0
+    """Which pictures go to eval.jsonl."""
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.eval_share < 1:
+            raise FoveateError(f"eval_share: expected a share in [0, 1), got {self.eval_share}")
+        names = [name.partition(":")[0] for name in self.sets]
+        if strange := [name for name in self.eval_sets if name not in names]:
+            raise FoveateError(f"eval_sets: {strange[0]!r} is not among the sets ({', '.join(names)})")
+        if not self.sets and not self.llava:
+            raise FoveateError("sets: expected one at least, as NAME:SPLIT, or a file with --llava")
+
+
+def build(
+    config: VqaTrainConfig, progress: Callable[[Iterable[VQASample], str], Iterable[VQASample]]
+) -> dict[str, Any]:
+    """Write the files and return what `data.json` holds: counts per set, what was left out, the leaks that remain.
+
+    Args:
+        progress: wraps the questions of a set while they are written; gets them and the set's name.
+    """
+    out = Path(config.out)
+    groups = {name: _load(name, config) for name in config.sets}
+    if config.llava:
+        groups["llava"] = _load_llava(config)
+    forbidden = {name: _load(name, config) for name in config.against}
+    known = {image_hash(sample) for samples in forbidden.values() for sample in samples} - {""}
+    lines: dict[str, list[str]] = {"train": [], "eval": []}
+    kept: dict[str, list[VQASample]] = {"train": [], "eval": []}
+    counts: dict[str, Counter[str]] = {}
+    (out / "images").mkdir(parents=True, exist_ok=True)
+    for name, samples in groups.items():
+        counts[name] = Counter()
+        for sample in progress(samples, name):
+            image = image_hash(sample)
+            part = "eval" if name.partition(":")[0] in config.eval_sets and _is_held_out(image, config) else "train"
+            if not sample.answers:
+                part = "no answer"
+            elif part == "train" and image in known:
+                part = "left out: known picture"
+            counts[name][part] += 1
+            if part in lines:
+                lines[part].append(json.dumps(_line(sample, image, out), ensure_ascii=False))
+                kept[part].append(sample)
+    if not kept["train"]:
+        raise FoveateError(f"{', '.join(groups)}: no question is left to train on; counts: {_plain(counts)}")
+    leaks = {name: find_leakage(kept["train"], samples) for name, samples in forbidden.items()}
+    if kept["eval"]:
+        leaks["eval.jsonl"] = find_leakage(kept["train"], kept["eval"])
+    about: dict[str, Any] = {
+        "config": asdict(config),
+        "counts": _plain(counts),
+        "leakage": {k: _counts(v) for k, v in leaks.items()},
+    }
+    for part in ("train", "eval"):
+        _write(out / f"{part}.jsonl", "".join(f"{line}\n" for line in lines[part]))
+        about[f"{part}_sha256"] = hashlib.sha256("".join(lines[part]).encode()).hexdigest()[:16]
+    _write(out / "data.json", json.dumps(about, indent=1) + "\n")
+    return about
+
+
+def _load(name: str, config: VqaTrainConfig) -> list[VQASample]:
+    if name.endswith((".jsonl", ".json")):
+        return load_vqa(name, max_samples=config.max_per_set)
+    preset, _, split = name.partition(":")
+    return load_vqa(preset, split or None, config.root, config.max_per_set)
+
+
+def _load_llava(config: VqaTrainConfig) -> list[VQASample]:
+    images = Path(config.llava_images) if config.llava_images else None
+    samples = list(load_jsonl(None, Path(str(config.llava)), images))
+    step = max(1, len(samples) // (config.max_per_set or len(samples) or 1))
+    return samples[::step][: config.max_per_set]
+
+
+def _is_held_out(image: str, config: VqaTrainConfig) -> bool:
+    digest = hashlib.sha256(f"{config.seed} {image}".encode()).digest()
+    return int.from_bytes(digest[:4], "big") < config.eval_share * 2**32
+
+
+def _line(sample: VQASample, image: str, out: Path) -> dict[str, Any]:
+    """One line of JSONL; a picture in memory becomes a file named by its hash."""
+    line = asdict(sample) | {"answers": list(sample.answers), "choices": list(sample.choices)}
+    if isinstance(sample.image, bytes):
+        line["image"] = f"images/{image}{_suffix(sample.image)}"
+        if not (out / line["image"]).exists():
+            partial = out / f"{line['image']}.partial"
+            partial.write_bytes(sample.image)
+            partial.replace(out / line["image"])
+    elif sample.image:
+        line["image"] = str(Path(sample.image).resolve())
+    return {key: value for key, value in line.items() if value not in (None, "", [])}
+
+
+def _suffix(encoded: bytes) -> str:
+    kinds = {b"\x89PNG": ".png", b"\xff\xd8\xff": ".jpg", b"RIFF": ".webp", b"GIF8": ".gif"}
+    return next((suffix for magic, suffix in kinds.items() if encoded.startswith(magic)), ".img")
+
+
+def _write(path: Path, text: str) -> None:
+    partial = path.with_name(f"{path.name}.partial")
+    partial.write_text(text, encoding="utf-8")
+    partial.replace(path)
+
+
+def _plain(counts: dict[str, Counter[str]]) -> dict[str, dict[str, int]]:
+    return {name: dict(counter) for name, counter in counts.items()}
+
+
+def _counts(leakage: Leakage) -> dict[str, int]:
+    return {name: value if isinstance(value, int) else len(value) for name, value in asdict(leakage).items()}

@@ -1,0 +1,123 @@
+"""Training questions without leaks: what goes where, and what is found when something does leak."""
+
+from __future__ import annotations
+
+import base64
+import csv
+import io
+import json
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from PIL import Image
+
+from foveate.cli.main import main
+from foveate.data.vqa import load_vqa
+from foveate.data.vqa_leakage import check_leakage, find_leakage, image_hash, question_hash
+from foveate.data.vqa_mixed import generate
+from foveate.data.vqa_train import VqaTrainConfig
+from foveate.errors import FoveateError
+from foveate.types import VQASample
+
+
+def encoded(number: int) -> bytes:
+    buffer = io.BytesIO()
+    Image.new("RGB", (4, 4), (number, 0, 0)).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    """MMBench dev with 40 pictures in two rotations each; TextVQA train and validation with one picture in common."""
+    folder = tmp_path / "published"
+    (folder / "mmbench").mkdir(parents=True)
+    columns = ("index", "question", "hint", "A", "B", "answer", "category", "image", "split")
+    with (folder / "mmbench" / "mmbench_dev_en.tsv").open("w", newline="") as file:
+        writer = csv.writer(file, delimiter="\t")
+        writer.writerow(columns)
+        for n in range(40):
+            text = base64.b64encode(encoded(n)).decode()
+            writer.writerow((n, f"what {n}?", "", "x", "y", "A", "c", text, "dev"))
+            writer.writerow((1_000_000 + n, f"what {n}?", "", "y", "x", "B", "c", str(n), "dev"))
+    for split, pictures in (("train", (100, 101, 102)), ("validation", (102, 103))):
+        rows = [
+            {
+                "image_id": f"{split}{n}",
+                "question_id": n,
+                "question": f"{split} {n}?",
+                "answers": ["a"] * 10,
+                "image": {"bytes": encoded(n), "path": None},
+            }
+            for n in pictures
+        ]
+        path = folder / "textvqa" / "data" / f"{split}-00000-of-00001.parquet"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        pq.write_table(pa.Table.from_pylist(rows), path)
+    return folder
+
+
+def test_command_shares_pictures_out_and_leaves_known_ones_out(root: Path, tmp_path: Path, capsys) -> None:
+    llava = [{"id": "l1", "image": "coco/1.jpg", "conversations": [
+        {"from": "human", "value": "<image>\nwhat is it?"}, {"from": "gpt", "value": "a cat"},
+    ]}]  # fmt: skip
+    (tmp_path / "llava.json").write_text(json.dumps(llava))
+    (tmp_path / "pictures" / "coco").mkdir(parents=True)
+    (tmp_path / "pictures" / "coco" / "1.jpg").write_bytes(encoded(200))
+    argv = ["data", "vqa-train", "--root", str(root), "--against", "textvqa:validation", "--out", str(tmp_path / "out")]
+    argv += ["--llava", str(tmp_path / "llava.json"), "--llava_images", str(tmp_path / "pictures")]
+    assert main(argv) == 0
+    assert "left out: known picture" in capsys.readouterr().out
+
+    train, held = (load_vqa(str(tmp_path / "out" / f"{part}.jsonl")) for part in ("train", "eval"))
+    assert {s.dataset for s in train} == {"mmbench", "textvqa", "llava"} and {s.dataset for s in held} == {"mmbench"}
+    assert len(train) + len(held) == 80 + 2 + 1 and 20 <= len(held) <= 60
+    assert not {image_hash(s) for s in train} & {image_hash(s) for s in held}
+    # Both rotations of a question are on the same side.
+    assert all(sum(s.question == other.question for other in held) == 2 for s in held)
+    llava_line = next(s for s in train if s.dataset == "llava")
+    assert image_hash(llava_line) and llava_line.answers == ("a cat",)
+    validation = load_vqa("textvqa", root=root)
+    assert check_leakage(tmp_path / "out" / "train.jsonl", validation).same_image == ()
+    first = next(s for s in train if s.dataset == "mmbench")
+    assert first.answers in (("A",), ("B",)) and first.choices in (("x", "y"), ("y", "x")) and first.split == "dev"
+    about = json.loads((tmp_path / "out" / "data.json").read_text())
+    assert about["counts"]["textvqa:train"] == {"train": 2, "left out: known picture": 1}
+    assert about["leakage"]["eval.jsonl"]["same_image"] == 0 and len(about["train_sha256"]) == 16
+    assert (tmp_path / "out" / "config.yaml").exists()
+
+    before = (tmp_path / "out" / "train.jsonl").read_bytes()
+    assert main(argv) == 0
+    assert (tmp_path / "out" / "train.jsonl").read_bytes() == before
+
+
+def test_leaks_are_found_by_picture_and_by_wording() -> None:
+    def sample(name: str, question: str, image: bytes | None, **other) -> VQASample:
+        return VQASample(name, "x", question, ("a",), image, **other)
+
+    training = [sample("t1", "What  is it?", b"one"), sample("t2", "no picture?", None)]
+    asked = [
+        sample("both", "what is it?", b"one"),
+        sample("picture", "and this?", b"one"),
+        sample("wording", "what is it?", b"two"),
+        sample("blind", "No picture?", None),
+        sample("other", "what is it?", b"two", hint="with a hint"),
+    ]
+    leak = find_leakage(training, asked)
+    assert leak.same_image == ("both", "picture") and leak.same_both == ("both", "blind")
+    assert leak.same_wording == ("both", "wording", "blind") and "of 5 questions" in str(leak)
+    rotated = [sample("r", "q", None, choices=c) for c in (("x", "y"), ("y", "x"))]
+    assert question_hash(rotated[0]) == question_hash(rotated[1])
+
+
+def test_the_mixed_set_does_not_leak() -> None:
+    leak = find_leakage(generate("train", 1500), generate("test", 500))
+    assert leak.same_image == () and len(leak.same_wording) > 0
+
+
+def test_contradictions_are_told() -> None:
+    with pytest.raises(FoveateError, match="'mmmu' is not among the sets"):
+        VqaTrainConfig(eval_sets=("mmmu",))
+    with pytest.raises(FoveateError, match="expected a share"):
+        VqaTrainConfig(eval_share=1.0)
