@@ -5,7 +5,7 @@
 
 A folder holds, for each camera and frame, one of
 
-    <camera>/00008.png           a picture of labels; `objects.json` in the folder names them: {"1": "cube", "2": "bowl"};
+    <camera>/00008.png           a picture of labels; `objects.json` in the folder names them: {"1": "cube", ...};
                                  without that file all that is not 0 is one `object`
     <camera>/00008.npz           arrays bool [H, W], named as the objects
     <camera>/<object>/00008.png  a picture per object, inside where it is not 0

@@ -91,7 +91,9 @@ class Env(Protocol):
 
     # One that can be recorded in detail also has
     #     def snapshot(self, size: tuple[int, int] | None) -> Snapshot
-    # which renders this instant at (width, height), or not at all.
+    # which renders this instant at (width, height), or not at all; and one that knows its objects
+    #     def segment(self, size: tuple[int, int] | None) -> dict[str, dict[str, np.ndarray]]
+    # view -> object -> bool [h, w], where those pictures show it.
 
 
 ENVS = {"metaworld": "foveate.envs.metaworld:MetaWorldEnv", "libero": "foveate.envs.libero:LiberoEnv"}

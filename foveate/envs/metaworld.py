@@ -36,6 +36,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from foveate.envs.base import EnvConventions, EnvCrash, Snapshot, StepResult, check_action
+from foveate.envs.metaworld_segment import segment_views
 from foveate.envs.metaworld_state import camera_of, camera_pose, robot_state
 from foveate.errors import FoveateError, unknown
 from foveate.types import Observation
@@ -206,6 +207,17 @@ class MetaWorldEnv:
             robot=robot_state(self._sim),
             cameras={view: camera_pose(self._sim, view, width, height) for view in self.views},
         )
+
+    def segment(self, size: tuple[int, int] | None = None) -> dict[str, dict[str, np.ndarray]]:
+        """View -> object -> bool [h, w]: where the pictures of this instant show it; see `metaworld_segment`.
+
+        Args:
+            size: width and height, as of a snapshot; None: of the policy's pictures.
+        """
+        renderer = self._renderer if size is None else self._record_renderer(size)
+        shared = self.look == "clear" and self.task in SHARED_SCENE
+        add = self._draw_pole if shared else lambda scene: None
+        return segment_views(self._sim.model, self._sim.data, renderer, self.views, add)
 
     def _record_renderer(self, size: tuple[int, int]) -> mujoco.Renderer:
         """Of the task at hand; one is kept, for a recording plays task after task."""

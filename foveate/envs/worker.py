@@ -71,6 +71,10 @@ class WorkerEnv:
         answer = self._call("snapshot", size=None if size is None else list(size))
         return None if answer is None else Snapshot(answer["images"], answer["robot"], answer["cameras"])
 
+    def segment(self, size: tuple[int, int] | None = None) -> dict[str, dict[str, np.ndarray]] | None:
+        """View -> object -> bool [h, w] at this instant, at (width, height) if asked; None: it cannot tell."""
+        return self._call("segment", size=None if size is None else list(size))
+
     def restart(self) -> None:
         """End the process, however it is, and start a fresh one; the next call must be `reset`."""
         self._kill()
@@ -247,6 +251,9 @@ def serve(connection: socket.socket) -> None:
                 }
             elif call == "snapshot":
                 value = _snapshot(env, request["size"])
+            elif call == "segment":
+                size = request["size"]
+                value = env.segment(size and tuple(size)) if hasattr(env, "segment") else None
             elif call == "reset":
                 value = _message(env.reset(request["task"], request["seed"]))
             else:

@@ -16,6 +16,7 @@ from typing import Literal
 import numpy as np
 
 from foveate.data.droid import DroidEpisode, DroidWriter
+from foveate.data.mask_writer import MaskWriter
 from foveate.envs.base import EnvConventions
 from foveate.errors import FoveateError
 from foveate.evaluation.rollout import Job, Recorder, RestartableEnv
@@ -34,12 +35,14 @@ def make_recorder(
     policy: str,
     done: Collection[tuple[str, str, int]],
     size: tuple[int, int] | None = None,
+    masks: bool = False,
 ) -> Callable[[Job], Recorder]:
     """The recorder of each episode; DROID folders go to `out/droid`, videos to `out/videos`.
 
     Args:
         done: (variant, task, episode) of the episodes in the log.
         size: width and height of the recorded pictures, rendered for the record alone; None: what the policy sees.
+        masks: write beside the pictures of DROID folders where each object is in them.
     """
     with _clear_errors(out):
         if kind == "video":
@@ -54,7 +57,7 @@ def make_recorder(
         for episode, about in writer.episodes():
             if (about["variant"], about["task"], about["episode"]) not in done:
                 shutil.rmtree(episode)
-        return lambda job: DroidRecorder(writer, conventions, policy, size)
+        return lambda job: DroidRecorder(writer, conventions, policy, size, masks)
 
 
 class VideoRecorder:
@@ -81,14 +84,22 @@ class DroidRecorder:
     """One DROID-format folder with a video per camera and one of all."""
 
     def __init__(
-        self, writer: DroidWriter, conventions: EnvConventions, policy: str, size: tuple[int, int] | None = None
+        self,
+        writer: DroidWriter,
+        conventions: EnvConventions,
+        policy: str,
+        size: tuple[int, int] | None = None,
+        masks: bool = False,
     ) -> None:
         self._writer, self._conventions, self._policy, self._size = writer, conventions, policy, size
+        self._with_masks = masks
+        self._masks: MaskWriter | None = None
         self._episode: DroidEpisode | None = None
         self._videos: dict[str, VideoWriter] = {}
 
     def add(self, observation: Observation, action: np.ndarray | None, env: RestartableEnv) -> None:
         seen = env.snapshot(self._size)
+        segments = env.segment(self._size) if self._with_masks and action is not None else None
         images = seen.images if seen and self._size else observation.images
         with _clear_errors(self._writer.root):
             if self._episode is None:
@@ -102,6 +113,11 @@ class DroidRecorder:
                 return  # the last picture: no row of the trajectory belongs to it
             for view, camera in self._episode.cameras.items():
                 self._videos[camera].add(images[view])
+            if segments is not None:
+                self._masks = self._masks or MaskWriter(self._episode.recordings / "masks")
+                cameras = self._episode.cameras
+                found, shown = ({c: source[view] for view, c in cameras.items()} for source in (segments, images))
+                self._masks.add(found, shown)
             known = (seen.robot, seen.cameras) if seen else (None, None)
             self._episode.add(images, observation.state, action, *known)
 
@@ -111,6 +127,8 @@ class DroidRecorder:
         with _clear_errors(self._writer.root):
             for video in self._videos.values():
                 video.close()
+            if self._masks is not None:
+                self._masks.finish()
             episode, c = self._episode, self._conventions
             name = f"{result.status}_{self._policy}_{result.task}_{episode.stamp}.mp4".replace("/", "-")
             (episode.recordings / "all.mp4").rename(episode.folder / name)

@@ -106,6 +106,8 @@ class SimConfig:
     """Record every frame: `droid` as DROID-format folders, `video` as mp4."""
     record_size: tuple[int, int] | None = None
     """Width and height of recorded pictures, as 1280,720, rendered for the record alone; None: what the policy sees."""
+    record_masks: bool = False
+    """Beside --record droid: record where each object is in the pictures, as the simulator knows it."""
 
     def __post_init__(self) -> None:
         for name in ("num_trials_per_task", "replan_steps", "num_workers"):
@@ -115,6 +117,8 @@ class SimConfig:
             raise FoveateError(
                 f"record_size {self.record_size}: expected a width and height of at least 16 pixels, beside --record"
             )
+        if self.record_masks and self.record != "droid":
+            raise FoveateError("record_masks: masks stand beside the frames of DROID folders; add --record droid")
         if self.out is not None and self.trace_out_dir is not None:
             raise FoveateError(
                 f"out ({self.out}) and trace_out_dir ({self.trace_out_dir}) both name the run folder; give one: "
@@ -177,6 +181,8 @@ def simulate(
                 f"record_size: environment {config.env.name!r} renders no other pictures than the policy's; leave "
                 "--record_size out, or choose --env.image_size"
             )
+        if config.record_masks and envs[0].segment() is None:
+            raise FoveateError(f"record_masks: environment {config.env.name!r} cannot tell objects apart; leave it out")
         for batch in {1, min(len(envs), config.max_batch or config.num_workers)}:
             policy.infer_batch([first] * batch)
         watch = KeepWatch()
@@ -211,7 +217,13 @@ def simulate(
             perceive=perceive,
             gflops=lambda trace: _gflops(policy, trace),
             recorder=make_recorder(
-                config.record, log.folder, envs[0].conventions, policy.spec.name, done, config.record_size
+                config.record,
+                log.folder,
+                envs[0].conventions,
+                policy.spec.name,
+                done,
+                config.record_size,
+                config.record_masks,
             )
             if config.record
             else None,

@@ -139,6 +139,11 @@ class Sheet:
         """Width and height of every picture of this sheet."""
         return self._base.size
 
+    @property
+    def places(self) -> dict[str, tuple[int, int, int, int]]:
+        """View -> left, top, width, height of its picture on the sheet."""
+        return {name: (*view.at, *view.plain.size) for name, view in self._views.items()}
+
     def draw(
         self, maps: Mapping[str, np.ndarray], label: str = "", scale: tuple[float, float] | None = None
     ) -> Image.Image:
