@@ -101,7 +101,7 @@ class EpisodeBar:
     def advance(self, count: int) -> None:
         self._bar.advance(self._task, count)
         speed = self._bar.tasks[0].speed
-        self._bar.update(self._task, rate=f"{speed:.2g} {self._unit}/s  " if speed else "")
+        self._bar.update(self._task, rate=f"{speed:.1f} {self._unit}/s  " if speed else "")
 
     def ended(self, outcome: Outcome) -> None:
         self._done += outcome.status != "failed"
