@@ -105,6 +105,8 @@ class Policy:
     ) -> list[tuple[ActionChunk, dict[Phase, AttentionMaps]]]:
         """Act on several observations at once, and tell where each inference looked.
 
+        Patches of nothing but the borders that make a picture square are left out of the maps, as absent ones are.
+
         Args:
             noise: float32 [B, action_horizon, model action_dim].
         Raises:
@@ -114,7 +116,12 @@ class Policy:
         assert result.looked is not None
         tokens = inputs.tokens.cpu().numpy()
         pieces = [self.processor.tokenizer.pieces(row) for row in tokens] if request.tokens else [[]] * len(chunks)
-        return [(chunk, result.looked.sample(b, pieces[b])) for b, chunk in enumerate(chunks)]
+        answers = []
+        for b, (chunk, observation) in enumerate(zip(chunks, observations, strict=True)):
+            maps = result.looked.sample(b, pieces[b])
+            shown = self.processor.picture_patches(observation)
+            answers.append((chunk, {phase: _on_pictures(found, shown) for phase, found in maps.items()}))
+        return answers
 
     def _run(
         self, observations: Sequence[Observation], noise: np.ndarray | None, request: AttentionRequest | None = None
@@ -186,6 +193,13 @@ class Policy:
                 )
             )
         return traces
+
+
+def _on_pictures(maps: AttentionMaps, shown: Mapping[str, np.ndarray]) -> AttentionMaps:
+    """The maps on these patches, view by view, and 0 on all others."""
+    everywhere = np.ones(maps.valid.shape[1:], bool)
+    valid = maps.valid & np.stack([shown.get(view, everywhere) for view in maps.views])
+    return replace(maps, maps=maps.maps * valid, valid=valid)
 
 
 def load_policy(

@@ -156,6 +156,18 @@ def test_attention_maps_beside_the_actions(policy):
     np.testing.assert_allclose(alone["prefix"].maps.mean(0)[0, 0], both[0][1]["prefix"].maps[1, 1], atol=1e-3)
 
 
+def test_the_borders_around_a_wide_picture_are_no_patches(policy):
+    """40 x 80 pixels become 28 x 56 in the model's 56 x 56: of four rows of patches the outer two are black."""
+    policy.engine.model.pruner = None
+    frame = observations(policy, 1)[0]
+    wide = {**frame.images, "corner": np.full((40, 80, 3), 200, np.uint8)}
+    maps = policy.attend([replace(frame, images=wide)], AttentionRequest((0,), ("prefix", "suffix")))[0][1]
+    for found in maps.values():
+        assert found.valid[0].all(1).tolist() == [False, True, True, False] and found.valid[1].all()
+        assert (found.maps[..., 0, [0, 3], :] == 0).all() and (found.maps[..., 0, 1:3, :] > 0).all()
+        assert found.maps.dtype == np.float16
+
+
 def test_attention_that_cannot_be_is_named(policy):
     frame = observations(policy, 1)[:1]
     with pytest.raises(FoveateError, match="attention layer 2: the backbone has layers 0 to 1"):

@@ -18,6 +18,7 @@ from foveate.models.pi0.config import Pi0Config
 from foveate.models.pi0.model import Pi0
 from foveate.models.pi0.model_test import golden_inputs, make_inputs, make_model
 from foveate.models.pi0.weights import load_weights
+from foveate.pruning import make_pruner
 from foveate.testing import golden_dir
 from foveate.tracing.capture import capture_attention, capture_task_to_vis
 from foveate.types import AttentionRequest, Prefix
@@ -209,6 +210,41 @@ def test_rows_of_a_larger_golden_model_with_the_middle_camera_absent() -> None:
                 expected = outputs[f"prefix.layer{layer}.attn_rows"][b, :, i, :start]
                 assert (looked.prefix[layer][b, :, token] - expected).abs().max() < 2e-4
         assert looked.sample(b)["prefix"].valid.reshape(3, -1).all(1).tolist() == [True, b == 1, True]
+
+
+@torch.no_grad()
+def test_rows_beside_a_pruner_and_an_absent_camera_in_float64() -> None:
+    """Both phases, from the layer's own q and k: the whole softmax in float64, patch by patch."""
+    model, inputs = make_model(), make_inputs(2, [[True, False], [True, True]])
+    model.pruner = make_pruner("lightvla")
+    noise = model.draw_noise(2, "cpu", torch.Generator().manual_seed(0))
+    whole = model.embed_prefix(inputs)
+    pruned, keep = model.prune(whole, inputs, noise)
+    prefix, patches = pack(pruned), whole.layout.num_patches
+    there = keep.keep_mask & whole.mask[:, :patches]
+    assert there[0].sum() < 4 and not there[0, 4:].any() and 0 < there[1].sum() < 8
+    seen: dict[str, tuple] = {}
+    for name, stack in (("prefix", model.llm), ("suffix", model.expert)):
+        stack.layers[1].self_attn.observer = lambda q, k, mask, name=name: seen.setdefault(name, (q, k, mask))
+    stacks = (model.llm.layers, model.expert.layers, model.config.action_horizon)
+    with capture_attention(AttentionRequest((1,), ("prefix", "suffix")), prefix, *stacks) as looked:
+        model.denoise(model.prefill(prefix), inputs.state, noise, 1)
+    for b in range(2):
+        source = prefix.source[b].tolist()
+        for phase, (q, k, mask) in seen.items():
+            scores = (q[b].double() @ k[b].double().transpose(-1, -2)).numpy() / 8**0.5
+            weights = np.exp(scores - scores.max(-1, keepdims=True)) * mask[b].numpy()
+            attn = weights / weights.sum(-1, keepdims=True)
+            text = [slot for slot, token in enumerate(source) if token >= patches]
+            mean = attn[:, text if phase == "prefix" else slice(None)].mean(1)
+            expected = np.zeros((4, patches))
+            for slot, token in enumerate(source):
+                if 0 <= token < patches:
+                    expected[:, token] = mean[:, slot]
+            maps = looked.sample(b)[phase]
+            np.testing.assert_allclose(maps.maps[0].reshape(4, -1), expected, atol=5e-4)
+            np.testing.assert_array_equal(maps.valid.ravel(), there[b])
+            assert (maps.maps[..., ~maps.valid] == 0).all()
 
 
 @pytest.mark.parametrize("pi05", [True, False])

@@ -18,6 +18,7 @@ from foveate.data.images import ResizeKind, model_images, to_uint8
 from foveate.data.normalize import Normalizer, load_norm_stats
 from foveate.data.robots import RobotMapping
 from foveate.errors import FoveateError
+from foveate.geometry import ResizeGeometry
 from foveate.models.pi0.config import Pi0Config
 from foveate.models.pi0.detect import CheckpointInfo, detect
 from foveate.models.pi0.model import ModelInputs
@@ -205,6 +206,18 @@ class Processor:
         """Model view -> the observation's own picture, at its own resolution; absent cameras are left out."""
         chosen = self.robot.select_views(observation.images)
         return {view: picture for view, picture in chosen.items() if picture is not None}
+
+    def picture_patches(self, observation: Observation) -> dict[str, np.ndarray]:
+        """Model view -> bool [rows, columns]: patches that show some of the picture, and not its borders alone.
+
+        A picture that is not square lies between black borders in the model's square input.
+        """
+        size, grid = self.config.vision.image_size, self.config.vision.grid
+        patches = {}
+        for view, picture in self.source_images(observation).items():
+            x0, y0, x1, y1 = ResizeGeometry(picture.shape[:2], (size, size)).patch_boxes(grid).T
+            patches[view] = ((x1 > x0) & (y1 > y0)).reshape(grid)
+        return patches
 
 
 def _choose_asset(info: CheckpointInfo, asset_id: str | None) -> str:
