@@ -1,0 +1,112 @@
+"""Files for the evaluation servers of splits whose answers are not public.
+
+MMBench takes an Excel sheet (index, question, options, prediction), MMMU a JSON object from id to answer, TextVQA a
+JSON list of {question_id, answer}.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import zipfile
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from xml.sax.saxutils import escape
+
+from foveate.errors import FoveateError
+from foveate.evaluation.results import write_text
+from foveate.evaluation.vqa_metrics import LETTERS, chosen_letter
+from foveate.types import VQASample
+
+Cell = str | int
+
+_PARTS = {
+    "[Content_Types].xml": '<Types xmlns="http://schemas.openxmlformats.org/package/2006/content-types">'
+    '<Default Extension="rels" ContentType="application/vnd.openxmlformats-package.relationships+xml"/>'
+    '<Override PartName="/xl/workbook.xml" '
+    'ContentType="application/vnd.openxmlformats-officedocument.spreadsheetml.sheet.main+xml"/>'
+    '<Override PartName="/xl/worksheets/sheet1.xml" '
+    'ContentType="application/vnd.openxmlformats-officedocument.spreadsheetml.worksheet+xml"/></Types>',
+    "_rels/.rels": '<Relationships xmlns="http://schemas.openxmlformats.org/package/2006/relationships">'
+    '<Relationship Id="rId1" Target="xl/workbook.xml" '
+    'Type="http://schemas.openxmlformats.org/officeDocument/2006/relationships/officeDocument"/></Relationships>',
+    "xl/workbook.xml": '<workbook xmlns="http://schemas.openxmlformats.org/spreadsheetml/2006/main" '
+    'xmlns:r="http://schemas.openxmlformats.org/officeDocument/2006/relationships">'
+    '<sheets><sheet name="Sheet1" sheetId="1" r:id="rId1"/></sheets></workbook>',
+    "xl/_rels/workbook.xml.rels": '<Relationships xmlns="http://schemas.openxmlformats.org/package/2006/relationships">'
+    '<Relationship Id="rId1" Target="worksheets/sheet1.xml" '
+    'Type="http://schemas.openxmlformats.org/officeDocument/2006/relationships/worksheet"/></Relationships>',
+}
+"""All of a workbook but its sheet (ECMA-376, part 1)."""
+_HEADER = '<?xml version="1.0" encoding="UTF-8" standalone="yes"?>\n'
+_ILLEGAL = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f]")
+
+
+def write_submission(path: Path, samples: Sequence[VQASample], answers: Sequence[str]) -> Path:
+    """Write the answers to one data set in the form that its server takes.
+
+    Args:
+        path: where; the suffix becomes `.xlsx` or `.json`.
+        answers: what the model said, in the order of the samples. Of a multiple choice the letter is written where one
+            can be read off, else the text as it is.
+    Returns:
+        The file that was written.
+    Raises:
+        FoveateError: the set has no such file, or the folder cannot be written.
+    """
+    if len(samples) != len(answers):
+        raise FoveateError(f"submission {path}: {len(answers)} answers to {len(samples)} questions")
+    if not samples:
+        raise FoveateError(f"submission {path}: there is no question")
+    said = [
+        (chosen_letter(sample, text) or text) if sample.choices else text.strip()
+        for sample, text in zip(samples, answers, strict=True)
+    ]
+    names = [sample.id.rpartition("/")[2] for sample in samples]
+    dataset = samples[0].dataset
+    if dataset == "mmbench":
+        return _write_sheet(path.with_suffix(".xlsx"), list(_mmbench_rows(samples, names, said)))
+    if dataset == "mmmu":
+        document: object = dict(zip(names, said, strict=True))
+    elif dataset == "textvqa":
+        document = [
+            {"question_id": int(n) if n.isdigit() else n, "answer": a} for n, a in zip(names, said, strict=True)
+        ]
+    else:
+        raise FoveateError(f"data set {dataset!r} has no submission file; mmbench, mmmu and textvqa have one")
+    path = path.with_suffix(".json")
+    write_text(path, json.dumps(document, ensure_ascii=False, indent=1) + "\n")
+    return path
+
+
+def _mmbench_rows(samples: Sequence[VQASample], names: Sequence[str], said: Sequence[str]) -> Iterator[list[Cell]]:
+    width = max(4, *(len(sample.choices) for sample in samples))
+    yield ["index", "question", *LETTERS[:width], "prediction"]
+    for sample, name, answer in zip(samples, names, said, strict=True):
+        options = [*sample.choices, *[""] * (width - len(sample.choices))]
+        yield [int(name) if name.isdigit() else name, sample.question, *options, answer]
+
+
+def _write_sheet(path: Path, rows: Sequence[Sequence[Cell]]) -> Path:
+    """A workbook of one sheet, the same bytes for the same rows."""
+    lines = "".join(f"<row>{''.join(map(_cell, row))}</row>" for row in rows)
+    sheet = (
+        f'<worksheet xmlns="http://schemas.openxmlformats.org/spreadsheetml/2006/main"><sheetData>{lines}</sheetData>'
+    )
+    parts = {**_PARTS, "xl/worksheets/sheet1.xml": sheet + "</worksheet>"}
+    partial = path.with_name(path.name + ".partial")
+    try:
+        with zipfile.ZipFile(partial, "w", zipfile.ZIP_DEFLATED) as archive:
+            for name, text in parts.items():
+                archive.writestr(zipfile.ZipInfo(name), _HEADER + text, zipfile.ZIP_DEFLATED)
+        partial.replace(path)
+    except OSError as error:
+        raise FoveateError(f"{path}: cannot write there ({error.strerror}); choose another folder") from error
+    return path
+
+
+def _cell(value: Cell) -> str:
+    if isinstance(value, int):
+        return f"<c><v>{value}</v></c>"
+    text = escape(_ILLEGAL.sub("", value))
+    return f'<c t="inlineStr"><is><t xml:space="preserve">{text}</t></is></c>'
