@@ -38,11 +38,7 @@ VERBS: dict[tuple[str, ...], tuple[str, str, str]] = {
     ("attn", "fidelity"): ("foveate.cli.attn_fidelity", "fidelity", "is the map true? cover what it marks and compare"),
     ("attn", "objects"): ("foveate.cli.attn_objects", "objects", "how much attention lies on objects, against chance"),
     ("data", "metaworld-demos"): ("foveate.cli.data", "metaworld_demos", "record demonstrations of scripted experts"),
-    ("data", "vqa-train"): (
-        "foveate.cli.data_vqa",
-        "run",
-        "build the training questions from published sets, without leaks",
-    ),
+    ("data", "vqa-train"): ("foveate.cli.data_vqa", "run", "training questions from published sets, without leaks"),
     ("train", "policy"): ("foveate.cli.train", "policy", "train or fine-tune a policy, pruned or not"),
     ("train", "vlm"): ("foveate.cli.train", "vlm", "train an image-text model on questions, at several levels"),
     ("train", "value"): ("foveate.cli.value", "train", "train the policy of NO, COARSE and FULL on cached passes"),

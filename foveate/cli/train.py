@@ -1,4 +1,4 @@
-"""`foveate train policy`: train or fine-tune a policy on demonstrations."""
+"""`foveate train policy`, `foveate train vlm`: policies on demonstrations, image-text models on questions."""
 
 from __future__ import annotations
 
@@ -21,6 +21,22 @@ def policy(argv: list[str]) -> int:
     folder = train_policy(config, _loading if leads else None)
     if leads:
         print(f"policy: {folder}")
+    return 0
+
+
+def vlm(argv: list[str]) -> int:
+    """The verb's entry: parse, train, say where the model is. Runs under `torchrun` as well."""
+    from foveate.cli.config import parse, write_run_files
+    from foveate.training.vlm import TrainVlmConfig, train_vlm
+
+    config = parse(TrainVlmConfig, argv, "foveate train vlm")
+    leads = os.environ.get("RANK", "0") == "0"
+    logging.basicConfig(level=logging.INFO if leads else logging.WARNING, format="%(message)s")
+    if leads:
+        write_run_files(config.out, config, config.seed)
+    folder = train_vlm(config)
+    if leads:
+        print(f"model: {folder}")
     return 0
 
 

@@ -14,6 +14,7 @@ from foveate.models.vlm.budget import VisionBudget
 from foveate.models.vlm.families import FAMILIES, Family
 from foveate.models.vlm.model import VLM
 from foveate.models.vlm.prompt import DEFAULT_TEMPLATE, PromptMaker, Template
+from foveate.models.vlm.vision_attention import batch_equal_pictures
 
 SHIPPED = Path(__file__).resolve().parents[2] / "vlms"
 SETTINGS = "foveate.json"
@@ -29,7 +30,7 @@ class Lora:
     """A saved adapter to go on from; empty: new ones."""
     rank: int = 16
     """Rank of the update of each matrix."""
-    alpha: float = 32.0
+    alpha: int = 32
     """Scale: the update counts alpha / rank."""
     dropout: float = 0.0
     """Of the adapter's input, in training."""
@@ -90,6 +91,7 @@ def assemble(
     config = model.config
     if config.model_type not in FAMILIES:
         raise unknown("image-text model type", config.model_type, FAMILIES)
+    batch_equal_pictures(model)
     family: Family = FAMILIES[config.model_type](config, processor, tokenizer)
     prompts = PromptMaker(
         tokenizer, Template(template), family.image_token, marks=family.marks, image_first=family.image_first

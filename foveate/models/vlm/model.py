@@ -54,7 +54,7 @@ class Answer:
 
 
 @dataclass(frozen=True)
-class _Batch:
+class Batch:
     """Samples that go through the model together."""
 
     index: list[int]
@@ -180,7 +180,7 @@ class VLM:
         if level == "NO" and reuse is not None:
             self._answer_from_text(samples, reuse, decoding, answers)
         else:
-            for batch in self._batches(samples, level, answers):
+            for batch in self.batches(samples, level, answers):
                 session, counts = self._read(samples, batch, pruner, None if self.reuse_obstacle else reuse)
                 self._finish([samples[i] for i in batch.index], batch, session, counts, decoding, answers)
         return [answer for answer in answers if answer is not None]
@@ -194,13 +194,20 @@ class VLM:
             FoveateError: a sample has no public answer; ImageError: a picture is missing or broken.
         """
         losses: list[Tensor | None] = [None] * len(samples)
-        for batch in self._batches(samples, level, None):
-            value = self._loss([samples[i] for i in batch.index], batch, stop)
+        for batch in self.batches(samples, level):
+            value = self.batch_loss([samples[i] for i in batch.index], batch, self.encode(batch), stop=stop)
             for row, i in enumerate(batch.index):
                 losses[i] = value[row]
         return torch.stack([loss for loss in losses if loss is not None])
 
-    def _loss(self, samples: Sequence[VQASample], batch: _Batch, stop: bool) -> Tensor:
+    def encode(self, batch: Batch) -> VisionFeatures | None:
+        """The pictures of a batch through the vision tower; None: it has none."""
+        return self.backbone.encode(batch.images) if batch.images else None
+
+    def batch_loss(
+        self, samples: Sequence[VQASample], batch: Batch, features: VisionFeatures | None, *, stop: bool = False
+    ) -> Tensor:
+        """`loss` of one batch, given its encoded pictures; float32 [B], in the order of the batch."""
         tails = [self._gold(sample) for sample in samples]
         if any(tail is None for tail in tails):
             lacking = next(s.id for s, tail in zip(samples, tails, strict=True) if tail is None)
@@ -208,7 +215,6 @@ class VLM:
         end = (self.prompts.tokenizer.eos_token_id,) if stop and self.prompts.tokenizer.eos_token_id is not None else ()
         targets = [(*tail, *end) for tail in tails if tail is not None]
         fed = [Prompt(p.prefix, p.suffix + target[:-1]) for p, target in zip(batch.prompts, targets, strict=True)]
-        features = self.backbone.encode(batch.images) if batch.images else None
         rows = self.backbone.rows(fed, batch.images, None)
         session = self.backbone.read(rows, features, cached=False, answers=[len(t) - 1 for t in targets])
         width = max(map(len, targets))
@@ -224,10 +230,13 @@ class VLM:
         text = gold(sample)
         return None if text is None else self.prompts.answer(text)
 
-    def _batches(
-        self, samples: Sequence[VQASample], level: VisionLevel, answers: list[Answer | None] | None
-    ) -> Iterator[_Batch]:
-        """Samples by picture size and length. Broken pictures are answered at once, or raised without `answers`."""
+    def batches(
+        self, samples: Sequence[VQASample], level: VisionLevel, answers: list[Answer | None] | None = None
+    ) -> Iterator[Batch]:
+        """Samples by picture size and length, at most `batch_size` together.
+
+        Broken pictures are answered at once, or, without `answers`, raised.
+        """
         prompts = [self.prompts.prompt(sample) for sample in samples]
         groups: dict[Any, list[int]] = defaultdict(list)
         images: dict[int, ModelImage] = {}
@@ -245,10 +254,10 @@ class VLM:
         for members in groups.values():
             for index in _batches(members, prompts, self.batch_size):
                 pictures = [images[i] for i in index] if level != "NO" else None
-                yield _Batch(index, [prompts[i] for i in index], pictures)
+                yield Batch(index, [prompts[i] for i in index], pictures)
 
     def _read(
-        self, samples: Sequence[VQASample], batch: _Batch, pruner: Pruner | None, reuse: TextPass | None
+        self, samples: Sequence[VQASample], batch: Batch, pruner: Pruner | None, reuse: TextPass | None
     ) -> tuple[Session, list[tuple[int, int]]]:
         """Read a batch; per row the image tokens there were and those that remain."""
         features: VisionFeatures | None = None
@@ -279,13 +288,13 @@ class VLM:
             index, rows = [i for i, _ in members], [row for _, row in members]
             session, _ = reuse.batches[source].resumed(rows)
             read = [samples[i] for i in index]
-            batch_of = _Batch(index, [reuse.batches[source].prompts[row] for row in rows], None)
+            batch_of = Batch(index, [reuse.batches[source].prompts[row] for row in rows], None)
             self._finish(read, batch_of, session, [(0, 0)] * len(rows), decoding, answers)
 
     def _finish(
         self,
         samples: list[VQASample],
-        batch: _Batch,
+        batch: Batch,
         session: Session,
         counts: list[tuple[int, int]],
         decoding: Decoding,

@@ -35,7 +35,7 @@ def packaged_logits(vlm, sample, level):
 def our_logits(vlm, some, level):
     out = {}
     with torch.inference_mode():
-        for batch in vlm._batches(some, level, None):
+        for batch in vlm.batches(some, level):
             session, _ = vlm._read(some, batch, None, None)
             out |= {some[i].id: row for i, row in zip(batch.index, session.logits()[:, 0], strict=True)}
     return out

@@ -1,0 +1,98 @@
+"""Auxiliary heads for a small model on the mixed set: they say what is in the picture, and fade out.
+
+Yes/no answers teach a new vision tower almost nothing for hundreds of steps. Linear heads on its tokens (colours, kind
+of shape, letters in the corners) and on the second language layer (the value that is asked for, before it is compared)
+give it gradients from the first step. They are thrown away afterwards.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from foveate.data.vqa_mixed import DATASET, MixedItem, items
+from foveate.data.vqa_scene import COLORS, CORNERS, LETTERS, SHAPES
+from foveate.types import VisionLevel, VQASample
+
+RANK = {"NO": 0, "COARSE": 1, "FULL": 2}
+VALUES = (*COLORS, *SHAPES, *LETTERS)
+MIDDLE = (5, 6, 9, 10)
+"""Tokens of the 4 x 4 grid that hold the shape."""
+CORNER = (0, 3, 12, 15)
+IGNORE = -100
+
+
+@functools.lru_cache(maxsize=1 << 17)
+def item_of(name: str) -> MixedItem:
+    """The item behind a sample's id: it is drawn from (seed, split, index) alone."""
+    _, split, seed, index, *_ = name.split("/")
+    return next(items(split, 1, int(seed), int(index)))
+
+
+def asked_value(item: MixedItem, level: VisionLevel) -> int:
+    """Index into `VALUES` of what is asked for, where this level can know it; else `IGNORE`."""
+    if RANK[level] < RANK[item.facts.need] or "behind" in item.question:
+        return IGNORE
+    scene = item.scene
+    if item.kind == "corner letter":
+        value = scene.letters[next(i for i, corner in enumerate(CORNERS) if f"{corner} corner" in item.question)]
+    else:
+        value = {"background color": scene.background, "shape color": scene.color, "shape kind": scene.shape}[item.kind]
+    return VALUES.index(value)
+
+
+class AuxHeads(nn.Module):
+    """Linear heads; `forward` gives the sum of their mean losses over a batch of one level.
+
+    Args:
+        width: of the image tokens and of the language model.
+    """
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.background = nn.Linear(width, len(COLORS))
+        self.color = nn.Linear(width, len(COLORS))
+        self.shape = nn.Linear(width, len(SHAPES))
+        self.letter = nn.Linear(width, len(LETTERS))
+        self.value = nn.Linear(width, len(VALUES))
+
+    def forward(self, samples: Sequence[VQASample], level: VisionLevel, tokens: Tensor | None, state: Tensor) -> Tensor:
+        """
+        Args:
+            tokens: [B, P, D] image tokens, P = 16 or 1; None: there are none.
+            state: [B, D] of the second language layer, at the prompt's last token.
+        """
+        known = [i for i, sample in enumerate(samples) if sample.dataset == DATASET]
+        if not known:
+            return state.sum() * 0
+        mixed = [item_of(samples[i].id) for i in known]
+        loss = _loss(self.value, state[known], [asked_value(item, level) for item in mixed])
+        if tokens is None:
+            return loss
+        tokens = tokens[known]
+        full = tokens.shape[1] == 16
+        middle = tokens[:, list(MIDDLE)].mean(1) if full else tokens.mean(1)
+        scenes = [item.scene for item in mixed]
+        large = [full or scene.size == "large" for scene in scenes]
+        colors = list(COLORS)
+        loss = loss + _loss(self.background, tokens.mean(1), [colors.index(s.background) for s in scenes])
+        loss = loss + _loss(self.color, middle, _where(large, [colors.index(s.color) for s in scenes]))
+        loss = loss + _loss(self.shape, middle, _where(large, [SHAPES.index(s.shape) for s in scenes]))
+        if full:
+            letters = [LETTERS.index(letter) for s in scenes for letter in s.letters]
+            loss = loss + _loss(self.letter, tokens[:, list(CORNER)].flatten(0, 1), letters)
+        return loss
+
+
+def _where(seen: list[bool], targets: list[int]) -> list[int]:
+    return [target if see else IGNORE for see, target in zip(seen, targets, strict=True)]
+
+
+def _loss(head: nn.Linear, features: Tensor, targets: list[int]) -> Tensor:
+    wanted = torch.tensor(targets, device=features.device)
+    total = F.cross_entropy(head(features), wanted, ignore_index=IGNORE, reduction="sum")
+    return total / max(1, int((wanted != IGNORE).sum()))
