@@ -52,7 +52,16 @@ def run(argv: list[str]) -> int:
     if done.matrix:
         console.print(rows_table([item.row for item in done.matrix]))
         tell(done, console)
+        plot(done, config, console)
     return 0
+
+
+def plot(done: Finished, config: VqaConfig, console: Console) -> None:
+    """The plots of a run's rows, beside its tables."""
+    from foveate.viz.value_plots import plot_rows
+
+    for path in plot_rows([item.row for item in done.matrix], done.folder, config.language):
+        console.print(f"plot: {path}", highlight=False, soft_wrap=True)
 
 
 def run_experiment(
@@ -91,7 +100,7 @@ def run_experiment(
         passes, thinned = asked(config)
         passes = passes if needs is None else needs
         make_all_passes(experiment, sets, passes, thinned, console, world)
-        done = Finished(Path(config.output_dir), warnings=warnings)
+        done = Finished(config.folder, warnings=warnings)
         if not world.leads:
             return done
         for name, samples in sets.items():
@@ -126,7 +135,7 @@ def make_all_passes(
         if world.leads:
             inspect_images(samples, experiment.cache)
         world.barrier()
-        with pass_progress(console if world.leads else None, name) as (plan, advance):
+        with PassProgress(console if world.leads else None, name) as (plan, advance):
             if experiment.config.eval.workers == "ray":
                 run_on_ray(experiment, samples, needs, thinned, plan, advance)
             else:
@@ -135,7 +144,7 @@ def make_all_passes(
     experiment.cache.close()
 
 
-class pass_progress:
+class PassProgress:
     """A bar over the answers of one data set, with rate and time left; silent without a console."""
 
     def __init__(self, console: Console | None, label: str) -> None:
@@ -175,7 +184,7 @@ def profile(experiment: Experiment, done: Finished, console: Console) -> None:
     from foveate.evaluation.vqa_profile import profile_row
 
     limit = experiment.config.eval.profile_samples
-    with pass_progress(console, "profile") as (plan, advance):
+    with PassProgress(console, "profile") as (plan, advance):
         plan(sum(min(limit, len(done.boards[item.row["dataset"]])) for item in done.rows))
         for item in done.rows:
             board = done.boards[item.row["dataset"]]

@@ -37,7 +37,7 @@ from foveate.vision_value.baselines import (
     make_rule,
 )
 from foveate.vision_value.baselines.random_matched import bucket_ratios, quantile_thresholds
-from foveate.vision_value.learned import Learned, with_fallback
+from foveate.vision_value.learned import Learned, WithFallback, with_fallback
 
 ALWAYS_SHOWN = ("random", "downsample")
 """Ways of showing less that stand beside every pruning method, at the same shares."""
@@ -99,8 +99,16 @@ class Experiment:
         """The rows of these rules, with intervals and what belongs to every row of this run."""
         config = self.config
         found = look_up(board, rules, config.policy, resamples=config.eval.bootstrap, seed=config.training.seed)
+        cuts = quantile_thresholds(board.outcomes.entropy)
+        several = len({item.row["checkpoint"] for item in found} - {None}) > 1
         for item in found:
+            if several and item.row["checkpoint"]:
+                item.row["row"] += f" ({item.row['checkpoint']})"
             item.row["cache_reuse"] = reuse_note(self.vlm, config.eval.cache_reuse)
+            if isinstance(item.rule, Learned | WithFallback):
+                # For `foveate value buckets`; in JSON alone.
+                item.row["bucket_thresholds"] = list(cuts)
+                item.row["bucket_ratios"] = bucket_ratios(board.outcomes.entropy, item.decisions.action, cuts)
         return found
 
 

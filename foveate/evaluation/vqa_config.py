@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from foveate.errors import FoveateError
@@ -24,7 +25,7 @@ class ModelConfig:
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
     """Of the weights."""
     lora: str | None = None
-    """Folder of a LoRA adapter (peft) to put on top."""
+    """LoRA adapters (peft) on the language layers: a saved folder; an empty string: new ones, for stage 1."""
 
 
 @dataclass(frozen=True)
@@ -110,8 +111,8 @@ class VqaConfig:
     training: TrainingConfig = field(default_factory=TrainingConfig)
     dataset_config: str | None = None
     """Data sets to evaluate, separated by commas: mmbench, mmmu, textvqa, easy_vqa, mixed, or a JSONL file."""
-    output_dir: str = "outputs/vqa"
-    """Where the results go."""
+    output_dir: str | None = None
+    """Where the results go; null: outputs/vqa, and of a training `training.output_dir`."""
     checkpoint: tuple[str, ...] = ()
     """Trained policies: accelerate state folders, output folders of `foveate train value`, or `checkpoint-*.pt`."""
     max_samples: int | None = None
@@ -142,3 +143,8 @@ class VqaConfig:
                 raise FoveateError(f"--pareto: expected values of lambda of at least 0, got {value}")
         if self.max_samples is not None and self.max_samples < 1:
             raise FoveateError(f"--max_samples: expected at least 1, got {self.max_samples}")
+
+    @property
+    def folder(self) -> Path:
+        """Where results go."""
+        return Path(self.output_dir or "outputs/vqa")

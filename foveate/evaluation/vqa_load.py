@@ -11,6 +11,7 @@ from foveate.errors import FoveateError
 from foveate.evaluation.vqa_config import VqaConfig
 from foveate.evaluation.vqa_passes import VLMLike
 from foveate.training.value_checkpoint import TrainedPolicy, load_policy, newest_checkpoint
+from foveate.training.value_stage1 import FOLDER
 from foveate.types import VQASample
 
 
@@ -25,13 +26,18 @@ def load_model(config: VqaConfig, device: str | None = None) -> VLMLike:
         return _own_model(keys.path)
     from foveate.models.vlm.load import Lora, load_vlm
 
+    path, lora = keys.path, keys.lora
+    tuned = Path(config.training.output_dir) / FOLDER
+    if config.training.stage1_epochs and tuned.is_dir():
+        # What `foveate train value` tuned under this very configuration: adapters, or the whole model.
+        path, lora = (path, str(tuned)) if (tuned / "adapter_config.json").exists() else (str(tuned), None)
     return load_vlm(
-        keys.path,
+        path,
         device=device or keys.device,
         dtype=keys.dtype,
         budget=config.vision_budget,
         prompt_template=config.data.prompt_template,
-        lora=Lora(path=keys.lora) if keys.lora else None,
+        lora=None if lora is None else Lora(path=lora),
         batch_size=config.eval.batch_size,
     )
 

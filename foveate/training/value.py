@@ -55,7 +55,7 @@ def fit(
     *,
     model: str = "",
     on_step: Callable[[int, int, float], None] | None = None,
-    on_checkpoint: Callable[[int, TrainedPolicy], None] | None = None,
+    on_checkpoint: Callable[[int, TrainedPolicy], object] | None = None,
 ) -> TrainedPolicy:
     """Train a head; the weights are those of the epoch with the least validation loss.
 
@@ -93,14 +93,14 @@ def fit(
             part = Batch(data.features[index], data.loss[index], data.cost[index])
             loss = objective(head, part, policy, draws)
             if not torch.isfinite(loss):
-                raise FoveateError(f"stage 2: the loss is {float(loss)} at step {step}; lower training.learning_rate")
+                raise FoveateError(f"stage 2: the loss is {float(loss.detach())} at step {step}; lower training.learning_rate")
             optimizer.zero_grad(set_to_none=True)
             loss.backward()
             optimizer.step()
             schedule.step()
             step += 1
             if on_step:
-                on_step(step, steps, float(loss))
+                on_step(step, steps, float(loss.detach()))
             if on_checkpoint and step % training.save_every == 0 and step < steps:
                 on_checkpoint(step, TrainedPolicy(head, "", lookup, facts))
         value = validate(head, held, policy)

@@ -1,0 +1,123 @@
+"""`foveate sweep pareto|threshold|pruning|seeds|oracle`: parts of the matrix, each with its files and its plot.
+
+All of them are look-ups in the cache that `foveate eval vqa` fills, so one after another costs no further pass.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from foveate.errors import FoveateError
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from foveate.evaluation.vqa_board import Board
+    from foveate.evaluation.vqa_config import VqaConfig
+
+
+def pareto(argv: list[str]) -> int:
+    """The learned policy at every lambda, beside the fixed rules: `pareto_lambda.*`."""
+    from foveate.evaluation.vqa import learned_rules
+    from foveate.vision_value.baselines import Always, Oracle
+    from foveate.vision_value.learned import with_fallback
+
+    config, console = _parse(argv, "pareto")
+    config = config if config.pareto else dataclasses.replace(config, pareto=(0.0, 0.02, 0.05, 0.1, 0.2, 0.5))
+
+    def rules(config: VqaConfig, board: Board, policies: Sequence[Any]) -> list[Any]:
+        learned = [with_fallback(rule, config.policy) for rule in learned_rules(config, policies)]
+        return [Always("FULL"), Always("COARSE"), Always("NO"), *learned, Oracle()]
+
+    return _sweep(config, console, "pareto_lambda", rules, None)
+
+
+def threshold(argv: list[str]) -> int:
+    """The uncertainty rule at every threshold: `pareto_threshold.*`."""
+    from foveate.evaluation.vqa import threshold_rules
+
+    config, console = _parse(argv, "threshold")
+    needs = frozenset({"text", "NO", config.vision.upper()})
+    return _sweep(config, console, "pareto_threshold", lambda c, board, _: threshold_rules(c, board, {}), needs)
+
+
+def pruning(argv: list[str]) -> int:
+    """Shares of vision tokens, by the method asked for, at random, and by a smaller picture: `pareto_pruning.*`."""
+    from foveate.vision_value.baselines import Always
+
+    config, console = _parse(argv, "pruning")
+    config = config if config.ratios else dataclasses.replace(config, ratios=(1.0, 0.75, 0.5, 0.25))
+
+    def rules(config: VqaConfig, board: Board, policies: Sequence[Any]) -> list[Any]:
+        return [Always("FULL"), *board.thinned]
+
+    return _sweep(config, console, "pareto_pruning", rules, frozenset({"FULL"}))
+
+
+def oracle(argv: list[str]) -> int:
+    """The cheapest action that is right, question by question: `analysis_oracle.json`."""
+    from foveate.cli.vqa import plot, rows_table, run_experiment, tell
+    from foveate.evaluation.vqa_files import write_json
+    from foveate.evaluation.vqa_oracle import analyse
+    from foveate.vision_value.baselines import EVERY_ANSWER, Always, Oracle
+
+    config, console = _parse(argv, "oracle")
+
+    def rules(config: VqaConfig, board: Board, policies: Sequence[Any]) -> list[Any]:
+        return [Always("FULL"), Always("COARSE"), Always("NO"), Oracle()]
+
+    done = run_experiment(config, console, rules=rules, matrix=False, needs=EVERY_ANSWER, policies=())
+    if done.rows:
+        found = {name: analyse(board, config.policy) for name, board in done.boards.items()}
+        write_json(done.folder / "analysis_oracle.json", found)
+        console.print(rows_table([item.row for item in done.rows]))
+        tell(done, console)
+        console.print(f"analysis: {done.folder / 'analysis_oracle.json'}", highlight=False, soft_wrap=True)
+        plot(done, config, console)
+    return 0
+
+
+def seeds(argv: list[str]) -> int:
+    """Train (where `data.train_jsonl` is set) and evaluate with every seed: `seeds.*` with mean and deviation."""
+    from rich.console import Console
+
+    from foveate.cli.config import parse
+    from foveate.cli.seeds import SeedsConfig, run_seeds
+
+    config = parse(SeedsConfig, argv, "foveate sweep seeds")
+    run_seeds(config, Console())
+    return 0
+
+
+def _parse(argv: list[str], name: str) -> tuple[VqaConfig, Console]:
+    from rich.console import Console
+
+    from foveate.cli.config import parse
+    from foveate.evaluation.vqa_config import VqaConfig
+
+    config = parse(VqaConfig, argv, f"foveate sweep {name}")
+    if config.policy.baseline_name is not None:
+        raise FoveateError(
+            f"policy.baseline_name is {config.policy.baseline_name}, and a sweep has its own rows; leave it null, or "
+            "use `foveate eval vqa` for one rule"
+        )
+    if config.output_dir is None:
+        config = dataclasses.replace(config, output_dir=f"outputs/sweep_{name}")
+    return config, Console()
+
+
+def _sweep(config: VqaConfig, console: Console, stem: str, rules: Any, needs: frozenset[str] | None) -> int:
+    from foveate.cli.vqa import plot, rows_table, run_experiment, tell
+    from foveate.evaluation.vqa_files import write_both
+
+    done = run_experiment(
+        config, console, rules=rules, matrix=False, needs=needs, policies=None if needs is None else ()
+    )
+    if done.rows:
+        write_both(done.folder, stem, [item.row for item in done.rows])
+        console.print(rows_table([item.row for item in done.rows]))
+        tell(done, console)
+        plot(done, config, console)
+    return 0

@@ -1,0 +1,318 @@
+"""`foveate train value`, `foveate value buckets`, `foveate value tables`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from foveate.errors import FoveateError
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from foveate.evaluation.vqa_board import Board
+    from foveate.evaluation.vqa_config import VqaConfig
+    from foveate.training.value_checkpoint import TrainedPolicy
+
+
+def train(argv: list[str]) -> int:
+    """The verb: stage 1 where it is asked for, the passes over the training questions, stage 2."""
+    from rich.console import Console
+
+    from foveate.cli.config import parse
+    from foveate.evaluation.vqa_config import VqaConfig
+
+    config = parse(VqaConfig, argv, "foveate train value")
+    train_policy(config, Console())
+    return 0
+
+
+@dataclass(frozen=True)
+class TrainingPasses:
+    """The cached passes of the training questions, cut into training and validation."""
+
+    vlm: Any
+    board: Board
+    held: Any
+    """bool [n]: validation."""
+
+    @property
+    def train(self) -> Any:
+        return self.board.outcomes.take(~self.held)
+
+    @property
+    def val(self) -> Any:
+        return self.board.outcomes.take(self.held)
+
+
+def train_policy(config: VqaConfig, console: Console) -> Path:
+    """Train under this configuration; the folder with the checkpoints. Runs under `torchrun` as well."""
+    from foveate.training.value_checkpoint import save_policy
+    from foveate.training.world import join_world
+
+    folder = Path(config.output_dir or config.training.output_dir)
+    with join_world(config.model.device if config.model.device != "cuda" else "auto") as world:
+        passes = training_passes(config, console, world, folder)
+        if passes is None:
+            return folder
+        console.print(f"stage 2: {len(passes.train)} questions, {len(passes.val)} for validation", highlight=False)
+        trained = fit_policy(config, passes, console, lambda step, t: save_policy(folder, step, t))
+        path = save_policy(folder, trained.facts["steps"], trained)
+        write_training(config, folder, passes, trained)
+    gains = trained.facts["mean_gains"]
+    console.print(
+        f"policy: {path}\nvalidation loss {trained.facts['val_loss']:.4f}; a look earns {gains['coarse']:.3f} (coarse) "
+        f"and {gains['full']:.3f} (full) nats per answer token on average: the scale of lambda",
+        highlight=False,
+        soft_wrap=True,
+    )
+    return folder
+
+
+def training_passes(config: VqaConfig, console: Console, world: Any, folder: Path) -> TrainingPasses | None:
+    """Stage 1, then the three passes over the training questions; None in processes that do not lead."""
+    from foveate.cli.vqa import make_all_passes
+    from foveate.evaluation.vqa import Experiment
+    from foveate.evaluation.vqa_cache import image_bytes
+    from foveate.evaluation.vqa_load import load_model, load_training_set
+    from foveate.evaluation.vqa_metrics import score_row
+    from foveate.training.value import split_by_image
+    from foveate.training.value_stage1 import FOLDER
+    from foveate.vision_value.baselines import EVERY_PASS
+
+    samples = load_training_set(config)
+    with console.status("loading the model"):
+        vlm = load_model(config, str(world.device))
+    if config.training.stage1_epochs and not (folder / FOLDER).is_dir():
+        run_stage1(config, vlm, samples, world, console, folder)
+    experiment = Experiment(config, vlm, score_row, world.rank, world.size)
+    make_all_passes(experiment, {"training": samples}, EVERY_PASS, (), console, world)
+    if not world.leads:
+        return None
+    board = experiment.board("training", samples, EVERY_PASS)
+    held = split_by_image([image_bytes(s) or s.id.encode() for s in board.samples], config.training.val_fraction)
+    return TrainingPasses(vlm, board, held)
+
+
+def run_stage1(config: VqaConfig, vlm: Any, samples: Any, world: Any, console: Console, folder: Path) -> None:
+    """Tune the model and write it beside the policy."""
+    from foveate.training.value_stage1 import save_tuned, tune
+
+    if world.leads:
+        console.print(f"stage 1: {config.training.stage1_epochs} epochs, {config.training.stage1_baseline_name}")
+    with StepProgress(console if world.leads else None, "stage 1") as on_step:
+        tune(vlm, samples, config.training, world, on_step)
+    if world.leads:
+        console.print(f"tuned model: {save_tuned(vlm, folder)}", highlight=False)
+    world.barrier()
+
+
+def fit_policy(
+    config: VqaConfig,
+    passes: TrainingPasses,
+    console: Console,
+    on_checkpoint: Callable[[int, TrainedPolicy], object] | None = None,
+    label: str = "stage 2",
+) -> TrainedPolicy:
+    """Stage 2 with a progress bar."""
+    from foveate.training.value import fit
+
+    with StepProgress(console, label) as on_step:
+        return fit(
+            passes.train,
+            passes.val,
+            config.policy,
+            config.training,
+            model=passes.vlm.fingerprint,
+            on_step=on_step,
+            on_checkpoint=on_checkpoint,
+        )
+
+
+class StepProgress:
+    """A bar over training steps with loss and time left; silent without a console."""
+
+    def __init__(self, console: Console | None, label: str) -> None:
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+        columns = (
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[facts]}"),
+            TimeRemainingColumn(compact=True),
+        )
+        self._bar = Progress(*columns, console=console, disable=console is None)
+        self._task = self._bar.add_task(label, total=None, facts="")
+
+    def __enter__(self) -> Callable[[int, int, float], None]:
+        self._bar.start()
+        return lambda step, steps, loss: self._bar.update(
+            self._task, total=steps, completed=step, facts=f"loss {loss:.3f}"
+        )
+
+    def __exit__(self, *_: object) -> None:
+        self._bar.stop()
+
+
+def write_training(config: VqaConfig, folder: Path, passes: TrainingPasses, trained: TrainedPolicy) -> None:
+    """`results.csv` (the policy on validation), `summary.json`, `config.yaml`, `run.json`."""
+    import dataclasses
+
+    from foveate.cli.config import to_dict, write_run_files
+    from foveate.cli.provenance import provenance
+    from foveate.evaluation.vqa import learned_rules
+    from foveate.evaluation.vqa_cache import config_hash
+    from foveate.evaluation.vqa_files import SCHEMA_VERSION, write_json, write_table
+    from foveate.evaluation.vqa_rows import look_up
+    from foveate.vision_value.baselines import Always
+
+    board = passes.board
+    kept = tuple(s for s, held in zip(board.samples, passes.held, strict=True) if held)
+    val = dataclasses.replace(
+        board, dataset="validation", samples=kept, outcomes=passes.val, parsed=board.parsed[passes.held]
+    )
+    named = dataclasses.replace(trained, path=str(folder))
+    rules: list[Any] = [Always("FULL"), Always("COARSE"), Always("NO"), *learned_rules(config, [named])]
+    rows = look_up(val, rules, config.policy, resamples=config.eval.bootstrap, seed=config.training.seed)
+    plain = to_dict(config)
+    write_run_files(folder, config, config.training.seed)
+    write_table(folder / "results.csv", [item.row for item in rows])
+    summary = {
+        "schema_version": SCHEMA_VERSION,
+        "seed": config.training.seed,
+        "config": plain,
+        "config_hash": config_hash(plain),
+        "data": {"training": {"hash": board.data_hash, "samples": len(board), "skipped": board.broken}},
+        "policy": trained.facts,
+        "rows": [item.row for item in rows],
+        **provenance(),
+    }
+    write_json(folder / "summary.json", summary)
+
+
+@dataclass(frozen=True)
+class BucketsConfig:
+    """Write the action ratios of a learned row as a configuration of `random_policy_matched`."""
+
+    run: str
+    """Folder of `foveate eval vqa`."""
+    out: str = "configs/baseline_random_matched.yaml"
+    """The file to write."""
+    lambda_cost: float | None = None
+    """Which row; null: the first learned one."""
+    dataset: str | None = None
+    """Which data set; null: the first."""
+    by: str = "global"
+    """`global`: one triple; `entropy`: one per entropy bucket."""
+    seed: int = 42
+    """`policy.baseline_seed`."""
+
+
+def buckets(argv: list[str]) -> int:
+    """The verb: a YAML file that `--config` takes."""
+    import json
+
+    import yaml
+
+    from foveate.cli.config import parse
+    from foveate.evaluation.results import write_text
+
+    config = parse(BucketsConfig, argv, "foveate value buckets", positional=("run",))
+    if config.by not in ("global", "entropy"):
+        raise FoveateError(f"--by: expected global or entropy, got {config.by!r}")
+    path = Path(config.run) / "summary.json"
+    try:
+        rows = json.loads(path.read_text())["rows"]
+    except (OSError, ValueError, KeyError) as error:
+        raise FoveateError(f"{path}: not the summary of `foveate eval vqa` ({error})") from error
+    row = _learned_row(rows, config, path)
+    policy: dict[str, Any] = {"baseline_name": "random_policy_matched", "baseline_seed": config.seed}
+    rates = [round(row[f"action_rate_{level}"], 6) for level in ("no", "coarse", "full")]
+    if config.by == "global":
+        policy["baseline_target_ratios"] = rates
+    else:
+        policy["baseline_bucket_ratios"] = [[round(x, 6) for x in bucket] for bucket in row["bucket_ratios"]]
+        policy["baseline_bucket_thresholds"] = list(row["bucket_thresholds"])
+    Path(config.out).parent.mkdir(parents=True, exist_ok=True)
+    write_text(Path(config.out), yaml.safe_dump({"policy": policy}, sort_keys=False))
+    print(f"{config.out}: {row['row']} on {row['dataset']}, NO/COARSE/FULL {rates}")
+    return 0
+
+
+def _learned_row(rows: Sequence[dict[str, Any]], config: BucketsConfig, path: Path) -> dict[str, Any]:
+    learned = [r for r in rows if not r["baseline_name"] and config.dataset in (None, r["dataset"])]
+    found = [r for r in learned if config.lambda_cost is None or abs(r["lambda_cost"] - config.lambda_cost) < 1e-9]
+    if not found:
+        there = ", ".join(f"{r['dataset']} {r['lambda_cost']:g}" for r in learned) or "none"
+        raise FoveateError(
+            f"{path}: no learned row with lambda {config.lambda_cost} on {config.dataset or 'any data set'}; "
+            f"learned rows there: {there}"
+        )
+    return found[0]
+
+
+@dataclass(frozen=True)
+class TablesConfig:
+    """Gather the rows of several runs into one main table, one curve and one table of action ratios, with plots."""
+
+    runs: tuple[str, ...]
+    """Run folders, or CSV files with the columns of `results.csv`."""
+    output_dir: str = "outputs/plots"
+    """Where the tables and plots go."""
+    dataset: str | None = None
+    """The set of the main table and the curve; null: all."""
+    language: str = "en"
+    """Of the plots: en or zh."""
+
+
+def tables(argv: list[str]) -> int:
+    """The verb: `main_table.csv`, `pareto.csv`, `action_ratio.csv`, and their plots."""
+    from rich.console import Console
+
+    from foveate.cli.config import parse
+
+    config = parse(TablesConfig, _gather(argv), "foveate value tables")
+    console = Console()
+    for path in write_tables(config):
+        console.print(str(path), highlight=False, soft_wrap=True)
+    return 0
+
+
+def _gather(words: list[str]) -> list[str]:
+    """Bare words at the start are runs: `foveate value tables A B --output_dir C`."""
+    end = next((i for i, word in enumerate(words) if word.startswith("--")), len(words))
+    return ["--runs", *words] if end else words
+
+
+ACTION_COLUMNS = (
+    "dataset", "baseline_name", "row", "lambda_cost", "action_rate_no", "action_rate_coarse", "action_rate_full",
+    "avg_cost", "accuracy",
+)  # fmt: skip
+
+
+def write_tables(config: TablesConfig) -> list[Path]:
+    """The tables and plots of some runs; a row that stands in several of them is kept once."""
+    from foveate.evaluation.vqa_files import read_rows, write_table
+    from foveate.viz.value_plots import plot_rows
+
+    rows: list[dict[str, Any]] = []
+    for run in config.runs:
+        path = Path(run)
+        rows += read_rows(path / "results.csv" if path.is_dir() else path)
+    unique = {(row["dataset"], row["row"], row.get("checkpoint"), row.get("seed")): row for row in rows}
+    rows = list(unique.values())
+    chosen = [row for row in rows if config.dataset in (None, row["dataset"])]
+    if not chosen:
+        there = ", ".join(sorted({row["dataset"] for row in rows})) or "none"
+        raise FoveateError(f"no row of data set {config.dataset!r}; there are: {there}")
+    out = Path(config.output_dir)
+    out.mkdir(parents=True, exist_ok=True)
+    write_table(out / "main_table.csv", chosen)
+    write_table(out / "pareto.csv", sorted(chosen, key=lambda row: (row["dataset"], row["avg_cost"])))
+    write_table(out / "action_ratio.csv", rows, ACTION_COLUMNS)
+    return [out / f"{n}.csv" for n in ("main_table", "pareto", "action_ratio")] + plot_rows(
+        chosen, out, config.language
+    )

@@ -1,0 +1,216 @@
+"""Plots of value-of-vision tables: accuracy against cost, action ratios, vision tokens kept, where answers go wrong.
+
+    plot_rows(read_rows(Path("outputs/pareto/results.csv")), Path("outputs/plots"), language="zh")
+
+Needs the rows of a table alone (columns of `results.csv`). Every point has its interval: over questions
+(`accuracy_low`, `accuracy_high`), or over seeds (`accuracy_std`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from foveate.errors import FoveateError, unknown
+
+Row = Mapping[str, Any]
+FAMILIES = {
+    "": ("learned", "#0072B2", "o"),
+    "random_policy_matched": ("random_matched", "#999999", "s"),
+    "string_lookup": ("string_lookup", "#E69F00", "^"),
+    "uncertainty_threshold": ("threshold", "#CC79A7", "D"),
+    "cascade": ("cascade", "#D55E00", "v"),
+    "vision_token_pruning_proxy": ("pruning", "#56B4E9", "P"),
+    "always_full": ("always_full", "#000000", "*"),
+    "always_coarse": ("always_coarse", "#666666", "*"),
+    "no_vision": ("no_vision", "#AAAAAA", "*"),
+    "oracle": ("oracle", "#009E73", "X"),
+}
+"""`baseline_name` -> key of its label, colour (told apart by colour-blind eyes too), marker."""
+ACTION_COLORS = {"no": "#BBBBBB", "coarse": "#56B4E9", "full": "#0072B2"}
+MODES = {
+    "stride": ("#0072B2", "o"),
+    "topk_norm": ("#D55E00", "v"),
+    "random": ("#999999", "s"),
+    "downsample": ("#009E73", "D"),
+}
+LABELS = {
+    "en": {
+        "learned": "learned", "random_matched": "random, matched", "string_lookup": "string lookup",
+        "threshold": "uncertainty threshold", "cascade": "cascade", "pruning": "pruned tokens",
+        "always_full": "always FULL", "always_coarse": "always COARSE", "no_vision": "no vision", "oracle": "oracle",
+        "cost": "cost (a FULL look is 1)", "tokens_cost": "cost (vision tokens)", "accuracy": "accuracy, %",
+        "share": "share of questions, %", "kept": "vision tokens left", "no": "NO", "coarse": "COARSE", "full": "FULL",
+        "stride": "stride", "topk_norm": "top-k norm", "random": "random", "downsample": "smaller picture",
+        "wrong": "wrong answers, %", "over_questions": "95 % bootstrap over questions",
+        "over_seeds": "mean and deviation over seeds",
+    },
+    "zh": {
+        "learned": "学习策略", "random_matched": "随机（比例匹配）", "string_lookup": "问句查表",
+        "threshold": "不确定性阈值", "cascade": "级联", "pruning": "视觉 token 裁剪",
+        "always_full": "始终 FULL", "always_coarse": "始终 COARSE", "no_vision": "无视觉", "oracle": "最优动作上界",
+        "cost": "成本（FULL = 1）", "tokens_cost": "成本（视觉 token 数）", "accuracy": "准确率（%）",
+        "share": "问题占比（%）", "kept": "剩余视觉 token 数", "no": "NO", "coarse": "COARSE", "full": "FULL",
+        "stride": "等步长", "topk_norm": "范数 top-k", "random": "随机", "downsample": "缩小图像",
+        "wrong": "错误率（%）", "over_questions": "95% 置信区间（对问题自助采样）",
+        "over_seeds": "多随机种子的均值与标准差",
+    },
+}  # fmt: skip
+CJK_FONTS = (
+    "Noto Sans CJK SC", "Noto Sans SC", "Source Han Sans SC", "Source Han Sans CN", "WenQuanYi Micro Hei",
+    "WenQuanYi Zen Hei", "SimHei", "Microsoft YaHei", "PingFang SC", "Heiti SC", "AR PL UMing CN",
+    "Droid Sans Fallback",
+)  # fmt: skip
+
+
+def plot_rows(rows: Sequence[Row], out: Path, language: str = "en") -> list[Path]:
+    """Every plot that these rows allow, per data set; the paths of the pictures.
+
+    Raises:
+        FoveateError: an unknown language, or Chinese without a font for it.
+    """
+    say = _labels(language)
+    out.mkdir(parents=True, exist_ok=True)
+    paths = []
+    for dataset in dict.fromkeys(row["dataset"] for row in rows):
+        mine = [row for row in rows if row["dataset"] == dataset and row["accuracy"] is not None]
+        if mine:
+            paths.append(plot_curve(mine, out / f"pareto_{dataset}.png", say, dataset))
+            paths.append(plot_actions(mine, out / f"action_ratio_{dataset}.png", say, dataset))
+        if any(row.get("pruning_ratio") for row in mine):
+            paths.append(plot_pruning(mine, out / f"pruning_{dataset}.png", say, dataset))
+    return paths
+
+
+def plot_curve(rows: Sequence[Row], path: Path, say: Mapping[str, str], title: str) -> Path:
+    """Accuracy against cost, one line per family of rules, with intervals."""
+    figure, axes = _figure(7.2, 4.8)
+    for name, (label, colour, marker) in FAMILIES.items():
+        mine = sorted((r for r in rows if (r["baseline_name"] or "") == name), key=lambda r: r["avg_cost"])
+        if name == "vision_token_pruning_proxy":
+            mine = [r for r in mine if r.get("pruning_mode") == mine[0].get("pruning_mode")]
+        if not mine:
+            continue
+        single = name in ("always_full", "always_coarse", "no_vision", "oracle")
+        axes.errorbar(
+            [r["avg_cost"] for r in mine],
+            [100 * r["accuracy"] for r in mine],
+            yerr=_whiskers(mine),
+            label=say[label],
+            color=colour,
+            marker=marker,
+            markersize=9 if single else 5,
+            linewidth=2.2 if name == "" else 1.1,
+            linestyle="none" if single or name == "random_policy_matched" else "-",
+            elinewidth=0.8,
+            capsize=2,
+            zorder=3 if name == "" else 2,
+        )
+    in_tokens = any(r["avg_cost"] > 3 for r in rows)
+    axes.set_xlabel(say["tokens_cost" if in_tokens else "cost"])
+    axes.set_ylabel(say["accuracy"])
+    note = "over_seeds" if any(r.get("accuracy_std") is not None for r in rows) else "over_questions"
+    axes.set_title(f"{title} · {say[note]}", fontsize=10, loc="left")
+    axes.legend(fontsize=8, frameon=False, loc="center left", bbox_to_anchor=(1.0, 0.5))
+    return _save(figure, path)
+
+
+def plot_actions(rows: Sequence[Row], path: Path, say: Mapping[str, str], title: str) -> Path:
+    """Shares of NO, COARSE and FULL, one bar per row; a pruned look is always FULL and left out."""
+    rows = [row for row in rows if not row.get("pruning_mode")] or rows
+    figure, axes = _figure(7.2, 0.6 + 0.28 * len(rows))
+    left = [0.0] * len(rows)
+    for level, colour in ACTION_COLORS.items():
+        widths = [100 * (row[f"action_rate_{level}"] or 0.0) for row in rows]
+        axes.barh(range(len(rows)), widths, left=left, color=colour, label=say[level], height=0.75)
+        left = [a + b for a, b in zip(left, widths, strict=True)]
+    axes.set_yticks(range(len(rows)), [row["row"] for row in rows], fontsize=7)
+    axes.invert_yaxis()
+    axes.set_xlim(0, 100)
+    axes.set_xlabel(say["share"])
+    axes.set_title(title, fontsize=10, loc="left")
+    axes.grid(False)
+    axes.legend(fontsize=8, frameon=False, loc="center left", bbox_to_anchor=(1.0, 0.5))
+    return _save(figure, path)
+
+
+def plot_pruning(rows: Sequence[Row], path: Path, say: Mapping[str, str], title: str) -> Path:
+    """Accuracy against the vision tokens that are left, one line per way of showing less."""
+    figure, axes = _figure(6.4, 4.2)
+    whole = [r for r in rows if r["baseline_name"] == "always_full"]
+    for mode, (colour, marker) in MODES.items():
+        mine = [r for r in rows if r.get("pruning_mode") == mode]
+        if not mine:
+            continue
+        mine = sorted([*mine, *whole], key=lambda r: r["remaining_vision_tokens"])
+        axes.errorbar(
+            [r["remaining_vision_tokens"] for r in mine],
+            [100 * r["accuracy"] for r in mine],
+            yerr=_whiskers(mine),
+            label=say[mode],
+            color=colour,
+            marker=marker,
+            elinewidth=0.8,
+            capsize=2,
+        )
+    axes.set_xlabel(say["kept"])
+    axes.set_ylabel(say["accuracy"])
+    axes.set_title(f"{title} · {say['over_questions']}", fontsize=10, loc="left")
+    axes.legend(fontsize=8, frameon=False)
+    return _save(figure, path)
+
+
+def _whiskers(rows: Sequence[Row]) -> list[list[float]]:
+    """Lengths below and above each accuracy, in points."""
+    below, above = [], []
+    for row in rows:
+        spread = row.get("accuracy_std")
+        low = row["accuracy"] - spread if spread is not None else row.get("accuracy_low")
+        high = row["accuracy"] + spread if spread is not None else row.get("accuracy_high")
+        below.append(100 * max(0.0, row["accuracy"] - (row["accuracy"] if low is None else low)))
+        above.append(100 * max(0.0, (row["accuracy"] if high is None else high) - row["accuracy"]))
+    return [below, above]
+
+
+def _figure(width: float, height: float) -> tuple[Any, Any]:
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(width, height), dpi=150, layout="constrained")
+    axes = figure.subplots()
+    axes.grid(True, color="#DDDDDD", linewidth=0.6)
+    axes.set_axisbelow(True)
+    for side in ("top", "right"):
+        axes.spines[side].set_visible(False)
+    return figure, axes
+
+
+def _save(figure: Any, path: Path) -> Path:
+    partial = path.with_name(f".{path.name}.partial.png")
+    for text in figure.findobj(match=lambda artist: hasattr(artist, "set_fontfamily")):
+        text.set_fontfamily(["DejaVu Sans", *_cjk_fonts()[:1]])
+    try:
+        figure.savefig(partial)
+        partial.replace(path)
+    except OSError as error:
+        raise FoveateError(f"{path}: the plot cannot be written ({error.strerror}); choose another folder") from error
+    return path
+
+
+def _labels(language: str) -> Mapping[str, str]:
+    if language not in LABELS:
+        raise unknown("language of plots", language, LABELS)
+    if language == "zh" and not _cjk_fonts():
+        raise FoveateError(
+            "--language zh: matplotlib finds no font with Chinese characters (looked for "
+            f"{', '.join(CJK_FONTS[:5])} ...); install one, as Debian's fonts-noto-cjk, or use --language en"
+        )
+    return LABELS[language]
+
+
+def _cjk_fonts() -> list[str]:
+    """Fonts of `CJK_FONTS` that matplotlib knows."""
+    from matplotlib import font_manager
+
+    known = {font.name for font in font_manager.fontManager.ttflist}
+    return [name for name in CJK_FONTS if name in known]
