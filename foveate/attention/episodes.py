@@ -133,6 +133,33 @@ class Pipeline:
             while closing:
                 yield _ended(*closing.popleft())
 
+    def maps_of(self, episode: Episode) -> EpisodeMaps:
+        """The maps of an episode alone: nothing is drawn or written."""
+        reading, about = self._reading, self._about(episode)
+        seen = episode.observations(about.keyframes, reading.cameras, reading.state)
+        frames: list[Mapping[Phase, AttentionMaps]] = []
+        while batch := list(islice(seen, self._plan.batch)):
+            found = self._look([(episode.key, index) for index, _ in batch], [each for _, each in batch])
+            frames += [{phase: named_views(m, reading.views) for phase, m in maps.items()} for maps in found]
+            self._tick(len(batch))
+        return EpisodeMaps.gather(about, frames)
+
+    def _about(self, episode: Episode) -> About:
+        reading, plan = self._reading, self._plan
+        return About(
+            episode=episode.key,
+            outcome=episode.outcome,
+            instruction=episode.instruction,
+            total_frames=episode.rows,
+            keyframes=tuple(range(0, episode.rows, plan.keyframe_interval)),
+            layers=reading.layers,
+            heads=reading.heads,
+            views=dict(reading.cameras),
+            model_hw=reading.model_hw,
+            policy=reading.policy,
+            seed=plan.seed,
+        )
+
     def _begin(self, episode: Episode) -> Path:
         """An empty folder for the episode, cleared of what a killed run left."""
         folder = self._out / PARTIAL / episode.key.replace("/", "__")
@@ -145,24 +172,10 @@ class Pipeline:
 
     def _infer(self, episode: Episode, folder: Path, pool: ThreadPoolExecutor) -> _Drawn:
         """Infer every keyframe and have it drawn; returns the maps and what is still being drawn."""
-        reading, plan = self._reading, self._plan
-        keyframes = range(0, episode.rows, plan.keyframe_interval)
-        about = About(
-            episode=episode.key,
-            outcome=episode.outcome,
-            instruction=episode.instruction,
-            total_frames=episode.rows,
-            keyframes=tuple(keyframes),
-            layers=reading.layers,
-            heads=reading.heads,
-            views=dict(reading.cameras),
-            model_hw=reading.model_hw,
-            policy=reading.policy,
-            seed=plan.seed,
-        )
+        reading, plan, about = self._reading, self._plan, self._about(episode)
         frames: list[Mapping[Phase, AttentionMaps]] = []
         busy: deque[Future[None]] = deque()
-        seen = episode.observations(keyframes, reading.cameras, reading.state)
+        seen = episode.observations(about.keyframes, reading.cameras, reading.state)
         try:
             while batch := list(islice(seen, plan.batch)):
                 found = self._look([(episode.key, index) for index, _ in batch], [each for _, each in batch])

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from foveate.attention.archive import EpisodeMaps
-from foveate.attention.objects import ANY, METRICS, Row, choose_objects, episode_means, study_picture
+from foveate.attention.objects import ANY, Row, choose_objects, episode_means, study_picture
 from foveate.attention.pictures import select
 from foveate.data.droid_reader import Episode
 from foveate.data.masks import Masks, MaskSource
@@ -95,27 +95,15 @@ def study_episode(
     known: dict[str, Any] = {"episode": about.episode, "outcome": about.outcome, "instruction": about.instruction}
     known |= {"policy": about.policy, "phase": targets.phase, "layers": list(maps.layers), "heads": list(maps.heads)}
     known |= {"views": cameras, "objects": [n for n in dict.fromkeys(r["object"] for r in rows) if n != ANY], **counts}
-    return _plain({**known, "means": episode_means(rows), "frames": rows})
+    return plain({**known, "means": episode_means(rows), "frames": rows})
 
 
-def _plain(value: Any) -> Any:
+def plain(value: Any) -> Any:
     """Rounded, and None for what has no value."""
     if isinstance(value, dict):
-        return {key: _plain(v) for key, v in value.items()}
+        return {key: plain(v) for key, v in value.items()}
     if isinstance(value, list):
-        return [_plain(v) for v in value]
+        return [plain(v) for v in value]
     if isinstance(value, float):
         return round(value, DIGITS) if np.isfinite(value) else None
     return value
-
-
-def best_layers(metrics: Row, target: str = ANY) -> dict[tuple[str, str], int | None]:
-    """(view, metric) -> the layer of the largest mean, None where none has a value."""
-    best: dict[tuple[str, str], int | None] = {}
-    for row in metrics["means"]:
-        if row["object"] == target:
-            for metric in METRICS:
-                values = np.array(row[metric]["layer"], np.float64)
-                known = np.isfinite(values).any()
-                best[row["view"], metric] = metrics["layers"][int(np.nanargmax(values))] if known else None
-    return best

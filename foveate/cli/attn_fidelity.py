@@ -109,7 +109,7 @@ def fidelity(argv: list[str]) -> int:
     from rich.console import Console
 
     from foveate.attention.fidelity_run import Sight
-    from foveate.cli.config import parse, write_run_files
+    from foveate.cli.config import check_same_config, parse, write_run_files
     from foveate.cli.observation import take_all
     from foveate.evaluation.results import JsonLines
     from foveate.policy import load_policy
@@ -119,7 +119,8 @@ def fidelity(argv: list[str]) -> int:
     aliases = {"checkpoint": "policy", "pretrained_checkpoint": "policy"}
     config = parse(FidelityConfig, words, "foveate attn fidelity", aliases=aliases, positional=("data_root",))
     console, out = Console(), Path(config.out)
-    check_same_run(out, config)
+    if (out / "frames.jsonl").exists():
+        check_same_config(out, config, MAY_CHANGE)
     with console.status("loading the policy"):
         policy = load_policy(
             config.policy,
@@ -266,21 +267,6 @@ def finish(
     write_text(out / "fidelity.json", json.dumps(result, indent=1) + "\n")
     write_reports(result, sorted((out / "pictures").glob("*.jpg")), out)
     return result
-
-
-def check_same_run(out: Path, config: FidelityConfig) -> None:
-    """Refuse to mix two experiments in one folder; names the options that differ."""
-    import yaml
-
-    from foveate.cli.config import to_dict
-
-    if not (out / "config.yaml").exists() or not (out / "frames.jsonl").exists():
-        return
-    before, now = yaml.safe_load((out / "config.yaml").read_text()) or {}, to_dict(config)
-    differing = [key for key in now if key not in MAY_CHANGE and before.get(key) != now[key]]
-    if differing:
-        told = "; ".join(f"{key}: {before.get(key)!r} there, {now[key]!r} now" for key in differing)
-        raise FoveateError(f"{out} holds another experiment ({told}); choose another --out")
 
 
 Place = tuple[str, int, Callable[[], Any]]

@@ -112,7 +112,7 @@ def test_mistakes(verb, tmp_path, capsys):
         assert said in capsys.readouterr().err
     assert verb("tree", "--episodes", "1", "--views", "side", "--out", "out") == 0
     assert verb("tree", "--fill", "noise", "--views", "side", "--out", "out") == 1
-    assert "another experiment (fill: 'mean' there, 'noise' now)" in capsys.readouterr().err
+    assert "another configuration (fill: 'mean' there, 'noise' now)" in capsys.readouterr().err
 
 
 def test_given_patches_are_what_the_pruner_would_keep(policy):

@@ -116,8 +116,8 @@ class DroidRecorder:
             if segments is not None:
                 self._masks = self._masks or MaskWriter(self._episode.recordings / "masks")
                 cameras = self._episode.cameras
-                found, shown = ({c: source[view] for view, c in cameras.items()} for source in (segments, images))
-                self._masks.add(found, shown)
+                shown = {camera: images[view] for view, camera in cameras.items()}
+                self._masks.add({camera: segments[view] for view, camera in cameras.items()}, shown)
             known = (seen.robot, seen.cameras) if seen else (None, None)
             self._episode.add(images, observation.state, action, *known)
 
