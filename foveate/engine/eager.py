@@ -42,8 +42,14 @@ class EagerEngine:
         with timer("prune"):
             prefix, keep = model.prune(whole, inputs, noise)
             prefix = pack(prefix)
-        horizon = model.config.action_horizon
-        watch = attention and capture_attention(attention, prefix, model.llm.layers, model.expert.layers, horizon)
+        watch = attention and capture_attention(
+            attention,
+            prefix,
+            model.llm.layers,
+            model.expert.layers,
+            actions=model.config.action_horizon,
+            steps=len(model.times(num_steps or model.config.num_steps)),
+        )
         with watch or nullcontext() as looked:
             with timer("prefill"), capture_task_to_vis(model.llm.layers, attn_layers, prefix) as attn:
                 cache = model.prefill(prefix)

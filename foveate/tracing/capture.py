@@ -80,19 +80,32 @@ class Places:
 class Captured:
     """What one inference looked at, on the device; filled while the context is open.
 
+    Values are written into memory that is there from the start: compiled graphs can do that too.
+
     Attributes:
         layers: as asked, counted from 0, each once.
         prefix: layer -> float32 [B, heads, P], the mean over the valid text rows; per token [B, heads, T, P].
-        suffix: layer -> one float32 [B, heads, P] for each denoising step, the mean over the action rows.
+        suffix: layer -> float32 [steps, B, heads, P], the mean over the action rows; averaged over steps, their sum
+            [1, B, heads, P].
     """
 
-    def __init__(self, request: AttentionRequest, prefix: Prefix, layers: tuple[int, ...], heads: tuple[int, ...]):
+    def __init__(
+        self, request: AttentionRequest, prefix: Prefix, layers: tuple[int, ...], heads: tuple[int, ...], steps: int
+    ) -> None:
         self.request, self.layout, self.layers, self.heads = request, prefix.layout, layers, heads
         self.places = Places(prefix)
-        self.prefix: dict[int, Tensor] = {}
-        self.suffix: dict[int, list[Tensor]] = {}
         weight = self.places.text
         self._weight = weight / weight.sum(1, keepdim=True).clamp(min=1)
+
+        def memory(*shape: int) -> dict[int, Tensor]:
+            return {layer: torch.zeros(shape, device=weight.device) for layer in sorted(layers)}
+
+        (batch, text), patches = weight.shape, self.places.patches.shape[1]
+        rows = (batch, len(heads), text, patches) if request.tokens else (batch, len(heads), patches)
+        self.prefix = memory(*rows) if "prefix" in request.phases else {}
+        each = steps if request.steps == "each" else 1
+        self.suffix = memory(each, batch, len(heads), patches) if "suffix" in request.phases else {}
+        self._step = {layer: torch.zeros(1, dtype=torch.int64, device=weight.device) for layer in self.suffix}
 
     def observer(self, phase: Phase, layer: int, actions: int) -> Observer:
         """What a layer's attention calls with its q, k and mask."""
@@ -108,14 +121,20 @@ class Captured:
             index = self.places.rows[:, None, :, None].expand(-1, q.shape[1], -1, q.shape[-1])
             rows = attention_rows(q.gather(2, index), k, mask)
             received = rows if self.request.tokens else torch.einsum("bhrs,br->bhs", rows, self._weight)
-            self.prefix[layer] = self.places.to_patches(received)
+            self.prefix[layer].copy_(self.places.to_patches(received).detach())
 
         def action_rows(q: Tensor, k: Tensor, mask: Tensor | None) -> None:
             if q.shape[2] < actions:
                 return  # π0's state, prefilled alone before the first step
             q, k = asked_heads(q[:, :, -actions:], k)
             rows = attention_rows(q, k, None if mask is None else mask[:, :, -actions:])
-            self.suffix.setdefault(layer, []).append(self.places.to_patches(rows.mean(2)))
+            received = self.places.to_patches(rows.mean(2)).detach()
+            step = self._step[layer]
+            if self.request.steps == "each":
+                self.suffix[layer].index_copy_(0, step, received[None])
+            else:
+                self.suffix[layer].add_(received)
+            step.add_(1)
 
         return text_rows if phase == "prefix" else action_rows
 
@@ -140,8 +159,9 @@ class Captured:
                     maps = maps.movedim(2, 0)[torch.from_numpy(text).to(maps.device)]
                     tokens = tuple(piece for piece, there in zip(pieces, text, strict=False) if there)
             else:
-                maps = torch.stack([torch.stack([step[b] for step in self.suffix[layer]]) for layer in self.layers], 1)
-                maps = maps if self.request.steps == "each" else maps.mean(0)
+                maps = torch.stack([self.suffix[layer][:, b] for layer in self.layers], 1)
+                if self.request.steps == "mean":
+                    maps = maps[0] / torch.stack([self._step[layer] for layer in self.layers]).clamp(min=1)[..., None]
             host = maps.cpu().numpy().astype(np.float16)
             found[phase] = AttentionMaps(
                 phase=phase,
@@ -157,7 +177,12 @@ class Captured:
 
 @contextmanager
 def capture_attention(
-    request: AttentionRequest, prefix: Prefix, backbone: Sequence[Any], expert: Sequence[Any], actions: int
+    request: AttentionRequest,
+    prefix: Prefix,
+    backbone: Sequence[Any],
+    expert: Sequence[Any],
+    actions: int,
+    steps: int = 1,
 ) -> Iterator[Captured]:
     """While the context is open, a prefill of `prefix` and the denoising after it fill a `Captured`.
 
@@ -167,6 +192,7 @@ def capture_attention(
         prefix: the very prefix that is about to be prefilled.
         backbone, expert: layers of the two phases, each with a `self_attn` that has an `observer` and `num_heads`.
         actions: action tokens at the end of the suffix.
+        steps: denoising steps that will follow, where each is asked for.
     Raises:
         FoveateError: an unknown phase, or a layer or head that is not there.
     """
@@ -179,7 +205,7 @@ def capture_attention(
     watched = {phase: stacks[phase] for phase in request.phases}
     layers = _resolve_layers(request.layers, watched)
     heads = _resolve_heads(request.heads, watched, layers)
-    looked = Captured(request, prefix, layers, heads)
+    looked = Captured(request, prefix, layers, heads, steps)
     before: list[tuple[Any, Observer | None]] = []
     try:
         for phase, stack in watched.items():

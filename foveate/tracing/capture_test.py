@@ -257,7 +257,7 @@ def test_denoising_steps_apart_and_averaged(pi05: bool) -> None:
     stacks = (model.llm.layers, model.expert.layers, model.config.action_horizon)
     found = {}
     for steps in ("mean", "each"):
-        with capture_attention(AttentionRequest((0, 1), ("suffix",), steps=steps), prefix, *stacks) as looked:
+        with capture_attention(AttentionRequest((0, 1), ("suffix",), steps=steps), prefix, *stacks, 3) as looked:
             model.denoise(model.prefill(prefix), inputs.state, noise, 3)
         found[steps] = looked.sample(0)["suffix"]
     assert not looked.prefix
@@ -333,3 +333,32 @@ def test_a_compiled_prefill_is_watched_too() -> None:
         assert (found[1].maps.reshape(2, 2, -1)[..., dropped] == 0).all()
     assert counters["stats"]["unique_graphs"] == 1
     assert all(layer.self_attn.observer is None for layer in model.llm.layers)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("pi05", [True, False])
+@torch.no_grad()
+def test_compiled_denoising_steps_are_watched_too(pi05: bool) -> None:
+    """All steps and all contexts share one graph."""
+    from torch._dynamo.utils import counters
+
+    model, inputs = make_model(pi05), make_inputs(2, [[True, False], [True, True]])
+    prefix = pack(model.embed_prefix(inputs))
+    noise = model.draw_noise(2, "cpu", torch.Generator().manual_seed(0))
+    torch._dynamo.reset()
+    counters.clear()
+    request = AttentionRequest((0, 2), ("suffix",), steps="each")
+    found = []
+    for velocity in (
+        model.velocity,
+        compiled := torch.compile(model.velocity, fullgraph=True, backend="aot_eager"),
+        compiled,
+    ):
+        model.velocity = velocity
+        with capture_attention(request, prefix, model.llm.layers, model.expert.layers, 4, 10) as looked:
+            model.denoise(model.prefill(prefix), inputs.state, noise, 10)
+        found.append(looked.sample(0)["suffix"].maps)
+    assert found[0].shape == (10, 2, 4, 2, 2, 2) and (found[0][0] != found[0][9]).any()
+    for maps in found[1:]:
+        np.testing.assert_allclose(maps, found[0], atol=1e-3)
+    assert counters["stats"]["unique_graphs"] == 1
