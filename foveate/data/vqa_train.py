@@ -1,7 +1,7 @@
 """Training questions from published sets: `train.jsonl` and, of a set that is evaluated on too, `eval.jsonl`.
 
 MMBench publishes answers of its dev split alone, so that split must serve both: its pictures are shared out by hash,
-with all their questions and rotations. Questions whose picture occurs in a set that training must not know are left out.
+with all their questions and rotations. Questions whose picture occurs in a set that training must not know stay out.
 """
 
 from __future__ import annotations
