@@ -57,7 +57,7 @@ class EpisodesConfig(LookOptions, FilmOptions):
     batch: int = 4
     """Keyframes per inference."""
     robot: str | None = None
-    """Robot mapping, by name or as a YAML file; without one, what the checkpoint says."""
+    """Robot mapping, by name or as a YAML file; without one, what the checkpoint says, or else droid."""
     pruner: str | None = None
     """Pruning method by name; without one, what the checkpoint was trained with; `none`: all tokens."""
     num_steps: int | None = None
@@ -143,7 +143,7 @@ def make_pipeline(config: EpisodesConfig, tick: Callable[[int], None] = lambda c
         device=config.device,
         dtype=config.dtype,  # type: ignore[arg-type]  # checked in the config
         num_steps=config.num_steps,
-        robot=config.robot,
+        robot=config.robot or _assumed_robot(config.policy),
     )
     drawn, reading = _reading(config, policy)
     plan = Plan(
@@ -156,6 +156,13 @@ def make_pipeline(config: EpisodesConfig, tick: Callable[[int], None] = lambda c
     threads = 1 if config.workers == "ray" else threads_of(config.workers)
     video_out = Path(config.video_out) if config.video_out else None
     return Pipeline(_looker(config, policy, reading), reading, plan, Path(config.out), video_out, threads, tick)
+
+
+def _assumed_robot(checkpoint: str) -> str | None:
+    """`droid`, where a checkpoint does not say whose it is: the tree is DROID's."""
+    from foveate.models.pi0.detect import detect
+
+    return "droid" if Path(checkpoint).is_dir() and detect(checkpoint).robot is None else None
 
 
 def _reading(config: EpisodesConfig, policy: Policy) -> tuple[tuple[int, ...], Reading]:

@@ -72,7 +72,8 @@ def test_the_same_command_again_skips_and_another_one_is_refused(data, results, 
 
 
 def test_render_and_video_need_neither_model_nor_torch(results, tmp_path):
-    code = "import sys; from foveate.cli.main import main; s = main(sys.argv[1:]); exit(9 if 'torch' in sys.modules else s)"
+    code = "import sys; from foveate.cli.main import main; status = main(sys.argv[1:]); "
+    code += "exit(9 if 'torch' in sys.modules else status)"
     render = ["attn", "render", str(results), "--out", str(tmp_path / "other"), "--layers", "1", "--heads", "3"]
     film = ["attn", "video", str(tmp_path / "other"), "--video_out", str(tmp_path / "films"), "--format", "mp4"]
     for argv in ([*render, "--colormap", "gray", "--size", "200,150"], film):
