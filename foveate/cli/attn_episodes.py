@@ -38,7 +38,7 @@ class EpisodesConfig(LookOptions, FilmOptions):
     """Checkpoint folder, or the name of a policy that ships with foveate."""
     out: str = "results"
     """Folder of pictures and maps."""
-    video_out: str | None = "results_video"
+    video_out: str = "results_video"
     """Folder of the videos; none: make none."""
     layers: tuple[int, ...] = (1, 4, 5, 7, 10)
     """Layers to draw; negative ones count from the last."""
@@ -86,6 +86,10 @@ class EpisodesConfig(LookOptions, FilmOptions):
         if self.workers != "ray":
             threads_of(self.workers)
 
+    @property
+    def video_folder(self) -> Path | None:
+        return None if self.video_out.lower() in ("", "none") else Path(self.video_out)
+
 
 def episodes(argv: list[str]) -> int:
     """The verb: policy and data in, pictures, maps and videos out."""
@@ -112,7 +116,7 @@ def episodes(argv: list[str]) -> int:
             for outcome in _work(config, todo, bar.advance, console):
                 outcomes.append(outcome)
                 bar.ended(outcome)
-    return report(console, out, outcomes, config.video_out)
+    return report(console, out, outcomes, config.video_folder)
 
 
 def _work(
@@ -151,11 +155,11 @@ def make_pipeline(config: EpisodesConfig, tick: Callable[[int], None] = lambda c
         batch=config.batch,
         seed=config.seed,
         drawing=config.drawing(drawn, ()),
-        filming=config.filming() if config.video_out else None,
+        filming=config.filming() if config.video_folder else None,
     )
     threads = 1 if config.workers == "ray" else threads_of(config.workers)
-    video_out = Path(config.video_out) if config.video_out else None
-    return Pipeline(_looker(config, policy, reading), reading, plan, Path(config.out), video_out, threads, tick)
+    look = _looker(config, policy, reading)
+    return Pipeline(look, reading, plan, Path(config.out), config.video_folder, threads, tick)
 
 
 def _assumed_robot(checkpoint: str) -> str | None:

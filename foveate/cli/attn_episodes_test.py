@@ -193,6 +193,7 @@ def test_ray_makes_the_same_files(data, results, tmp_path, monkeypatch):
     argv = ["attn", "episodes", str(data), "--policy", "metaworld_tiny", "--out", str(tmp_path), "--workers", "ray"]
     assert main([*argv, *SMALL, "--phases", "prefix,suffix", "--video_out", "none"]) == 0
     assert stub.started == 2
+    assert not Path("none").exists()
     for ours, theirs in zip(folders(tmp_path), folders(results), strict=True):
         assert ours.parts[-3:] == theirs.parts[-3:]
         with np.load(ours / "maps.npz") as a, np.load(theirs / "maps.npz") as b:

@@ -111,7 +111,7 @@ class EpisodeBar:
         self._bar.update(self._task, facts=facts)
 
 
-def report(console: Console, out: Path, outcomes: Sequence[Outcome], video_out: str | None) -> int:
+def report(console: Console, out: Path, outcomes: Sequence[Outcome], video_out: Path | None) -> int:
     """Table and JSON of what became of the episodes; the exit status."""
     from rich.table import Table
 

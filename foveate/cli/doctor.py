@@ -79,7 +79,7 @@ EXTRAS = (
     ("tensorboard", "train", "a TensorBoard log of `foveate train policy`"),
     ("tensorrt", "tensorrt", "the TensorRT engine (not there yet)"),
     ("lerobot", "lerobot", "LeRobot's own tools, beside what foveate reads itself"),
-    ("ray", "ray", "more than one machine: `--workers ray` (not there yet)"),
+    ("ray", "ray", "more than one machine: `foveate attn episodes --workers ray`"),
     ("rerun", "rerun", "the Rerun viewer (not there yet)"),
     ("openvino", "openvino", "the OpenVINO engine (not there yet)"),
     ("playwright", "browser", "tests of the report in a real browser"),

@@ -51,7 +51,7 @@ class Style:
     colorbar: bool = True
     """Draw the colour scale with its numbers."""
     smooth: bool = True
-    """Interpolate between patch centres; False: one colour per patch."""
+    """Interpolate between patch centres; False, or where patches are missing: one colour per patch."""
 
     def __post_init__(self) -> None:
         from matplotlib import colormaps
@@ -178,7 +178,8 @@ class Sheet:
         level = ((values - low) * (255 / (high - low)) if high > low else np.zeros_like(values)).clip(0, 255)
         here = np.isfinite(values)
         grid = Image.fromarray(np.where(here, level, 0).round().astype(np.uint8))
-        how = Image.Resampling.BILINEAR if self.style.smooth else Image.Resampling.NEAREST
+        # Beside a hole there is nothing to interpolate with.
+        how = Image.Resampling.BILINEAR if self.style.smooth and here.all() else Image.Resampling.NEAREST
         colors = grid.resize(view.plain.size, how, box=box)
         colors.putpalette(_shares(self.style.colormap, self.style.alpha))
         mixed = ImageChops.add(view.dimmed, colors.convert("RGB"))
