@@ -111,7 +111,7 @@ class Captured:
         """What a layer's attention calls with its q, k and mask."""
 
         def asked_heads(q: Tensor, k: Tensor) -> tuple[Tensor, Tensor]:
-            if len(self.heads) == q.shape[1]:
+            if self.heads == tuple(range(q.shape[1])):
                 return q, k
             share = q.shape[1] // k.shape[1]
             return q[:, list(self.heads)], k[:, [head // share for head in self.heads]]

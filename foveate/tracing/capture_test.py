@@ -283,6 +283,19 @@ def test_contexts_nest_and_each_sees_every_call() -> None:
     assert all(layer.self_attn.observer is None for layer in model.llm.layers)
 
 
+@torch.no_grad()
+def test_layers_and_heads_come_in_the_order_asked_each_once() -> None:
+    model = make_model()
+    prefix = pack(model.embed_prefix(make_inputs()))
+    found = []
+    for layers, heads in (((0, 2), None), ((-1, 0, 2), (3, 1, 0, 2, 3))):
+        with capture_attention(AttentionRequest(layers, heads=heads), prefix, model.llm.layers, (), 0) as looked:
+            model.prefill(prefix)
+        found.append(looked.sample(1)["prefix"])
+    assert (found[1].layers, found[1].heads) == ((2, 0), (3, 1, 0, 2))
+    np.testing.assert_array_equal(found[1].maps, found[0].maps[[1, 0]][:, [3, 1, 0, 2]])
+
+
 @pytest.mark.parametrize(
     ("request_", "said"),
     [
