@@ -11,7 +11,7 @@ import time
 
 import numpy as np
 
-from foveate.envs.base import EnvConventions, StepResult, check_action
+from foveate.envs.base import EnvConventions, Snapshot, StepResult, check_action
 from foveate.types import Observation
 
 
@@ -48,3 +48,14 @@ class LineEnv:
 
     def close(self):
         pass
+
+
+class SeeingEnv(LineEnv):
+    """One that can be recorded in detail: grey pictures of any size, joints that count steps."""
+
+    def snapshot(self, size=None):
+        images = {} if size is None else {view: np.full((size[1], size[0], 3), 99, np.uint8) for view in self.views}
+        robot = {"joint_positions": np.full(7, self.steps), "joint_velocities": np.zeros(7)}
+        robot |= {"cartesian_position": np.zeros(6), "gripper_position": np.asarray(0.5)}
+        camera = {"intrinsics": np.eye(3), "extrinsics": np.arange(6.0)}
+        return Snapshot(images, robot, dict.fromkeys(self.views, camera))

@@ -249,6 +249,28 @@ def test_controls_change_what_is_seen(policy, tmp_path):
     assert frame.std() > 20  # the record shows the scene, not what the control left of it
 
 
+def test_recordings_of_another_size(policy, tmp_path, capsys):
+    import h5py
+    from PIL import Image
+
+    flags = ["--record", "droid", "--record_size", "64,48", "--env", "fake_env:SeeingEnv", "--trace_save_policy_images"]
+    assert main(command(policy, tmp_path / "run", *flags, tasks="go,fail", episodes=1, traced=True)) == 0
+    droid = tmp_path / "run" / "droid"
+    (success,), (failure,) = droid.glob("success/*/*"), droid.glob("failure/*/*")
+    with Image.open(success / "recordings/frames/varied_camera_1/00000.jpg") as picture:
+        assert picture.size == (64, 48)
+    with Image.open(next((tmp_path / "run" / "images").rglob("*.png"))) as picture:
+        assert picture.size == (28, 28)  # the policy saw what it always sees
+    with h5py.File(failure / "trajectory.h5") as file:
+        joints = file["observation/robot_state/joint_positions"][:, 0]
+        assert joints.tolist() == list(range(30)) and (file["action/joint_position"][:, 0] == joints + 1).all()
+        assert file["action/controller_info/failure"][-1] and not file["action/controller_info/success"][:].any()
+    assert json.loads((failure / "calibration.json").read_text())["hand_camera"]["extrinsics"] == [0, 1, 2, 3, 4, 5]
+    assert main(command(policy, tmp_path / "other", "--record", "droid", "--record_size", "64,48")) == 1
+    assert "renders no other pictures than the policy's" in capsys.readouterr().err
+    assert main(command(policy, tmp_path / "third", "--record_size", "64,48")) == 1
+
+
 def test_a_run_that_never_began_does_not_hold_its_folder(policy, tmp_path, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setenv("FAKE_VIEWS", "corner")
