@@ -86,15 +86,22 @@ def table_of(result: Mapping[str, Any], view: str, metric: str) -> tuple[list[st
     rows = []
     for row in result["rows"]:
         if (row["view"], row["metric"]) == (view, metric):
-            sides = [f"{number(row[s]['mean'])} ± {number(row[s]['std'])} ({row[s]['count']})" for s in SIDES]
+            sides = [_spread(row[side]) for side in SIDES]
             gain = f"{number(row['gain'])} {interval(row['gain_ci95'])}".strip()
-            cells = [str(row["layer"]), f"{number(row['mean'])} ± {number(row['std'])} ({row['count']})"]
+            cells = [str(row["layer"]), _spread(row)]
             cells += [number(row["shuffled"]), number(row["centre"]), gain]
             rows.append([*cells, *sides, number(row["p"]), number(row["p_holm"])])
     return ["layer", "all", "shuffled", "centre", "above shuffled", *SIDES, "p", "p (Holm)"], rows
 
 
 SIDES = ("success", "failure")
+
+
+def _spread(row: Row) -> str:
+    """Mean ± standard deviation (count)."""
+    if row["count"] < 2:
+        return f"{number(row['mean'])} ({row['count']})" if row["count"] else "–"
+    return f"{number(row['mean'])} ± {number(row['std'])} ({row['count']})"
 
 
 def number(value: float | None) -> str:
