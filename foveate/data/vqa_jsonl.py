@@ -34,16 +34,16 @@ def load(split: str | None, path: Path, images: Path | None = None) -> Iterator[
     Raises:
         FoveateError: the file is missing, a line is no question, or no line is of the split.
     """
-    rows = list(_rows(path))
+    rows = list(read_lines(path))
     named = sorted({str(row["split"]) for _, row in rows if row.get("split")})
     if split is not None and named and split not in named:
         raise FoveateError(f"{path}: expected lines of split {split!r}, found {', '.join(named)}")
     for number, row in rows:
         if split is None or not named or row.get("split") == split:
-            yield _sample(path, number, row, images or path.parent)
+            yield sample_of(path, number, row, images or path.parent)
 
 
-def _rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
+def read_lines(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
     """(line number from 1, object); of a JSON list the position in it."""
     try:
         text = path.read_text(encoding="utf-8")
@@ -66,7 +66,12 @@ def _rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
         yield number, row
 
 
-def _sample(path: Path, number: int, row: Mapping[str, Any], images: Path) -> VQASample:
+def sample_of(path: Path, number: int, row: Mapping[str, Any], images: Path) -> VQASample:
+    """The question of one line; other fields than the known ones do not matter.
+
+    Raises:
+        FoveateError: it has none, or its answer is not among its choices.
+    """
     where = f"{path}, line {number}"
     if "conversations" in row:
         row = {**row, **_first_turns(where, row["conversations"])}

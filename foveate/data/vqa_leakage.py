@@ -6,11 +6,11 @@ A picture is known by its encoded bytes: the same file counts as the same, a re-
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from foveate.data.vqa import load_vqa
+from foveate.data.vqa_jsonl import read_lines, sample_of
 from foveate.types import VQASample
 
 
@@ -54,17 +54,34 @@ def question_hash(sample: VQASample) -> str:
 
 
 def check_leakage(train_jsonl: str | Path, samples: Sequence[VQASample]) -> Leakage:
-    """Compare with a training file, or a set by name.
+    """Compare with a training file; a line with `image_hash` (`foveate data vqa-train`) saves reading its picture.
 
     Raises:
         FoveateError: the file cannot be read.
     """
-    return find_leakage(load_vqa(str(train_jsonl), split=None), samples)
+    path = Path(train_jsonl)
+    pairs = set()
+    for number, line in read_lines(path):
+        sample = sample_of(path, number, line, path.parent)
+        pairs.add((line.get("image_hash") or image_hash(sample), question_hash(sample)))
+    return _compare(pairs, samples)
+
+
+def leak_warnings(train_jsonl: str | None, sets: Mapping[str, Sequence[VQASample]]) -> list[str]:
+    """A sentence for each evaluated set of which the training file holds a picture; none without such a file."""
+    if not train_jsonl or not Path(train_jsonl).is_file():
+        return []
+    found = {name: check_leakage(train_jsonl, samples) for name, samples in sets.items()}
+    return [f"{name} leaks into {train_jsonl}: {leak}" for name, leak in found.items() if leak.same_image]
 
 
 def find_leakage(training: Iterable[VQASample], samples: Sequence[VQASample]) -> Leakage:
     """Compare two sets in memory. A question without a picture counts by its wording."""
-    pairs = {(image_hash(sample), question_hash(sample)) for sample in training}
+    return _compare({(image_hash(sample), question_hash(sample)) for sample in training}, samples)
+
+
+def _compare(pairs: set[tuple[str, str]], samples: Sequence[VQASample]) -> Leakage:
+    """Args: pairs: (picture, wording) of the training questions."""
     images = {image for image, _ in pairs if image}
     wordings = {question for _, question in pairs}
     found = [(sample.id, image_hash(sample), question_hash(sample)) for sample in samples]

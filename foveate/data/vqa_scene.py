@@ -3,8 +3,8 @@
     scene = Scene(background="red", color="blue", shape="circle", size="large", letters=("c", "h", "k", "s"))
     pixels = draw(scene, random.Random(0))
 
-What can be seen at which size was measured (docs/value-of-vision.md): colours and a large shape survive the shrinking
-to 16 px, a small shape (8 px, then 2 px) and the letters (9 px high, then 2 px) do not.
+What can be seen at which size was measured (docs/vqa-data.md): colours and a large shape survive the shrinking
+to 16 px, a small shape (8 px, then 2 px) and the letters (7 px high, then 2 px) do not.
 """
 
 from __future__ import annotations

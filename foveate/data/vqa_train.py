@@ -125,7 +125,8 @@ def _is_held_out(image: str, config: VqaTrainConfig) -> bool:
 
 def _line(sample: VQASample, image: str, out: Path) -> dict[str, Any]:
     """One line of JSONL; a picture in memory becomes a file named by its hash."""
-    line = asdict(sample) | {"answers": list(sample.answers), "choices": list(sample.choices)}
+    lists = {"answers": list(sample.answers), "choices": list(sample.choices)}
+    line = {**asdict(sample), **lists, "image_hash": image}
     if isinstance(sample.image, bytes):
         line["image"] = f"images/{image}{_suffix(sample.image)}"
         if not (out / line["image"]).exists():

@@ -15,7 +15,7 @@ from PIL import Image
 
 from foveate.cli.main import main
 from foveate.data.vqa import load_vqa
-from foveate.data.vqa_leakage import check_leakage, find_leakage, image_hash, question_hash
+from foveate.data.vqa_leakage import check_leakage, find_leakage, image_hash, leak_warnings, question_hash
 from foveate.data.vqa_mixed import generate
 from foveate.data.vqa_train import VqaTrainConfig
 from foveate.errors import FoveateError
@@ -80,6 +80,10 @@ def test_command_shares_pictures_out_and_leaves_known_ones_out(root: Path, tmp_p
     assert image_hash(llava_line) and llava_line.answers == ("a cat",)
     validation = load_vqa("textvqa", root=root)
     assert check_leakage(tmp_path / "out" / "train.jsonl", validation).same_image == ()
+    assert leak_warnings(str(tmp_path / "out" / "train.jsonl"), {"textvqa": validation, "held": held}) == []
+    (warning,) = leak_warnings(str(tmp_path / "out" / "train.jsonl"), {"all of dev": load_vqa("mmbench", root=root)})
+    assert warning.startswith("all of dev leaks into") and "of 80 questions" in warning
+    assert leak_warnings("mixed", {"x": held}) == leak_warnings(None, {"x": held}) == []
     first = next(s for s in train if s.dataset == "mmbench")
     assert first.answers in (("A",), ("B",)) and first.choices in (("x", "y"), ("y", "x")) and first.split == "dev"
     about = json.loads((tmp_path / "out" / "data.json").read_text())
@@ -112,7 +116,7 @@ def test_leaks_are_found_by_picture_and_by_wording() -> None:
 
 
 def test_the_mixed_set_does_not_leak() -> None:
-    leak = find_leakage(generate("train", 1500), generate("test", 500))
+    leak = find_leakage(generate("train", 400), generate("test", 200))
     assert leak.same_image == () and len(leak.same_wording) > 0
 
 

@@ -1,7 +1,7 @@
 """Files for the evaluation servers of splits whose answers are not public.
 
 MMBench takes an Excel sheet (index, question, options, prediction), MMMU a JSON object from id to answer, TextVQA a
-JSON list of {question_id, answer}.
+JSON list of {question_id, answer}. Other sets get JSON lines of {id, answer}.
 """
 
 from __future__ import annotations
@@ -46,13 +46,13 @@ def write_submission(path: Path, samples: Sequence[VQASample], answers: Sequence
     """Write the answers to one data set in the form that its server takes.
 
     Args:
-        path: where; the suffix becomes `.xlsx` or `.json`.
+        path: where, without the suffix: `.xlsx`, `.json` or `.jsonl` is put behind it.
         answers: what the model said, in the order of the samples. Of a multiple choice the letter is written where one
             can be read off, else the text as it is.
     Returns:
         The file that was written.
     Raises:
-        FoveateError: the set has no such file, or the folder cannot be written.
+        FoveateError: there is no question, or the folder cannot be written.
     """
     if len(samples) != len(answers):
         raise FoveateError(f"submission {path}: {len(answers)} answers to {len(samples)} questions")
@@ -63,20 +63,26 @@ def write_submission(path: Path, samples: Sequence[VQASample], answers: Sequence
         for sample, text in zip(samples, answers, strict=True)
     ]
     names = [sample.id.rpartition("/")[2] for sample in samples]
-    dataset = samples[0].dataset
+    dataset, suffix = samples[0].dataset, ".json"
     if dataset == "mmbench":
-        return _write_sheet(path.with_suffix(".xlsx"), list(_mmbench_rows(samples, names, said)))
+        return _write_sheet(_named(path, ".xlsx"), list(_mmbench_rows(samples, names, said)))
     if dataset == "mmmu":
-        document: object = dict(zip(names, said, strict=True))
+        text = json.dumps(dict(zip(names, said, strict=True)), ensure_ascii=False, indent=1)
     elif dataset == "textvqa":
-        document = [
-            {"question_id": int(n) if n.isdigit() else n, "answer": a} for n, a in zip(names, said, strict=True)
-        ]
+        rows = [{"question_id": int(n) if n.isdigit() else n, "answer": a} for n, a in zip(names, said, strict=True)]
+        text = json.dumps(rows, ensure_ascii=False, indent=1)
     else:
-        raise FoveateError(f"data set {dataset!r} has no submission file; mmbench, mmmu and textvqa have one")
-    path = path.with_suffix(".json")
-    write_text(path, json.dumps(document, ensure_ascii=False, indent=1) + "\n")
+        suffix = ".jsonl"
+        pairs = zip(samples, said, strict=True)
+        text = "\n".join(json.dumps({"id": s.id, "answer": a}, ensure_ascii=False) for s, a in pairs)
+    path = _named(path, suffix)
+    write_text(path, text + "\n")
     return path
+
+
+def _named(path: Path, suffix: str) -> Path:
+    """The path with its suffix; a point elsewhere in the name (`lambda=0.05`) stays."""
+    return path if path.suffix == suffix else path.with_name(path.name + suffix)
 
 
 def _mmbench_rows(samples: Sequence[VQASample], names: Sequence[str], said: Sequence[str]) -> Iterator[list[Cell]]:

@@ -41,15 +41,18 @@ def test_mmmu_and_textvqa_json(tmp_path: Path) -> None:
         VQASample("mmmu/test/test_Math_1", "mmmu", "?", (), None, ("x", "y")),
         VQASample("mmmu/test/test_Math_2", "mmmu", "?", (), None),
     ]
-    path = write_submission(tmp_path / "mmmu.csv", mmmu, ["(A)", " 12 "])
+    path = write_submission(tmp_path / "mmmu", mmmu, ["(A)", " 12 "])
     assert path.name == "mmmu.json" and json.loads(path.read_text()) == {"test_Math_1": "A", "test_Math_2": "12"}
     text = [VQASample("textvqa/test/34602", "textvqa", "?", (), None)]
     path = write_submission(tmp_path / "t", text, ["dakota"])
     assert json.loads(path.read_text()) == [{"question_id": 34602, "answer": "dakota"}]
 
 
+def test_other_sets_and_names_with_a_point(tmp_path: Path) -> None:
+    path = write_submission(tmp_path / "mine lambda=0.05", [VQASample("mine/1", "mine", "?", (), None)], [" red"])
+    assert path.name == "mine lambda=0.05.jsonl" and json.loads(path.read_text()) == {"id": "mine/1", "answer": "red"}
+
+
 def test_what_cannot_be_submitted(tmp_path: Path) -> None:
-    with pytest.raises(FoveateError, match="data set 'mixed' has no submission file"):
-        write_submission(tmp_path / "x", [VQASample("mixed/1", "mixed", "?", (), None)], ["a"])
     with pytest.raises(FoveateError, match="2 answers to 0 questions"):
         write_submission(tmp_path / "x", [], ["a", "b"])
