@@ -86,8 +86,10 @@ def run_experiment(
     from foveate.evaluation.vqa_load import load_model, load_policies, load_sets
     from foveate.evaluation.vqa_metrics import score_row
     from foveate.training.world import join_world
+    from foveate.viz.value_plots import labels_of
 
     start = time.monotonic()
+    labels_of(config.language)  # a missing font is told now, not after hours
     with join_world(config.model.device if config.model.device != "cuda" else "auto") as world:
         sets = load_sets(config)
         with console.status("loading the model"):
@@ -211,7 +213,9 @@ def write_files(
     """`results.csv`, `eval_matrix.*`, `summary.json`, error slices, accuracy by category, `config.yaml`, `run.json`."""
     from foveate.cli.config import to_dict, write_run_files
     from foveate.cli.provenance import provenance
+    from foveate.data.vqa_leakage import leak_warnings
     from foveate.evaluation.vqa import reuse_note
+    from foveate.evaluation.vqa_benchmarks import circular_accuracies, unparsed_answers
     from foveate.evaluation.vqa_cache import config_hash
     from foveate.evaluation.vqa_files import (
         CATEGORY_COLUMNS,
@@ -225,6 +229,8 @@ def write_files(
     )
 
     config, folder = experiment.config, done.folder
+    done.warnings += leak_warnings(config.data.train_jsonl, sets)
+    write_submissions(done)
     write_run_files(folder, config, config.training.seed)
     write_table(folder / "results.csv", [item.row for item in done.rows])
     write_both(folder, "eval_matrix", [item.row for item in done.matrix])
@@ -238,7 +244,8 @@ def write_files(
                 slices += found
                 examples += [{"row": item.row["row"], **example} for example in wrong]
     write_table(folder / "error_slices.csv", slices, SLICE_COLUMNS)
-    write_json(folder / "error_slices.json", {"slices": slices, "examples": examples})
+    unparsed = unparsed_answers(done.boards)
+    write_json(folder / "error_slices.json", {"slices": slices, "examples": examples, "unparsed": unparsed})
     write_table(folder / "categories.csv", categories, CATEGORY_COLUMNS)
     plain = to_dict(config)
     summary = {
@@ -256,11 +263,27 @@ def write_files(
         "policies": [{"path": p.path, **p.facts} for p in policies],
         "mean_gains": mean_gains(done.boards),
         "rows": [item.row for item in done.rows],
+        "circular_accuracy": circular_accuracies(done.boards, done.rows),
         "warnings": done.warnings,
         "seconds": round(seconds, 2),
         **provenance(),
     }
     write_json(folder / "summary.json", summary)
+
+
+def write_submissions(done: Finished) -> None:
+    """Of sets whose answers are not public: each row's answers in the form that the set's server takes."""
+    from foveate.evaluation.vqa_submission import write_submission
+    from foveate.vision_value.config import LEVELS
+
+    for item in done.rows:
+        board = done.boards[item.row["dataset"]]
+        if any(sample.answers for sample in board.samples) or not hasattr(item.rule, "decide"):
+            continue
+        texts = [board.answers[LEVELS[a]][i]["text"] for i, a in enumerate(item.decisions.action)]
+        stem = "".join(c if c.isalnum() or c in ".=-" else "_" for c in item.row["row"])
+        path = write_submission(done.folder / f"submission_{board.dataset}_{stem}", board.samples, texts)
+        done.warnings.append(f"{board.dataset}: the answers are not public; for its server: {path}")
 
 
 def mean_gains(boards: Mapping[str, Board]) -> dict[str, dict[str, float]]:

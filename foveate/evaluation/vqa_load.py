@@ -81,14 +81,15 @@ def short_name(name: str) -> str:
 def load_policies(config: VqaConfig, vlm: VLMLike) -> tuple[list[TrainedPolicy], list[str]]:
     """The trained policies, and warnings.
 
-    Those of `--checkpoint` and `eval.ddp_checkpoint_path`; else the newest of `training.output_dir`; else the one that
-    ships with the model; else none.
+    Those of `--checkpoint` and `eval.ddp_checkpoint_path`; else of those in `training.output_dir` and beside a shipped
+    model the first that belongs to this model, or else the first; else none.
     """
     named = [*config.checkpoint, *([config.eval.ddp_checkpoint_path] if config.eval.ddp_checkpoint_path else [])]
+    policies = [load_policy(path, config.policy) for path in named]
     if not named:
         places = [Path(config.training.output_dir), shipped_policy(config.model.path)]
-        named = [str(place) for place in places if place.is_dir() and newest_checkpoint(place)][:1]
-    policies = [load_policy(path, config.policy) for path in named]
+        found = [load_policy(p, config.policy) for p in places if p.is_dir() and newest_checkpoint(p)]
+        policies = sorted(found, key=lambda trained: trained.facts.get("model") != vlm.fingerprint)[:1]
     warnings = []
     for trained in policies:
         model = trained.facts.get("model")

@@ -93,7 +93,9 @@ def fit(
             part = Batch(data.features[index], data.loss[index], data.cost[index])
             loss = objective(head, part, policy, draws)
             if not torch.isfinite(loss):
-                raise FoveateError(f"stage 2: the loss is {float(loss.detach())} at step {step}; lower training.learning_rate")
+                raise FoveateError(
+                    f"stage 2: the loss is {float(loss.detach())} at step {step}; lower training.learning_rate"
+                )
             optimizer.zero_grad(set_to_none=True)
             loss.backward()
             optimizer.step()

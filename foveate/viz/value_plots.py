@@ -70,7 +70,7 @@ def plot_rows(rows: Sequence[Row], out: Path, language: str = "en") -> list[Path
     Raises:
         FoveateError: an unknown language, or Chinese without a font for it.
     """
-    say = _labels(language)
+    say = labels_of(language)
     out.mkdir(parents=True, exist_ok=True)
     paths = []
     for dataset in dict.fromkeys(row["dataset"] for row in rows):
@@ -197,7 +197,8 @@ def _save(figure: Any, path: Path) -> Path:
     return path
 
 
-def _labels(language: str) -> Mapping[str, str]:
+def labels_of(language: str) -> Mapping[str, str]:
+    """The words of a language; refuses Chinese where no font has it."""
     if language not in LABELS:
         raise unknown("language of plots", language, LABELS)
     if language == "zh" and not _cjk_fonts():
