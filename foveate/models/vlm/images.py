@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 from pathlib import Path
 
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 from foveate.errors import FoveateError
 from foveate.types import VQASample
@@ -29,4 +29,6 @@ def decode(sample: VQASample) -> Image.Image:
             return image.convert("RGB")
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         where = f"{len(sample.image)} bytes" if isinstance(sample.image, bytes) else sample.image
-        raise ImageError(f"sample {sample.id}: the image ({where}) cannot be decoded: {error}") from error
+        # Pillow's own sentence ends with the address of an object, another one in each run.
+        reason = "no known picture format" if isinstance(error, UnidentifiedImageError) else error
+        raise ImageError(f"sample {sample.id}: the image ({where}) cannot be decoded: {reason}") from error
