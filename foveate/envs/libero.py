@@ -28,6 +28,11 @@ CONVENTIONS = EnvConventions(
 )
 MAX_STEPS = {"libero_spatial": 220, "libero_object": 280, "libero_goal": 300, "libero_10": 520}
 """Suite -> step limit: the longest demonstration and a reserve, as openpi has it."""
+CAMERAS = ("agentview", "robot0_eye_in_hand")
+"""The views' names in robosuite."""
+GEOM = 5
+"""MuJoCo's number for a geom in a segmentation render."""
+ROBOT_PARTS = ("panda", "mount", "gripper", "robot")
 SETTLE_STEPS = 10
 IDLE = [0.0] * 6 + [-1.0]
 """No motion, gripper open."""
@@ -93,10 +98,32 @@ class LiberoEnv:
         raw = self._raw
         images = {
             view: np.ascontiguousarray(raw[key][::-1, ::-1])
-            for view, key in zip(self.views, ("agentview_image", "robot0_eye_in_hand_image"))  # noqa: B905
+            for view, key in zip(self.views, (f"{camera}_image" for camera in CAMERAS))  # noqa: B905
         }
         state = np.concatenate([raw["robot0_eef_pos"], axis_angle(raw["robot0_eef_quat"]), raw["robot0_gripper_qpos"]])
         return Observation(images=images, state=state.astype(np.float32), prompt=self._prompt)
+
+    def segment(self, size: tuple[int, int] | None = None) -> dict[str, dict[str, np.ndarray]]:
+        """View -> object -> bool [h, w]: where the pictures of this instant show it, by robosuite's names of objects
+        (`akita_black_bowl_1`); arm, hand and mount together are the `robot`, furniture of the arena is nobody's.
+
+        Args:
+            size: width and height; None: of the policy's pictures.
+        """
+        if self._sim is None:
+            raise FoveateError("segment: the episode was never begun; call reset first")
+        width, height = size or (self.image_size, self.image_size)
+        names = self._sim.env.model.geom_ids_to_instances
+        masks: dict[str, dict[str, np.ndarray]] = {}
+        for view, camera in zip(self.views, CAMERAS):  # noqa: B905
+            ids = self._sim.env.sim.render(camera_name=camera, width=width, height=height, segmentation=True)
+            geoms = np.where(ids[..., 0] == GEOM, ids[..., 1], -1)[::-1, ::-1]
+            masks[view] = {}
+            for number in np.unique(geoms).tolist():
+                if number in names:
+                    name = "robot" if any(word in names[number].lower() for word in ROBOT_PARTS) else names[number]
+                    masks[view][name] = masks[view].get(name, False) | (geoms == number)
+        return masks
 
     def close(self) -> None:
         if self._sim is not None:

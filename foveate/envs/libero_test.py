@@ -1,4 +1,5 @@
 import importlib.util
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -23,6 +24,28 @@ def test_missing_package_is_one_clear_sentence():
         LiberoEnv()
 
 
+def test_masks_are_turned_as_the_pictures_are():
+    """Against a stand-in of robosuite's interface: names by geom, pictures upside down and mirrored."""
+    ids = np.full((4, 6, 2), -1)
+    ids[0, 0] = (5, 7)  # a geom of the bowl, at the lower right when upright
+    ids[1, 1], ids[2, 2] = (5, 3), (6, 7)  # a geom of the arm; a site with the bowl's number
+    ids[3, 3] = (5, 9)  # a geom of the arena
+    sizes = []
+
+    def render(camera_name, width, height, segmentation):
+        sizes.append((camera_name, width, height, segmentation))
+        return ids
+
+    model = SimpleNamespace(geom_ids_to_instances={7: "akita_black_bowl_1", 3: "Panda0"})
+    env = object.__new__(LiberoEnv)
+    env.image_size, env._sim = 4, SimpleNamespace(env=SimpleNamespace(model=model, sim=SimpleNamespace(render=render)))
+    masks = env.segment((6, 4))
+    assert sizes == [("agentview", 6, 4, True), ("robot0_eye_in_hand", 6, 4, True)]
+    assert set(masks["agentview"]) == {"akita_black_bowl_1", "robot"}
+    assert np.argwhere(masks["eye_in_hand"]["akita_black_bowl_1"]).tolist() == [[3, 5]]
+    assert np.argwhere(masks["agentview"]["robot"]).tolist() == [[2, 4]]
+
+
 @pytest.mark.libero
 @pytest.mark.skipif(not HAS_LIBERO, reason="needs the libero package")
 def test_an_episode_begins():
@@ -31,4 +54,5 @@ def test_an_episode_begins():
     assert seen.state.shape == (8,)
     assert {image.shape for image in seen.images.values()} == {(64, 64, 3)}
     assert not env.step(np.zeros(7, np.float32)).done
+    assert "robot" in env.segment()["agentview"]
     env.close()
