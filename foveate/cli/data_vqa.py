@@ -38,7 +38,8 @@ def report(about: dict[str, Any], out: str, console: Any) -> int:
             f"wording of {leak['same_wording']}, both together of {leak['same_both']}"
         )
         leaking += [name] if leak["same_image"] else []
-    console.print(f"written: {out}/train.jsonl, {out}/eval.jsonl, {out}/data.json")
+    parts = [f"{part}.jsonl" for part in ("train", "eval") if f"{part}_sha256" in about]
+    console.print(f"written in {out}: {', '.join(parts)}, data.json")
     if leaking:
         console.print(f"[bold red]training holds pictures of {', '.join(leaking)}[/]")
     return 1 if leaking else 0

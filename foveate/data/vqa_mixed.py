@@ -271,10 +271,10 @@ def _aside(words: phrases.Wording, slot: Slot, truth: dict[Slot, str], universal
     """A sentence about something that is not asked: mostly a fact, else a guess or a denial."""
     rng = words.rng
     wrong = [v for v in _values(slot) if v != truth[slot]]
-    draw_ = rng.random()
-    if draw_ < 0.15:
+    luck = rng.random()
+    if luck < 0.15:
         return words.guess(slot.kind, slot.place, rng.choice(_values(slot)))
-    if draw_ < 0.3:
+    if luck < 0.3:
         return words.say(slot.kind, slot.place, rng.choice(wrong), negated=True)
     if slot.kind == "letter" and universal:
         return words.every(truth[slot])

@@ -98,6 +98,9 @@ def build(
         "leakage": {k: _counts(v) for k, v in leaks.items()},
     }
     for part in ("train", "eval"):
+        if not lines[part]:
+            (out / f"{part}.jsonl").unlink(missing_ok=True)
+            continue
         _write(out / f"{part}.jsonl", "".join(f"{line}\n" for line in lines[part]))
         about[f"{part}_sha256"] = hashlib.sha256("".join(lines[part]).encode()).hexdigest()[:16]
     _write(out / "data.json", json.dumps(about, indent=1) + "\n")
