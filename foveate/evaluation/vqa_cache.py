@@ -15,6 +15,7 @@ import base64
 import fcntl
 import hashlib
 import json
+import os
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TextIO
@@ -22,7 +23,7 @@ from typing import Any, TextIO
 import numpy as np
 
 from foveate.errors import FoveateError
-from foveate.evaluation.results import JsonLines, write_text
+from foveate.evaluation.results import JsonLines
 from foveate.types import VQASample
 
 FORMAT = 1
@@ -91,7 +92,10 @@ class PassCache:
         except (OSError, ValueError) as error:
             raise FoveateError(f"{folder}: not a folder of cached answers ({error}); name another") from error
         if known is None:
-            write_text(path, json.dumps(meta, indent=1, ensure_ascii=False) + "\n")
+            # Several processes may begin at once; each has a draft of its own, and they all say the same.
+            draft = folder / f".meta.{os.getpid()}.draft"
+            draft.write_text(json.dumps(meta, indent=1, ensure_ascii=False) + "\n")
+            draft.replace(path)
         elif known != meta:
             differing = sorted(k for k in known.keys() | meta.keys() if known.get(k) != meta.get(k))
             told = "; ".join(f"{k}: {known.get(k)!r} there, {meta.get(k)!r} now" for k in differing)
