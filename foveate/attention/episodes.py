@@ -206,6 +206,13 @@ class Pipeline:
         )
 
     def _close(self, episode: Episode, folder: Path, drawn: _Drawn, pool: ThreadPoolExecutor) -> None:
+        try:
+            self._finish(episode, folder, drawn, pool)
+        except FoveateError:
+            shutil.rmtree(folder, ignore_errors=True)
+            raise
+
+    def _finish(self, episode: Episode, folder: Path, drawn: _Drawn, pool: ThreadPoolExecutor) -> None:
         """Wait for the last pictures, make the videos, write the marker and put the episode in its place."""
         for future in drawn.busy:
             future.result()

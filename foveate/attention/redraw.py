@@ -94,6 +94,8 @@ def _redraw(
     finally:
         errors = [error for future in busy if (error := future.exception()) is not None]
     if errors:
+        if beside:
+            shutil.rmtree(folder, ignore_errors=True)
         raise errors[0]
     if beside:
         (folder / MARKER).write_text(marker_text(about, drawing.layers or about.layers), encoding="utf-8")
