@@ -224,16 +224,16 @@ def test_killed_at_any_moment_and_started_again(tmp_path):
     keys = [episode.key for episode in find_episodes(data)]
     finished: dict[str, int] = {}
     left_behind = 0
-    for attempt in range(8):
+    for attempt in range(5):
         child = subprocess.Popen([sys.executable, "-c", CHILD, str(data), str(tmp_path)], cwd=REPO)
-        if attempt < 7:
+        if attempt < 4:
             before = set(partial.glob("*/*"))
             while child.poll() is None and set(partial.glob("*/*")) <= before:
                 time.sleep(0.01)  # until it works on an episode
             time.sleep(rng.uniform(0, 0.3))
             child.send_signal(signal.SIGKILL)
         status = child.wait()
-        assert status == (0 if attempt == 7 else status)
+        assert status == (0 if attempt == 4 else status)
         left_behind += any(partial.glob("*"))
         for key in keys:
             folder = tmp_path / "results" / key
@@ -241,7 +241,7 @@ def test_killed_at_any_moment_and_started_again(tmp_path):
                 check_whole(tmp_path, key)
                 stamp = (folder / MARKER).stat().st_mtime_ns
                 assert finished.setdefault(key, stamp) == stamp, "an episode was done twice"
-    assert left_behind >= 3  # it was killed in the middle, not between
+    assert left_behind >= 2  # it was killed in the middle, not between
     assert set(finished) == set(keys)
     assert not any(partial.glob("*"))
     assert not list(tmp_path.rglob("*.draft*"))
