@@ -10,11 +10,10 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -22,7 +21,7 @@ import yaml
 from torch import Tensor, nn
 
 from foveate.data.vqa import load_vqa
-from foveate.data.vqa_mixed import DATASET, facts_of, generate
+from foveate.data.vqa_mixed import DATASET, items
 from foveate.errors import FoveateError
 from foveate.models.vlm.budget import LEVELS
 from foveate.models.vlm.load import Lora, load_vlm, save_vlm
@@ -73,8 +72,6 @@ class QuestionsConfig:
     """How often each set is drawn from; empty: alike."""
     max_samples: int | None = None
     """Of each published set, at most."""
-    mixed_samples: int = 40_000
-    """Of the mixed set: a stream of its own, so that the set itself, on which policies are trained, stays unseen."""
     root: str | None = None
     """Folder with the files of the published sets."""
 
@@ -125,39 +122,74 @@ class QuestionBatch:
         return self
 
 
+class Questions(Protocol):
+    """A set to draw from."""
+
+    def texts(self) -> set[str]:
+        """What its words are learned from."""
+        ...
+
+    def draw(self, rng: np.random.Generator, level: VisionLevel | None) -> VQASample:
+        """One question; `level`: one that needs just this level, where that is known."""
+        ...
+
+
+class ListedQuestions:
+    """The questions of a published set, or of a JSONL file, that have a public answer."""
+
+    def __init__(self, samples: Sequence[VQASample]) -> None:
+        self.samples = [sample for sample in samples if sample.answers]
+
+    def texts(self) -> set[str]:
+        return {text for s in self.samples for text in (s.hint, s.question, *s.answers, *s.choices)}
+
+    def draw(self, rng: np.random.Generator, level: VisionLevel | None) -> VQASample:
+        return self.samples[int(rng.integers(len(self.samples)))]
+
+
+class MixedQuestions:
+    """The mixed set without end: a stream of its own, so that the set on which policies are trained stays unseen."""
+
+    def texts(self) -> set[str]:
+        # The held-out wordings recombine words of the others, so the training split has every word.
+        return {
+            text for item in items("train", 2000, MIXED_SEED) for text in (*item.context, item.question, item.answer)
+        }
+
+    def draw(self, rng: np.random.Generator, level: VisionLevel | None) -> VQASample:
+        while True:
+            item = next(items("train", 1, MIXED_SEED, int(rng.integers(2**31))))
+            if level is None or item.facts.need == level:
+                break
+        pixels = item.pixels()
+        picture = (
+            f"P6 {pixels.shape[1]} {pixels.shape[0]} 255\n".encode() + pixels.tobytes()
+        )  # PNG takes four times longer
+        return VQASample(
+            item.id, DATASET, item.question, (item.answer,), picture, hint=" ".join(item.context), category=item.kind
+        )
+
+
 class QuestionSource:
     """Draws the rows of a step from `(seed, step)` alone."""
 
-    def __init__(self, sets: Sequence[Sequence[VQASample]], weights: Sequence[float], levels: LevelMix, seed: int):
+    def __init__(self, sets: Sequence[Questions], weights: Sequence[float], levels: LevelMix, seed: int) -> None:
         self.sets, self.levels, self.seed = sets, levels, seed
-        self.odds = np.asarray(weights, float) / sum(weights)
-        self._by_need = [
-            {
-                level: [i for i, s in enumerate(questions) if s.dataset == DATASET and facts_of(s).need == level]
-                for level in LEVELS
-            }
-            for questions in sets
-        ]
+        self.edges = np.cumsum(weights) / sum(weights)
 
-    def level_of(self, row: int, size: int) -> VisionLevel:
+    def level_of(self, row: int) -> VisionLevel:
         """The level of a row: shares as in `levels`, spread evenly, so that every portion holds all levels."""
         edges = np.cumsum(self.levels.shares) / sum(self.levels.shares)
-        # Rows in the order of the golden ratio's multiples: any run of them is spread over [0, 1).
+        # Multiples of the golden ratio: any run of rows is spread over [0, 1).
         return LEVELS[int(np.searchsorted(edges, (row + 0.5) * 0.6180339887 % 1.0, side="right").clip(0, 2))]
 
     def batch(self, share: Share) -> QuestionBatch:
-        rng = np.random.default_rng(seed_of(self.seed, DRAWS, share.step))
-        draws = rng.random((share.size, 3))
         rows: dict[VisionLevel, list[VQASample]] = {level: [] for level in LEVELS}
         for row in range(share.start, share.stop):
-            level = self.level_of(row, share.size)
-            which = int(np.searchsorted(self.odds.cumsum(), draws[row, 0], side="right").clip(0, len(self.sets) - 1))
-            needed = self._by_need[which][level]
-            if needed and draws[row, 1] < self.levels.focus:
-                index = needed[int(draws[row, 2] * len(needed))]
-            else:
-                index = int(draws[row, 2] * len(self.sets[which]))
-            rows[level].append(self.sets[which][index])
+            rng = np.random.default_rng(seed_of(self.seed, DRAWS, share.step, row))
+            level = self.level_of(row)
+            chosen = self.sets[int(np.searchsorted(self.edges, rng.random(), side="right").clip(0, len(self.sets) - 1))]
+            rows[level].append(chosen.draw(rng, level if rng.random() < self.levels.focus else None))
         return QuestionBatch(tuple((level, tuple(found)) for level, found in rows.items() if found))
 
 
@@ -212,7 +244,7 @@ def train_vlm(config: TrainVlmConfig) -> Path:
 
 
 def _train(config: TrainVlmConfig, world: World) -> Path:
-    sets = load_questions(config)
+    sets = load_questions(config.data)
     vlm = begin(config, sets, str(world.device))
     objective = QuestionLoss(vlm, config.aux_weight, config.aux_until).to(world.device)
     source = QuestionSource(sets, config.data.weights or [1.0] * len(sets), config.levels, config.seed)
@@ -229,26 +261,24 @@ def _train(config: TrainVlmConfig, world: World) -> Path:
     return out / "model"
 
 
-def load_questions(config: TrainVlmConfig) -> list[list[VQASample]]:
-    """The questions of each set that have a public answer."""
-    sets = []
-    for name in config.data.sets:
+def load_questions(config: QuestionsConfig) -> list[Questions]:
+    """The sets that are trained on."""
+    sets: list[Questions] = []
+    for name in config.sets:
         if name == DATASET:
-            questions = generate("train", config.data.mixed_samples, seed=MIXED_SEED)
-        else:
-            split = None if name.endswith((".json", ".jsonl")) else "train"
-            questions = load_vqa(name, split, config.data.root, config.data.max_samples)
-        sets.append([sample for sample in questions if sample.answers])
-        logging.getLogger("foveate").info("%s: %d questions", name, len(sets[-1]))
+            sets.append(MixedQuestions())
+            continue
+        split = None if name.endswith((".json", ".jsonl")) else "train"
+        sets.append(ListedQuestions(load_vqa(name, split, config.root, config.max_samples)))
     return sets
 
 
-def begin(config: TrainVlmConfig, sets: Sequence[Sequence[VQASample]], device: str) -> VLM:
+def begin(config: TrainVlmConfig, sets: Sequence[Questions], device: str) -> VLM:
     """The model that training starts with, in float32."""
     if config.init_from != NEW:
         return load_vlm(config.init_from, device=device, lora=config.lora, batch_size=config.loop.batch_size)
-    texts = {text for questions in sets for s in questions for text in (s.hint, s.question, *s.answers, *s.choices)}
-    vlm = make_tiny(sorted(texts), seed_of(config.seed) % 2**31, config.loop.batch_size)
+    texts = set().union(*(questions.texts() for questions in sets))
+    vlm = make_tiny(texts, seed_of(config.seed) % 2**31, config.loop.batch_size)
     vlm.model.to(device)
     return vlm
 

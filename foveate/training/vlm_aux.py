@@ -26,7 +26,7 @@ CORNER = (0, 3, 12, 15)
 IGNORE = -100
 
 
-@functools.lru_cache(maxsize=1 << 17)
+@functools.lru_cache(maxsize=1 << 10)
 def item_of(name: str) -> MixedItem:
     """The item behind a sample's id: it is drawn from (seed, split, index) alone."""
     _, split, seed, index, *_ = name.split("/")

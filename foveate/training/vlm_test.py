@@ -13,13 +13,13 @@ from foveate.training.loop import Share
 from foveate.training.vlm import LevelMix, QuestionsConfig, QuestionSource, TrainVlmConfig, load_questions, train_vlm
 from foveate.training.vlm_aux import IGNORE, VALUES, asked_value, item_of
 
-DATA = QuestionsConfig(sets=("mixed",), mixed_samples=64)
+DATA = QuestionsConfig(sets=("mixed",))
 MIX = LevelMix(blind=1, coarse=2, full=3, focus=0.5)
 
 
 @pytest.fixture(scope="module")
 def sets():
-    return load_questions(TrainVlmConfig(data=DATA))
+    return load_questions(DATA)
 
 
 def test_every_portion_of_a_step_holds_the_levels_and_the_union_is_the_step(sets):
@@ -30,11 +30,14 @@ def test_every_portion_of_a_step_holds_the_levels_and_the_union_is_the_step(sets
     for level, rows in whole.items():
         assert [s.id for s in rows] == [s.id for half in halves for s in half[level]]
         assert all(len(half[level]) == pytest.approx(len(rows) / 2, abs=2) for half in halves)
+    needs = [item_of(s.id).facts.need for s in whole["FULL"]]
+    assert needs.count("FULL") >= 12  # a third of all questions need it
     assert [s.id for s in dict(source.batch(Share(4, 0, 48, 48)).rows)["FULL"]] != [s.id for s in whole["FULL"]]
 
 
 def test_labels_of_the_auxiliary_heads(sets):
-    for sample in sets[0]:
+    rng = np.random.default_rng(0)
+    for sample in [sets[0].draw(rng, None) for _ in range(100)]:
         item = item_of(sample.id)
         assert item.question == sample.question and item.answer == sample.answers[0]
         value = asked_value(item, "FULL")
@@ -60,7 +63,7 @@ def test_training_runs_resumes_and_leaves_a_model_that_opens(tmp_path):
     vlm = load_vlm(folder)
     assert sum(p.numel() for p in vlm.model.parameters()) == pytest.approx(1.2e6, rel=0.1)
     assert vlm.reuse_obstacle == ""
-    sample = load_questions(TrainVlmConfig(data=DATA))[0][0]
+    sample = load_questions(DATA)[0].draw(np.random.default_rng(0), None)
     assert [vlm.answer([sample], level)[0].vision_tokens for level in ("NO", "COARSE", "FULL")] == [0, 1, 16]
     assert all(len(vlm.prompts.answer(word)) == 1 for word in (*VALUES, "yes", "no") if word in sample.question)
     assert all(np.isfinite(p.detach().numpy()).all() and p.dtype == torch.float32 for p in vlm.model.parameters())

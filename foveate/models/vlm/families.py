@@ -7,15 +7,13 @@ done here from its two parts, the image processor and the tokenizer, because som
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from PIL import Image
 from torch import Tensor
-
-from foveate.models.vlm.budget import VisionBudget
-from foveate.types import VisionLevel
 
 
 @dataclass(frozen=True)
@@ -62,22 +60,30 @@ class Family:
     def __init__(self, config: Any, processor: Any, tokenizer: Any) -> None:
         self.config, self.processor, self.tokenizer = config, processor, tokenizer
         self.image_token = getattr(tokenizer, "image_token", None) or self.image_token
+        self._known: dict[str, tuple[int, ...]] = {}
 
     @property
     def token_side(self) -> int | None:
         """Side in pixels of what one image token shows; None: the model resizes every picture to its own size."""
         return None
 
-    def image(self, picture: Image.Image, level: VisionLevel, budget: VisionBudget) -> ModelImage:
-        """The picture, resized already, through the model's own processor."""
-        pixels = self.process(picture, level, budget)
-        ids = tuple(self.tokenizer(self.expand(pixels), add_special_tokens=False)["input_ids"])
-        image_id = self.tokenizer.convert_tokens_to_ids(self.image_token)
-        pixels = {name: value for name, value in pixels.items() if isinstance(value, Tensor)}
-        return ModelImage(pixels, ids, ids.count(image_id), self.grid(pixels))
+    def images(self, pictures: Sequence[Image.Image]) -> list[ModelImage]:
+        """Pictures, resized already, through the model's own processor."""
+        made = []
+        for pixels in self.process(pictures):
+            ids = self._ids(self.expand(pixels))
+            pixels = {name: value for name, value in pixels.items() if isinstance(value, Tensor)}
+            made.append(ModelImage(pixels, ids, ids.count(self.config.image_token_id), self.grid(pixels)))
+        return made
 
-    def process(self, picture: Image.Image, level: VisionLevel, budget: VisionBudget) -> dict[str, Any]:
-        return dict(self.processor(images=[picture], return_tensors="pt"))
+    def _ids(self, text: str) -> tuple[int, ...]:
+        if text not in self._known:
+            self._known[text] = tuple(self.tokenizer(text, add_special_tokens=False)["input_ids"])
+        return self._known[text]
+
+    def process(self, pictures: Sequence[Image.Image]) -> list[dict[str, Any]]:
+        """What the processor makes of each picture."""
+        return [dict(self.processor(images=[picture], return_tensors="pt")) for picture in pictures]
 
     def expand(self, pixels: dict[str, Any]) -> str:
         """The string that stands for the picture."""
@@ -110,6 +116,15 @@ class Qwen(Family):
     @property
     def token_side(self) -> int:
         return self.processor.patch_size * self.processor.merge_size
+
+    def process(self, pictures: Sequence[Image.Image]) -> list[dict[str, Any]]:
+        # One call for all: the processor's checks cost more than its work on a small picture.
+        if not pictures:
+            return []
+        made = self.processor(images=list(pictures), return_tensors="pt")
+        grids = made["image_grid_thw"]
+        parts = made["pixel_values"].split(grids.prod(-1).tolist())
+        return [{"pixel_values": part, "image_grid_thw": grid[None]} for part, grid in zip(parts, grids, strict=True)]
 
     def expand(self, pixels: dict[str, Any]) -> str:
         rows, columns = self.grid(pixels)
@@ -151,12 +166,18 @@ class Tiles(Family):
         vision = self.config.vision_config
         return (vision.image_size // vision.patch_size) ** 2 // self.config.scale_factor**2
 
-    def process(self, picture: Image.Image, level: VisionLevel, budget: VisionBudget) -> dict[str, Any]:
+    def process(self, pictures: Sequence[Image.Image]) -> list[dict[str, Any]]:
         # This processor enlarges every picture to `size`. What the budget allows, in whole tiles, is the most it may.
-        tile = self.processor.max_image_size["longest_edge"]
-        longest = min(math.ceil(max(picture.size) / tile) * tile, self.processor.size["longest_edge"])
-        size = {"longest_edge": longest}
-        return dict(self.processor(images=[[picture]], size=size, return_row_col_info=True, return_tensors="pt"))
+        tile, most = self.processor.max_image_size["longest_edge"], self.processor.size["longest_edge"]
+        sizes = [min(math.ceil(max(picture.size) / tile) * tile, most) for picture in pictures]
+        return [
+            dict(
+                self.processor(
+                    images=[[picture]], size={"longest_edge": size}, return_row_col_info=True, return_tensors="pt"
+                )
+            )
+            for picture, size in zip(pictures, sizes, strict=True)
+        ]
 
     def expand(self, pixels: dict[str, Any]) -> str:
         (rows,), (columns,) = pixels["rows"][0], pixels["cols"][0]

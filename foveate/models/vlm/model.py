@@ -130,7 +130,7 @@ class VLM:
         Raises:
             ImageError: it is missing or cannot be decoded.
         """
-        return self.family.image(resize(decode(sample), level, self.budget), level, self.budget)
+        return self.family.images([resize(decode(sample), level, self.budget)])[0]
 
     @torch.inference_mode()
     def text_pass(self, samples: Sequence[VQASample]) -> TextPass:
@@ -240,17 +240,20 @@ class VLM:
         prompts = [self.prompts.prompt(sample) for sample in samples]
         groups: dict[Any, list[int]] = defaultdict(list)
         images: dict[int, ModelImage] = {}
-        for i, sample in enumerate(samples):
-            if level == "NO":
-                groups[None].append(i)
-                continue
-            try:
-                images[i] = self.image(sample, level)
-                groups[images[i].shape].append(i)
-            except ImageError as error:
-                if answers is None:
-                    raise
-                answers[i] = Answer("", error=str(error))
+        if level == "NO":
+            groups[None] = list(range(len(samples)))
+        else:
+            decoded = {}
+            for i, sample in enumerate(samples):
+                try:
+                    decoded[i] = resize(decode(sample), level, self.budget)
+                except ImageError as error:
+                    if answers is None:
+                        raise
+                    answers[i] = Answer("", error=str(error))
+            images = dict(zip(decoded, self.family.images(list(decoded.values())), strict=True))
+            for i, image in images.items():
+                groups[image.shape].append(i)
         for members in groups.values():
             for index in _batches(members, prompts, self.batch_size):
                 pictures = [images[i] for i in index] if level != "NO" else None

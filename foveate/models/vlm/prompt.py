@@ -7,6 +7,7 @@ and where all that depends on the sample stands in `prefix`, what was computed f
 
 from __future__ import annotations
 
+import functools
 import string
 from collections import Counter
 from dataclasses import dataclass
@@ -117,12 +118,12 @@ class PromptMaker:
         self.marks = marks
         self.mark_ids = tuple(tokenizer.convert_tokens_to_ids(list(marks))) if marks else None
         self.chat = bool(getattr(tokenizer, "chat_template", None))
+        self._tokens = functools.lru_cache(maxsize=1 << 14)(self._tokenise)
         self.tail = template.after
         """The constant end of every prompt, if nothing behind the picture depends on the sample."""
 
     def prompt(self, sample: VQASample) -> Prompt:
-        text, special = self._text(sample)
-        ids = tuple(self.tokenizer(text, add_special_tokens=special)["input_ids"])
+        ids = self._tokens(*self._text(sample))
         if ids.count(self.image_id) != 1:
             raise FoveateError(
                 f"sample {sample.id}: expected the picture's token {self.image_token!r} once in the prompt, found "
@@ -133,6 +134,9 @@ class PromptMaker:
         if self.mark_ids and prefix[-1:] == self.mark_ids[:1] and suffix[:1] == self.mark_ids[1:]:
             prefix, suffix = prefix[:-1], suffix[1:]
         return Prompt(prefix, suffix)
+
+    def _tokenise(self, text: str, special: bool) -> tuple[int, ...]:
+        return tuple(self.tokenizer(text, add_special_tokens=special)["input_ids"])
 
     def answer(self, text: str) -> tuple[int, ...]:
         """Token ids of an answer as they follow a prompt; chat templates end with a break, plain ones with a word."""

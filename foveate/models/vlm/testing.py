@@ -22,7 +22,7 @@ CORPUS = [
     "A. red\nB. green\nC. a longer answer\nAnswer:",
     "maybe it is blue.",
 ]
-KINDS = ("qwen3_vl", "qwen2_5_vl", "smolvlm", "idefics3", "llava", "paligemma")
+KINDS = ("qwen3_vl", "qwen2_5_vl", "smolvlm", "idefics3", "llava", "paligemma", "paligemma2")
 
 
 def tiny_tokenizer(special: list[str], **names: Any) -> PreTrainedTokenizerFast:
@@ -52,6 +52,7 @@ def tiny_parts(kind: str, seed: int = 0) -> tuple[Any, Any, Any]:
         "idefics3": _tiles,
         "llava": _llava,
         "paligemma": _paligemma,
+        "paligemma2": _paligemma,
     }[kind](kind)
     for parameter in model.parameters():
         if parameter.ndim > 1:  # the usual 0.02 hides every mistake below the tolerance
@@ -227,7 +228,11 @@ def _paligemma(kind: str) -> tuple[Any, Any, Any]:
 
     tokenizer = tiny_tokenizer(["<image>"])
     config = PaliGemmaConfig(
-        text_config={"model_type": "gemma", **_text_sizes(len(tokenizer)), "head_dim": 8},
+        text_config={
+            "model_type": "gemma" if kind == "paligemma" else "gemma2",
+            **_text_sizes(len(tokenizer)),
+            "head_dim": 8,
+        },
         vision_config={
             "model_type": "siglip_vision_model",
             "hidden_size": 32,
