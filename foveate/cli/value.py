@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -79,14 +80,19 @@ def training_passes(config: VqaConfig, console: Console, world: Any, folder: Pat
     from foveate.evaluation.vqa_load import load_model, load_training_set
     from foveate.evaluation.vqa_metrics import score_row
     from foveate.training.value import split_by_image
-    from foveate.training.value_stage1 import FOLDER
+    from foveate.training.value_stage1 import FOLDER, tune
     from foveate.vision_value.baselines import EVERY_PASS
 
     samples = load_training_set(config)
+    tuned = folder / FOLDER
+    if config.training.stage1_epochs and not tuned.is_dir():
+        if world.leads:
+            console.print(f"stage 1: {config.training.stage1_epochs} epochs, {config.training.stage1_baseline_name}")
+        float32 = dataclasses.replace(config, model=dataclasses.replace(config.model, dtype="float32"))
+        start: Any = load_model(float32, str(world.device))
+        tune(start, samples, config.training, world, folder)
     with console.status("loading the model"):
-        vlm = load_model(config, str(world.device))
-    if config.training.stage1_epochs and not (folder / FOLDER).is_dir():
-        run_stage1(config, vlm, samples, world, console, folder)
+        vlm = load_model(config, str(world.device), tuned)
     experiment = Experiment(config, vlm, score_row, world.rank, world.size)
     make_all_passes(experiment, {"training": samples}, EVERY_PASS, (), console, world)
     if not world.leads:
@@ -94,19 +100,6 @@ def training_passes(config: VqaConfig, console: Console, world: Any, folder: Pat
     board = experiment.board("training", samples, EVERY_PASS)
     held = split_by_image([image_bytes(s) or s.id.encode() for s in board.samples], config.training.val_fraction)
     return TrainingPasses(vlm, board, held)
-
-
-def run_stage1(config: VqaConfig, vlm: Any, samples: Any, world: Any, console: Console, folder: Path) -> None:
-    """Tune the model and write it beside the policy."""
-    from foveate.training.value_stage1 import save_tuned, tune
-
-    if world.leads:
-        console.print(f"stage 1: {config.training.stage1_epochs} epochs, {config.training.stage1_baseline_name}")
-    with StepProgress(console if world.leads else None, "stage 1") as on_step:
-        tune(vlm, samples, config.training, world, on_step)
-    if world.leads:
-        console.print(f"tuned model: {save_tuned(vlm, folder)}", highlight=False)
-    world.barrier()
 
 
 def fit_policy(
@@ -159,8 +152,6 @@ class StepProgress:
 
 def write_training(config: VqaConfig, folder: Path, passes: TrainingPasses, trained: TrainedPolicy) -> None:
     """`results.csv` (the policy on validation), `summary.json`, `config.yaml`, `run.json`."""
-    import dataclasses
-
     from foveate.cli.config import to_dict, write_run_files
     from foveate.cli.provenance import provenance
     from foveate.evaluation.vqa import learned_rules

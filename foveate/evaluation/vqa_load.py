@@ -15,11 +15,12 @@ from foveate.training.value_stage1 import FOLDER
 from foveate.types import VQASample
 
 
-def load_model(config: VqaConfig, device: str | None = None) -> VLMLike:
+def load_model(config: VqaConfig, device: str | None = None, tuned: Path | None = None) -> VLMLike:
     """The model of `model.*`; `module:factory` names one's own.
 
     Args:
         device: in place of `model.device`.
+        tuned: what stage 1 has written: adapters, or a whole model; None: in `training.output_dir`.
     """
     keys = config.model
     if ":" in keys.path and not Path(keys.path).exists():
@@ -27,9 +28,8 @@ def load_model(config: VqaConfig, device: str | None = None) -> VLMLike:
     from foveate.models.vlm.load import Lora, load_vlm
 
     path, lora = keys.path, keys.lora
-    tuned = Path(config.training.output_dir) / FOLDER
+    tuned = tuned or Path(config.training.output_dir) / FOLDER
     if config.training.stage1_epochs and tuned.is_dir():
-        # What `foveate train value` tuned under this very configuration: adapters, or the whole model.
         path, lora = (path, str(tuned)) if (tuned / "adapter_config.json").exists() else (str(tuned), None)
     return load_vlm(
         path,

@@ -1,21 +1,23 @@
 """Stage 1: tune the model itself while it always looks (or never), before a policy is fitted to its passes.
 
-Adapters alone where `model.lora` is set, else all weights. Under `torchrun` every process takes its share of a batch
-and gradients are averaged.
+Adapters alone where `model.lora` is set, else all weights; on the loop that trains everything here, so it resumes and
+runs under `torchrun`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import dataclasses
+import math
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
-
-import torch
+from typing import TYPE_CHECKING
 
 from foveate.errors import FoveateError
+from foveate.training.config import LoopConfig, OptimConfig
+from foveate.training.loop import fit
+from foveate.training.vlm import LevelMix, ListedQuestions, QuestionLoss, QuestionSource
 from foveate.training.world import World
-from foveate.types import VisionLevel, VQASample
-from foveate.vision_value.baselines.always import NAMES
+from foveate.types import VQASample
 from foveate.vision_value.config import TrainingConfig
 
 if TYPE_CHECKING:
@@ -23,65 +25,64 @@ if TYPE_CHECKING:
 
 FOLDER = "stage1"
 """Of the tuned model, inside the training's output folder."""
+LEVELS = {
+    "no_vision": LevelMix(blind=1, full=0),
+    "always_coarse": LevelMix(coarse=1, full=0),
+    "always_full": LevelMix(full=1),
+}
+"""`training.stage1_baseline_name` -> what the model sees."""
+RUN = "stage1_run"
+"""Checkpoints and metrics of stage 1, inside the training's output folder."""
 
 
-def tune(
-    vlm: VLM,
-    samples: Sequence[VQASample],
-    training: TrainingConfig,
-    world: World,
-    on_step: Callable[[int, int, float], None] | None = None,
-) -> None:
-    """Minimise the nats per answer token at the level of `training.stage1_baseline_name`, in place.
+def tune(vlm: VLM, samples: Sequence[VQASample], training: TrainingConfig, world: World, folder: Path) -> Path:
+    """Minimise the nats per answer token, in place, and write the tuned model (or its adapters) to `folder/stage1`.
 
     Args:
-        samples: with public answers and readable pictures.
-        on_step: called with (step, steps, loss).
+        samples: with readable pictures; those without a public answer are passed over.
     Raises:
-        FoveateError: no sample has an answer, or the loss is not a number.
+        FoveateError: no sample has an answer, a picture is broken, or the loss is not a number.
     """
-    level: VisionLevel = next(level for level, name in NAMES.items() if name == training.stage1_baseline_name)
-    known = [s for s in samples if s.answers and (s.image is not None or level == "NO")]
-    if not known:
+    blind = training.stage1_baseline_name == "no_vision"
+    questions = ListedQuestions([s for s in samples if blind or s.image is not None])
+    if not questions.samples:
         raise FoveateError("stage 1: not one training question has a public answer and a picture")
-    model: Any = vlm.model
-    weights = [p for p in model.parameters() if p.requires_grad]
-    optimizer = torch.optim.AdamW(weights, lr=training.stage1_lr, weight_decay=training.weight_decay)
-    per_epoch = max(1, len(known) // training.batch_size)
-    order: list[int] = []
-    steps = per_epoch * training.stage1_epochs
-    draws = torch.Generator().manual_seed(training.seed)
-    model.train()
-    for step in range(steps):
-        if step % per_epoch == 0:
-            order = torch.randperm(len(known), generator=draws).tolist()
-        start = step % per_epoch * training.batch_size
-        share = order[start : start + training.batch_size][world.rank :: world.size]
-        # A process without a question of its own still takes part in the averaging.
-        loss = vlm.loss([known[i] for i in share], level, stop=True).mean() if share else weights[0].sum() * 0
-        mean = float(world.mean(loss.detach().clone()))
-        if mean != mean:
-            raise FoveateError(f"stage 1: the loss is not a number at step {step}; lower training.stage1_lr")
-        optimizer.zero_grad(set_to_none=False)
-        loss.backward()
-        if world.size > 1:
-            for weight in weights:
-                if weight.grad is None:
-                    weight.grad = torch.zeros_like(weight)
-                weight.grad = world.mean(weight.grad)
-        torch.nn.utils.clip_grad_norm_(weights, 1.0)
-        optimizer.step()
-        if on_step:
-            on_step(step + 1, steps, mean)
-    model.eval()
-
-
-def save_tuned(vlm: VLM, folder: Path) -> Path:
-    """Write `folder/stage1`: the adapters of a model that has them, else the whole model."""
+    steps = math.ceil(len(questions.samples) / training.batch_size) * training.stage1_epochs
+    optim = OptimConfig(
+        lr=training.stage1_lr,
+        final_lr=training.stage1_lr / 100,
+        warmup_steps=steps // 20,
+        weight_decay=training.weight_decay,
+    )
+    loop = LoopConfig(
+        steps=steps, batch_size=training.batch_size, device=str(world.device), save_every=training.save_every
+    )
+    source = QuestionSource([questions], [1.0], LEVELS[training.stage1_baseline_name], training.seed)
+    objective = QuestionLoss(vlm, 0.0, 1.0).to(world.device)
+    ema = fit(
+        objective,
+        source,
+        loop,
+        optim,
+        folder / RUN,
+        world=world,
+        seed=training.seed,
+        identity=dataclasses.asdict(training),
+    )
     out = folder / FOLDER
+    with ema.applied():
+        if world.leads:
+            save(vlm, out)
+    world.barrier()
+    vlm.model.eval()
+    return out
+
+
+def save(vlm: VLM, out: Path) -> None:
+    """The adapters of a model that has them, else the whole model."""
     if hasattr(vlm.model, "get_base_model"):
         vlm.model.save_pretrained(out)
-        return out
+        return
     from foveate.models.vlm.load import save_vlm
 
-    return save_vlm(vlm, out)
+    save_vlm(vlm, out)
