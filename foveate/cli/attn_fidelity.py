@@ -4,7 +4,8 @@
     foveate attn fidelity --policy CHECKPOINT --image side.jpg --image wrist.jpg --prompt "open the drawer"
 
 Writes `frames.jsonl` (what was measured in each frame; a run that is started again goes on behind it),
-`fidelity.json`, `fidelity.md`, `index.html` and `pictures/`.
+`fidelity.json`, `fidelity.md`, `index.html` and `pictures/`. Exit status 1: some episodes could not be read; each is
+named with its reason, the others are in the results.
 """
 
 from __future__ import annotations
@@ -108,9 +109,10 @@ def fidelity(argv: list[str]) -> int:
     """The verb."""
     from rich.console import Console
 
-    from foveate.attention.fidelity_run import Sight
+    from foveate.attention.fidelity_run import Frame, Sight
     from foveate.cli.config import check_same_config, parse, write_run_files
     from foveate.cli.observation import take_all
+    from foveate.evaluation.fidelity import measure_frame
     from foveate.evaluation.results import JsonLines
     from foveate.policy import load_policy
 
@@ -131,27 +133,38 @@ def fidelity(argv: list[str]) -> int:
             robot=config.robot,
         )
     plan, sight = plan_of(config, policy.config.llm.depth), Sight.of(policy)
-    places = _places(config, policy, console)
+    places, failed = _places(config, policy, console)
     write_run_files(out, config, config.seed)
     log = JsonLines(out / "frames.jsonl")
     done = {(row["episode"], row["frame"]) for row in log.rows}
     shown = {places[round(i)][:2] for i in np.linspace(0, len(places) - 1, min(config.pictures, len(places)))}
-    todo = [place for place in places if place[:2] not in done]
-    with _progress(console, len(places), len(places) - len(todo)) as advance:
-        for frame in _frames(todo):
+    with _progress(console, len(places), sum(place[:2] in done for place in places)) as advance:
+        for episode, index, read in places:
+            if (episode, index) in done or episode in failed:
+                continue
+            try:
+                frame = Frame(episode, index, read())
+            except FoveateError as error:
+                failed[episode] = str(error)
+                continue
             row, study = measure_frame(policy, sight, frame, plan)
-            if (frame.episode, frame.index) in shown:
+            if (episode, index) in shown:
                 _draw(study, sight, frame, plan, out / "pictures")
             log.append([row])  # after the pictures: a frame in the log lacks nothing
             advance()
+    for text in failed.values():
+        console.print(f"[red]failed:[/] {text}", highlight=False, soft_wrap=True)
     wanted = {place[:2] for place in places}
-    result = finish(config, plan, policy, [row for row in log.rows if (row["episode"], row["frame"]) in wanted], out)
+    rows = [row for row in log.rows if (row["episode"], row["frame"]) in wanted]
+    if not rows:
+        raise FoveateError("not one frame could be read; the reasons stand above")
+    result = finish(config, plan, policy, rows, out)
     for choice in plan.views:
         console.print(_table(result, choice))
     if result["pruner"]:
         console.print(_pruner_table(result))
     console.print(f"results: {out / 'fidelity.json'}\nreport:  {out / 'index.html'}", soft_wrap=True, highlight=False)
-    return 0
+    return int(bool(failed))
 
 
 def plan_of(config: FidelityConfig, depth: int) -> Plan:
@@ -174,58 +187,6 @@ def plan_of(config: FidelityConfig, depth: int) -> Plan:
         batch=config.batch,
         seed=config.seed,
     )
-
-
-def measure_frame(policy: Policy, sight: Sight, frame: Frame, plan: Plan) -> tuple[dict[str, Any], Study]:
-    """One line of `frames.jsonl`, and what can be drawn of it."""
-    from foveate.attention.fidelity_run import study_frame
-
-    study = study_frame(policy, sight, frame, plan)
-    row: dict[str, Any] = {"episode": frame.episode, "frame": frame.index}
-    row |= {"effects": study.effects, "curves": study.curves, "pruner": None}
-    if policy.pruner is not None and policy.pruner.enabled:
-        row["pruner"] = _study_pruner(policy, sight, frame, plan)
-    return row, study
-
-
-def _study_pruner(policy: Policy, sight: Sight, frame: Frame, plan: Plan) -> dict[str, Any]:
-    from foveate.attention.fidelity_pruner import study_pruner
-    from foveate.attention.fidelity_run import noise_of
-    from foveate.policy import TraceOptions
-
-    noise = noise_of(sight, frame, plan.seed)
-    before, policy.trace = policy.trace, TraceOptions(routing=True)
-    try:
-        trace = policy.infer(frame.observation, noise).trace
-    finally:
-        policy.trace = before
-    assert trace is not None and trace.keep is not None
-
-    def keep(observation: Any, noise: np.ndarray, masks: np.ndarray) -> list[np.ndarray]:
-        return infer_kept(policy, observation, noise, masks, plan.batch)
-
-    seed = (plan.seed, frame.index)
-    kept, valid = trace.keep["keep_mask"], trace.keep["valid"]
-    return study_pruner(keep, frame.observation, noise, kept, valid, plan.draws, seed)
-
-
-def infer_kept(policy: Policy, observation: Any, noise: np.ndarray, masks: np.ndarray, batch: int) -> list[np.ndarray]:
-    """Action chunks of one observation, each with just the patches of a mask (bool [n, P]) left."""
-    import torch
-
-    from foveate.pruning.given import GivenPatches
-
-    model: Any = policy.engine.model  # type: ignore[attr-defined]
-    own, actions = model.pruner, []
-    try:
-        for start in range(0, len(masks), batch):
-            part = masks[start : start + batch]
-            model.pruner = GivenPatches(torch.from_numpy(part))
-            chunks = policy.infer_batch([observation] * len(part), np.repeat(noise[None], len(part), 0))
-            actions += [chunk.actions for chunk in chunks]
-    finally:
-        model.pruner = own
-    return actions
 
 
 def finish(
@@ -273,26 +234,34 @@ Place = tuple[str, int, Callable[[], Any]]
 """Episode, frame, and what reads its observation."""
 
 
-def _places(config: FidelityConfig, policy: Policy, console: Console) -> list[Place]:
-    """Every frame to be tested."""
+def _places(config: FidelityConfig, policy: Policy, console: Console) -> tuple[list[Place], dict[str, str]]:
+    """Every frame to be tested, and the episodes that cannot be read, with the reason."""
     if config.data_root is None:
         from foveate.cli.observation import read_observation
 
         observation = read_observation(config.image, config.state, config.prompt, policy, console)
-        return [("picture", 0, lambda: observation)]
+        return [("picture", 0, lambda: observation)], {}
     from foveate.data.droid_reader import cameras_of
     from foveate.viz.plots import spread
 
     cameras, parts = cameras_of(policy.spec.views, config.camera), policy.processor.robot.state
     places: list[Place] = []
+    failed: dict[str, str] = {}
     for episode in spread(episodes_at(Path(config.data_root)), config.episodes):
 
         def read(index: int, episode: Episode = episode) -> Any:
             return next(episode.observations([index], cameras, parts))[1]
 
-        for index in spread(range(0, episode.rows, config.keyframe_interval), config.frames_per_episode):
+        try:
+            keyframes = range(0, episode.rows, config.keyframe_interval)
+        except FoveateError as error:
+            failed[episode.key] = str(error)
+            continue
+        for index in spread(keyframes, config.frames_per_episode):
             places.append((episode.key, index, functools.partial(read, index)))
-    return places
+    if not places:
+        raise FoveateError(next(iter(failed.values())))
+    return places, failed
 
 
 def episodes_at(path: Path) -> list[Episode]:
@@ -303,13 +272,6 @@ def episodes_at(path: Path) -> list[Episode]:
     if (path / "trajectory.h5").exists():
         return [Episode(path, path.parent.parent.name)]
     return find_episodes(path)
-
-
-def _frames(places: Sequence[Place]) -> Iterator[Frame]:
-    from foveate.attention.fidelity_run import Frame
-
-    for episode, index, read in places:
-        yield Frame(episode, index, read())
 
 
 def _draw(study: Study, sight: Sight, frame: Frame, plan: Plan, folder: Path) -> None:

@@ -11,9 +11,9 @@ from PIL import Image
 
 import foveate.policy
 from foveate.bench.trace import MID, random_policy
-from foveate.cli.attn_fidelity import infer_kept
 from foveate.cli.main import main
 from foveate.data.droid import DroidWriter
+from foveate.evaluation.fidelity import infer_kept
 from foveate.models.pi0.config import GemmaConfig, VisionConfig
 from foveate.policy import TraceOptions
 from foveate.pruning import make_pruner
@@ -96,6 +96,19 @@ def test_one_moment_from_pictures(verb, tmp_path):
     result = json.loads((tmp_path / "one" / "fidelity.json").read_text())
     assert [r["layer"] for r in result["summary"]] == [1] and result["plan"]["phase"] == "suffix"
     assert result["summary"][0]["metrics"]["mse"]["high"]["ci95"] == [None, None], "one frame has no interval"
+
+
+def test_a_broken_episode_is_named_and_the_others_count(verb, tmp_path, capsys):
+    write_tree(tmp_path / "more")  # a third and a fourth episode, two of them broken
+    broken, unreadable = sorted((tmp_path / "more").glob("*/*/*"))
+    (broken / "trajectory.h5").write_bytes(b"short")
+    (unreadable / "recordings/frames/hand_camera/00000.jpg").write_bytes(b"no picture")
+    for episode in (broken, unreadable):
+        episode.rename(tmp_path / "tree" / episode.parent.parent.name / episode.parent.name / f"x_{episode.name}")
+    assert verb("tree", "--views", "side", "--curve_points", "0", "--out", "out") == 1
+    said = " ".join(capsys.readouterr().out.split())
+    assert "trajectory.h5 cannot be read" in said and "00000.jpg is not a readable picture" in said
+    assert json.loads((tmp_path / "out" / "fidelity.json").read_text())["episodes"] == 2
 
 
 def test_mistakes(verb, tmp_path, capsys):
