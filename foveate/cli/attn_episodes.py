@@ -18,13 +18,11 @@ from foveate.cli.attn_options import EpisodeBar, FilmOptions, LookOptions, repor
 from foveate.errors import FoveateError, unknown
 
 if TYPE_CHECKING:
-    from rich.console import Console
-
     from foveate.attention.episodes import Outcome, Pipeline, Reading
     from foveate.data.droid_reader import Episode
     from foveate.policy import Policy
 
-MAY_CHANGE = ("data_root", "workers", "batch", "device")
+MAY_CHANGE = ("data_root", "out", "workers", "batch", "device")
 """Options that may differ when a run goes on: they change no result."""
 
 
@@ -112,16 +110,14 @@ def episodes(argv: list[str]) -> int:
     outcomes = [Outcome(episode.key, "skipped") for episode in done]
     if todo:
         total = sum(_count_keyframes(episode, config.keyframe_interval) for episode in todo)
-        with EpisodeBar(console, "keyframes", total, len(found), len(done)) as bar:
-            for outcome in _work(config, todo, bar.advance, console):
+        with EpisodeBar(console, "keyframes", total, len(found), len(done), "loading the policy") as bar:
+            for outcome in _work(config, todo, bar.advance):
                 outcomes.append(outcome)
                 bar.ended(outcome)
     return report(console, out, outcomes, config.video_folder)
 
 
-def _work(
-    config: EpisodesConfig, todo: Sequence[Episode], tick: Callable[[int], None], console: Console
-) -> Iterator[Outcome]:
+def _work(config: EpisodesConfig, todo: Sequence[Episode], tick: Callable[[int], None]) -> Iterator[Outcome]:
     from foveate.cli.config import write_run_files
 
     if config.workers == "ray":
@@ -130,8 +126,7 @@ def _work(
         write_run_files(config.out, config, config.seed)
         yield from run_on_ray(config, todo, tick)
         return
-    with console.status("loading the policy"):
-        pipeline = make_pipeline(config, tick)
+    pipeline = make_pipeline(config, tick)
     write_run_files(config.out, config, config.seed)
     yield from pipeline(todo)
 

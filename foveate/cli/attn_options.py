@@ -76,7 +76,13 @@ class FilmOptions:
 class EpisodeBar:
     """How far, how fast, how long still; and how many episodes failed so far."""
 
-    def __init__(self, console: Console, unit: str, total: int, episodes: int, done: int) -> None:
+    def __init__(self, console: Console, unit: str, total: int, episodes: int, done: int = 0, doing: str = "") -> None:
+        """
+        Args:
+            unit: what `total` counts.
+            episodes, done: episodes of all runs so far, and how many of them were done before.
+            doing: stands there until something moves.
+        """
         from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
         self._bar = Progress(
@@ -89,7 +95,7 @@ class EpisodeBar:
             speed_estimate_period=120,
         )
         self._unit, self._episodes, self._done, self._failed = unit, episodes, done, 0
-        self._task = self._bar.add_task(unit, total=total, rate="", facts="")
+        self._task = self._bar.add_task(unit, total=total, rate="", facts=doing)
 
     def __enter__(self) -> EpisodeBar:
         self._bar.start()
@@ -101,14 +107,16 @@ class EpisodeBar:
     def advance(self, count: int) -> None:
         self._bar.advance(self._task, count)
         speed = self._bar.tasks[0].speed
-        self._bar.update(self._task, rate=f"{speed:.1f} {self._unit}/s  " if speed else "")
+        self._bar.update(self._task, rate=f"{speed:.1f} {self._unit}/s  " if speed else "", facts=self._facts())
 
     def ended(self, outcome: Outcome) -> None:
         self._done += outcome.status != "failed"
         self._failed += outcome.status == "failed"
-        facts = f"episodes {self._done}/{self._episodes}"
-        facts += f"  [red]{self._failed} failed[/]" if self._failed else ""
-        self._bar.update(self._task, facts=facts)
+        self._bar.update(self._task, facts=self._facts())
+
+    def _facts(self) -> str:
+        failed = f"  [red]{self._failed} failed[/]" if self._failed else ""
+        return f"episodes {self._done}/{self._episodes}{failed}"
 
 
 def report(console: Console, out: Path, outcomes: Sequence[Outcome], video_out: Path | None) -> int:
