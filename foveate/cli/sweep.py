@@ -62,6 +62,7 @@ def oracle(argv: list[str]) -> int:
     from foveate.evaluation.vqa_files import write_json
     from foveate.evaluation.vqa_oracle import analyse
     from foveate.vision_value.baselines import EVERY_ANSWER, Always, Oracle
+    from foveate.viz.value_plots import plot_oracle
 
     config, console = _parse(argv, "oracle")
 
@@ -75,6 +76,8 @@ def oracle(argv: list[str]) -> int:
         console.print(rows_table([item.row for item in done.rows]))
         tell(done, console)
         console.print(f"analysis: {done.folder / 'analysis_oracle.json'}", highlight=False, soft_wrap=True)
+        picture = plot_oracle(found, done.folder / "analysis_oracle.png", config.language)
+        console.print(f"plot: {picture}", highlight=False, soft_wrap=True)
         plot(done, config, console)
     return 0
 

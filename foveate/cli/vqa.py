@@ -38,6 +38,12 @@ class Finished:
     boards: dict[str, Board] = field(default_factory=dict)
     warnings: list[str] = field(default_factory=list)
 
+    def slices(self, item: Looked) -> list[dict[str, Any]]:
+        """Where a row's answers are wrong, by action and category; none of a pruned look."""
+        from foveate.evaluation.vqa_files import error_slices
+
+        return error_slices(self.boards[item.row["dataset"]], item)[0] if hasattr(item.rule, "decide") else []
+
 
 def run(argv: list[str]) -> int:
     """The verb: 0 when the results are written."""
@@ -58,9 +64,13 @@ def run(argv: list[str]) -> int:
 
 def plot(done: Finished, config: VqaConfig, console: Console) -> None:
     """The plots of a run's rows, beside its tables."""
-    from foveate.viz.value_plots import plot_rows
+    from foveate.viz.value_plots import plot_errors, plot_rows
 
-    for path in plot_rows([item.row for item in done.matrix], done.folder, config.language):
+    paths = plot_rows([item.row for item in done.matrix], done.folder, config.language)
+    slices = [row for item in done.rows for row in done.slices(item)]
+    if slices:
+        paths.append(plot_errors(slices, done.folder / "error_slices.png", config.language))
+    for path in paths:
         console.print(f"plot: {path}", highlight=False, soft_wrap=True)
 
 
@@ -335,6 +345,9 @@ def tell(done: Finished, console: Console) -> None:
         if board.broken:
             first = next(iter(board.broken.values()))
             console.print(f"[yellow]{name}: {len(board.broken)} questions left out:[/] {first}", highlight=False)
+    notes = {item.row["cache_reuse"] for item in done.rows} - {"true", "false"}
+    for note in notes:
+        console.print(f"the text-first cache was not reused: {note.removeprefix('no: ')}", highlight=False)
     for warning in done.warnings:
         console.print(f"[yellow]warning:[/] {warning}", soft_wrap=True, highlight=False)
     console.print(f"results: {done.folder / 'results.csv'}", soft_wrap=True, highlight=False)

@@ -39,6 +39,10 @@ TOKENS_PASS = "tokens"
 """How many vision tokens a FULL look would have, where none is made."""
 
 
+POOL = {"pool": "downsample"}
+"""Where a mode is not called as the pruning method is: `downsample` here is a smaller picture."""
+
+
 class VLMLike(Protocol):
     """What evaluation asks of a vision-language model."""
 
@@ -224,7 +228,7 @@ def answer_pass(
     if thin is not None and thin.mode == "downsample":
         samples = [shrink(sample, thin.ratio, getattr(vlm, "budget", None)) for sample in samples]
     elif thin is not None:
-        pruner = make_pruner({"name": thin.mode, "keep_ratio": thin.ratio})
+        pruner = make_pruner({"name": POOL.get(thin.mode, thin.mode), "keep_ratio": thin.ratio})
     blind = [i for i, s in enumerate(samples) if s.image is None and level != "NO"]
     if not blind:
         return list(vlm.answer(samples, level, decoding=options.decoding, pruner=pruner, reuse=reuse))

@@ -28,7 +28,7 @@ BaselineName = Literal[
 Uncertainty = Literal["entropy", "margin"]
 Look = Literal["coarse", "full"]
 FeatureMode = Literal["hidden", "hidden_entropy", "hidden_margin", "hidden_entropy_margin"]
-PruningMode = Literal["stride", "topk_norm", "random", "downsample"]
+PruningMode = Literal["stride", "topk_norm", "random", "downsample", "pool", "lightvla"]
 Ratios = tuple[float, float, float]
 
 
@@ -55,7 +55,8 @@ class PolicyConfig:
     baseline_pruning_ratio: float = 0.5
     """Of `vision_token_pruning_proxy`: share of the vision tokens that is kept, in (0, 1]."""
     baseline_pruning_mode: PruningMode = "stride"
-    """Of `vision_token_pruning_proxy`: which tokens are kept; `downsample` shows a smaller picture instead."""
+    """Of `vision_token_pruning_proxy`: which tokens are kept. `downsample` shows a smaller picture instead, `pool`
+    averages neighbours, `lightvla` ranks them by the question."""
     lambda_cost: float = 0.05
     """What one unit of cost must earn, in nats per answer token (with `cost_unit: full`: what FULL must earn)."""
     cost_scale: float = 1.0

@@ -29,11 +29,14 @@ FAMILIES = {
 }
 """`baseline_name` -> key of its label, colour (told apart by colour-blind eyes too), marker."""
 ACTION_COLORS = {"no": "#BBBBBB", "coarse": "#56B4E9", "full": "#0072B2"}
+ORACLE_COLORS = {"NO": "#BBBBBB", "COARSE": "#56B4E9", "FULL": "#0072B2", "none": "#D55E00"}
 MODES = {
     "stride": ("#0072B2", "o"),
     "topk_norm": ("#D55E00", "v"),
     "random": ("#999999", "s"),
     "downsample": ("#009E73", "D"),
+    "pool": ("#CC79A7", "^"),
+    "lightvla": ("#E69F00", "P"),
 }
 LABELS = {
     "en": {
@@ -43,6 +46,8 @@ LABELS = {
         "cost": "cost (a FULL look is 1)", "tokens_cost": "cost (vision tokens)", "accuracy": "accuracy, %",
         "share": "share of questions, %", "kept": "vision tokens left", "no": "NO", "coarse": "COARSE", "full": "FULL",
         "stride": "stride", "topk_norm": "top-k norm", "random": "random", "downsample": "smaller picture",
+        "pool": "averaged neighbours", "lightvla": "LightVLA", "none": "none is right",
+        "cheapest": "cheapest right action, % of questions",
         "wrong": "wrong answers, %", "over_questions": "95 % bootstrap over questions",
         "over_seeds": "mean and deviation over seeds",
     },
@@ -53,6 +58,8 @@ LABELS = {
         "cost": "成本（FULL = 1）", "tokens_cost": "成本（视觉 token 数）", "accuracy": "准确率（%）",
         "share": "问题占比（%）", "kept": "剩余视觉 token 数", "no": "NO", "coarse": "COARSE", "full": "FULL",
         "stride": "等步长", "topk_norm": "范数 top-k", "random": "随机", "downsample": "缩小图像",
+        "pool": "邻域平均", "lightvla": "LightVLA", "none": "均答错",
+        "cheapest": "最低成本正确动作（占问题 %）",
         "wrong": "错误率（%）", "over_questions": "95% 置信区间（对问题自助采样）",
         "over_seeds": "多随机种子的均值与标准差",
     },
@@ -158,6 +165,47 @@ def plot_pruning(rows: Sequence[Row], path: Path, say: Mapping[str, str], title:
     axes.set_ylabel(say["accuracy"])
     axes.set_title(f"{title} · {say['over_questions']}", fontsize=10, loc="left")
     axes.legend(fontsize=8, frameon=False)
+    return _save(figure, path)
+
+
+def plot_errors(slices: Sequence[Row], path: Path, language: str = "en") -> Path:
+    """Share of wrong answers per action of each rule, with Wilson intervals; rows of `error_slices.csv`."""
+    say, z2 = labels_of(language), 1.96**2
+    mine = [s for s in slices if s["category"] == "all" and s["action"] != "all"]
+    figure, axes = _figure(7.2, 0.8 + 0.22 * len(mine))
+    for place, item in enumerate(mine):
+        n, rate = item["samples"], item["wrong"] / item["samples"]
+        centre = (rate + z2 / (2 * n)) / (1 + z2 / n)
+        half = (z2 * rate * (1 - rate) / n + z2 * z2 / (4 * n * n)) ** 0.5 / (1 + z2 / n)
+        whiskers = [[100 * max(0.0, rate - centre + half)], [100 * max(0.0, centre + half - rate)]]
+        colour = ACTION_COLORS[item["action"].lower()]
+        axes.barh(place, 100 * rate, xerr=whiskers, color=colour, ecolor="#444444", capsize=2, height=0.75)
+    names = [f"{item['dataset']}: {item['row']}, {item['action']} ({item['samples']})" for item in mine]
+    axes.set_yticks(range(len(mine)), names, fontsize=7)
+    axes.invert_yaxis()
+    axes.set_xlabel(say["wrong"])
+    return _save(figure, path)
+
+
+def plot_oracle(found: Mapping[str, Mapping[str, Any]], path: Path, language: str = "en") -> Path:
+    """The cheapest right action per data set and category, stacked; the content of `analysis_oracle.json`."""
+    say = labels_of(language)
+    rows: list[tuple[str, Mapping[str, float]]] = []
+    for dataset, analysis in found.items():
+        rows.append((dataset, analysis["cheapest_right"]))
+        rows += [(f"{dataset}: {name}", shares) for name, shares in analysis["by_category"].items()]
+    figure, axes = _figure(7.2, 0.9 + 0.28 * len(rows))
+    left = [0.0] * len(rows)
+    for level, colour in ORACLE_COLORS.items():
+        widths = [100 * shares.get(level, max(0.0, 1 - sum(shares.values()))) for _, shares in rows]
+        axes.barh(range(len(rows)), widths, left=left, color=colour, label=say[level.lower()], height=0.75)
+        left = [a + b for a, b in zip(left, widths, strict=True)]
+    axes.set_yticks(range(len(rows)), [name for name, _ in rows], fontsize=8)
+    axes.invert_yaxis()
+    axes.set_xlim(0, 100)
+    axes.set_xlabel(say["cheapest"])
+    axes.grid(False)
+    axes.legend(fontsize=8, frameon=False, loc="center left", bbox_to_anchor=(1.0, 0.5))
     return _save(figure, path)
 
 
