@@ -59,3 +59,8 @@ class SeeingEnv(LineEnv):
         robot |= {"cartesian_position": np.zeros(6), "gripper_position": np.asarray(0.5)}
         camera = {"intrinsics": np.eye(3), "extrinsics": np.arange(6.0)}
         return Snapshot(images, robot, dict.fromkeys(self.views, camera))
+
+    def segment(self, size=None):
+        width, height = size or (self.image_size, self.image_size)
+        masks = {"left": np.arange(width) < 4, "robot": np.arange(width) >= width - self.steps}
+        return {view: {name: np.tile(row, (height, 1)) for name, row in masks.items()} for view in self.views}

@@ -17,6 +17,7 @@ import pytest
 import torch
 
 from foveate.cli.main import main
+from foveate.data.masks import open_masks
 from foveate.data.normalize import NormStats
 from foveate.data.robots import RobotMapping
 from foveate.models.pi0.config import GemmaConfig, Pi0Config, VisionConfig
@@ -254,6 +255,7 @@ def test_recordings_of_another_size(policy, tmp_path, capsys):
     from PIL import Image
 
     flags = ["--record", "droid", "--record_size", "64,48", "--env", "fake_env:SeeingEnv", "--trace_save_policy_images"]
+    flags.append("--record_masks")
     assert main(command(policy, tmp_path / "run", *flags, tasks="go,fail", episodes=1, traced=True)) == 0
     droid = tmp_path / "run" / "droid"
     (success,), (failure,) = droid.glob("success/*/*"), droid.glob("failure/*/*")
@@ -266,9 +268,14 @@ def test_recordings_of_another_size(policy, tmp_path, capsys):
         assert joints.tolist() == list(range(30)) and (file["action/joint_position"][:, 0] == joints + 1).all()
         assert file["action/controller_info/failure"][-1] and not file["action/controller_info/success"][:].any()
     assert json.loads((failure / "calibration.json").read_text())["hand_camera"]["extrinsics"] == [0, 1, 2, 3, 4, 5]
+    masks = open_masks(success / "recordings/masks").at("hand_camera", 5, np.zeros((48, 64, 3), np.uint8))
+    assert masks["left"].sum() == 4 * 48 and masks["robot"].sum() == 5 * 48
     assert main(command(policy, tmp_path / "other", "--record", "droid", "--record_size", "64,48")) == 1
     assert "renders no other pictures than the policy's" in capsys.readouterr().err
     assert main(command(policy, tmp_path / "third", "--record_size", "64,48")) == 1
+    assert main(command(policy, tmp_path / "fourth", "--record", "droid", "--record_masks")) == 1
+    assert "cannot tell objects apart" in capsys.readouterr().err
+    assert main(command(policy, tmp_path / "fifth", "--record_masks")) == 1
 
 
 def test_a_run_that_never_began_does_not_hold_its_folder(policy, tmp_path, monkeypatch):

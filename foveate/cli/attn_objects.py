@@ -193,7 +193,7 @@ def _computed(config: ObjectsConfig) -> Callable[[Episode], EpisodeMaps]:
             data_root=config.data_root,
             policy=str(config.policy),
             out=config.out,
-            video_out=None,
+            video_out="none",
             layers=config.layers or (0,),
             keep="drawn" if config.layers else "all",
             phases=(config.phase,),
