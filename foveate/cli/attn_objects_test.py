@@ -6,8 +6,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
+import foveate.policy
 from foveate.attention.archive import MAPS, About, EpisodeMaps
-from foveate.cli.attn_fidelity_test import write_tree
+from foveate.bench.trace import random_policy
+from foveate.cli.attn_fidelity_test import TINY, write_tree
 from foveate.cli.main import main
 from foveate.data.droid_reader import find_episodes
 
@@ -101,6 +103,17 @@ def test_masks_of_another_place_or_size(tree, capsys):
     assert "1 episodes failed" in said and "24 x 32 pixels" in said and "the frame 48 x 64" in said
     assert objects(str(bad.folder), "--out", "one", "--masks", f"other/{bad.key}") == 1
     assert "a stretched mask lies" in capsys.readouterr().err
+
+
+def test_maps_may_be_computed(tree, monkeypatch):
+    (episode, _) = find_episodes("tree")
+    with random_policy(TINY, None) as policy:
+        monkeypatch.setattr(foveate.policy, "load_policy", lambda *args, **options: policy)
+        words = [str(episode.folder), "--policy", "p", "--layers", "1", "--pictures", "false", "--out", "out"]
+        assert main(["attn", "objects", *words]) == 0
+    metrics = json.loads((tree / "out" / episode.key / "metrics.json").read_text())
+    assert metrics["layers"] == [1] and metrics["heads"] == [0, 1] and metrics["pictures"] == 4
+    assert 0 < metrics["means"][0]["overlap"]["layer"][0] < 1
 
 
 def test_a_coco_file(tree):
