@@ -25,6 +25,12 @@ def model(tmp_path_factory):
     return folder
 
 
+@pytest.fixture(autouse=True)
+def elsewhere(model, monkeypatch):
+    """Caches are made in the working directory."""
+    monkeypatch.chdir(model)
+
+
 def words(model: Path, out: str, *more: str) -> list[str]:
     return [
         "--model.path", str(model / "model"), "--data.train_jsonl", "mixed", "--max_train_samples", "40",

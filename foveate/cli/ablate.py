@@ -49,7 +49,8 @@ def ablate(argv: list[str]) -> int:
 def run_ablation(config: VqaConfig, console: Console) -> None:
     """Train every variant on the training passes and read it off on the evaluation sets."""
     from foveate.cli.value import fit_policy, training_passes
-    from foveate.cli.vqa import run_experiment, tell
+    from foveate.cli.vqa import run_experiment
+    from foveate.cli.vqa_output import tell
     from foveate.evaluation.vqa_files import write_both
     from foveate.evaluation.vqa_rows import COLUMNS
     from foveate.training.world import join_world

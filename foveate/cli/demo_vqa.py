@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 MODEL = "tiny_qwen3vl"
 LAMBDAS = (0.0, 0.02, 0.05, 0.1, 0.2, 0.3, 0.5, 1.0)
@@ -31,7 +31,8 @@ def run(argv: list[str]) -> int:
     from rich.console import Console
 
     from foveate.cli.config import parse
-    from foveate.cli.vqa import plot, rows_table, run_experiment, tell
+    from foveate.cli.vqa import run_experiment
+    from foveate.cli.vqa_output import compare_all, plot, rows_table, tell
     from foveate.evaluation.vqa_config import EvalConfig, ModelConfig, VqaConfig
 
     demo = parse(DemoVqaConfig, argv, "foveate demo vqa")
@@ -50,21 +51,30 @@ def run(argv: list[str]) -> int:
     console.print(rows_table([item.row for item in done.matrix]))
     tell(done, console)
     plot(done, config, console)
-    console.print(verdict([item.row for item in done.matrix]), highlight=False)
+    for line in verdict([item.row for item in done.matrix], compare_all(done, 0)):
+        console.print(line, highlight=False)
     console.print(f"{time.monotonic() - begun:.0f} s", highlight=False)
     return 0
 
 
-def verdict(rows: list[dict]) -> str:
-    """The cheapest learned row within a point of always FULL, in one sentence."""
+def verdict(rows: list[dict[str, Any]], margins: list[dict[str, Any]]) -> list[str]:
+    """The cheapest learned row within a point of always FULL, and how far it lies above each rival's curve."""
     full = next(row for row in rows if row["baseline_name"] == "always_full")
     learned = [row for row in rows if row["baseline_name"] == "" and row["accuracy"] is not None]
     near = [row for row in learned if row["accuracy"] >= full["accuracy"] - 0.01]
     if not near:
-        return f"no learned row is within a point of always FULL ({100 * full['accuracy']:.1f} %)"
+        return [f"no learned row is within a point of always FULL ({100 * full['accuracy']:.1f} %)"]
     best = min(near, key=lambda row: row["avg_cost"])
     share = 100 * best["avg_cost"] / full["avg_cost"]
-    return (
+    lines = [
         f"{best['row']}: {100 * best['accuracy']:.1f} % at {share:.0f} % of the cost of always FULL "
         f"({100 * full['accuracy']:.1f} %)"
-    )
+    ]
+    for margin in margins:
+        if margin["row"] == best["row"] and margin["rival"] != "always_full":
+            low, high = 100 * margin["margin_low"], 100 * margin["margin_high"]
+            lines.append(
+                f"  against {margin['rival']} at the same cost: {100 * margin['margin']:+.1f} points "
+                f"({low:+.1f} to {high:+.1f})"
+            )
+    return lines

@@ -149,7 +149,8 @@ class Paper:
         return dataclasses.replace(config, **changes, output_dir=str(folder))
 
     def _evaluate(self, config: VqaConfig, everything: bool = False) -> None:
-        from foveate.cli.vqa import rows_table, run_experiment
+        from foveate.cli.vqa import run_experiment
+        from foveate.cli.vqa_output import rows_table
         from foveate.evaluation.vqa import matrix_rules
         from foveate.viz.value_plots import plot_rows
 

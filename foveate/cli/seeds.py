@@ -38,7 +38,8 @@ def run_seeds(config: SeedsConfig, console: Console) -> list[dict[str, Any]]:
     from foveate.cli.config import to_dict, write_run_files
     from foveate.cli.provenance import provenance
     from foveate.cli.value import train_policy
-    from foveate.cli.vqa import rows_table, run_experiment
+    from foveate.cli.vqa import run_experiment
+    from foveate.cli.vqa_output import rows_table
     from foveate.evaluation.vqa_cache import config_hash
     from foveate.evaluation.vqa_files import SCHEMA_VERSION, write_both, write_json, write_table
     from foveate.evaluation.vqa_rows import COLUMNS

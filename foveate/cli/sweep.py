@@ -58,7 +58,8 @@ def pruning(argv: list[str]) -> int:
 
 def oracle(argv: list[str]) -> int:
     """The cheapest action that is right, question by question: `analysis_oracle.json`."""
-    from foveate.cli.vqa import plot, rows_table, run_experiment, tell
+    from foveate.cli.vqa import run_experiment
+    from foveate.cli.vqa_output import plot, rows_table, tell
     from foveate.evaluation.vqa_files import write_json
     from foveate.evaluation.vqa_oracle import analyse
     from foveate.vision_value.baselines import EVERY_ANSWER, Always, Oracle
@@ -112,7 +113,8 @@ def _parse(argv: list[str], name: str) -> tuple[VqaConfig, Console]:
 
 
 def _sweep(config: VqaConfig, console: Console, stem: str, rules: Any, needs: frozenset[str] | None) -> int:
-    from foveate.cli.vqa import plot, rows_table, run_experiment, tell
+    from foveate.cli.vqa import run_experiment
+    from foveate.cli.vqa_output import plot, rows_table, tell
     from foveate.evaluation.vqa_files import write_both
 
     done = run_experiment(

@@ -50,6 +50,7 @@ def run(argv: list[str]) -> int:
     from rich.console import Console
 
     from foveate.cli.config import parse
+    from foveate.cli.vqa_output import plot, rows_table, tell
     from foveate.evaluation.vqa_config import VqaConfig
 
     config = parse(VqaConfig, argv, "foveate eval vqa")
@@ -60,18 +61,6 @@ def run(argv: list[str]) -> int:
         tell(done, console)
         plot(done, config, console)
     return 0
-
-
-def plot(done: Finished, config: VqaConfig, console: Console) -> None:
-    """The plots of a run's rows, beside its tables."""
-    from foveate.viz.value_plots import plot_errors, plot_rows
-
-    paths = plot_rows([item.row for item in done.matrix], done.folder, config.language)
-    slices = [row for item in done.rows for row in done.slices(item)]
-    if slices:
-        paths.append(plot_errors(slices, done.folder / "error_slices.png", config.language))
-    for path in paths:
-        console.print(f"plot: {path}", highlight=False, soft_wrap=True)
 
 
 def run_experiment(
@@ -92,6 +81,7 @@ def run_experiment(
         needs: passes to make; None: as the configuration asks.
         policies, vlm: what is loaded already.
     """
+    from foveate.cli.vqa_output import write_files
     from foveate.evaluation.vqa import Experiment, asked, asked_rules, matrix_rules, need_policy
     from foveate.evaluation.vqa_load import load_model, load_policies, load_sets
     from foveate.evaluation.vqa_metrics import score_row
@@ -211,143 +201,3 @@ def profile(experiment: Experiment, done: Finished, console: Console) -> None:
         twin = figures.get((item.row["dataset"], item.row["row"]))
         if twin is not None:
             item.row.update({key: twin[key] for key in ("latency", "latency_p95", "mem")})
-
-
-def write_files(
-    experiment: Experiment,
-    done: Finished,
-    policies: Sequence[TrainedPolicy],
-    sets: Mapping[str, Sequence[VQASample]],
-    seconds: float,
-) -> None:
-    """`results.csv`, `eval_matrix.*`, `summary.json`, error slices, accuracy by category, `config.yaml`, `run.json`."""
-    from foveate.cli.config import to_dict, write_run_files
-    from foveate.cli.provenance import provenance
-    from foveate.data.vqa_leakage import leak_warnings
-    from foveate.evaluation.vqa import reuse_note
-    from foveate.evaluation.vqa_benchmarks import circular_accuracies, unparsed_answers
-    from foveate.evaluation.vqa_cache import config_hash
-    from foveate.evaluation.vqa_files import (
-        CATEGORY_COLUMNS,
-        SCHEMA_VERSION,
-        SLICE_COLUMNS,
-        by_category,
-        error_slices,
-        write_both,
-        write_json,
-        write_table,
-    )
-
-    config, folder = experiment.config, done.folder
-    done.warnings += leak_warnings(config.data.train_jsonl, sets)
-    write_submissions(done)
-    write_run_files(folder, config, config.training.seed)
-    write_table(folder / "results.csv", [item.row for item in done.rows])
-    write_both(folder, "eval_matrix", [item.row for item in done.matrix])
-    slices, examples, categories = [], [], []
-    for name, board in done.boards.items():
-        mine = [item for item in done.rows if item.row["dataset"] == name]
-        categories += by_category(board, mine)
-        for item in mine:
-            if hasattr(item.rule, "decide"):
-                found, wrong = error_slices(board, item)
-                slices += found
-                examples += [{"row": item.row["row"], **example} for example in wrong]
-    write_table(folder / "error_slices.csv", slices, SLICE_COLUMNS)
-    unparsed = unparsed_answers(done.boards)
-    write_json(folder / "error_slices.json", {"slices": slices, "examples": examples, "unparsed": unparsed})
-    write_table(folder / "categories.csv", categories, CATEGORY_COLUMNS)
-    plain = to_dict(config)
-    summary = {
-        "schema_version": SCHEMA_VERSION,
-        "seed": config.training.seed,
-        "config": plain,
-        "config_hash": config_hash(plain),
-        "data": {
-            name: {"hash": board.data_hash, "samples": len(board), "skipped": board.broken}
-            for name, board in done.boards.items()
-        },
-        "model": experiment.meta,
-        "cache_folder": str(experiment.cache.folder),
-        "cache_reuse": reuse_note(experiment.vlm, config.eval.cache_reuse),
-        "policies": [{"path": p.path, **p.facts} for p in policies],
-        "mean_gains": mean_gains(done.boards),
-        "rows": [item.row for item in done.rows],
-        "circular_accuracy": circular_accuracies(done.boards, done.rows),
-        "warnings": done.warnings,
-        "seconds": round(seconds, 2),
-        **provenance(),
-    }
-    write_json(folder / "summary.json", summary)
-
-
-def write_submissions(done: Finished) -> None:
-    """Of sets whose answers are not public: each row's answers in the form that the set's server takes."""
-    from foveate.evaluation.vqa_submission import write_submission
-    from foveate.vision_value.config import LEVELS
-
-    for item in done.rows:
-        board = done.boards[item.row["dataset"]]
-        if any(sample.answers for sample in board.samples) or not hasattr(item.rule, "decide"):
-            continue
-        texts = [board.answers[LEVELS[a]][i]["text"] for i, a in enumerate(item.decisions.action)]
-        stem = "".join(c if c.isalnum() or c in ".=-" else "_" for c in item.row["row"])
-        path = write_submission(done.folder / f"submission_{board.dataset}_{stem}", board.samples, texts)
-        done.warnings.append(f"{board.dataset}: the answers are not public; for its server: {path}")
-
-
-def mean_gains(boards: Mapping[str, Board]) -> dict[str, dict[str, float]]:
-    """Data set -> nats per answer token that COARSE and FULL earn over NO, on average."""
-    import numpy as np
-
-    found = {}
-    for name, board in boards.items():
-        gains = board.outcomes.gains[:, 1:]
-        gains = gains[np.isfinite(gains).all(-1)]
-        if len(gains):
-            found[name] = dict(zip(("coarse", "full"), gains.mean(0).tolist(), strict=True))
-    return found
-
-
-def rows_table(rows: Sequence[Mapping[str, Any]]) -> Any:
-    """A row per rule: accuracy and cost with their intervals, action ratios, remaining tokens."""
-    from rich.table import Table
-
-    table = Table(caption="95 % intervals: bootstrap over questions; cost: a FULL look is 1, or tokens")
-    several = len({row["dataset"] for row in rows}) > 1
-    timed = any(row.get("latency") is not None for row in rows)
-    headings = [*(["set"] if several else []), "row", "accuracy", "cost", "no/coarse/full %", "tokens"]
-    for heading in [*headings, *(["ms"] if timed else [])]:
-        table.add_column(heading, justify="left" if heading in ("set", "row") else "right", no_wrap=heading != "row")
-    for row in rows:
-        accuracy = "not public"
-        if row["accuracy"] is not None:
-            bounds = f"{100 * row['accuracy_low']:.1f}-{100 * row['accuracy_high']:.1f}"
-            accuracy = f"{100 * row['accuracy']:.1f} ({bounds})"
-        rates = "/".join(f"{100 * row[f'action_rate_{level}']:.0f}" for level in ("no", "coarse", "full"))
-        cells = [*([row["dataset"]] if several else []), row["row"], accuracy, f"{row['avg_cost']:.3f}", rates]
-        cells.append(f"{row['remaining_vision_tokens']:.1f}")
-        if timed:
-            cells.append("" if row.get("latency") is None else f"{1000 * row['latency']:.0f}")
-        table.add_row(*cells)
-    return table
-
-
-def tell(done: Finished, console: Console) -> None:
-    """Mean gains (the scale of lambda), what was left out, warnings, and where the files are."""
-    for name, gains in mean_gains(done.boards).items():
-        console.print(
-            f"{name}: a look earns {gains['coarse']:.3f} (coarse) and {gains['full']:.3f} (full) nats per answer token "
-            "on average: the scale of lambda",
-            highlight=False,
-        )
-    for name, board in done.boards.items():
-        if board.broken:
-            first = next(iter(board.broken.values()))
-            console.print(f"[yellow]{name}: {len(board.broken)} questions left out:[/] {first}", highlight=False)
-    notes = {item.row["cache_reuse"] for item in done.rows} - {"true", "false"}
-    for note in notes:
-        console.print(f"the text-first cache was not reused: {note.removeprefix('no: ')}", highlight=False)
-    for warning in done.warnings:
-        console.print(f"[yellow]warning:[/] {warning}", soft_wrap=True, highlight=False)
-    console.print(f"results: {done.folder / 'results.csv'}", soft_wrap=True, highlight=False)
