@@ -197,6 +197,11 @@ def matrix_rules(config: VqaConfig, board: Board, policies: Sequence[TrainedPoli
     facts = policies[0].facts if policies else {}
     rules: list[Rule | ThinnedOutcome] = [Always("FULL"), Always("COARSE"), Always("NO")]
     learned = learned_rules(config, policies)
+    learned += [
+        Learned(p.head, p.facts["chosen_lambda"], policy, Path(p.path).name, True)
+        for p in policies
+        if "chosen_lambda" in p.facts
+    ]
     rules += learned
     if policy.fallback_mode is not None:
         rules += [with_fallback(rule, policy) for rule in learned]

@@ -67,7 +67,7 @@ def compare(rows: Sequence[Looked], resamples: int = 400, seed: int = 0) -> list
 
 
 def envelope(at: np.ndarray, costs: np.ndarray, accuracies: np.ndarray) -> np.ndarray:
-    """[B]: the best accuracy that mixtures of points [B, k] have at a cost of at most `at` [B]; -inf: none is so cheap."""
+    """[B]: the best accuracy that mixtures of points [B, k] have at a cost of at most `at` [B]; -inf: none there."""
     cheap = costs <= at[:, None] + 1e-12
     alone = np.where(cheap, accuracies, -np.inf).max(-1)
     # A coin between a point i that is cheap enough and a dearer one j: the share of j that the cost allows.

@@ -21,8 +21,8 @@ from foveate.vision_value.outcomes import Decisions
 
 PRUNING = "vision_token_pruning_proxy"
 COLUMNS = (
-    "dataset", "baseline_name", "row", "lambda_cost", "threshold", "coarse_threshold", "uncertainty", "vision",
-    "matched", "pruning_ratio", "pruning_mode", "fallback_mode", "checkpoint", "seed", "samples",
+    "dataset", "baseline_name", "row", "lambda_cost", "chosen", "threshold", "coarse_threshold", "uncertainty",
+    "vision", "matched", "pruning_ratio", "pruning_mode", "fallback_mode", "checkpoint", "seed", "samples",
     "action_rate_no", "action_rate_coarse", "action_rate_full", "accuracy", "accuracy_low", "accuracy_high",
     "avg_cost", "cost_low", "cost_high", "vision_tokens", "remaining_vision_tokens", "loss_nats",
     "fallback_trigger_rate", "unparsed", "skipped", "latency", "latency_p95", "mem", "cache_reuse",
@@ -152,6 +152,8 @@ def label(name: str, facts: dict[str, Any]) -> str:
 def _parts(facts: dict[str, Any]) -> Iterator[str]:
     if facts.get("lambda_cost") is not None:
         yield f"λ={facts['lambda_cost']:g}"
+    if facts.get("chosen"):
+        yield "(chosen)"
     if facts.get("threshold") is not None:
         second = facts.get("coarse_threshold")
         pair = f"{facts['threshold']:.3g}" + (f"/{second:.3g}" if second is not None else "")

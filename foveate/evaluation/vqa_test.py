@@ -115,7 +115,7 @@ def test_fixed_rules_have_their_ratios_and_costs(whole):
 
 
 def test_lambda_moves_the_learned_policy_towards_no(whole):
-    learned = [i.row for i in whole[3] if i.row["baseline_name"] == "" and i.row["fallback_mode"] is None]
+    learned = [i.row for i in whole[3] if i.row["baseline_name"] == "" and i.row["chosen"] is None]
     costs = [row["avg_cost"] for row in learned]
     assert costs == sorted(costs, reverse=True) and costs[-1] < costs[0]
     full = next(i.row for i in whole[3] if i.row["row"] == "always_full")

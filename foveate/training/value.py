@@ -23,6 +23,7 @@ from foveate.errors import FoveateError
 from foveate.training.value_checkpoint import TrainedPolicy
 from foveate.vision_value.baselines import Cascade, Rule, UncertaintyThreshold
 from foveate.vision_value.baselines.string_lookup import fit_lookup
+from foveate.vision_value.choose import best_action
 from foveate.vision_value.config import PolicyConfig, TrainingConfig
 from foveate.vision_value.cost import action_costs
 from foveate.vision_value.head import HeadShape, ValueHead, features
@@ -33,6 +34,11 @@ GRID = 15
 """Quantiles of an uncertainty that are tried as thresholds on validation."""
 FRONT = 12
 """Operating points of a rival that are kept."""
+
+LAMBDAS = (0.0, *(round(float(x), 4) for x in np.geomspace(0.01, 3.0, 40)))
+"""Where a head is read off on validation."""
+TOLERANCE = 0.005
+"""Accuracy that the chosen lambda may lose on validation: half of the point that it may lose on the test."""
 
 
 @dataclass(frozen=True)
@@ -110,6 +116,8 @@ def fit(
             best, least = copy.deepcopy(head.state_dict()), value
     head.load_state_dict(best)
     facts |= {"val_loss": least, "steps": steps, **rivals(checked, policy)}
+    if shape.learns == "gains":
+        facts["chosen_lambda"] = choose_lambda(head, checked, policy)
     return TrainedPolicy(head.eval(), "", lookup, facts)
 
 
@@ -133,6 +141,18 @@ def validate(head: ValueHead, held: Batch, policy: PolicyConfig) -> float:
         return float(objective(head, held, policy, torch.Generator()))
     action = head(held.features).argmax(-1, keepdim=True)
     return float((held.loss + policy.lambda_cost * held.cost).gather(1, action).mean())
+
+
+def choose_lambda(head: ValueHead, val: Outcomes, policy: PolicyConfig) -> float:
+    """The lambda of the least cost whose accuracy on validation is within `TOLERANCE` of always FULL (or the best)."""
+    scores, costs = head.scores(val), action_costs(val.tokens, policy)
+    index = np.arange(len(val))
+    points = []
+    for lam in LAMBDAS:
+        action = best_action(scores, val.tokens, lam, policy)
+        points.append((lam, float(val.correct[index, action].mean()), float(costs[index, action].mean())))
+    enough = min(float(val.correct[:, 2].mean()), max(accuracy for _, accuracy, _ in points)) - TOLERANCE
+    return min((p for p in points if p[1] >= enough), key=lambda p: (p[2], p[0]))[0]
 
 
 def rivals(val: Outcomes, policy: PolicyConfig) -> dict[str, Any]:

@@ -24,11 +24,14 @@ class Learned:
     lambda_cost: float
     policy: PolicyConfig = field(default_factory=PolicyConfig)
     checkpoint: str = ""
+    chosen: bool = False
+    """Lambda was chosen on validation, for an accuracy near always FULL's."""
     name: str = ""
     needs: frozenset[str] = EVERY_PASS
 
     def facts(self) -> dict[str, Any]:
-        return {"lambda_cost": self.lambda_cost, "checkpoint": self.checkpoint}
+        chosen = {"chosen": "on validation"} if self.chosen else {}
+        return {"lambda_cost": self.lambda_cost, "checkpoint": self.checkpoint, **chosen}
 
     def decide(self, outcomes: Outcomes) -> Decisions:
         scores = self.head.scores(outcomes)

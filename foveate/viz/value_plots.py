@@ -236,7 +236,8 @@ def _figure(width: float, height: float) -> tuple[Any, Any]:
 def _save(figure: Any, path: Path) -> Path:
     partial = path.with_name(f".{path.name}.partial.png")
     for text in figure.findobj(match=lambda artist: hasattr(artist, "set_fontfamily")):
-        text.set_fontfamily(["DejaVu Sans", *_cjk_fonts()[:1]])
+        if any(ord(c) > 0x2E7F for c in text.get_text()):
+            text.set_fontfamily(["DejaVu Sans", *_cjk_fonts()[:1]])
     try:
         figure.savefig(partial)
         partial.replace(path)
