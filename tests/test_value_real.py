@@ -14,7 +14,7 @@ from foveate.cli.main import main
 from foveate.errors import FoveateError
 from foveate.models.vlm.load import save_vlm
 from foveate.models.vlm.testing import tiny_vlm
-from foveate.training.value_checkpoint import load_policy
+from foveate.training.value_checkpoint import adopt_weights, load_policy
 from foveate.vision_value.config import PolicyConfig
 
 
@@ -113,6 +113,14 @@ def test_checkpoints_of_other_trainers(tmp_path):
     torch.save({"model": {"other": torch.zeros(2)}}, tmp_path / "checkpoint-11.pt")
     with pytest.raises(FoveateError, match=r"no policy head in it.*found other"):
         load_policy(tmp_path, PolicyConfig())
+
+
+def test_tuned_weights_of_another_trainer_are_adopted():
+    vlm = tiny_vlm()
+    name, value = next((n, v) for n, v in vlm.model.state_dict().items() if v.ndim == 2)
+    weights = {f"vlm.{name}": torch.full_like(value, 0.5), "vlm.other": torch.zeros(3), "vow_head.0.weight": value}
+    assert adopt_weights(vlm.model, weights) == 1
+    assert (vlm.model.state_dict()[name] == 0.5).all()
 
 
 class Ref:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +15,10 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from foveate.cli.seeds import SeedsConfig
+    from foveate.cli.vqa import Rules
+    from foveate.evaluation.vqa_board import Board
     from foveate.evaluation.vqa_config import VqaConfig
+    from foveate.training.value_checkpoint import TrainedPolicy
 
 THRESHOLDS = (0.1, 0.2, 0.3, 0.4, 0.5)
 LAMBDAS = (0.0, 0.02, 0.05, 0.1, 0.2, 0.5)
@@ -34,6 +37,17 @@ def paper(argv: list[str]) -> int:
     config = parse(SeedsConfig, argv, "foveate value paper")
     Paper(config, Console()).run()
     return 0
+
+
+def profiled(config: VqaConfig, board: Board, policies: Sequence[TrainedPolicy]) -> list[Any]:
+    """The rows whose latency is measured: the fixed rules, a cascade, and the learned policy at every lambda."""
+    import numpy as np
+
+    from foveate.evaluation.vqa import learned_rules
+    from foveate.vision_value.baselines import Always, Cascade
+
+    median = float(np.median(board.outcomes.answer_entropy[:, 0]))
+    return [Always("FULL"), Always("COARSE"), Always("NO"), Cascade(median), *learned_rules(config, policies)]
 
 
 class Paper:
@@ -130,7 +144,7 @@ class Paper:
         for reuse in (True, False):
             keys = dataclasses.replace(self.base.eval, profile=True, cache_reuse=reuse)
             place = folder / ("reuse" if reuse else "no_reuse")
-            self._evaluate(self._named(self.base, place, eval=keys), everything=True)
+            self._evaluate(self._named(self.base, place, eval=keys), rules=profiled)
 
     def tables(self, folder: Path) -> None:
         from foveate.cli.value import TablesConfig, write_tables
@@ -148,13 +162,12 @@ class Paper:
             changes["checkpoint"] = (str(trained),)
         return dataclasses.replace(config, **changes, output_dir=str(folder))
 
-    def _evaluate(self, config: VqaConfig, everything: bool = False) -> None:
+    def _evaluate(self, config: VqaConfig, rules: Rules | None = None) -> None:
         from foveate.cli.vqa import run_experiment
         from foveate.cli.vqa_output import rows_table
-        from foveate.evaluation.vqa import matrix_rules
         from foveate.viz.value_plots import plot_rows
 
-        done = run_experiment(config, self.console, rules=matrix_rules if everything else None)
+        done = run_experiment(config, self.console, rules=rules)
         if done.matrix:
             self.console.print(rows_table([item.row for item in done.matrix]))
             plot_rows([item.row for item in done.matrix], done.folder, config.language)

@@ -10,7 +10,7 @@ from foveate.data.vqa import load_vqa
 from foveate.errors import FoveateError
 from foveate.evaluation.vqa_config import VqaConfig
 from foveate.evaluation.vqa_passes import VLMLike
-from foveate.training.value_checkpoint import TrainedPolicy, load_policy, newest_checkpoint
+from foveate.training.value_checkpoint import TrainedPolicy, adopt_weights, load_policy, newest_checkpoint
 from foveate.training.value_stage1 import FOLDER
 from foveate.types import VQASample
 
@@ -92,6 +92,9 @@ def load_policies(config: VqaConfig, vlm: VLMLike) -> tuple[list[TrainedPolicy],
         policies = sorted(found, key=lambda trained: trained.facts.get("model") != vlm.fingerprint)[:1]
     warnings = []
     for trained in policies:
+        module = getattr(vlm, "model", None)
+        if trained.model_weights and module is not None and (count := adopt_weights(module, trained.model_weights)):
+            warnings.append(f"{trained.path}: {count} tensors of the model itself were taken from it too")
         model = trained.facts.get("model")
         if model and model != vlm.fingerprint:
             warnings.append(

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from foveate.errors import FoveateError
 from foveate.vision_value.config import PolicyConfig
@@ -38,6 +38,8 @@ class TrainedPolicy:
     """Mean gains per wording of the training questions."""
     facts: Mapping[str, Any] = field(default_factory=dict)
     """`model` (fingerprint), `seed`, `lambda_cost`, `mean_gains`; `thresholds` and `cascades` chosen on validation."""
+    model_weights: Mapping[str, Tensor] = field(default_factory=dict)
+    """Of another trainer's checkpoint: all tensors in it, among which the tuned model's may be."""
 
 
 def save_policy(folder: Path, step: int, trained: TrainedPolicy) -> Path:
@@ -90,7 +92,8 @@ def load_policy(path: str | Path, policy: PolicyConfig) -> TrainedPolicy:
         head.load_state_dict(content["policy"])
         lookup = {key: (gains[0], gains[1], gains[2]) for key, gains in content["lookup"].items()}
         return TrainedPolicy(head.eval(), str(path), lookup or None, content["facts"])
-    return TrainedPolicy(foreign_head(weights_of(content), policy, file).eval(), str(path))
+    weights = weights_of(content)
+    return TrainedPolicy(foreign_head(weights, policy, file).eval(), str(path), model_weights=weights)
 
 
 def read_weights(file: Path) -> dict[str, Any]:
@@ -116,6 +119,18 @@ def weights_of(content: Mapping[str, Any]) -> dict[str, Tensor]:
     nested = [content[key] for key in ("model", "state_dict", "model_state_dict", "policy") if key in content]
     flat = next((inner for inner in nested if isinstance(inner, Mapping)), content)
     return {name.removeprefix("module."): value for name, value in flat.items() if isinstance(value, Tensor)}
+
+
+def adopt_weights(model: nn.Module, weights: Mapping[str, Tensor]) -> int:
+    """Load the tensors whose names, but for leading words such as `vlm.`, and shapes are the model's; how many."""
+    own = model.state_dict()
+    found: dict[str, Tensor] = {}
+    for cut in range(4):
+        named = {".".join(name.split(".")[cut:]): value for name, value in weights.items()}
+        fitting = {name: value for name, value in named.items() if name in own and own[name].shape == value.shape}
+        found = max(found, fitting, key=len)
+    model.load_state_dict(found, strict=False)
+    return len(found)
 
 
 def foreign_head(weights: Mapping[str, Tensor], policy: PolicyConfig, file: Path) -> ValueHead:

@@ -1,0 +1,187 @@
+"""What docs/value-of-vision.md claims, measured: the eight steps on a model and the mixed set, then every check.
+
+    python benchmarks/value_of_vision/run.py --out runs/value                 # the shipped model, three seeds
+    python benchmarks/value_of_vision/run.py --out runs/value --model DIR --questions 3000
+
+Resumable: what `foveate value paper` has ended is passed over. Writes `results.md` and `results.json` beside this file
+(or to `--report`).
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import json
+import statistics
+from pathlib import Path
+from typing import Any
+
+from foveate.cli.main import main as foveate
+from foveate.cli.provenance import provenance
+from foveate.testing import REPO
+
+HERE = Path(__file__).parent
+CONFIGS = REPO / "configs"
+LAMBDAS = ("0", "0.02", "0.05", "0.1", "0.2", "0.3", "0.5", "1")
+RIVALS = {
+    "random_policy_matched": "random, matched",
+    "string_lookup": "string lookup",
+    "uncertainty_threshold": "entropy threshold",
+    "cascade": "cascade, every pass paid",
+}
+Row = dict[str, Any]
+
+
+def run_paper(options: argparse.Namespace) -> None:
+    """The eight steps."""
+    words = [
+        "value", "paper", "--config", str(CONFIGS / "base.yaml"), "--config", str(CONFIGS / "tiny.yaml"),
+        "--model.path", options.model, "--dataset_config", "mixed,easy_vqa", "--max_samples", str(options.questions),
+        "--max_train_samples", str(options.training), "--output_dir", str(options.out), "--seeds", *options.seeds,
+        "--pareto", *LAMBDAS, "--eval.profile_samples", "30",
+    ]  # fmt: skip
+    if foveate(words):
+        raise SystemExit(1)
+
+
+def read(path: Path) -> list[Row]:
+    """Rows of a table; numbers as numbers."""
+
+    def value(text: str) -> Any:
+        try:
+            return float(text)
+        except ValueError:
+            return text
+
+    with path.open(newline="", encoding="utf-8") as file:
+        return [{key: value(text) for key, text in row.items()} for row in csv.DictReader(file)]
+
+
+def measure(folder: Path, seeds: list[str]) -> dict[str, Any]:
+    """Every figure of the report, from the files of the run."""
+    averaged = read(folder / "1_seeds" / "seeds.csv")
+    margins = [read(folder / "1_seeds" / f"seed_{seed}" / "comparison.csv") for seed in seeds]
+    matrices = [read(folder / "1_seeds" / f"seed_{seed}" / "eval_matrix.csv") for seed in seeds]
+    found: dict[str, Any] = {"rows": averaged, "checks": checks(folder, matrices)}
+    chosen = [next(r for r in m if r["chosen"]) for m in matrices]
+    full = next(r for r in averaged if r["baseline_name"] == "always_full")
+    found["chosen"] = {
+        "lambda": [r["lambda_cost"] for r in chosen],
+        "accuracy": [r["accuracy"] for r in chosen],
+        "cost": [r["avg_cost"] for r in chosen],
+        "always_full": full["accuracy"],
+    }
+    found["margins"] = {
+        rival: [
+            next(m for m in table if m["row"] == c["row"] and m["rival"] == rival)
+            for table, c in zip(margins, chosen, strict=True)
+        ]
+        for rival in RIVALS
+        if any(m["rival"] == rival for m in margins[0])
+    }
+    found["oracle"] = next(r for r in averaged if r["baseline_name"] == "oracle")
+    return found
+
+
+def checks(folder: Path, matrices: list[list[Row]]) -> dict[str, bool]:
+    """The users' own checks, each true or false over all seeds."""
+    told: dict[str, list[bool]] = {}
+
+    def check(name: str, holds: bool) -> None:
+        told.setdefault(name, []).append(bool(holds))
+
+    for matrix in matrices:
+        learned = [r for r in matrix if r["baseline_name"] == "" and not r["chosen"]]
+        costs = [r["avg_cost"] for r in learned]
+        check("avg_cost falls as lambda grows", costs == sorted(costs, reverse=True) and costs[0] > costs[-1])
+        check("ratios move towards NO and COARSE", learned[0]["action_rate_full"] > learned[-1]["action_rate_full"])
+        by = {r["row"]: r for r in matrix}
+        full, none = by["always_full"], by["no_vision"]
+        check(
+            "always_full is [0, 0, 1] at the highest cost of one look",
+            full["action_rate_full"] == 1 == full["avg_cost"],
+        )
+        check("no_vision is [1, 0, 0] at 0", none["action_rate_no"] == 1 and none["avg_cost"] == 0)
+        policies = [r for r in matrix if r["baseline_name"] == ""]
+        matched = [r for r in matrix if r["matched"] == "global"]
+        rates = ("action_rate_no", "action_rate_coarse", "action_rate_full")
+        near = all(abs(a[k] - b[k]) <= 0.02 for a, b in zip(policies, matched, strict=True) for k in rates)
+        check("random matched hits its ratios within 2 points", near)
+    for name in ("entropy_full", "entropy_coarse"):
+        rows = read(folder / "3_baselines" / f"threshold_{name}" / "eval_matrix.csv")
+        rows = sorted((r for r in rows if r["baseline_name"] == "uncertainty_threshold"), key=lambda r: r["threshold"])
+        costs = [r["avg_cost"] for r in rows]
+        check("lower thresholds look more and cost more", costs == sorted(costs, reverse=True) and costs[0] > costs[-1])
+    for mode in ("stride", "topk_norm"):
+        rows = read(folder / "3_baselines" / f"pruning_{mode}" / "eval_matrix.csv")
+        left = [r["remaining_vision_tokens"] for r in rows if r["pruning_mode"] == mode]
+        check("remaining tokens fall with the ratio", left == sorted(left, reverse=True) and left[0] > left[-1])
+    return {name: all(values) for name, values in told.items()}
+
+
+def percent(values: list[float]) -> str:
+    """Mean and deviation over seeds, in percent."""
+    mean = 100 * statistics.fmean(values)
+    return f"{mean:.1f} ± {100 * statistics.stdev(values):.1f} %" if len(values) > 1 else f"{mean:.1f} %"
+
+
+def report(found: dict[str, Any]) -> str:
+    """Markdown."""
+    chosen = found["chosen"]
+    loss = 100 * (chosen["always_full"] - statistics.fmean(chosen["accuracy"]))
+    lines = [
+        f"With λ chosen on validation ({', '.join(f'{x:g}' for x in chosen['lambda'])}), the learned policy answers "
+        f"{percent(chosen['accuracy'])} at {percent(chosen['cost'])} of the cost of always FULL, which answers "
+        f"{100 * chosen['always_full']:.1f} %: {loss:.1f} points less.",
+        "",
+        "| against, at the same cost | margin in points, per seed (95 % interval) |",
+        "|---|---|",
+    ]
+    for rival, margins in found["margins"].items():
+        cells = [
+            f"{100 * m['margin']:+.1f} ({100 * m['margin_low']:+.1f} to {100 * m['margin_high']:+.1f})" for m in margins
+        ]
+        lines.append(f"| {RIVALS[rival]} | {'; '.join(cells)} |")
+    oracle = found["oracle"]
+    lines += [
+        "",
+        f"The oracle answers {100 * oracle['accuracy']:.1f} % at {100 * oracle['avg_cost']:.1f} % of the cost.",
+        "",
+        "| row | accuracy | cost | NO / COARSE / FULL |",
+        "|---|---|---|---|",
+    ]
+    for row in found["rows"]:
+        if row["baseline_name"] in ("", "always_full", "always_coarse", "no_vision", "oracle"):
+            rates = " / ".join(f"{100 * row[f'action_rate_{level}']:.0f}" for level in ("no", "coarse", "full"))
+            spread = f" ± {100 * row['accuracy_std']:.1f}" if isinstance(row["accuracy_std"], float) else ""
+            lines.append(f"| {row['row']} | {100 * row['accuracy']:.1f}{spread} % | {row['avg_cost']:.3f} | {rates} |")
+    lines += ["", "| check | holds |", "|---|---|"]
+    lines += [f"| {name} | {'yes' if holds else '**no**'} |" for name, holds in found["checks"].items()]
+    return "\n".join(lines) + "\n"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--model", default="tiny_qwen3vl")
+    parser.add_argument("--questions", type=int, default=2000)
+    parser.add_argument("--training", type=int, default=6000)
+    parser.add_argument("--seeds", nargs="+", default=["0", "1", "2"])
+    parser.add_argument("--out", type=Path, default=Path("runs/value"))
+    parser.add_argument("--report", type=Path, default=HERE)
+    parser.add_argument("--read_only", action="store_true", help="report on what is there")
+    options = parser.parse_args()
+    if not options.read_only:
+        run_paper(options)
+    found = measure(options.out, options.seeds)
+    text = report(found)
+    print(text)
+    options.report.mkdir(parents=True, exist_ok=True)
+    (options.report / "results.md").write_text(text, encoding="utf-8")
+    result = {**found, "model": options.model, "questions": options.questions, "training": options.training}
+    (options.report / "results.json").write_text(
+        json.dumps({**result, **provenance()}, indent=1, ensure_ascii=False) + "\n"
+    )
+
+
+if __name__ == "__main__":
+    main()
