@@ -24,7 +24,7 @@ from foveate.models.pi0.detect import detect
 from foveate.models.pi0.model import ModelInputs
 from foveate.models.pi0.processing import Processor
 from foveate.models.pi0.weights import load_weights
-from foveate.pruning import make_pruner
+from foveate.pruning import PrunerConfig, make_pruner
 from foveate.types import ActionChunk, AttentionMaps, AttentionRequest, Observation, Phase, Trace
 
 POLICIES = Path(__file__).parent / "policies"
@@ -43,6 +43,44 @@ class TraceOptions:
     """The pictures as the model saw them."""
     raw_score: bool = False
     """The whole score matrix [Q, P]; large."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class LoadOptions:
+    """Which policy and how it is loaded: options of every verb that runs one."""
+
+    policy: str
+    """Checkpoint folder, or the name of a policy that ships with foveate."""
+    pruner: PrunerConfig | None = None
+    """Pruning method; without one, what the checkpoint was trained with; `none`: all tokens."""
+    num_steps: int | None = None
+    """Euler steps of the denoising; None: as the checkpoint says."""
+    device: str = "cpu"
+    """Torch device of the policy."""
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    """Of the policy's large matrices."""
+    robot: str | None = None
+    """Robot mapping: a shipped one (droid, libero, aloha, metaworld) or a YAML file; None: as the checkpoint says."""
+    tokenizer: str | None = None
+    """A sentencepiece model, where the checkpoint folder has none."""
+    asset_id: str | None = None
+    """Which norm stats, where the checkpoint has several."""
+    action_horizon: int | None = None
+    """Of an openpi checkpoint, which does not store it; None: that of openpi's published policy."""
+
+    def load(self) -> Policy:
+        """The policy; raises as `load_policy` does."""
+        return load_policy(
+            self.policy,
+            pruner="checkpoint" if self.pruner is None else self.pruner,
+            device=self.device,
+            dtype=self.dtype,
+            num_steps=self.num_steps,
+            robot=self.robot,
+            tokenizer=self.tokenizer,
+            asset_id=self.asset_id,
+            action_horizon=self.action_horizon,
+        )
 
 
 @dataclass(frozen=True)
@@ -212,6 +250,7 @@ def load_policy(
     robot: str | Path | None = None,
     tokenizer: str | Path | None = None,
     asset_id: str | None = None,
+    action_horizon: int | None = None,
 ) -> Policy:
     """Load a foveate, openpi or LeRobot policy folder, or a policy that ships with foveate by its name.
 
@@ -223,6 +262,7 @@ def load_policy(
         robot: a shipped mapping (`droid`, `libero`, `aloha`, `metaworld`) or a YAML file; None: as detected.
         tokenizer: a sentencepiece model file, where the checkpoint folder has none.
         asset_id: which norm stats, where a checkpoint has several.
+        action_horizon: of an openpi checkpoint, which does not store it.
     Raises:
         FoveateError: something is missing, damaged or does not fit; the text says what to do.
     """
@@ -235,7 +275,7 @@ def load_policy(
                 f"{path}: no such checkpoint folder, and no shipped policy of that name (there are: {names})"
             )
         folder = shipped
-    info = detect(folder, robot=robot, tokenizer=tokenizer)
+    info = detect(folder, robot=robot, tokenizer=tokenizer, action_horizon=action_horizon)
     config = replace(info.config, dtype=dtype, num_steps=num_steps or info.config.num_steps)
     processor = Processor.from_info(info, asset_id=asset_id)
     model = load_weights(info.weights, config, device)

@@ -62,17 +62,10 @@ def evaluate(config: SimConfig, console: Console, label: str = "") -> Evaluated:
     from foveate.cli.provenance import provenance
     from foveate.evaluation.results import RunLog, write_results
     from foveate.evaluation.simulate import name_variant, simulate
-    from foveate.policy import load_policy
 
     jobs = config.jobs()
     with console.status("loading the policy"):
-        policy = load_policy(
-            config.policy,
-            pruner="checkpoint" if config.pruner is None else config.pruner,
-            device=config.device,
-            dtype=config.dtype,
-            num_steps=config.num_steps,
-        )
+        policy = config.load()
     variant = name_variant(config, policy)
     folder = Path(config.trace_out_dir or config.out or _default_folder(config, variant))
     check_same_run(folder, config)

@@ -2,7 +2,7 @@
 
 Nothing heavy is imported here, so `foveate --help` answers at once. A verb is a function that takes the
 remaining arguments and returns the exit status. Exit statuses: 0 done, 1 a `FoveateError` (its text is on
-stderr), 2 a wrong command line, 130 interrupted.
+stderr), 2 a wrong command line, 3 done but damaged files were passed over, 130 interrupted; `check golden` has its own.
 """
 
 from __future__ import annotations
@@ -26,7 +26,11 @@ VERBS: dict[tuple[str, ...], tuple[str, str, str]] = {
     ("sweep", "pruning"): ("foveate.cli.sweep", "pruning", "accuracy against cost: vision tokens kept"),
     ("sweep", "seeds"): ("foveate.cli.sweep", "seeds", "mean and deviation over runs of several seeds"),
     ("sweep", "oracle"): ("foveate.cli.sweep", "oracle", "the cheapest action that is right, question by question"),
-    ("trace", "predict"): ("foveate.cli.trace", "predict", "one policy, images and a prompt: a full run folder"),
+    ("trace", "predict"): (
+        "foveate.cli.trace_predict",
+        "predict",
+        "a policy, images, a prompt: a full run folder",
+    ),
     ("trace", "plot"): ("foveate.cli.trace", "plot", "draw the overlays of a run folder"),
     ("trace", "tokens"): ("foveate.cli.trace", "tokens", "write the token log of a run folder"),
     ("trace", "report"): ("foveate.cli.trace", "report", "write the HTML report of a run folder"),

@@ -12,7 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from foveate.envs.base import check_conventions
 from foveate.envs.suites import resolve_tasks
@@ -24,8 +24,8 @@ from foveate.evaluation.record import RecordKind, make_recorder
 from foveate.evaluation.results import RunLog
 from foveate.evaluation.rollout import Job, Played, Query, RolloutConfig, rollout
 from foveate.evaluation.variants import Instruction, Perception, Vision, variant_name
-from foveate.policy import Policy, TraceOptions
-from foveate.pruning import CONFIGS, PrunerConfig
+from foveate.policy import LoadOptions, Policy, TraceOptions
+from foveate.pruning import CONFIGS
 from foveate.tracing.store import TraceStore
 from foveate.types import ActionChunk, Trace
 
@@ -51,12 +51,10 @@ class EnvConfig:
         return {name: value for name, value in given.items() if value is not None}
 
 
-@dataclass(frozen=True)
-class SimConfig:
+@dataclass(frozen=True, kw_only=True)
+class SimConfig(LoadOptions):
     """Score a policy in a simulator, traced if asked; the same command again goes on where it was interrupted."""
 
-    policy: str
-    """Checkpoint folder, or the name of a policy that ships with foveate."""
     env: EnvConfig = field(default_factory=EnvConfig)
     task_suite_name: str = "foveate"
     """A suite (foveate, mt10, libero_spatial ...) or tasks separated by commas."""
@@ -90,18 +88,10 @@ class SimConfig:
     """Observations per inference at most; None: num_workers. 1 makes repetitions bit-equal."""
     variant: str | None = None
     """Name of this run in tables; None: made from pruner and controls."""
-    pruner: PrunerConfig | None = None
-    """Pruning method; without one, what the checkpoint was trained with; `none`: all tokens."""
     vision: Vision = "normal"
     """`blind` shows grey images: how much is vision needed?"""
     instruction: Instruction = "normal"
     """`shuffled` gives the instruction of another task: how much is language needed?"""
-    num_steps: int | None = None
-    """Euler steps of the denoising; None: as the checkpoint says."""
-    device: str = "cpu"
-    """Torch device of the policy."""
-    dtype: Literal["float32", "bfloat16"] = "float32"
-    """Of the policy's large matrices."""
     record: RecordKind | None = None
     """Record every frame: `droid` as DROID-format folders, `video` as mp4."""
     record_size: tuple[int, int] | None = None
@@ -132,17 +122,19 @@ class SimConfig:
         return [Job(task, i, episode, self.seed + episode) for i, task in enumerate(tasks) for episode in trials]
 
 
+def pruner_label(policy: Policy) -> str | None:
+    """Method and budget: `lightvla`, `random_0.25`; None where all tokens are kept."""
+    if policy.pruner is None or not policy.pruner.enabled:
+        return None
+    options = policy.pruner.config
+    label = next(name for name, cls in CONFIGS.items() if type(options) is cls)
+    budget = getattr(options, "keep_ratio", None) or getattr(options, "keep_tokens", None)
+    return f"{label}_{budget:g}" if budget else label
+
+
 def name_variant(config: SimConfig, policy: Policy) -> str:
     """The name given, or one from method, budget and controls: `full`, `lightvla`, `random_0.25_blind` ..."""
-    if config.variant is not None:
-        return config.variant
-    pruner, label = policy.pruner, None
-    if pruner is not None and pruner.enabled:
-        options = pruner.config
-        label = next(name for name, cls in CONFIGS.items() if type(options) is cls)
-        budget = getattr(options, "keep_ratio", None) or getattr(options, "keep_tokens", None)
-        label += f"_{budget:g}" if budget else ""
-    return variant_name(label, config.vision, config.instruction)
+    return config.variant or variant_name(pruner_label(policy), config.vision, config.instruction)
 
 
 def simulate(
@@ -228,7 +220,7 @@ def simulate(
             if config.record
             else None,
         )
-    warnings = list(store.warnings) if store is not None else []
+    warnings = trace_warnings(store) if store is not None else []
     if policy.pruner is not None and policy.pruner.enabled:
         warnings += watch.warnings()
     return warnings
@@ -258,6 +250,15 @@ def _trace_store(config: SimConfig, folder: Path, policy: Policy, stack: ExitSta
     )
     stack.callback(store.close)
     return store
+
+
+def trace_warnings(store: TraceStore) -> list[str]:
+    """What went wrong with the trace, and how many inferences have no dump because of it."""
+    became = store.close()
+    if not became["failed"]:
+        return list(store.warnings)
+    without = became["failed"] + became["dropped"]
+    return [*store.warnings, f"trace: {without} of {without + became['written']} inferences have no dump"]
 
 
 def _start(config: SimConfig, tasks: Sequence[str], count: int, stack: ExitStack) -> list[WorkerEnv]:

@@ -1,3 +1,4 @@
+import shutil
 from types import SimpleNamespace
 
 import numpy as np
@@ -5,8 +6,10 @@ import pytest
 
 from foveate.errors import FoveateError
 from foveate.evaluation.collapse import KeepWatch
-from foveate.evaluation.simulate import EnvConfig, SimConfig, name_variant
+from foveate.evaluation.simulate import EnvConfig, SimConfig, name_variant, trace_warnings
 from foveate.pruning import make_pruner
+from foveate.tracing.store import TraceStore
+from foveate.tracing.synthetic import inference, layout
 from foveate.types import Span, TokenLayout
 
 
@@ -59,3 +62,18 @@ def test_a_collapsed_pruner_is_told():
     assert "collapse" in warnings[0] and "2 of 64" in warnings[0]
     assert any("corner[0]" in w for w in warnings)
     assert KeepWatch().warnings() == []
+
+
+def test_inferences_without_a_dump_are_counted(tmp_path):
+    trace, observation = inference(np.random.default_rng(0), 0.3, 20, layout())
+    store = TraceStore(tmp_path, max_dumps=1)
+    for step in range(2):
+        store.submit(trace, observation, {"task_id": 0, "episode": 0, "step": step, "query": step})
+    assert trace_warnings(store) == []  # a limit that was asked for is no fault
+    store = TraceStore(tmp_path / "full")
+    shutil.rmtree(tmp_path / "full/dumps")
+    (tmp_path / "full/dumps").write_text("in the way")
+    for step in range(4):
+        store.submit(trace, observation, {"task_id": 0, "episode": 0, "step": step, "query": step})
+    reason, count = trace_warnings(store)
+    assert "could not be written" in reason and count == "trace: 4 of 4 inferences have no dump"
