@@ -27,7 +27,8 @@ SCHEMA_VERSION = "foveate.results/v1"
 STAGES = ("vision", "prune", "prefill", "denoise", "total")
 CSV_COLUMNS = (
     "variant", "task", "episodes", "successes", "failures", "crashes", "success_rate", "ci_low", "ci_high", "kept_mean",
-    "patches", "ms_p50", "ms_p95", "vision_ms_p50", "prune_ms_p50", "prefill_ms_p50", "denoise_ms_p50", "gflops",
+    "patches", "ms_p50", "ms_p95", "vision_ms_p50", "prune_ms_p50", "prefill_ms_p50", "kv_cache_ms_p50",
+    "denoise_ms_p50", "gflops",
 )  # fmt: skip
 
 
@@ -258,7 +259,7 @@ def _csv_row(variant: str, task: str, group: Mapping[str, Any]) -> dict[str, Any
         "patches": group["kept"]["patches"],
         "ms_p50": latency["total"]["p50"],
         "ms_p95": latency["total"]["p95"],
-        **{f"{stage}_ms_p50": latency[stage]["p50"] for stage in STAGES if stage != "total"},
+        **{f"{stage}_ms_p50": times["p50"] for stage, times in latency.items() if stage != "total"},
     }
     return {name: f"{value:.4g}" if isinstance(value, float) else value for name, value in row.items()}
 
@@ -284,4 +285,6 @@ def _cannot_write(path: Path, error: OSError) -> FoveateError:
             f"{path}: the disk is full, and results must not be lost; free some space and run the same command "
             "again: it goes on after the last episode written"
         )
-    return FoveateError(f"{path}: cannot write there ({error.strerror}); choose a writable folder with --out")
+    return FoveateError(
+        f"{path}: cannot write there ({error.strerror}); choose a writable folder with --out or --trace_out_dir"
+    )

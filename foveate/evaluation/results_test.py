@@ -109,6 +109,7 @@ def test_written_files(tmp_path):
         ("full", "reach-v3", "0", "1"),
     ]
     assert rows[0]["ms_p50"] == "40" and rows[1]["ms_p50"] == ""
+    assert rows[0]["kv_cache_ms_p50"] == rows[0]["prefill_ms_p50"] == "24"
     assert json.loads((tmp_path / "summary.json").read_text()) == summary
     assert summary["crash_reasons"] == ["reach-v3 episode 0: died"]
     assert summary["warnings"] == ["careful"] and summary["seed"] == 7

@@ -331,6 +331,8 @@ def _conclude(
         row = {"variant": variant, "task": job.task, "episode": job.episode, "query": query.index, "step": query.step}
         row |= {"batch": answer.batch, **_kept(trace)}
         row |= {f"{stage}_ms": round(ms, 3) for stage, ms in answer.chunk.timings_ms.items()}
+        if "prefill_ms" in row:
+            row["kv_cache_ms"] = row["prefill_ms"]
         if gflops is not None and trace is not None:
             row["gflops"] = round(gflops(trace), 6)
         rows.append(row)

@@ -119,7 +119,7 @@ def to_record(dump: Mapping[str, Any], path: Path, run_dir: Path) -> Record:
             stats={k: np.asarray(v).reshape(-1) for k, v in (lookup(dump, "routing.score_stats") or {}).items()},
             attn={int(layer): _heads(value) for layer, value in attn.items()},
             seq_lens={k: int(v) for k, v in (lookup(dump, "routing.seq_lens") or {}).items()},
-            stages_ms={k: float(v) for k, v in (lookup(dump, "perf.stages_ms") or {}).items()},
+            stages_ms=_stages(lookup(dump, "perf.stages_ms") or {}),
             latency_s=lookup(dump, "perf.forward_latency_s"),
         )
     except (KeyError, TypeError, ValueError, IndexError) as error:
@@ -140,6 +140,15 @@ def _flat(value: Any, dtype: Any) -> np.ndarray | None:
 def _heads(value: Any) -> np.ndarray:
     array = np.asarray(value, np.float32)
     return array.reshape(-1, array.shape[-1])
+
+
+def _stages(said: Mapping[str, Any]) -> dict[str, float]:
+    """Milliseconds per stage; `prefill` and `kv_cache` are two names of one stage, and a dump may hold either."""
+    stages = {stage: float(ms) for stage, ms in said.items()}
+    for name, other in (("prefill", "kv_cache"), ("kv_cache", "prefill")):
+        if name not in stages and other in stages:
+            stages[name] = stages[other]
+    return stages
 
 
 def _meta(dump: Mapping[str, Any], path: Path) -> dict[str, Any]:

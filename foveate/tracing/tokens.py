@@ -24,7 +24,7 @@ from foveate.tracing.store import dump_paths, iter_dumps
 from foveate.tracing.summary import summarize, summarize_capabilities
 
 IDENTITY = ("sample_id", "dump", "task", "task_id", "episode", "step", "query", "variant", "seed")
-STAGES = ("vision", "prune", "prefill", "denoise", "total")
+STAGES = ("vision", "prune", "prefill", "kv_cache", "denoise", "total")
 
 Diagnose = Callable[[Sequence[Record]], list[str]]
 """What looks wrong in the keep sets of a run, as sentences."""

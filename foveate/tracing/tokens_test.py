@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from foveate.errors import FoveateError
-from foveate.tracing.record import read_record
-from foveate.tracing.store import dump_paths
+from foveate.tracing.record import read_record, to_record
+from foveate.tracing.store import dump_paths, read_dump
 from foveate.tracing.summary import statistics
 from foveate.tracing.synthetic import write_run
 from foveate.tracing.tokens import write_capabilities, write_token_log
@@ -30,10 +30,17 @@ def test_a_line_per_inference_in_order_of_time(run):
     assert first["dump"] == "dumps/task000/ep000/step00000.pt"
     assert first["num_kept"] == sum(first["kept"].values()) == round(first["kept_ratio"] * 128)
     assert first["delta_seq_len"] == first["pre_seq_len"] - first["post_seq_len"] == 128 - first["num_kept"]
-    assert first["prefill_ms"] == pytest.approx(3 + first["num_kept"] / 20)
+    assert first["prefill_ms"] == first["kv_cache_ms"] == pytest.approx(3 + first["num_kept"] / 20)
     assert "keep_iou" not in first
     masks = [read_record(path, run).keep_mask for path in dump_paths(run)[:2]]
     assert second["keep_iou"] == pytest.approx((masks[0] & masks[1]).sum() / (masks[0] | masks[1]).sum())
+
+
+@pytest.mark.parametrize("name", ["prefill", "kv_cache"])
+def test_either_name_of_the_prefill_will_do(run, name):
+    path = dump_paths(run)[0]
+    record = to_record({**read_dump(path), "perf": {"stages_ms": {name: 7.0, "denoise": 2.0}}}, path, run)
+    assert record.stages_ms == {"prefill": 7.0, "kv_cache": 7.0, "denoise": 2.0}
 
 
 def test_summary_has_statistics_and_coverage(run):
