@@ -66,7 +66,7 @@ def sim_config(config: DemoConfig, variant: str) -> SimConfig:
     if not (POLICIES / FULL / "model.safetensors").exists():
         raise FoveateError(
             f"the shipped policy is not in {POLICIES / FULL}: this installation is incomplete; reinstall foveate, or "
-            "make the policy with `foveate train policy` (docs/training-the-tiny-policy.md)"
+            "make the policy with `foveate train policy` (docs/training.md)"
         )
     return SimConfig(
         policy=PRUNED if variant == "lightvla" and tuned else FULL,

@@ -77,6 +77,8 @@ EXTRAS = (
     ("metaworld", "sim", "the simulator of `foveate demo` and `foveate eval sim --env metaworld`"),
     ("libero", "libero", "`foveate eval sim --env libero` (or name its interpreter with --env.python)"),
     ("tensorboard", "train", "a TensorBoard log of `foveate train policy`"),
+    ("easy_vqa", "vlm", "a small set of questions about images, without a download"),
+    ("peft", "vlm", "adapters in `foveate train vlm`"),
     ("tensorrt", "tensorrt", "the TensorRT engine (not there yet)"),
     ("lerobot", "lerobot", "LeRobot's own tools, beside what foveate reads itself"),
     ("ray", "ray", "more than one machine: `foveate attn episodes --workers ray`"),

@@ -2,11 +2,13 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import tomllib
 
 import pytest
 
 from foveate.cli import doctor
 from foveate.cli.doctor import Finding
+from foveate.testing import REPO
 
 
 def test_this_machine_is_healthy_as_json(monkeypatch, capsys) -> None:
@@ -31,6 +33,11 @@ def test_a_broken_essential_is_status_one(monkeypatch, capsys) -> None:
     assert doctor.run([]) == 1
     out = capsys.readouterr().out
     assert 'pip install "torch>=2.6"' in out and "does not work" in out
+
+
+def test_every_extra_is_looked_at() -> None:
+    extras = tomllib.loads((REPO / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    assert {extra for _, extra, _ in doctor.EXTRAS} == set(extras) - {"dev"}
 
 
 def test_a_missing_package_is_missing() -> None:

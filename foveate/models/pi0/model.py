@@ -389,7 +389,7 @@ class Pi0(nn.Module):
     # ---- the pruner's dials -------------------------------------------------------------------------
 
     def set_token_pruner_noise_scale(self, scale: float | None) -> None:
-        """Scale of the exploration noise in training; None restores the configured one."""
+        """Scale of the exploration noise in training; None: no noise."""
         if self.pruner is not None:
             self.pruner.set_noise_scale(scale)
 

@@ -109,15 +109,11 @@ class Processor:
             except FoveateError as error:
                 raise FoveateError(f"{folder}: {error}") from None
         prompts = PromptTokenizer(info.tokenizer, info.config.max_token_len, info.config.vocab_size)
-        return cls(
-            info.config,
-            info.robot,
-            prompts,
-            state_norm,
-            action_norm,
-            resize=info.resize,
-            state_in_prompt=info.state_in_prompt,
-        )
+        options = {"resize": info.resize, "state_in_prompt": info.state_in_prompt}
+        try:
+            return cls(info.config, info.robot, prompts, state_norm, action_norm, **options)  # type: ignore[arg-type]
+        except FoveateError as error:
+            raise FoveateError(f"{info.path}: {error}") from None
 
     def inputs(self, observations: Sequence[Observation]) -> ModelInputs:
         """One batch of model inputs, on the host; layouts and ranges as `ModelInputs` documents.
