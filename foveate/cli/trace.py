@@ -107,7 +107,9 @@ def _plot(folder: Path, limit: int | None, console: Console) -> list[str]:
     total = len(spread(dump_paths(check_run(folder)), limit))
     with _progress(console, f"overlays of {folder.name}", total) as tick:
         done = plot_run(folder, limit, tick)
-    console.print(f"overlays: {done.files} of {done.inferences} inferences in {folder / 'plots'}", soft_wrap=True)
+    console.print(
+        f"overlays: {done.files} pictures, {done.inferences} inferences, in {folder / 'plots'}", soft_wrap=True
+    )
     if done.left_out:
         console.print(f"          {done.left_out} inferences left out; `foveate trace plot {folder}` draws all")
     if done.without_pictures:
