@@ -6,6 +6,7 @@ The schema of each file is in docs/results-schema.md.
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import dataclasses
 import errno
@@ -117,7 +118,9 @@ class JsonLines:
         self.rows = rows
 
     def close(self) -> None:
-        self._file.close()
+        # What a full disk refused is tried once more here; `append` has told of it already.
+        with contextlib.suppress(OSError):
+            self._file.close()
 
 
 class RunLog:

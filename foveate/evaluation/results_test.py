@@ -2,6 +2,7 @@ import csv
 import errno
 import json
 import os
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -126,6 +127,16 @@ def test_full_disk_is_fatal_and_says_so(tmp_path, monkeypatch):
     monkeypatch.setattr(results.os, "fsync", full)
     with pytest.raises(FoveateError, match=r"disk is full.*same command"):
         log.add(episode(0), [])
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no device that is always full")
+def test_closing_on_a_full_disk_does_not_hide_what_was_said(tmp_path):
+    lines = JsonLines(tmp_path / "lines.jsonl")
+    lines.close()
+    lines._file = open("/dev/full", "ab")  # noqa: SIM115
+    with pytest.raises(FoveateError, match="disk is full"):
+        lines.append([{"a": 1}])
+    lines.close()
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
