@@ -50,7 +50,7 @@ class LoadOptions:
     """Which policy and how it is loaded: options of every verb that runs one."""
 
     policy: str
-    """Checkpoint folder, or the name of a policy that ships with foveate."""
+    """Checkpoint folder, or the name of a policy that ships with foveate; `--pretrained_checkpoint` is the same."""
     pruner: PrunerConfig | None = None
     """Pruning method; without one, what the checkpoint was trained with; `none`: all tokens."""
     num_steps: int | None = None

@@ -35,7 +35,7 @@ class EnvConfig:
     """Which simulator, and how it is run."""
 
     name: str = "metaworld"
-    """`metaworld`, `libero`, or one's own as `module:Class`."""
+    """`metaworld`, `libero`, or one's own as `module:Class`; `--env NAME` is short for it."""
     python: str | None = None
     """Interpreter of the workers, where the simulator needs other packages; None: this one."""
     timeout_s: float = 60.0
