@@ -32,7 +32,7 @@ CARD = """# tiny_qwen3vl
 A small Qwen3-VL (`Qwen3VLForConditionalGeneration` of transformers), trained from nothing by foveate. It shows that the
 whole chain of NO / COARSE / FULL runs on real input in seconds on a CPU; it knows coloured shapes and letters.
 
-- **Model**: {parameters:.2f} M parameters (float16, {megabytes:.1f} MB), text width 128 in 3 layers, vision width 96
+- **Model**: {parameters:.2f} M parameters (float16, {megabytes:.1f} MB), text width 128 in 4 layers, vision width 96
   in 3 layers, patches of 8 px merged 2 x 2: a picture of 64 px (FULL) is 16 vision tokens, one of 16 px (COARSE) is 1.
   The prompt is context, question, picture, answer, so that what the text-first pass read serves the other passes.
 - **Data**: the mixed set of `foveate/data/vqa_mixed.py` (a stream of its own: the set's splits were not seen) and the

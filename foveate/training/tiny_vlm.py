@@ -57,7 +57,7 @@ def make_model(tokenizer: Any, seed: int) -> Qwen3VLForConditionalGeneration:
             "vocab_size": len(tokenizer),
             "hidden_size": 128,
             "intermediate_size": 384,
-            "num_hidden_layers": 3,
+            "num_hidden_layers": 4,
             "num_attention_heads": 4,
             "num_key_value_heads": 4,
             "head_dim": 32,

@@ -9,6 +9,7 @@ level, of pictures of one size. `levels: {blind: 0, coarse: 0, full: 1}` is the 
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -29,7 +30,7 @@ from foveate.models.vlm.model import VLM
 from foveate.training.config import RESUME_FREE, LoopConfig, OptimConfig
 from foveate.training.loop import DRAWS, Share, fit, seed_of
 from foveate.training.tiny_vlm import make_tiny
-from foveate.training.vlm_aux import AuxHeads
+from foveate.training.vlm_aux import LAYERS, AuxHeads
 from foveate.training.world import World, join_world
 from foveate.types import VisionLevel, VQASample
 
@@ -74,6 +75,8 @@ class QuestionsConfig:
     """Of each published set, at most."""
     root: str | None = None
     """Folder with the files of the published sets."""
+    negation_from: int = 0
+    """Step from which negated questions are drawn; before comparing is learned, they cancel out the others."""
 
     def __post_init__(self) -> None:
         if self.weights and len(self.weights) != len(self.sets):
@@ -129,8 +132,13 @@ class Questions(Protocol):
         """What its words are learned from."""
         ...
 
-    def draw(self, rng: np.random.Generator, level: VisionLevel | None) -> VQASample:
-        """One question; `level`: one that needs just this level, where that is known."""
+    def draw(self, rng: np.random.Generator, level: VisionLevel | None, plain: bool = False) -> VQASample:
+        """One question.
+
+        Args:
+            level: one that needs just this level, where that is known.
+            plain: none that is negated.
+        """
         ...
 
 
@@ -143,8 +151,11 @@ class ListedQuestions:
     def texts(self) -> set[str]:
         return {text for s in self.samples for text in (s.hint, s.question, *s.answers, *s.choices)}
 
-    def draw(self, rng: np.random.Generator, level: VisionLevel | None) -> VQASample:
-        return self.samples[int(rng.integers(len(self.samples)))]
+    def draw(self, rng: np.random.Generator, level: VisionLevel | None, plain: bool = False) -> VQASample:
+        while True:
+            sample = self.samples[int(rng.integers(len(self.samples)))]
+            if not (plain and negated(sample.question)):
+                return sample
 
 
 class MixedQuestions:
@@ -156,10 +167,10 @@ class MixedQuestions:
             text for item in items("train", 2000, MIXED_SEED) for text in (*item.context, item.question, item.answer)
         }
 
-    def draw(self, rng: np.random.Generator, level: VisionLevel | None) -> VQASample:
+    def draw(self, rng: np.random.Generator, level: VisionLevel | None, plain: bool = False) -> VQASample:
         while True:
             item = next(items("train", 1, MIXED_SEED, int(rng.integers(2**31))))
-            if level is None or item.facts.need == level:
+            if level in (None, item.facts.need) and not (plain and negated(item.question)):
                 break
         pixels = item.pixels()
         picture = (
@@ -170,11 +181,22 @@ class MixedQuestions:
         )
 
 
+def negated(question: str) -> bool:
+    return not {"not", "no"}.isdisjoint(question.split())
+
+
 class QuestionSource:
     """Draws the rows of a step from `(seed, step)` alone."""
 
-    def __init__(self, sets: Sequence[Questions], weights: Sequence[float], levels: LevelMix, seed: int) -> None:
-        self.sets, self.levels, self.seed = sets, levels, seed
+    def __init__(
+        self,
+        sets: Sequence[Questions],
+        weights: Sequence[float],
+        levels: LevelMix,
+        seed: int,
+        negation_from: int = 0,
+    ) -> None:
+        self.sets, self.levels, self.seed, self.negation_from = sets, levels, seed, negation_from
         self.edges = np.cumsum(weights) / sum(weights)
 
     def level_of(self, row: int) -> VisionLevel:
@@ -189,7 +211,8 @@ class QuestionSource:
             rng = np.random.default_rng(seed_of(self.seed, DRAWS, share.step, row))
             level = self.level_of(row)
             chosen = self.sets[int(np.searchsorted(self.edges, rng.random(), side="right").clip(0, len(self.sets) - 1))]
-            rows[level].append(chosen.draw(rng, level if rng.random() < self.levels.focus else None))
+            need = level if rng.random() < self.levels.focus else None
+            rows[level].append(chosen.draw(rng, need, share.step < self.negation_from))
         return QuestionBatch(tuple((level, tuple(found)) for level, found in rows.items() if found))
 
 
@@ -203,13 +226,13 @@ class QuestionLoss(nn.Module):
         self.aux = AuxHeads(width) if aux_weight else None
         self.aux_weight, self.aux_until = aux_weight, aux_until
         self._scale = 0.0
-        self._state: Tensor | None = None
-        if self.aux is not None:
-            vlm.backbone.decoder.layers[1].register_forward_hook(self._keep)
+        self._states: dict[int, Tensor] = {}
+        for layer in LAYERS if aux_weight else ():
+            vlm.backbone.decoder.layers[layer].register_forward_hook(functools.partial(self._keep, layer))
         self._last: dict[str, float] = {}
 
-    def _keep(self, module: nn.Module, inputs: Any, output: Any) -> None:
-        self._state = output[0] if isinstance(output, tuple) else output
+    def _keep(self, layer: int, module: nn.Module, inputs: Any, output: Any) -> None:
+        self._states[layer] = output[0] if isinstance(output, tuple) else output
 
     def forward(self, batch: QuestionBatch) -> Tensor:
         """Mean nats per answer token over all rows, stop token included, plus the auxiliary losses while they last."""
@@ -222,10 +245,10 @@ class QuestionLoss(nn.Module):
                 loss = self.vlm.batch_loss(chosen, part, features, stop=True)
                 total, rows = total + loss.sum(), rows + len(chosen)
                 self._last[f"loss/{level}"] = float(loss.detach().mean())
-                if self.aux is not None and self._scale > 0 and self._state is not None:
+                if self.aux is not None and self._scale > 0:
                     # The prompt's last token stands before the answer, which is one token, then the stop token.
                     tokens = None if features is None else features.tokens
-                    extra = extra + self.aux(chosen, level, tokens, self._state[:, -2])
+                    extra = extra + self.aux(chosen, level, tokens, [self._states[n][:, -2] for n in LAYERS])
         self._last["aux"] = float(extra.detach())
         return total / max(1, rows) + self._scale * extra
 
@@ -247,7 +270,9 @@ def _train(config: TrainVlmConfig, world: World) -> Path:
     sets = load_questions(config.data)
     vlm = begin(config, sets, str(world.device))
     objective = QuestionLoss(vlm, config.aux_weight, config.aux_until).to(world.device)
-    source = QuestionSource(sets, config.data.weights or [1.0] * len(sets), config.levels, config.seed)
+    source = QuestionSource(
+        sets, config.data.weights or [1.0] * len(sets), config.levels, config.seed, config.data.negation_from
+    )
     out = Path(config.out)
     ema = fit(
         objective, source, config.loop, config.optim, out, world=world, seed=config.seed, identity=_identity(config)

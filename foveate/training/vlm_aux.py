@@ -1,8 +1,9 @@
 """Auxiliary heads for a small model on the mixed set: they say what is in the picture, and fade out.
 
 Yes/no answers teach a new vision tower almost nothing for hundreds of steps. Linear heads on its tokens (colours, kind
-of shape, letters in the corners) and on the second language layer (the value that is asked for, before it is compared)
-give it gradients from the first step. They are thrown away afterwards.
+of shape, letters in the corners) and on the language layers (the value that is asked for; whether it is the one that
+the question names, before a `not` turns it round) give it gradients from the first step. They are thrown away
+afterwards.
 """
 
 from __future__ import annotations
@@ -18,6 +19,8 @@ from foveate.data.vqa_mixed import DATASET, MixedItem, items
 from foveate.data.vqa_scene import COLORS, CORNERS, LETTERS, SHAPES
 from foveate.types import VisionLevel, VQASample
 
+LAYERS = (1, 2)
+"""Language layers behind which the value that is asked for is known, and whether it is the one that was named."""
 RANK = {"NO": 0, "COARSE": 1, "FULL": 2}
 VALUES = (*COLORS, *SHAPES, *LETTERS)
 MIDDLE = (5, 6, 9, 10)
@@ -45,6 +48,14 @@ def asked_value(item: MixedItem, level: VisionLevel) -> int:
     return VALUES.index(value)
 
 
+def agreement(item: MixedItem, level: VisionLevel) -> int:
+    """1 where a yes/no question names the right value, 0 where a wrong one, whatever it negates; else `IGNORE`."""
+    value = asked_value(item, level)
+    if value == IGNORE or item.answer not in ("yes", "no"):
+        return IGNORE
+    return int(VALUES[value] in item.question.rstrip("?").split())
+
+
 class AuxHeads(nn.Module):
     """Linear heads; `forward` gives the sum of their mean losses over a batch of one level.
 
@@ -59,18 +70,22 @@ class AuxHeads(nn.Module):
         self.shape = nn.Linear(width, len(SHAPES))
         self.letter = nn.Linear(width, len(LETTERS))
         self.value = nn.Linear(width, len(VALUES))
+        self.agree = nn.Linear(width, 2)
 
-    def forward(self, samples: Sequence[VQASample], level: VisionLevel, tokens: Tensor | None, state: Tensor) -> Tensor:
+    def forward(
+        self, samples: Sequence[VQASample], level: VisionLevel, tokens: Tensor | None, states: Sequence[Tensor]
+    ) -> Tensor:
         """
         Args:
             tokens: [B, P, D] image tokens, P = 16 or 1; None: there are none.
-            state: [B, D] of the second language layer, at the prompt's last token.
+            states: [B, D] behind each of `LAYERS`, at the prompt's last token.
         """
         known = [i for i, sample in enumerate(samples) if sample.dataset == DATASET]
         if not known:
-            return state.sum() * 0
+            return states[0].sum() * 0
         mixed = [item_of(samples[i].id) for i in known]
-        loss = _loss(self.value, state[known], [asked_value(item, level) for item in mixed])
+        loss = _loss(self.value, states[0][known], [asked_value(item, level) for item in mixed])
+        loss = loss + _loss(self.agree, states[1][known], [agreement(item, level) for item in mixed])
         if tokens is None:
             return loss
         tokens = tokens[known]

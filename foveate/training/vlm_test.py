@@ -10,8 +10,16 @@ from foveate.errors import FoveateError
 from foveate.models.vlm.load import load_vlm
 from foveate.training.config import LoopConfig, OptimConfig
 from foveate.training.loop import Share
-from foveate.training.vlm import LevelMix, QuestionsConfig, QuestionSource, TrainVlmConfig, load_questions, train_vlm
-from foveate.training.vlm_aux import IGNORE, VALUES, asked_value, item_of
+from foveate.training.vlm import (
+    LevelMix,
+    QuestionsConfig,
+    QuestionSource,
+    TrainVlmConfig,
+    load_questions,
+    negated,
+    train_vlm,
+)
+from foveate.training.vlm_aux import IGNORE, VALUES, agreement, asked_value, item_of
 
 DATA = QuestionsConfig(sets=("mixed",))
 MIX = LevelMix(blind=1, coarse=2, full=3, focus=0.5)
@@ -45,6 +53,9 @@ def test_labels_of_the_auxiliary_heads(sets):
             assert VALUES[value] == sample.answers[0]
         if item.facts.need == "FULL":
             assert asked_value(item, "COARSE") == IGNORE
+        if (agrees := agreement(item, "FULL")) != IGNORE:
+            assert sample.answers[0] == ("yes" if agrees != negated(sample.question) else "no")
+        assert not negated(sets[0].draw(rng, None, plain=True).question)
 
 
 def test_training_runs_resumes_and_leaves_a_model_that_opens(tmp_path):
@@ -61,7 +72,7 @@ def test_training_runs_resumes_and_leaves_a_model_that_opens(tmp_path):
     assert lines[-1]["loss/FULL"] < lines[0]["loss/FULL"]
     assert lines[-1]["aux_weight"] == 0.0
     vlm = load_vlm(folder)
-    assert sum(p.numel() for p in vlm.model.parameters()) == pytest.approx(1.2e6, rel=0.1)
+    assert sum(p.numel() for p in vlm.model.parameters()) == pytest.approx(1.4e6, rel=0.1)
     assert vlm.reuse_obstacle == ""
     sample = load_questions(DATA)[0].draw(np.random.default_rng(0), None)
     assert [vlm.answer([sample], level)[0].vision_tokens for level in ("NO", "COARSE", "FULL")] == [0, 1, 16]
