@@ -45,6 +45,14 @@ class TraceOptions:
     """The whole score matrix [Q, P]; large."""
 
 
+def at_least_one(config: object, *names: str) -> None:
+    """Raises FoveateError where one of these fields is set, and below 1."""
+    for name in names:
+        value = getattr(config, name)
+        if value is not None and value < 1:
+            raise FoveateError(f"{name}: expected at least 1, got {value}")
+
+
 @dataclass(frozen=True, kw_only=True)
 class LoadOptions:
     """Which policy and how it is loaded: options of every verb that runs one."""
@@ -67,6 +75,9 @@ class LoadOptions:
     """Which norm stats, where the checkpoint has several."""
     action_horizon: int | None = None
     """Of an openpi checkpoint, which does not store it; None: that of openpi's published policy."""
+
+    def __post_init__(self) -> None:
+        at_least_one(self, "num_steps", "action_horizon")
 
     def load(self) -> Policy:
         """The policy; raises as `load_policy` does."""
@@ -266,6 +277,11 @@ def load_policy(
     Raises:
         FoveateError: something is missing, damaged or does not fit; the text says what to do.
     """
+    try:
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).partition("\n")[0][:160]
+        raise FoveateError(f"device {device!r}: {reason}; `foveate doctor` says what this machine has") from error
     folder = Path(path)
     if not folder.exists():
         shipped = POLICIES / str(path)

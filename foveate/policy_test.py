@@ -174,3 +174,8 @@ def test_attention_that_cannot_be_is_named(policy):
         policy.attend(frame, AttentionRequest((2,)))
     with pytest.raises(FoveateError, match="attention head 2: the layers have heads 0 to 1"):
         policy.attend(frame, AttentionRequest((0,), heads=(2,)))
+
+
+def test_a_device_that_is_not_here_is_one_sentence() -> None:
+    with pytest.raises(FoveateError, match=r"device 'banana': .*foveate doctor"):
+        load_policy("metaworld_tiny", device="banana")

@@ -44,6 +44,7 @@ class PredictConfig(LoadOptions):
     """Of the noise that the actions are denoised from."""
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if (self.exp_name is None) == (self.trace_out_dir is None):
             raise FoveateError("where to? Give either --trace_out_dir DIR or --exp_name NAME (for runs/NAME)")
 

@@ -24,7 +24,7 @@ from foveate.evaluation.record import RecordKind, make_recorder
 from foveate.evaluation.results import RunLog
 from foveate.evaluation.rollout import Job, Played, Query, RolloutConfig, rollout
 from foveate.evaluation.variants import Instruction, Perception, Vision, variant_name
-from foveate.policy import LoadOptions, Policy, TraceOptions
+from foveate.policy import LoadOptions, Policy, TraceOptions, at_least_one
 from foveate.pruning import CONFIGS
 from foveate.tracing.store import TraceStore
 from foveate.types import ActionChunk, Trace
@@ -44,6 +44,11 @@ class EnvConfig:
     """Side of the rendered pictures in pixels; None: as the simulator's own default."""
     max_steps: int | None = None
     """Steps after which an episode has failed; None: the simulator's own limit."""
+
+    def __post_init__(self) -> None:
+        at_least_one(self, "image_size", "max_steps")
+        if not self.timeout_s > 0:
+            raise FoveateError(f"env.timeout_s: expected seconds above 0, got {self.timeout_s:g}")
 
     def options(self) -> dict[str, Any]:
         """What is handed to the environment's constructor."""
@@ -100,9 +105,10 @@ class SimConfig(LoadOptions):
     """Beside --record droid: record where each object is in the pictures, as the simulator knows it."""
 
     def __post_init__(self) -> None:
-        for name in ("num_trials_per_task", "replan_steps", "num_workers"):
-            if getattr(self, name) < 1:
-                raise FoveateError(f"{name}: expected at least 1, got {getattr(self, name)}")
+        super().__post_init__()
+        at_least_one(self, "num_trials_per_task", "replan_steps", "num_workers", "max_batch", "trace_max_plots")
+        if self.seed < 0:
+            raise FoveateError(f"seed: expected at least 0, got {self.seed}")
         if self.record_size is not None and (self.record is None or min(self.record_size) < 16):
             raise FoveateError(
                 f"record_size {self.record_size}: expected a width and height of at least 16 pixels, beside --record"
@@ -160,6 +166,10 @@ def simulate(
     if not jobs:
         return []
     tasks = tuple(dict.fromkeys(job.task for job in config.jobs()))
+    if config.replan_steps > policy.spec.action_horizon:
+        raise FoveateError(
+            f"replan_steps {config.replan_steps}: the policy gives {policy.spec.action_horizon} actions at a time"
+        )
     policy.trace = _trace_options(config)
     with ExitStack() as stack:
         envs = _start(config, tasks, min(config.num_workers, len(jobs)), stack)

@@ -41,10 +41,20 @@ def test_jobs_pair_scenes_across_variants():
     ]
 
 
-@pytest.mark.parametrize("field", ["num_trials_per_task", "replan_steps", "num_workers"])
+@pytest.mark.parametrize(
+    "field", ["num_trials_per_task", "replan_steps", "num_workers", "max_batch", "num_steps", "action_horizon"]
+)
 def test_numbers_are_at_least_one(field):
-    with pytest.raises(FoveateError, match=field):
+    with pytest.raises(FoveateError, match=f"{field}: expected at least 1, got 0"):
         SimConfig(policy="p", **{field: 0})
+
+
+def test_numbers_that_no_simulator_takes():
+    with pytest.raises(FoveateError, match="seed: expected at least 0"):
+        SimConfig(policy="p", seed=-1)
+    for field in ("timeout_s", "image_size", "max_steps"):
+        with pytest.raises(FoveateError, match=field):
+            EnvConfig(**{field: 0})
 
 
 def test_environment_options_are_passed_only_where_given():

@@ -132,8 +132,8 @@ def train_policy(config: TrainPolicyConfig, progress: Any = None) -> Path:
 
 def _train(config: TrainPolicyConfig, world: World, progress: Any) -> Path:
     out = Path(config.out)
+    episodes = load_demos(config.data, progress)  # before the model: a wrong path is told at once
     start = begin(config)
-    episodes = load_demos(config.data, progress)
     tasks = sorted({episode.task for episode in episodes})
     stats = start.stats or norm_stats(episodes, start.robot, start.model.config.action_horizon)
     processor = make_processor(start, stats)
