@@ -14,7 +14,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 import numpy as np
 import torch
@@ -25,7 +25,7 @@ from foveate.data.vqa import load_vqa
 from foveate.data.vqa_mixed import DATASET, items
 from foveate.errors import FoveateError
 from foveate.models.vlm.budget import LEVELS
-from foveate.models.vlm.load import Lora, load_vlm, save_vlm
+from foveate.models.vlm.load import DTYPES, Lora, load_vlm, save_vlm
 from foveate.models.vlm.model import VLM
 from foveate.training.config import RESUME_FREE, LoopConfig, OptimConfig
 from foveate.training.loop import DRAWS, Share, fit, seed_of
@@ -95,6 +95,8 @@ class TrainVlmConfig:
     """Of new weights and of the order of the data."""
     lora: Lora | None = None
     """Tune adapters instead of all weights."""
+    save_dtype: Literal["float32", "bfloat16", "float16"] = "float32"
+    """Of the weights in `model`."""
     aux_weight: float = 0.0
     """Weight at the first step of heads that name what is in the pictures of the mixed set."""
     aux_until: float = 0.6
@@ -279,7 +281,7 @@ def _train(config: TrainVlmConfig, world: World) -> Path:
     )
     if world.leads:
         with ema.applied():
-            save_vlm(vlm, out / "model", torch.float16 if config.init_from == NEW else None)
+            save_vlm(vlm, out / "model", DTYPES[config.save_dtype])
         settings = json.loads(json.dumps(dataclasses.asdict(config)))
         (out / "model" / "train_config.yaml").write_text(yaml.safe_dump(settings, sort_keys=False))
     world.barrier()

@@ -23,6 +23,8 @@ LAYERS = (1, 2)
 """Language layers behind which the value that is asked for is known, and whether it is the one that was named."""
 RANK = {"NO": 0, "COARSE": 1, "FULL": 2}
 VALUES = (*COLORS, *SHAPES, *LETTERS)
+GRID = 16
+"""Image tokens of a FULL picture."""
 MIDDLE = (5, 6, 9, 10)
 """Tokens of the 4 x 4 grid that hold the shape."""
 CORNER = (0, 3, 12, 15)
@@ -69,6 +71,7 @@ class AuxHeads(nn.Module):
         self.color = nn.Linear(width, len(COLORS))
         self.shape = nn.Linear(width, len(SHAPES))
         self.letter = nn.Linear(width, len(LETTERS))
+        self.place = nn.Linear(width, GRID)
         self.value = nn.Linear(width, len(VALUES))
         self.agree = nn.Linear(width, 2)
 
@@ -89,7 +92,7 @@ class AuxHeads(nn.Module):
         if tokens is None:
             return loss
         tokens = tokens[known]
-        full = tokens.shape[1] == 16
+        full = tokens.shape[1] == GRID
         middle = tokens[:, list(MIDDLE)].mean(1) if full else tokens.mean(1)
         scenes = [item.scene for item in mixed]
         large = [full or scene.size == "large" for scene in scenes]
@@ -100,6 +103,8 @@ class AuxHeads(nn.Module):
         if full:
             letters = [LETTERS.index(letter) for s in scenes for letter in s.letters]
             loss = loss + _loss(self.letter, tokens[:, list(CORNER)].flatten(0, 1), letters)
+            # Where a token is must be in the token, or no question finds its corner.
+            loss = loss + _loss(self.place, tokens.flatten(0, 1), list(range(GRID)) * len(tokens))
         return loss
 
 
