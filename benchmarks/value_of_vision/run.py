@@ -1,10 +1,10 @@
-"""What docs/value-of-vision.md claims, measured: the eight steps on a model and the mixed set, then every check.
+"""What docs/value-of-vision.md claims, measured: seeds, thresholds and pruning on the mixed set, then every check.
 
     python benchmarks/value_of_vision/run.py --out runs/value                 # the shipped model, three seeds
     python benchmarks/value_of_vision/run.py --out runs/value --model DIR --questions 3000
 
-Resumable: what `foveate value paper` has ended is passed over. Writes `results.md` and `results.json` beside this file
-(or to `--report`).
+Resumable: answers are cached. Writes `results.md` and `results.json` beside this file (or to `--report`), and the first
+into docs/value-of-vision.md between its marks with `--docs`.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from foveate.testing import REPO
 
 HERE = Path(__file__).parent
 CONFIGS = REPO / "configs"
+THRESHOLDS = ("0.1", "0.2", "0.3", "0.4", "0.5", "0.7", "1", "1.5")
 LAMBDAS = ("0", "0.02", "0.05", "0.1", "0.2", "0.3", "0.5", "1")
 RIVALS = {
     "random_policy_matched": "random, matched",
@@ -32,16 +33,26 @@ RIVALS = {
 Row = dict[str, Any]
 
 
-def run_paper(options: argparse.Namespace) -> None:
-    """The eight steps."""
-    words = [
-        "value", "paper", "--config", str(CONFIGS / "base.yaml"), "--config", str(CONFIGS / "tiny.yaml"),
-        "--model.path", options.model, "--dataset_config", "mixed,easy_vqa", "--max_samples", str(options.questions),
-        "--max_train_samples", str(options.training), "--output_dir", str(options.out), "--seeds", *options.seeds,
-        "--pareto", *LAMBDAS, "--eval.profile_samples", "30",
-    ]  # fmt: skip
-    if foveate(words):
-        raise SystemExit(1)
+def run(options: argparse.Namespace) -> None:
+    """Train and evaluate under every seed; sweep thresholds and shares of tokens."""
+
+    def call(*words: str, out: str, questions: int) -> None:
+        common = [
+            "--config", str(CONFIGS / "base.yaml"), "--config", str(CONFIGS / "tiny.yaml"),
+            "--model.path", options.model, "--dataset_config", "mixed", "--max_samples", str(questions),
+            "--output_dir", str(options.out / out),
+        ]  # fmt: skip
+        if foveate([*words[:2], *common, *words[2:]]):
+            raise SystemExit(1)
+
+    training = ("--max_train_samples", str(options.training), "--seeds", *options.seeds, "--pareto", *LAMBDAS)
+    call("sweep", "seeds", *training, out="seeds", questions=options.questions)
+    for look in ("full", "coarse"):
+        words = ("--thresholds", *THRESHOLDS, "--uncertainty", "entropy", "--vision", look)
+        call("sweep", "threshold", *words, out=f"threshold_{look}", questions=options.questions)
+    for mode in ("stride", "topk_norm"):
+        words = ("--ratios", "1.0", "0.75", "0.5", "0.25", "--mode", mode)
+        call("sweep", "pruning", *words, out=f"pruning_{mode}", questions=min(500, options.questions))
 
 
 def read(path: Path) -> list[Row]:
@@ -59,9 +70,9 @@ def read(path: Path) -> list[Row]:
 
 def measure(folder: Path, seeds: list[str]) -> dict[str, Any]:
     """Every figure of the report, from the files of the run."""
-    averaged = read(folder / "1_seeds" / "seeds.csv")
-    margins = [read(folder / "1_seeds" / f"seed_{seed}" / "comparison.csv") for seed in seeds]
-    matrices = [read(folder / "1_seeds" / f"seed_{seed}" / "eval_matrix.csv") for seed in seeds]
+    averaged = read(folder / "seeds" / "seeds.csv")
+    margins = [read(folder / "seeds" / f"seed_{seed}" / "comparison.csv") for seed in seeds]
+    matrices = [read(folder / "seeds" / f"seed_{seed}" / "eval_matrix.csv") for seed in seeds]
     found: dict[str, Any] = {"rows": averaged, "checks": checks(folder, matrices)}
     chosen = [next(r for r in m if r["chosen"]) for m in matrices]
     full = next(r for r in averaged if r["baseline_name"] == "always_full")
@@ -107,13 +118,12 @@ def checks(folder: Path, matrices: list[list[Row]]) -> dict[str, bool]:
         rates = ("action_rate_no", "action_rate_coarse", "action_rate_full")
         near = all(abs(a[k] - b[k]) <= 0.02 for a, b in zip(policies, matched, strict=True) for k in rates)
         check("random matched hits its ratios within 2 points", near)
-    for name in ("entropy_full", "entropy_coarse"):
-        rows = read(folder / "3_baselines" / f"threshold_{name}" / "eval_matrix.csv")
-        rows = sorted((r for r in rows if r["baseline_name"] == "uncertainty_threshold"), key=lambda r: r["threshold"])
+    for look in ("full", "coarse"):
+        rows = read(folder / f"threshold_{look}" / "pareto_threshold.csv")
         costs = [r["avg_cost"] for r in rows]
         check("lower thresholds look more and cost more", costs == sorted(costs, reverse=True) and costs[0] > costs[-1])
     for mode in ("stride", "topk_norm"):
-        rows = read(folder / "3_baselines" / f"pruning_{mode}" / "eval_matrix.csv")
+        rows = read(folder / f"pruning_{mode}" / "pareto_pruning.csv")
         left = [r["remaining_vision_tokens"] for r in rows if r["pruning_mode"] == mode]
         check("remaining tokens fall with the ratio", left == sorted(left, reverse=True) and left[0] > left[-1])
     return {name: all(values) for name, values in told.items()}
@@ -160,23 +170,35 @@ def report(found: dict[str, Any]) -> str:
     return "\n".join(lines) + "\n"
 
 
+def write_docs(text: str) -> None:
+    """The report between the marks of docs/value-of-vision.md."""
+    path = REPO / "docs" / "value-of-vision.md"
+    before, rest = path.read_text(encoding="utf-8").split("<!-- measured:begin -->")
+    _, after = rest.split("<!-- measured:end -->")
+    marked = f"{before}<!-- measured:begin -->\n{text}<!-- measured:end -->{after}"
+    path.write_text(marked, encoding="utf-8")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--model", default="tiny_qwen3vl")
     parser.add_argument("--questions", type=int, default=2000)
-    parser.add_argument("--training", type=int, default=6000)
+    parser.add_argument("--training", type=int, default=4000)
     parser.add_argument("--seeds", nargs="+", default=["0", "1", "2"])
     parser.add_argument("--out", type=Path, default=Path("runs/value"))
     parser.add_argument("--report", type=Path, default=HERE)
+    parser.add_argument("--docs", action="store_true", help="write the report into docs/value-of-vision.md")
     parser.add_argument("--read_only", action="store_true", help="report on what is there")
     options = parser.parse_args()
     if not options.read_only:
-        run_paper(options)
+        run(options)
     found = measure(options.out, options.seeds)
     text = report(found)
     print(text)
     options.report.mkdir(parents=True, exist_ok=True)
     (options.report / "results.md").write_text(text, encoding="utf-8")
+    if options.docs:
+        write_docs(text)
     result = {**found, "model": options.model, "questions": options.questions, "training": options.training}
     (options.report / "results.json").write_text(
         json.dumps({**result, **provenance()}, indent=1, ensure_ascii=False) + "\n"

@@ -86,7 +86,9 @@ def fit(
         "questions": {"train": len(known), "val": len(checked)},
     }
     lookup = fit_lookup(known)
-    optimizer = torch.optim.AdamW(head.parameters(), lr=training.learning_rate, weight_decay=training.weight_decay)
+    optimizer = torch.optim.AdamW(
+        head.parameters(), lr=training.learning_rate, weight_decay=training.weight_decay, foreach=True
+    )
     size = len(known)
     per_epoch = math.ceil(size / training.batch_size)
     steps = per_epoch * training.stage2_epochs

@@ -154,15 +154,15 @@ class TrainingConfig:
     """What it sees meanwhile."""
     stage1_lr: float = 1e-5
     """Learning rate of stage 1."""
-    stage2_epochs: int = 60
+    stage2_epochs: int = 30
     """Epochs of the policy over the cached passes."""
     batch_size: int = 64
     """Samples per step of stage 2, and of stage 1 over all processes."""
     learning_rate: float = 1e-3
     """Learning rate of stage 2 (AdamW, cosine to 0)."""
-    weight_decay: float = 1e-2
+    weight_decay: float = 0.1
     """Of AdamW."""
-    dropout: float = 0.1
+    dropout: float = 0.3
     """Of the head, while it is trained."""
     val_fraction: float = 0.2
     """Share of the training images whose questions choose the epoch, lambdas and thresholds."""
