@@ -12,6 +12,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from foveate.cli.main import main
+from foveate.errors import FoveateError
 from foveate.golden import check
 from foveate.golden.report import EXACT, Report, Tolerance
 from foveate.testing import golden_dir
@@ -110,3 +111,8 @@ def test_nan_shape_and_tolerance_are_judged_right() -> None:
     assert [row.group for row in report.misses()] == ["nan", "shape", "outside"]
     assert next(row for row in report.rows if row.group == "masked").excluded == 1
     assert report.exit_status() == 1
+
+
+def test_rows_that_cannot_be_written_are_one_sentence() -> None:
+    with pytest.raises(FoveateError, match="--json /dev/null/rows.json: cannot be written"):
+        Report().write_json(Path("/dev/null/rows.json"))

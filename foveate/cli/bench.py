@@ -5,6 +5,9 @@ from __future__ import annotations
 import json
 from contextlib import nullcontext
 from dataclasses import dataclass
+from pathlib import Path
+
+from foveate.errors import FoveateError
 
 HELP = "measure"
 
@@ -51,6 +54,8 @@ def trace(argv: list[str]) -> int:
     document = json.dumps({"policy": config.policy, "rows": rows, **provenance()}, indent=2)
     print(document)
     if config.json:
-        with open(config.json, "w") as file:
-            file.write(document + "\n")
+        try:
+            Path(config.json).write_text(document + "\n")
+        except OSError as error:
+            raise FoveateError(f"--json {config.json}: cannot be written ({error.strerror})") from error
     return 0
