@@ -41,4 +41,9 @@ echo "best: $BEST"
 if [ "${INSTALL:-}" = 1 ]; then
   mkdir -p foveate/vlms/tiny_qwen3vl
   cp "$BEST"/* foveate/vlms/tiny_qwen3vl/
+  echo "== the policy of NO, COARSE and FULL, on the new model's passes"
+  "$PYTHON" -m foveate train value --config configs/base.yaml --config configs/tiny.yaml \
+    --max_train_samples 6000 --output_dir "$OUT/policy"
+  rm -rf foveate/vlms/tiny_qwen3vl/policy && mkdir foveate/vlms/tiny_qwen3vl/policy
+  cp "$(ls "$OUT"/policy/checkpoint-*.pt | tail -1)" foveate/vlms/tiny_qwen3vl/policy/
 fi

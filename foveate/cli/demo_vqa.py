@@ -34,13 +34,16 @@ def run(argv: list[str]) -> int:
     from foveate.cli.vqa import run_experiment
     from foveate.cli.vqa_output import compare_all, plot, rows_table, tell
     from foveate.evaluation.vqa_config import EvalConfig, ModelConfig, VqaConfig
+    from foveate.evaluation.vqa_load import shipped_policy
 
     demo = parse(DemoVqaConfig, argv, "foveate demo vqa")
     console, begun = Console(), time.monotonic()
+    policy = shipped_policy(MODEL)
     config = VqaConfig(
         model=ModelConfig(path=MODEL),
         eval=EvalConfig(batch_size=64, max_new_tokens=1, cache_dir=None),
         dataset_config=demo.dataset,
+        checkpoint=(str(policy),),
         max_samples=demo.max_samples,
         output_dir=demo.out,
         pareto=LAMBDAS,

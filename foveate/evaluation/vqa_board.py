@@ -103,7 +103,7 @@ def make_board(
         columns["tokens"][:, 2] = _numbers(chosen[TOKENS_PASS], "tokens")
     text = chosen.get(TEXT_PASS)
     outcomes = Outcomes(
-        questions=tuple(f"{s.hint} {s.question}".strip() for s in healthy),
+        questions=tuple(s.question for s in healthy),
         correct=columns["correct"],
         loss=columns["loss"],
         tokens=columns["tokens"],

@@ -20,7 +20,7 @@ class Outcomes:
     """n questions; D is the width of the text-first pass's hidden state."""
 
     questions: tuple[str, ...]
-    """Question with its hint, as the lookup of the wording sees it."""
+    """The question's string, which the lookup of the wording sees; context and options are left out."""
     correct: np.ndarray
     """float64 [n, 3], score in [0, 1] (the benchmark's own; TextVQA's is a fraction)."""
     loss: np.ndarray
