@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import importlib
 from pathlib import Path
 from typing import Any
@@ -53,7 +54,7 @@ def load_sets(config: VqaConfig) -> dict[str, list[VQASample]]:
         )
     keys = config.data
     sets = {
-        short_name(name): load_vqa(name, split=keys.split, root=keys.root, max_samples=config.max_samples)
+        short_name(name): list(_questions(name, keys.split, keys.root, config.max_samples))
         for name in dict.fromkeys(names)
     }
     if len(sets) < len(set(names)):
@@ -70,7 +71,13 @@ def load_training_set(config: VqaConfig) -> list[VQASample]:
             "the published sets), or to the name of a data set"
         )
     split = None if keys.train_jsonl.endswith((".jsonl", ".json")) else keys.train_split
-    return load_vqa(keys.train_jsonl, split=split, root=keys.root, max_samples=config.max_train_samples)
+    return list(_questions(keys.train_jsonl, split, keys.root, config.max_train_samples))
+
+
+@functools.lru_cache(maxsize=4)
+def _questions(name: str, split: str | None, root: str | None, max_samples: int | None) -> tuple[VQASample, ...]:
+    """A verb that runs several experiments reads a set once."""
+    return tuple(load_vqa(name, split=split, root=root, max_samples=max_samples))
 
 
 def short_name(name: str) -> str:
