@@ -84,6 +84,7 @@ variant() { # NAME PRUNER-OPTIONS...
 }
 variant full
 variant lightvla --pruner lightvla --pruner.train_form deduplicated
+variant lightvla_paper --pruner lightvla --pruner.train_form paper
 
 # The controls get the share of patches that LightVLA settled on, and a quarter.
 LEARNED=$("$PYTHON" - "$OUT/train/lightvla" <<'PY'
