@@ -26,11 +26,14 @@ from foveate.cli.provenance import provenance
 from foveate.data.vqa import load_vqa
 from foveate.evaluation.vqa import Experiment, matrix_rules
 from foveate.evaluation.vqa_config import EvalConfig, ModelConfig, VqaConfig
+from foveate.evaluation.vqa_load import shipped_policy
 from foveate.evaluation.vqa_metrics import score_row
 from foveate.evaluation.vqa_passes import inspect_images
 from foveate.models.vlm.decoding import Decoding
 from foveate.models.vlm.load import load_vlm, shipped
+from foveate.training.value_checkpoint import load_policy
 from foveate.vision_value.baselines import EVERY_PASS
+from foveate.vision_value.config import PolicyConfig
 
 LEVELS = ("NO", "COARSE", "FULL")
 
@@ -88,6 +91,7 @@ def main() -> None:
     trained = "tiny_qwen3vl" in shipped()
     vlm = load_vlm("tiny_qwen3vl", batch_size=options.batch_size) if trained else untrained()
     samples = load_vqa("mixed", split="test", max_samples=options.questions)
+    policies = [load_policy(shipped_policy("tiny_qwen3vl"), PolicyConfig())] if trained else []
     plain_loop(vlm, samples[:4])
     times: dict[str, list[float]] = {"plain loop, batch 1": [], "three passes": [], "matrix": []}
     processor: dict[str, list[float]] = {name: [] for name in times}
@@ -107,7 +111,7 @@ def main() -> None:
                 processor[side].append(time.process_time() - busy)
             start, busy = time.perf_counter(), time.process_time()
             board = experiment.board("mixed", samples, EVERY_PASS)
-            rows = len(experiment.rows(board, matrix_rules(experiment.config, board, [])))
+            rows = len(experiment.rows(board, matrix_rules(experiment.config, board, policies)))
             times["matrix"].append(time.perf_counter() - start)
             processor["matrix"].append(time.process_time() - busy)
         differing += sum(said["plain loop, batch 1"][s.id] != said["three passes"][s.id] for s in samples)
