@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
-# Reproduces the shipped tiny Qwen3-VL from nothing: two stages per seed -> the best on validation -> its model card.
+# Reproduces the shipped tiny Qwen3-VL from nothing: four short runs per seed -> the best on validation -> its model card.
 #
 #   scripts/train_tiny_vlm.sh [OUT]          default OUT: runs/tiny_vlm
 #
-# About twenty minutes per seed on two CPU cores. Every stage goes on where it was interrupted: run the same command
+# About half an hour per seed on two CPU cores. Every stage goes on where it was interrupted: run the same command
 # again. Needs `pip install .[vlm]`. PYTHON and SEEDS may be set in the environment; INSTALL=1 puts the result in place.
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -30,7 +30,12 @@ train() {
 for seed in $SEEDS; do
   echo "== training: seed $seed"
   train "seed${seed}_base" --config $PRESETS/tiny_qwen3vl.yaml --seed "$seed"
-  train "seed$seed" --config $PRESETS/tiny_qwen3vl_full.yaml --seed "$seed" --init_from "$OUT/seed${seed}_base/model"
+  full=(--config $PRESETS/tiny_qwen3vl_full.yaml --seed "$seed")
+  train "seed${seed}_full" "${full[@]}" --init_from "$OUT/seed${seed}_base/model"
+  train "seed${seed}_corners" --config $PRESETS/tiny_qwen3vl_corners.yaml --seed "$seed" \
+    --init_from "$OUT/seed${seed}_full/model"
+  train "seed$seed" "${full[@]}" --loop.steps 320 --optim.lr 8.0e-4 --optim.warmup_steps 20 \
+    --levels.blind 16 --levels.coarse 12 --levels.full 36 --init_from "$OUT/seed${seed}_corners/model"
 done
 
 echo "== validation, and the card of the best"

@@ -22,7 +22,7 @@ import yaml
 from torch import Tensor, nn
 
 from foveate.data.vqa import load_vqa
-from foveate.data.vqa_mixed import DATASET, items
+from foveate.data.vqa_mixed import DATASET, KINDS, items
 from foveate.errors import FoveateError
 from foveate.models.vlm.budget import LEVELS
 from foveate.models.vlm.load import DTYPES, Lora, load_vlm, save_vlm
@@ -75,6 +75,8 @@ class QuestionsConfig:
     """Of each published set, at most."""
     root: str | None = None
     """Folder with the files of the published sets."""
+    kinds: tuple[str, ...] = ()
+    """Categories of the mixed set that are drawn; empty: all."""
     negation_from: int = 0
     """Step from which negated questions are drawn; before comparing is learned, they cancel out the others."""
 
@@ -163,6 +165,9 @@ class ListedQuestions:
 class MixedQuestions:
     """The mixed set without end: a stream of its own, so that the set on which policies are trained stays unseen."""
 
+    def __init__(self, kinds: Sequence[str] = ()) -> None:
+        self.kinds = frozenset(kinds or KINDS)
+
     def texts(self) -> set[str]:
         # The held-out wordings recombine words of the others, so the training split has every word.
         return {
@@ -172,7 +177,8 @@ class MixedQuestions:
     def draw(self, rng: np.random.Generator, level: VisionLevel | None, plain: bool = False) -> VQASample:
         while True:
             item = next(items("train", 1, MIXED_SEED, int(rng.integers(2**31))))
-            if level in (None, item.facts.need) and not (plain and negated(item.question)):
+            fits = level in (None, item.facts.need) and item.kind in self.kinds
+            if fits and not (plain and negated(item.question)):
                 break
         pixels = item.pixels()
         picture = (
@@ -293,7 +299,7 @@ def load_questions(config: QuestionsConfig) -> list[Questions]:
     sets: list[Questions] = []
     for name in config.sets:
         if name == DATASET:
-            sets.append(MixedQuestions())
+            sets.append(MixedQuestions(config.kinds))
             continue
         split = None if name.endswith((".json", ".jsonl")) else "train"
         sets.append(ListedQuestions(load_vqa(name, split, config.root, config.max_samples)))
