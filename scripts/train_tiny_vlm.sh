@@ -48,7 +48,7 @@ if [ "${INSTALL:-}" = 1 ]; then
   cp "$BEST"/* foveate/vlms/tiny_qwen3vl/
   echo "== the policy of NO, COARSE and FULL, on the new model's passes"
   "$PYTHON" -m foveate train value --config configs/base.yaml --config configs/tiny.yaml \
-    --max_train_samples 6000 --output_dir "$OUT/policy"
+    --max_train_samples 8000 --output_dir "$OUT/policy"
   rm -rf foveate/vlms/tiny_qwen3vl/policy && mkdir foveate/vlms/tiny_qwen3vl/policy
   cp "$(ls "$OUT"/policy/checkpoint-*.pt | tail -1)" foveate/vlms/tiny_qwen3vl/policy/
 fi
