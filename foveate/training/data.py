@@ -31,16 +31,21 @@ MIN_SPREAD = 0.05
 """Least distance of the quantiles, as a share of the largest one of the vector; see `norm_stats`."""
 
 
+def check_path(config: DataConfig) -> None:
+    """Folders of demonstrations must be named."""
+    if not config.path:
+        raise FoveateError(
+            "data.path is empty; name a folder of demonstrations (`foveate data metaworld-demos` records)"
+        )
+
+
 def load_demos(config: DataConfig, progress: Callable[[int, int], None] | None = None) -> list[DemoEpisode]:
     """The episodes of all folders, of the tasks asked for.
 
     Raises:
         FoveateError: no folder is named, one holds no demonstrations, or a task is not there.
     """
-    if not config.path:
-        raise FoveateError(
-            "data.path is empty; name a folder of demonstrations (`foveate data metaworld-demos` records)"
-        )
+    check_path(config)
     episodes = DemoDataset.load(*config.path, progress=progress).episodes
     there = {episode.env_task for episode in episodes}
     for task in config.tasks:

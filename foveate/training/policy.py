@@ -23,7 +23,7 @@ from foveate.models.pi0.tokenizer import PromptTokenizer
 from foveate.models.pi0.weights import load_weights
 from foveate.pruning import CONFIGS, PrunerConfig, make_pruner
 from foveate.training.config import RESUME_FREE, DataConfig, LoopConfig, NoiseConfig, OptimConfig
-from foveate.training.data import DemoSource, load_demos, make_samples, norm_stats
+from foveate.training.data import DemoSource, check_path, load_demos, make_samples, norm_stats
 from foveate.training.export import export_policy
 from foveate.training.loop import fit, seed_of
 from foveate.training.losses import FlowMatching
@@ -132,8 +132,9 @@ def train_policy(config: TrainPolicyConfig, progress: Any = None) -> Path:
 
 def _train(config: TrainPolicyConfig, world: World, progress: Any) -> Path:
     out = Path(config.out)
-    episodes = load_demos(config.data, progress)  # before the model: a wrong path is told at once
+    check_path(config.data)  # before a model of full size is made
     start = begin(config)
+    episodes = load_demos(config.data, progress)
     tasks = sorted({episode.task for episode in episodes})
     stats = start.stats or norm_stats(episodes, start.robot, start.model.config.action_horizon)
     processor = make_processor(start, stats)

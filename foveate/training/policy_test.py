@@ -147,5 +147,5 @@ def test_contradictions_are_told() -> None:
     with pytest.raises(FoveateError, match=r"data\.path is empty"):
         train_policy(TrainPolicyConfig(model=MODEL))
     with pytest.raises(FoveateError, match="no such checkpoint folder"):
-        train_policy(TrainPolicyConfig(init_from="/nowhere/at/all"))
+        train_policy(TrainPolicyConfig(init_from="/nowhere/at/all", data=dataclasses.replace(DATA, path=("x",))))
     assert TrainPolicyConfig(init_from="x").model == Pi0Config()
