@@ -13,6 +13,7 @@ import argparse
 import csv
 import json
 import statistics
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -201,7 +202,7 @@ def main() -> None:
         write_docs(text)
     result = {**found, "model": options.model, "questions": options.questions, "training": options.training}
     (options.report / "results.json").write_text(
-        json.dumps({**result, **provenance()}, indent=1, ensure_ascii=False) + "\n"
+        json.dumps({**result, **provenance(), "argv": ["run.py", *sys.argv[1:]]}, indent=1, ensure_ascii=False) + "\n"
     )
 
 

@@ -14,6 +14,7 @@ import json
 import os
 import random
 import statistics
+import sys
 import tempfile
 import time
 from pathlib import Path
@@ -144,6 +145,7 @@ def main() -> None:
         },
         "answers_that_differ": differing,
         **provenance(),
+        "argv": ["run.py", *sys.argv[1:]],
     }
     text = json.dumps(result, indent=1)
     print(text)
