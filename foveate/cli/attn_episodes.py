@@ -10,12 +10,13 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from foveate.cli.attn_options import EpisodeBar, FilmOptions, LookOptions, report, threads_of
 from foveate.errors import FoveateError, unknown
+from foveate.policy import LoadOptions
 
 if TYPE_CHECKING:
     from foveate.attention.episodes import Outcome, Pipeline, Reading
@@ -27,13 +28,11 @@ MAY_CHANGE = ("data_root", "out", "workers", "batch", "device")
 
 
 @dataclass(frozen=True, kw_only=True)
-class EpisodesConfig(LookOptions, FilmOptions):
+class EpisodesConfig(LookOptions, FilmOptions, LoadOptions):
     """Attention of a policy over the episodes of a DROID-format tree: maps, pictures and videos of every keyframe."""
 
     data_root: str
     """Folder with success/<date>/<episode>/ and failure/<date>/<episode>/."""
-    policy: str
-    """Checkpoint folder, or the name of a policy that ships with foveate."""
     out: str = "results"
     """Folder of pictures and maps."""
     video_out: str = "results_video"
@@ -56,22 +55,14 @@ class EpisodesConfig(LookOptions, FilmOptions):
     """Keyframes per inference."""
     robot: str | None = None
     """Robot mapping, by name or as a YAML file; without one, what the checkpoint says, or else droid."""
-    pruner: str | None = None
-    """Pruning method by name; without one, what the checkpoint was trained with; `none`: all tokens."""
-    num_steps: int | None = None
-    """Euler steps of the denoising; None: as the checkpoint says."""
     seed: int = 0
     """Of the noise that actions are denoised from; each frame has its own, the same in every run."""
-    device: str = "cpu"
-    """Torch device of the policy."""
-    dtype: str = "float32"
-    """Of the policy's large matrices: float32 or bfloat16."""
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         for name, value, known in (
             ("camera", self.camera, ("left", "right")),
             ("keep", self.keep, ("all", "drawn")),
-            ("dtype", self.dtype, ("float32", "bfloat16")),
             *(("phase", phase, ("prefix", "suffix")) for phase in self.phases),
         ):
             if value not in known:
@@ -134,16 +125,8 @@ def _work(config: EpisodesConfig, todo: Sequence[Episode], tick: Callable[[int],
 def make_pipeline(config: EpisodesConfig, tick: Callable[[int], None] = lambda count: None) -> Pipeline:
     """Load the policy and check everything that does not depend on an episode."""
     from foveate.attention.episodes import Pipeline, Plan
-    from foveate.policy import load_policy
 
-    policy = load_policy(
-        config.policy,
-        pruner=config.pruner or "checkpoint",
-        device=config.device,
-        dtype=config.dtype,  # type: ignore[arg-type]  # checked in the config
-        num_steps=config.num_steps,
-        robot=config.robot or _assumed_robot(config.policy),
-    )
+    policy = replace(config, robot=config.robot or _assumed_robot(config.policy)).load()
     drawn, reading = _reading(config, policy)
     plan = Plan(
         keyframe_interval=config.keyframe_interval,

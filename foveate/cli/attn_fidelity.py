@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from foveate.errors import FoveateError
+from foveate.policy import LoadOptions
 from foveate.types import Phase
 
 if TYPE_CHECKING:
@@ -38,12 +39,10 @@ USERS_LAYERS = (1, 4, 5, 7, 10)
 MAY_CHANGE = ("episodes", "frames_per_episode", "pictures", "batch", "device", "data_root")
 
 
-@dataclass(frozen=True)
-class FidelityConfig:
+@dataclass(frozen=True, kw_only=True)
+class FidelityConfig(LoadOptions):
     """Are the maps true? Cover what they mark in the pictures, and compare the actions with those of random covers."""
 
-    policy: str
-    """Checkpoint folder, or the name of a policy that ships with foveate; `--checkpoint` is the same."""
     data_root: str | None = None
     """DROID-format tree, or one episode folder of it; the bare word. Without one: --image and --prompt."""
     out: str = "runs/fidelity"
@@ -82,22 +81,13 @@ class FidelityConfig:
     """Points of the insertion and deletion curves of the first choice of views; 0: none."""
     pictures: int = 3
     """Frames whose covered pictures are shown in the report."""
-    pruner: str | None = None
-    """Pruning method by name; without one, what the checkpoint was trained with; `none`: all tokens."""
-    robot: str | None = None
-    """Robot mapping by name or YAML; without one, as the checkpoint says."""
-    num_steps: int | None = None
-    """Euler steps of the denoising; None: as the checkpoint says."""
     batch: int = 8
     """Observations per inference."""
     seed: int = 0
     """Of noise and random covers."""
-    device: str = "cpu"
-    """Torch device of the policy."""
-    dtype: Literal["float32", "bfloat16"] = "float32"
-    """Of the policy's large matrices."""
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if (self.data_root is None) == (not self.image) or (self.image and not self.prompt):
             raise FoveateError("what is to be tested? Give either a DROID-format tree, or --image and --prompt")
         for name in ("frames_per_episode", "keyframe_interval"):
@@ -114,7 +104,6 @@ def fidelity(argv: list[str]) -> int:
     from foveate.cli.observation import take_all
     from foveate.evaluation.fidelity import measure_frame
     from foveate.evaluation.results import JsonLines
-    from foveate.policy import load_policy
 
     words, images = take_all(argv, "image")
     words += [f"--image={json.dumps(images)}"] if images else []
@@ -124,14 +113,7 @@ def fidelity(argv: list[str]) -> int:
     if (out / "frames.jsonl").exists():
         check_same_config(out, config, MAY_CHANGE)
     with console.status("loading the policy"):
-        policy = load_policy(
-            config.policy,
-            pruner=config.pruner or "checkpoint",
-            device=config.device,
-            dtype=config.dtype,
-            num_steps=config.num_steps,
-            robot=config.robot,
-        )
+        policy = config.load()
     plan, sight = plan_of(config, policy.config.llm.depth), Sight.of(policy)
     places, failed = _places(config, policy, console)
     write_run_files(out, config, config.seed)

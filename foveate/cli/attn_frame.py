@@ -21,7 +21,6 @@ from foveate.cli.attn_scene import (
     SceneConfig,
     begin,
     layers_of,
-    load,
     noise_for,
     observe,
     parse_scene,
@@ -66,7 +65,7 @@ def frame(argv: list[str]) -> int:
 
     config: FrameConfig = parse_scene(FrameConfig, argv, "frame", several=("image",))
     look, console = config.drawing((), ()), Console()
-    policy = load(config)
+    policy = config.load()
     observation = observe(config, config.prompt, policy, console)
     request = AttentionRequest(
         layers=layers_of(config, policy),

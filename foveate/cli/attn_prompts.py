@@ -21,7 +21,6 @@ from foveate.cli.attn_scene import (
     SceneConfig,
     begin,
     layers_of,
-    load,
     noise_for,
     observe,
     parse_scene,
@@ -60,7 +59,7 @@ def prompts(argv: list[str]) -> int:
     if len(config.prompt) < 2:
         raise FoveateError(f"--prompt: expected two or more instructions to compare, got {len(config.prompt)}")
     look, console = config.drawing((), ()), Console()
-    policy = load(config)
+    policy = config.load()
     first = observe(config, config.prompt[0], policy, console)
     observations = [replace(first, prompt=prompt) for prompt in config.prompt]
     request = AttentionRequest(layers=layers_of(config, policy), phases=config.phases)

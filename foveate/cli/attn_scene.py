@@ -12,6 +12,7 @@ import numpy as np
 
 from foveate.cli.attn_options import LookOptions
 from foveate.errors import FoveateError
+from foveate.policy import LoadOptions
 from foveate.types import Observation, Phase
 
 if TYPE_CHECKING:
@@ -23,11 +24,9 @@ LAYERS = (1, 4, 5, 7, 10)
 
 
 @dataclass(frozen=True, kw_only=True)
-class SceneConfig(LookOptions):
+class SceneConfig(LookOptions, LoadOptions):
     """A policy and one moment that it sees."""
 
-    policy: str
-    """Checkpoint folder, or the name of a policy that ships with foveate; `--checkpoint` is the same."""
     out: str
     """Folder of the results."""
     image: tuple[str, ...] = ()
@@ -44,18 +43,11 @@ class SceneConfig(LookOptions):
     """Backbone layers, negative ones count from the last; without any, 1,4,5,7,10, of a smaller model all."""
     phases: tuple[Phase, ...] = ("prefix", "suffix")
     """prefix: the text looks at the image; suffix: the actions do, while they are denoised."""
-    pruner: str | None = None
-    """Pruning method by name; without one, what the checkpoint was trained with; `none`: all tokens."""
-    num_steps: int | None = None
-    """Euler steps of the denoising; None: as the checkpoint says."""
     seed: int = 0
     """Of the noise that the actions are denoised from."""
-    device: str = "cpu"
-    """Torch device of the policy."""
-    dtype: Literal["float32", "bfloat16"] = "float32"
-    """Of the policy's large matrices."""
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if self.episode and (self.image or self.state):
             raise FoveateError("--episode brings its own pictures and state: leave --image and --state out")
 
@@ -70,18 +62,6 @@ def parse_scene(config_cls: type[Any], argv: list[str], verb: str, several: Sequ
         words, taken[flag] = take_all(words, flag)
     config = parse(config_cls, words, f"foveate attn {verb}", aliases={"checkpoint": "policy"})
     return replace(config, **{flag: tuple(values) for flag, values in taken.items() if values})
-
-
-def load(config: SceneConfig) -> Policy:
-    from foveate.policy import load_policy
-
-    return load_policy(
-        config.policy,
-        pruner=config.pruner or "checkpoint",
-        device=config.device,
-        dtype=config.dtype,
-        num_steps=config.num_steps,
-    )
 
 
 def observe(config: SceneConfig, prompt: str | None, policy: Policy, console: Any) -> Observation:

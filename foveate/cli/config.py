@@ -236,6 +236,10 @@ def _make_parser(
         for key, choice in choices.items()
     ]
     parser = jsonargparse.ArgumentParser(prog=prog, description=" ".join([about, *notes]), exit_on_error=False)
+    # jsonargparse evaluates annotations in the class's own module, where names of an inherited field may be missing; it
+    # would then accept anything.
+    hints = typing.get_type_hints(config_cls)
+    config_cls.__init__.__annotations__.update({name: hints[name] for name in _field_names(config_cls)})  # type: ignore[misc]
     parser.add_argument("--config", type=str, help="a YAML file of these options; repeatable, later ones win")
     parser.add_class_arguments(config_cls, as_group=False, skip=set(choices))
     for key, choice in choices.items():

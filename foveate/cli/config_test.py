@@ -216,3 +216,12 @@ def test_config_is_plain_yaml() -> None:
         "policy": "p", "layers": [], "tasks": None, "pruner": {"name": "lucky_draw", "seed": 2},
         "env": {"image_size": 224}, "out": "runs", "store": False, "limit": None,
     }  # fmt: skip
+
+
+def test_types_of_inherited_fields_hold_wherever_the_class_was_defined() -> None:
+    from foveate.cli.attn_episodes import EpisodesConfig
+    from foveate.cli.attn_scene import SceneConfig
+
+    for config_cls, place in ((EpisodesConfig, "--data_root"), (SceneConfig, "--out")):
+        with pytest.raises(FoveateError, match="--num_steps: expected int"):
+            parse(config_cls, ["--policy", "p", place, "here", "--num_steps", "many"], "x")
