@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
+from foveate.cli.attn_scene import layers_of
 from foveate.errors import FoveateError
 from foveate.policy import LoadOptions
 from foveate.types import Phase
@@ -34,8 +35,6 @@ if TYPE_CHECKING:
     from foveate.policy import Policy
 
 SCHEMA = "foveate.fidelity/v1"
-USERS_LAYERS = (1, 4, 5, 7, 10)
-"""Taken where the model is that deep and no layers are named."""
 MAY_CHANGE = ("episodes", "frames_per_episode", "pictures", "batch", "device", "data_root")
 
 
@@ -153,7 +152,7 @@ def plan_of(config: FidelityConfig, depth: int) -> Plan:
     """The plan, layers counted from 0."""
     from foveate.attention.fidelity_run import Plan
 
-    layers = config.layers or (USERS_LAYERS if depth > max(USERS_LAYERS) else tuple(range(depth)))
+    layers = layers_of(config.layers, depth)
     for layer in layers:
         if not -depth <= layer < depth:
             raise FoveateError(f"--layers {layer}: the model has {depth} layers, 0 to {depth - 1}")

@@ -68,7 +68,7 @@ def frame(argv: list[str]) -> int:
     policy = config.load()
     observation = observe(config, config.prompt, policy, console)
     request = AttentionRequest(
-        layers=layers_of(config, policy),
+        layers=layers_of(config.layers, policy.config.llm.depth),
         phases=config.phases,
         heads=config.heads,
         steps=config.steps,

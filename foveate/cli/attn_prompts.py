@@ -62,7 +62,7 @@ def prompts(argv: list[str]) -> int:
     policy = config.load()
     first = observe(config, config.prompt[0], policy, console)
     observations = [replace(first, prompt=prompt) for prompt in config.prompt]
-    request = AttentionRequest(layers=layers_of(config, policy), phases=config.phases)
+    request = AttentionRequest(layers=layers_of(config.layers, policy.config.llm.depth), phases=config.phases)
     found = policy.attend(observations, request, noise_for(config, policy, len(observations)))
     out = begin(config)
     save_maps(out / "maps.npz", {f"{phase}/{i}": m for i, (_, maps) in enumerate(found) for phase, m in maps.items()})

@@ -72,9 +72,9 @@ def observe(config: SceneConfig, prompt: str | None, policy: Policy, console: An
     return read_observation(config.image, config.state, str(prompt), policy, console)
 
 
-def layers_of(config: SceneConfig, policy: Policy) -> tuple[int, ...]:
-    depth = policy.config.llm.depth
-    return config.layers or (LAYERS if max(LAYERS) < depth else tuple(range(depth)))
+def layers_of(asked: tuple[int, ...], depth: int) -> tuple[int, ...]:
+    """The layers asked for; without any the usual ones, of a smaller model all."""
+    return asked or (LAYERS if max(LAYERS) < depth else tuple(range(depth)))
 
 
 def noise_for(config: SceneConfig, policy: Policy, batch: int) -> np.ndarray:
@@ -108,6 +108,6 @@ def print_table(console: Any, title: str, columns: Sequence[str], rows: Sequence
 
 
 def write_json(path: Path, document: dict[str, Any]) -> None:
-    draft = path.with_name(f".{path.name}.draft")
-    draft.write_text(json.dumps(document, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-    draft.replace(path)
+    from foveate.evaluation.results import write_text
+
+    write_text(path, json.dumps(document, indent=1, ensure_ascii=False) + "\n")

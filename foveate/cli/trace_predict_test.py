@@ -3,29 +3,16 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
 
 import numpy as np
 import pytest
 from PIL import Image
 
 import foveate.policy
-from foveate.bench.trace import MID, random_policy
 from foveate.cli.main import main
-from foveate.models.pi0.config import GemmaConfig, VisionConfig
 from foveate.pruning import Random
 from foveate.tracing.schema import validate
 from foveate.tracing.store import dump_paths, read_dump
-
-_GEMMA = GemmaConfig(width=32, depth=2, mlp_dim=64, num_heads=2, num_kv_heads=1, head_dim=16)
-_VISION = VisionConfig(32, 1, 2, 64, 14, 56, 32)
-TINY = replace(MID, action_dim=4, max_token_len=32, llm=_GEMMA, expert=_GEMMA, vision=_VISION, num_steps=2)
-
-
-@pytest.fixture(scope="module")
-def policy():
-    with random_policy(TINY, "lightvla") as built:
-        yield built
 
 
 @pytest.fixture

@@ -7,6 +7,7 @@ done here from its two parts, the image processor and the tokenizer, because som
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -45,7 +46,7 @@ class VisionFeatures:
     """Qwen3-VL: [B, P, D] each, added behind the first language layers."""
 
 
-class Family:
+class Family(ABC):
     """Text positions count the tokens; attention is causal; a picture is `image_token` repeated."""
 
     image_token = "<image>"
@@ -85,9 +86,9 @@ class Family:
         """What the processor makes of each picture."""
         return [dict(self.processor(images=[picture], return_tensors="pt")) for picture in pictures]
 
+    @abstractmethod
     def expand(self, pixels: dict[str, Any]) -> str:
         """The string that stands for the picture."""
-        raise NotImplementedError
 
     def grid(self, pixels: dict[str, Tensor]) -> tuple[int, int] | None:
         return None
