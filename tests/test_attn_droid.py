@@ -107,6 +107,18 @@ def test_a_checkpoint_and_a_folder(checkpoint: Path, tree: Path, tmp_path: Path,
         assert maps["prefix/maps"].shape == (2, 11, 8, 2, 4, 4)  # all layers; the camera that DROID lacks is left out
 
 
+def test_every_verb_takes_a_checkpoint_that_says_no_robot_for_a_droid_one(
+    checkpoint: Path, tree: Path, tmp_path: Path
+) -> None:
+    episode = tree / "success" / "2025-12-10" / "2025-12-10_10-11-12"
+    here = ["--policy", str(checkpoint), "--layers", "1"]
+    assert main(["attn", "frame", "--episode", str(episode), *here, "--out", str(tmp_path / "look")]) == 0
+    assert (tmp_path / "look" / "prefix_L1_attn_vis_max.jpg").exists()
+    few = ["--frames_per_episode", "1", "--draws", "1", "--curve_points", "0", "--views", "both", "--fill", "noise"]
+    assert main(["attn", "fidelity", str(episode), *here, *few, "--out", str(tmp_path / "fidelity")]) == 0
+    assert (tmp_path / "fidelity" / "fidelity.json").exists()
+
+
 def test_a_state_that_was_not_recorded_is_an_error(
     checkpoint: Path, tree: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

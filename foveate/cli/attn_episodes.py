@@ -10,11 +10,11 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from foveate.cli.attn_options import EpisodeBar, FilmOptions, LookOptions, report, threads_of
+from foveate.cli.attn_options import EpisodeBar, FilmOptions, LookOptions, load_on_tree, report, threads_of
 from foveate.errors import FoveateError, unknown
 from foveate.policy import LoadOptions
 
@@ -126,7 +126,7 @@ def make_pipeline(config: EpisodesConfig, tick: Callable[[int], None] = lambda c
     """Load the policy and check everything that does not depend on an episode."""
     from foveate.attention.episodes import Pipeline, Plan
 
-    policy = replace(config, robot=config.robot or _assumed_robot(config.policy)).load()
+    policy = load_on_tree(config)
     drawn, reading = _reading(config, policy)
     plan = Plan(
         keyframe_interval=config.keyframe_interval,
@@ -138,13 +138,6 @@ def make_pipeline(config: EpisodesConfig, tick: Callable[[int], None] = lambda c
     threads = 1 if config.workers == "ray" else threads_of(config.workers)
     look = _looker(config, policy, reading)
     return Pipeline(look, reading, plan, Path(config.out), config.video_folder, threads, tick)
-
-
-def _assumed_robot(checkpoint: str) -> str | None:
-    """`droid`, where a checkpoint does not say whose it is: the tree is DROID's."""
-    from foveate.models.pi0.detect import detect
-
-    return "droid" if Path(checkpoint).is_dir() and detect(checkpoint).robot is None else None
 
 
 def _reading(config: EpisodesConfig, policy: Policy) -> tuple[tuple[int, ...], Reading]:

@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
+from foveate.cli.attn_options import load_on_tree
 from foveate.cli.attn_scene import layers_of
 from foveate.errors import FoveateError
 from foveate.policy import LoadOptions
@@ -112,7 +113,7 @@ def fidelity(argv: list[str]) -> int:
     if (out / "frames.jsonl").exists():
         check_same_config(out, config, MAY_CHANGE)
     with console.status("loading the policy"):
-        policy = config.load()
+        policy = load_on_tree(config) if config.data_root else config.load()
     plan, sight = plan_of(config, policy.config.llm.depth), Sight.of(policy)
     places, failed = _places(config, policy, console)
     write_run_files(out, config, config.seed)

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
+from foveate.cli.attn_options import load_on_tree
 from foveate.cli.attn_scene import (
     SceneConfig,
     begin,
@@ -65,7 +66,7 @@ def frame(argv: list[str]) -> int:
 
     config: FrameConfig = parse_scene(FrameConfig, argv, "frame", several=("image",))
     look, console = config.drawing((), ()), Console()
-    policy = config.load()
+    policy = load_on_tree(config) if config.episode else config.load()
     observation = observe(config, config.prompt, policy, console)
     request = AttentionRequest(
         layers=layers_of(config.layers, policy.config.llm.depth),

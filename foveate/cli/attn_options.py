@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from foveate.attention.clips import Filming
     from foveate.attention.episodes import Outcome
     from foveate.attention.pictures import Drawing
+    from foveate.policy import LoadOptions, Policy
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -142,3 +143,11 @@ def threads_of(workers: str) -> int:
     if not workers.isdecimal() or int(workers) < 1:
         raise FoveateError(f"--workers: expected a number of at least 1, or ray, got {workers!r}")
     return int(workers)
+
+
+def load_on_tree(config: LoadOptions) -> Policy:
+    """The policy that looks at a DROID-format tree: a checkpoint that does not say whose it is counts as DROID's."""
+    from foveate.models.pi0.detect import detect
+
+    unsaid = config.robot is None and Path(config.policy).is_dir() and detect(config.policy).robot is None
+    return (replace(config, robot="droid") if unsaid else config).load()

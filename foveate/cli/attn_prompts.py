@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from foveate.cli.attn_options import load_on_tree
 from foveate.cli.attn_scene import (
     SceneConfig,
     begin,
@@ -59,7 +60,7 @@ def prompts(argv: list[str]) -> int:
     if len(config.prompt) < 2:
         raise FoveateError(f"--prompt: expected two or more instructions to compare, got {len(config.prompt)}")
     look, console = config.drawing((), ()), Console()
-    policy = config.load()
+    policy = load_on_tree(config) if config.episode else config.load()
     first = observe(config, config.prompt[0], policy, console)
     observations = [replace(first, prompt=prompt) for prompt in config.prompt]
     request = AttentionRequest(layers=layers_of(config.layers, policy.config.llm.depth), phases=config.phases)
