@@ -20,7 +20,8 @@ def find_files(preset: str, root: Path | None, patterns: Sequence[str], repo: st
 
     Args:
         root: a folder that holds the files, directly or in a folder of the set's name; or one file; None: the hub.
-        patterns: ends of paths below the folder, with `*`, the preferred one first; case does not matter.
+        patterns: ends of paths below the folder, with `*`, the preferred one first.
+    Upper and lower case do not matter, neither of folders (`MMMU/`) nor of files.
         repo: the hub's data set repository, whose paths the patterns fit too.
     Raises:
         FoveateError: nothing fits, or the hub cannot be reached.
@@ -29,7 +30,8 @@ def find_files(preset: str, root: Path | None, patterns: Sequence[str], repo: st
         root = _fetch(preset, patterns, repo)
     if root.is_file():
         return [root]
-    folders = [folder for folder in (root / preset, root) if folder.is_dir()]
+    own = sorted(path for path in root.glob("*/") if path.name.lower() == preset)
+    folders = [folder for folder in (*own, root) if folder.is_dir()]
     for folder in folders:
         files = {PurePosixPath(path.relative_to(folder).as_posix().lower()): path for path in folder.rglob("*.*")}
         for pattern in patterns:

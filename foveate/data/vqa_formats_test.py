@@ -163,6 +163,28 @@ def test_mmmu_parquet_by_subject(tmp_path: Path) -> None:
     ]  # fmt: skip
 
 
+def test_mmmu_marks_in_options_and_open_answers_that_look_like_lists(tmp_path: Path) -> None:
+    rows = [
+        mmmu_row("validation_Art_1", options="['<image 1>', '<image 2>']", image_2={"bytes": encoded(), "path": None}),
+        mmmu_row("validation_Art_2", question_type="open", options="[]", answer="[0, 2)"),
+        mmmu_row("validation_Art_3", question_type="open", options="[]", answer="['24/7', '3.429']"),
+        mmmu_row("validation_Art_4", question_type="open", options="[]", answer="$8,000"),
+    ]
+    write_parquet(tmp_path / "Art" / "validation-00000-of-00001.parquet", rows)
+    pictured, interval, several, plain = load_vqa("mmmu", root=tmp_path)
+    assert pictured.choices == ("<image 1>", "<image 2>")
+    assert isinstance(pictured.image, bytes) and Image.open(io.BytesIO(pictured.image)).size == (6 + 8 + 6, 4)
+    # It begins like a list and is none: an interval.
+    assert interval.answers == ("[0, 2)",) and several.answers == ("24/7", "3.429") and plain.answers == ("$8,000",)
+
+
+def test_folders_may_be_spelled_as_the_hub_spells_them(tmp_path: Path) -> None:
+    write_parquet(tmp_path / "MMMU" / "Art" / "validation-00000-of-00001.parquet", [mmmu_row("validation_Art_1")])
+    row = textvqa_row(image={"bytes": encoded(), "path": None})
+    write_parquet(tmp_path / "TextVQA" / "data" / "validation-00000-of-00003.parquet", [row])
+    assert [s.dataset for name in ("mmmu", "textvqa") for s in load_vqa(name, root=tmp_path)] == ["mmmu", "textvqa"]
+
+
 def test_mmmu_test_split_and_bad_options(tmp_path: Path) -> None:
     write_parquet(tmp_path / "test-00000-of-00003.parquet", [mmmu_row("test_Math_1", answer="?")])
     assert load_vqa("mmmu", "test", root=tmp_path)[0].answers == ()
@@ -207,6 +229,22 @@ def test_textvqa_json_and_folder(tmp_path: Path) -> None:
     (tmp_path / "TextVQA_0.5.1_val.json").write_text("[]")
     with pytest.raises(FoveateError, match="expected an object with the list `data`, found list"):
         load_vqa("textvqa", root=tmp_path)
+
+
+def test_textvqa_among_the_files_that_are_published_with_it(tmp_path: Path) -> None:
+    (tmp_path / "train_images").mkdir()
+    (tmp_path / "test_images").mkdir()
+    questions = {"val": textvqa_row(answers=["", *["nan"] * 9]), "test": textvqa_row(set_name="test")}
+    del questions["test"]["answers"]
+    for split, row in questions.items():
+        ocr = {"image_id": row["image_id"], "ocr_tokens": ["DAKOTA"], "ocr_info": []}
+        (tmp_path / f"TextVQA_0.5.1_{split}.json").write_text(json.dumps({"data": [row]}))
+        (tmp_path / f"TextVQA_Rosetta_OCR_v0.2_{split}.json").write_text(json.dumps({"data": [ocr]}))
+    (sample,) = load_vqa("textvqa", root=tmp_path)
+    # Ten annotators stay ten, whatever they wrote: the accuracy counts on it.
+    assert sample.question.endswith("camera?") and sample.answers == ("", *["nan"] * 9)
+    (hidden,) = load_vqa("textvqa", "test", root=tmp_path)
+    assert hidden.answers == () and str(hidden.image).startswith(str(tmp_path / "test_images"))
 
 
 def test_textvqa_parquet(tmp_path: Path) -> None:
@@ -270,6 +308,19 @@ def test_jsonl_of_the_user(tmp_path: Path) -> None:
     assert len(load_vqa(str(path.with_suffix(".json")), max_samples=2)) == 2
 
 
+def test_jsonl_of_llava_names_a_picture_more_than_once(tmp_path: Path) -> None:
+    """`id` is the picture's there, and several conversations are about one; questions must differ by id."""
+    turns = [{"from": "human", "value": "what is it?\n<image>"}, {"from": "gpt", "value": "a cat"}]
+    rows = [{"id": "000000033471", "image": "1.jpg", "conversations": turns} for _ in range(2)]
+    rows += [{"question": "<image>\nwhat brand?", "answers": None, "answer": "nokia"}]
+    path = tmp_path / "llava.json"
+    path.write_text(json.dumps(rows))
+    first, second, plain = load_vqa(str(path))
+    assert (first.id, second.id) == ("000000033471", "000000033471/2") and first.question == "what is it?"
+    # The mark of a picture is the template's matter; a model whose own mark it is would see two pictures.
+    assert plain.question == "what brand?" and plain.answers == ("nokia",)
+
+
 @pytest.mark.parametrize(
     ("line", "said"),
     [
@@ -292,3 +343,11 @@ def test_a_missing_jsonl_is_named(tmp_path: Path) -> None:
     with pytest.raises(FoveateError, match=r"nothing\.jsonl: cannot be read"):
         load_vqa(str(tmp_path / "nothing.jsonl"))
     assert vqa_files.picture(None) is None and vqa_files.picture(" ") is None
+
+
+def test_mmbench_parquet_with_base64_and_another_hub_name_of_its_split(tmp_path: Path) -> None:
+    """HuggingFaceM4's copy: `validation`, whose rows say `dev`, pictures as base64 and named by their row."""
+    rows = [mmbench_row(7, base64.b64encode(encoded()).decode()), mmbench_row(1_000_007, "7", A="dog", B="cat")]
+    write_parquet(tmp_path / "validation-00000-of-00001.parquet", rows)
+    samples = load_vqa("mmbench", root=tmp_path / "validation-00000-of-00001.parquet")
+    assert [s.image for s in samples] == [encoded()] * 2 and samples[1].id == "mmbench/dev/1000007"

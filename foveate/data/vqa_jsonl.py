@@ -6,11 +6,13 @@
 
 `image` is a path (relative to the file), base64 as `data:image/png;base64,...`, or absent; `answers` may hold several;
 `choices` a list, or an object {"A": ..., "B": ...}; the answer of a multiple choice is its letter or its text. `id`,
-`dataset`, `split`, `hint` and `category` are optional. Of a conversation the first question and answer count.
+`dataset`, `split`, `hint` and `category` are optional. Of a conversation the first question and answer count. Where the
+picture stands in the prompt is the template's matter: an `<image>` in a question is taken out.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import string
 from collections.abc import Iterator, Mapping
@@ -38,9 +40,14 @@ def load(split: str | None, path: Path, images: Path | None = None) -> Iterator[
     named = sorted({str(row["split"]) for _, row in rows if row.get("split")})
     if split is not None and named and split not in named:
         raise FoveateError(f"{path}: expected lines of split {split!r}, found {', '.join(named)}")
+    seen = set()
     for number, row in rows:
         if split is None or not named or row.get("split") == split:
-            yield sample_of(path, number, row, images or path.parent)
+            sample = sample_of(path, number, row, images or path.parent)
+            if sample.id in seen:  # LLaVA's files name the picture there, once for each of its conversations
+                sample = dataclasses.replace(sample, id=f"{sample.id}/{number}")
+            seen.add(sample.id)
+            yield sample
 
 
 def read_lines(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
@@ -82,12 +89,12 @@ def sample_of(path: Path, number: int, row: Mapping[str, Any], images: Path) -> 
         )
     choices = row.get("choices") or ()
     choices = tuple(map(str, choices.values() if isinstance(choices, Mapping) else choices))
-    given = row.get("answers", row.get("answer"))
+    given = row.get("answer") if row.get("answers") is None else row["answers"]
     answers = [str(a) for a in (given if isinstance(given, list) else [] if given is None else [given])]
     return VQASample(
         id=str(row.get("id", f"{path.stem}/{number}")),
         dataset=str(row.get("dataset", path.stem)),
-        question=row["question"].strip(),
+        question=row["question"].replace("<image>", "").strip(),
         answers=tuple(_letter(where, a, choices) if choices else a for a in answers),
         image=_image(images, row.get("image")),
         choices=choices,
@@ -104,7 +111,7 @@ def _first_turns(where: str, turns: Any) -> dict[str, str]:
         raise FoveateError(
             f'{where}: expected conversations as [{{"from": "human", "value": ...}}, {{"from": "gpt", ...}}]'
         ) from error
-    return {"question": said["human"].replace("<image>", "").strip(), "answer": said["gpt"].strip()}
+    return {"question": said["human"], "answer": said["gpt"].strip()}
 
 
 def _letter(where: str, answer: str, choices: tuple[str, ...]) -> str:

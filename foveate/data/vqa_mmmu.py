@@ -46,23 +46,34 @@ def _sample(row: Row, split: str, file: Path) -> VQASample:
         id=f"mmmu/{split}/{name}",
         dataset="mmmu",
         question=text_of(row["question"]),
-        answers=() if answer in ("", "?") else tuple(_listed(answer, file) if is_open else [answer]),
+        answers=() if answer in ("", "?") else tuple(_accepted(answer) if is_open else [answer]),
         image=side_by_side(pictures),
-        choices=() if is_open else tuple(_listed(row["options"], file)),
+        choices=() if is_open else tuple(_options(row["options"], file)),
         # validation_Art_Theory_3
         category=name.partition("_")[2].rpartition("_")[0].replace("_", " "),
         split=split,
     )
 
 
-def _listed(cell: object, file: Path) -> list[str]:
-    """A list that is written as text; other text is a list of one."""
-    if isinstance(cell, str) and cell.strip().startswith("["):
-        try:
-            cell = ast.literal_eval(cell.strip())
-        except (ValueError, SyntaxError) as error:
-            raise FoveateError(f"{file}: expected a list as text, like \"['a', 'b']\", got {cell!r}") from error
-    return [str(item) for item in cell] if isinstance(cell, list) else [str(cell)]
+def _options(cell: object, file: Path) -> list[str]:
+    """The options, a list or a list that is written as text."""
+    found = cell if isinstance(cell, list) else _literal(str(cell))
+    if not isinstance(found, list):
+        raise FoveateError(f"{file}: expected a list as text, like \"['a', 'b']\", got {cell!r}")
+    return [str(item) for item in found]
+
+
+def _accepted(answer: str) -> list[str]:
+    """The accepted answers of an open question: a list that is written as text, or the text (`[0, 2)` is no list)."""
+    found = _literal(answer) if answer.startswith("[") else answer
+    return [str(item) for item in found] if isinstance(found, list) and found else [answer]
+
+
+def _literal(text: str) -> object:
+    try:
+        return ast.literal_eval(text.strip())
+    except (ValueError, SyntaxError):
+        return None
 
 
 def side_by_side(pictures: Sequence[bytes]) -> bytes | None:

@@ -3,6 +3,7 @@
 Either the published JSON and picture folders, or the parquet form of the hub:
 
     TextVQA_0.5.1_val.json            {"data": [{"question_id", "question", "image_id", "answers": [10], ...}]}
+                                      (TextVQA_Rosetta_OCR_v0.2_val.json beside it holds no questions)
     train_images/IMAGE_ID.jpg         pictures of train and val;  test_images/ those of test
     data/validation-00000-of-00003.parquet     the same columns, with `image`
 
@@ -33,7 +34,7 @@ def load(split: str, root: Path | None) -> Iterator[VQASample]:
         FoveateError: the JSON has another form, or the picture folder is missing.
     """
     short = "val" if split == "validation" else split
-    patterns = (f"TextVQA_*_{short}.json", f"{split}-*.parquet", f"data/{split}-*.parquet")
+    patterns = (f"TextVQA_[0-9]*_{short}.json", f"{split}-*.parquet", f"data/{split}-*.parquet")
     files = find_files("textvqa", root, patterns, REPO)
     if files[0].suffix != ".json":
         for file in files:
@@ -66,6 +67,8 @@ def _picture_folder(folder: Path, part: str) -> Path:
 
 
 def _sample(row: Row, split: str, image: bytes | str | None) -> VQASample:
-    answers = tuple(text for answer in row.get("answers") or () if (text := text_of(answer)))
+    # The accuracy counts ten annotators, also one who wrote nothing; of `test` all ten are empty.
+    answers = tuple(str(answer or "").strip() for answer in row.get("answers") or ())
+    answers = answers if any(answers) else ()
     name = f"textvqa/{split}/{row['question_id']}"
     return VQASample(name, "textvqa", text_of(row["question"]), answers, image, split=split)

@@ -116,7 +116,7 @@ def parse_mmbench_choice(response: str, options: Sequence[str]) -> str | None:
     text = response.lower()
     if len(text) > 2 * sum(map(len, options)):
         return None
-    named = [letter for letter, o in zip(letters, options, strict=True) if o.lower() in text]
+    named = [letter for letter, o in zip(letters, options, strict=True) if o and o.lower() in text]
     return named[0] if len(named) == 1 else None
 
 
@@ -144,7 +144,7 @@ def _open_answers(response: str) -> list[str | float]:
             if lead in line:
                 end = line.split(lead)[-1].strip()
                 shortest = end if not shortest or len(end) < len(shortest) else shortest
-        if shortest.strip(":,.!?;'"):
+        if shortest not in ("", *":,.!?;'"):
             keys.append(shortest)
     return [form for key in keys or [text] for part in (key, *_numbers(key)) for form in _open_forms(part)]
 
@@ -206,14 +206,16 @@ def score_row(sample: VQASample, row: Mapping[str, Any]) -> tuple[float, bool]:
 def circular_accuracy(samples: Sequence[VQASample], scores: Sequence[float]) -> float | None:
     """MMBench's circular evaluation: a question counts as right if it is right under every order of its options.
 
-    Rotations of one question have the same index modulo a million. None: no question comes in several orders.
+    Rotations of one question have the same index modulo a million; there are as many as it has options, and a question
+    of which some are missing (a part of the set, a broken picture) does not count. None: no question is whole.
     """
     groups: defaultdict[int, list[float]] = defaultdict(list)
+    orders: dict[int, int] = {}
     for sample, value in zip(samples, scores, strict=True):
         index = sample.id.rpartition("/")[2]
         if sample.dataset != "mmbench" or not index.isdigit():
             return None
         groups[int(index) % 1_000_000].append(value)
-    if len(groups) == len(samples):
-        return None
-    return sum(min(values) for values in groups.values()) / len(groups)
+        orders[int(index) % 1_000_000] = sum(map(bool, sample.choices))
+    whole = [min(values) for question, values in groups.items() if len(values) >= max(2, orders[question])]
+    return sum(whole) / len(whole) if whole else None

@@ -64,6 +64,7 @@ def test_letters_by_mmbench_rules() -> None:
         "two dogs": "C",
         "": None,
     }
+    assert parse_mmbench_choice("dog", ["cat", "", "dog"]) == "C"  # the file lacks option B
     assert {said: parse_mmbench_choice(said, options) for said in cases} == cases
 
 
@@ -76,6 +77,8 @@ def test_open_answers_by_mmmu_rules() -> None:
     assert mmmu_open_correct("The result is 1,200 dollars, so x = 1,200", ["1200"])
     assert mmmu_open_correct("it is therefore 3.141", ["3.14", "pi"])
     assert not mmmu_open_correct("x = 31", ["3"])
+    # What stands behind "is" is not one mark, so it counts although it says nothing.
+    assert not mmmu_open_correct("2.0 is ..,", ["2"]) and mmmu_open_correct("2.0 is .", ["2"])
     assert mmmu_open_correct("the answer is b c", ["C"]) and not mmmu_open_correct("the answer is cb", ["d"])
 
 
@@ -102,4 +105,8 @@ def test_circular_evaluation_takes_the_worst_rotation() -> None:
     rotations = [sample("mmbench", ("A",), ("x", "y"), n) for n in (7, 1_000_007, 8, 1_000_008)]
     assert circular_accuracy(rotations, [1, 0, 1, 1]) == 0.5
     assert circular_accuracy(rotations[:1], [1]) is None
+    # Of the second question one order is missing (a part of the set): only the whole one counts.
+    assert circular_accuracy(rotations[:3], [1, 0, 1]) == 0.0 and circular_accuracy(rotations[1:3], [1, 1]) is None
+    four = [sample("mmbench", ("A",), "wxyz", 9 + k * 1_000_000) for k in range(4)]
+    assert circular_accuracy(four, [1, 1, 1, 1]) == 1.0 and circular_accuracy(four[:3], [1, 1, 1]) is None
     assert circular_accuracy([sample()], [1]) is None
