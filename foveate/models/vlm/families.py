@@ -122,7 +122,10 @@ class Qwen(Family):
         # One call for all: the processor's checks cost more than its work on a small picture.
         if not pictures:
             return []
-        made = self.processor(images=list(pictures), return_tensors="pt")
+        # The budget has the say how small a picture may be: a packaged least size would enlarge it again.
+        least = min(self.processor.size["shortest_edge"], self.token_side**2)
+        size = {"shortest_edge": least, "longest_edge": self.processor.size["longest_edge"]}
+        made = self.processor(images=list(pictures), size=size, return_tensors="pt")
         grids = made["image_grid_thw"]
         parts = made["pixel_values"].split(grids.prod(-1).tolist())
         return [{"pixel_values": part, "image_grid_thw": grid[None]} for part, grid in zip(parts, grids, strict=True)]
@@ -200,7 +203,14 @@ class Tiles(Family):
 
 
 class Llava(Family):
-    """LLaVA 1.5: every picture becomes a square of one size."""
+    """LLaVA 1.5: every picture becomes a square of one size, with margins of the mean color as in its training.
+
+    The packaged processor would cut off the ends of a long picture instead.
+    """
+
+    def process(self, pictures: Sequence[Image.Image]) -> list[dict[str, Any]]:
+        color = tuple(int(255 * x) for x in self.processor.image_mean)
+        return super().process([_squared(picture, color) for picture in pictures])
 
     @property
     def _grid(self) -> tuple[int, int]:
@@ -218,6 +228,16 @@ class Llava(Family):
 
     def expand(self, pixels: dict[str, Any]) -> str:
         return self.image_token * self._count
+
+
+def _squared(picture: Image.Image, color: tuple[int, ...]) -> Image.Image:
+    """The picture in the middle of a square."""
+    if picture.width == picture.height:
+        return picture
+    side = max(picture.size)
+    square = Image.new("RGB", (side, side), color)
+    square.paste(picture, ((side - picture.width) // 2, (side - picture.height) // 2))
+    return square
 
 
 class PaliGemma(Family):

@@ -65,7 +65,7 @@ def load_vlm(
         config = AutoConfig.from_pretrained(folder)
         if config.model_type not in FAMILIES:
             raise unknown("image-text model type", config.model_type, FAMILIES)
-        tokenizer = AutoTokenizer.from_pretrained(folder)
+        tokenizer = _with_chat_template(AutoTokenizer.from_pretrained(folder), folder)
         processor = AutoImageProcessor.from_pretrained(folder)
         model = AutoModelForImageTextToText.from_pretrained(folder, dtype=DTYPES[dtype])
     except (OSError, ValueError) as error:
@@ -82,6 +82,17 @@ def load_vlm(
     if lora is not None:
         model = add_lora(model, lora)
     return assemble(model, processor, tokenizer, budget, template, batch_size)
+
+
+def _with_chat_template(tokenizer: Any, folder: str) -> Any:
+    """Some published models keep the chat template in the file of their packaged processor, which is not used here."""
+    from transformers.utils import cached_file
+
+    if not tokenizer.chat_template:
+        path = cached_file(folder, "chat_template.json", _raise_exceptions_for_missing_entries=False)
+        if path:
+            tokenizer.chat_template = json.loads(Path(path).read_text(encoding="utf-8"))["chat_template"]
+    return tokenizer
 
 
 def assemble(

@@ -3,9 +3,26 @@ from __future__ import annotations
 import pytest
 
 from foveate.models.vlm.load import Lora, add_lora, load_vlm, save_vlm
-from foveate.models.vlm.testing import samples, tiny_vlm
+from foveate.models.vlm.model import VLM
+from foveate.models.vlm.testing import KINDS, samples, tiny_vlm
 
 pytest.importorskip("peft")
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_family_takes_adapters_on_its_language_model_alone(kind):
+    plain = tiny_vlm(kind)
+    some = samples(3)
+    expected = [a.loss_nats for a in plain.answer(some, "FULL")]
+    vlm = VLM(add_lora(plain.model, Lora(rank=2)), plain.family, plain.prompts, plain.budget)
+    learned = [name for name, p in vlm.model.named_parameters() if p.requires_grad]
+    # Two layers of seven matrices, each with an A and a B.
+    assert len(learned) == 2 * 7 * 2 and not any("vis" in name for name in learned)
+    assert [a.loss_nats for a in vlm.answer(some, "FULL", reuse=vlm.text_pass(some))] == pytest.approx(
+        expected, abs=1e-5
+    )
+    vlm.loss(some, "FULL").mean().backward()
+    assert sum(float(p.grad.abs().sum()) for n, p in vlm.model.named_parameters() if "lora_B" in n) > 0
 
 
 def test_adapters_alone_learn_and_come_back(tmp_path):

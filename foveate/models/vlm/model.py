@@ -101,6 +101,8 @@ class VLM:
             return f"the prompt of {self.family.config.model_type} attends to itself in both directions"
         if fields := self.prompts.template.fields_behind_image:
             return f"{{{fields[0]}}} stands behind {{image}} in the prompt template"
+        if self.prompts.image_is_moved:
+            return "the model's chat template puts the image before the question"
         return ""
 
     @property

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 
 import pytest
 import torch
@@ -8,6 +9,7 @@ import torch
 from foveate.errors import FoveateError
 from foveate.models.vlm.decoding import Decoding
 from foveate.models.vlm.load import load_vlm, save_vlm
+from foveate.models.vlm.prompt import Prompt
 from foveate.models.vlm.testing import KINDS, QUESTION_FIRST, samples, tiny_vlm
 from foveate.pruning import make_pruner
 from foveate.pruning.random import Random
@@ -74,6 +76,35 @@ def test_qwen_pays_the_resolution():
     vlm = tiny_vlm("qwen3_vl")
     counts = [[a.vision_tokens for a in vlm.answer(samples(3), level)] for level in ("COARSE", "FULL")]
     assert counts == [[4, 4, 2], [16, 16, 8]]  # 16 px per token; the third picture is half as high
+
+
+def test_a_budget_below_the_processors_least_size_holds():
+    """Qwen3-VL's packaged processor enlarges whatever is below 256 px square, and 16 tokens would be paid as 64."""
+    vlm = tiny_vlm("qwen3_vl")
+    vlm.family.processor.size = {"shortest_edge": 64 * 64, "longest_edge": 1 << 20}
+    assert [a.vision_tokens for a in vlm.answer(samples(3), "COARSE")] == [4, 4, 2]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_choices_are_scored_by_their_letters(kind):
+    """Against the model's own forward over prompt and letter, one sequence for each option."""
+    vlm, some = tiny_vlm(kind), samples(5, choices=True)
+    reference = tiny_vlm(kind)
+    for sample, answer in zip(some, vlm.answer(some, "FULL"), strict=True):
+        scores = []
+        for letter in "ABC"[: len(sample.choices)]:
+            ids, total = vlm.prompts.answer(letter), 0.0
+            for n, token in enumerate(ids):
+                prompt = vlm.prompts.prompt(sample)
+                longer = Prompt(prompt.prefix, prompt.suffix + ids[:n])
+                reference.prompts.prompt = lambda _, longer=longer: longer
+                total += float(packaged_logits(reference, sample, "FULL").double().log_softmax(-1)[token])
+            scores.append(total)
+        if scores:
+            assert list(answer.choice_logprobs) == pytest.approx(
+                torch.tensor(scores).log_softmax(-1).tolist(), abs=1e-3
+            )
+            assert answer.text == "ABC"[scores.index(max(scores))]
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -196,3 +227,24 @@ def test_saved_and_loaded_again_it_is_the_same_and_has_the_same_fingerprint(tmp_
     assert load_vlm(folder, prompt_template="{question}{image}").fingerprint != vlm.fingerprint
     with pytest.raises(FoveateError, match="unknown model"):
         load_vlm("tiny_qwen4vl")
+
+
+@pytest.mark.parametrize("kind", ["smolvlm", "llava", "paligemma", "qwen2_5_vl"])
+def test_a_published_folder_opens_without_torchvision(kind, tmp_path):
+    """With the names of published files: the fast image processor's class, the chat template in a file of its own."""
+    vlm = tiny_vlm(kind)
+    folder, expected = save_vlm(vlm, tmp_path), [a.loss_nats for a in vlm.answer(samples(2), "FULL")]
+    path = folder / "preprocessor_config.json"
+    settings = json.loads(path.read_text())
+    path.write_text(json.dumps(settings | {"image_processor_type": settings["image_processor_type"] + "Fast"}))
+    again = load_vlm(folder)
+    assert not again.prompts.chat
+    assert [a.loss_nats for a in again.answer(samples(2), "FULL")] == pytest.approx(expected, abs=1e-6)
+    template = (
+        "USER: {% for c in messages[0]['content'] %}{{ c['text'] or '" + vlm.family.image_token + "' }}{% endfor %}"
+    )
+    (folder / "chat_template.json").write_text(json.dumps({"chat_template": template}))
+    chat = load_vlm(folder).prompts
+    assert chat.chat and (
+        kind == "paligemma" or chat.tokenizer.decode(chat.prompt(samples(1)[0]).prefix)[:5] == "USER:"
+    )

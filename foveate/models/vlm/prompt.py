@@ -119,8 +119,7 @@ class PromptMaker:
         self.mark_ids = tuple(tokenizer.convert_tokens_to_ids(list(marks))) if marks else None
         self.chat = bool(getattr(tokenizer, "chat_template", None))
         self._tokens = functools.lru_cache(maxsize=1 << 14)(self._tokenise)
-        self.tail = template.after
-        """The constant end of every prompt, if nothing behind the picture depends on the sample."""
+        self._answers = functools.lru_cache(maxsize=1 << 14)(self._answer)
 
     def prompt(self, sample: VQASample) -> Prompt:
         ids = self._tokens(*self._text(sample))
@@ -138,10 +137,28 @@ class PromptMaker:
     def _tokenise(self, text: str, special: bool) -> tuple[int, ...]:
         return tuple(self.tokenizer(text, add_special_tokens=special)["input_ids"])
 
+    @functools.cached_property
+    def image_is_moved(self) -> bool:
+        """Whether the chat template puts the picture before text that the prompt template has before it."""
+        short, long = VQASample("", "", "?", (), None), VQASample("", "", "? ?", (), None, ("a", "b"), "?")
+        return not self.template.fields_behind_image and self.prompt(short).suffix != self.prompt(long).suffix
+
     def answer(self, text: str) -> tuple[int, ...]:
-        """Token ids of an answer as they follow a prompt; chat templates end with a break, plain ones with a word."""
-        lead = "" if self.chat or self.image_first or not self.tail or self.tail[-1].isspace() else " "
-        ids = tuple(self.tokenizer(lead + text, add_special_tokens=False)["input_ids"])
+        """Token ids of an answer as they follow a prompt: a word of its own behind a word, directly behind a break.
+
+        Raises:
+            FoveateError: the answer has no token.
+        """
+        return self._answers(text)
+
+    def _answer(self, text: str) -> tuple[int, ...]:
+        prompt, special = self._text(VQASample("", "", "?", (), None))
+        before = self._tokens(prompt, special)
+        special_end = before[-1] in self.tokenizer.all_special_ids or not (self.chat or self.template.after)
+        lead = "" if special_end or prompt[-1].isspace() else " "
+        # Tokenised where it stands: alone, some tokenizers put a space of their own before it.
+        whole = self._tokenise(prompt + lead + text, special)
+        ids = whole[len(before) :] if whole[: len(before)] == before else self._tokenise(lead + text, False)
         if not ids:
             raise FoveateError(f"the answer {text!r} has no token in this model's vocabulary")
         return ids

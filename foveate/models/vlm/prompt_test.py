@@ -53,7 +53,61 @@ def test_a_chat_template_is_used_and_the_marks_vanish_without_a_picture():
     prompt = vlm.prompts.prompt(samples(1)[0])
     assert tokenizer.decode(prompt.prefix) == "<s>user: "
     assert tokenizer.decode(prompt.suffix) == "what color is the shape?</s>assistant:"
-    assert tokenizer.decode(vlm.prompts.answer("red")) == "red"
+    assert tokenizer.decode(vlm.prompts.answer("red")) == " red"
+
+
+@pytest.mark.parametrize(("end", "answer"), [("assistant:", " red"), ("assistant\n", "red"), ("</s>", "red")])
+def test_an_answer_follows_what_the_chat_template_ends_with(end, answer):
+    """`Assistant:` (SmolVLM, LLaVA) is followed by a word of its own, `assistant\\n` (Qwen) by the bare one."""
+    model, processor, tokenizer = tiny_parts("llava")
+    tokenizer.chat_template = "{% for m in messages %}{% for c in m['content'] %}{% if c['type'] == 'image' %}<image>"
+    tokenizer.chat_template += "{% else %}{{ c['text'] }}{% endif %}{% endfor %}{% endfor %}{{ " + repr(end) + " }}"
+    prompts = assemble(model.eval(), processor, tokenizer, tiny_vlm().budget, "{image}{question}").prompts
+    assert tokenizer.decode(prompts.answer("red")) == answer
+    # The tokens are those of the whole text, cut behind the prompt.
+    prompt = prompts.prompt(samples(1)[0])
+    whole = tokenizer("<image>" + samples(1)[0].question + end + answer)["input_ids"]
+    assert [*prompt.prefix, prompts.image_id, *prompt.suffix, *prompts.answer("red")] == whole
+
+
+def test_an_answer_behind_a_break_has_no_space_of_the_tokenizers_own():
+    """SentencePiece puts a space before whatever it tokenises, so an answer is tokenised where it stands."""
+    from tokenizers import normalizers
+
+    model, processor, tokenizer = tiny_parts("llava")
+    tokenizer.backend_tokenizer.normalizer = normalizers.Prepend(" ")
+    assert tokenizer.decode(tokenizer("red")["input_ids"]) == " red"
+    prompts = assemble(model.eval(), processor, tokenizer, tiny_vlm().budget, "{image}{question}\n").prompts
+    assert tokenizer.decode(prompts.answer("red")) == "red"
+    prompts = assemble(model.eval(), processor, tokenizer, tiny_vlm().budget, "{image}{question}\nAnswer:").prompts
+    assert tokenizer.decode(prompts.answer("red")) == " red"
+
+
+def test_a_chat_template_that_moves_the_picture_forward_rules_reuse_out():
+    """LLaVA's puts all pictures first: then what was read of the text is not what stands before the picture."""
+    model, processor, tokenizer = tiny_parts("llava")
+    tokenizer.chat_template = (
+        "{% for m in messages %}USER: {% for c in m['content'] if c['type'] == 'image' %}<image>\n{% endfor %}"
+        "{% for c in m['content'] if c['type'] == 'text' %}{{ c['text'] }}{% endfor %}{% endfor %} ASSISTANT:"
+    )
+    vlm, some = assemble(model.eval(), processor, tokenizer, tiny_vlm().budget, QUESTION_FIRST), samples(4)
+    assert vlm.reuse_obstacle == "the model's chat template puts the image before the question"
+    plain, reused = vlm.answer(some, "FULL"), vlm.answer(some, "FULL", reuse=vlm.text_pass(some))
+    assert [a.loss_nats for a in plain] == pytest.approx([a.loss_nats for a in reused], abs=1e-5)
+    assert not tiny_vlm("llava").reuse_obstacle
+
+
+def test_a_long_picture_reaches_llava_whole():
+    """Pictures side by side (MMMU) are long; the packaged processor would crop the middle of them."""
+    vlm = tiny_vlm("llava")
+    sheet = Image.new("RGB", (64, 16), "white")
+    sheet.paste((255, 0, 0), (0, 0, 16, 16))
+    sheet.paste((0, 0, 255), (48, 0, 64, 16))
+    pixels = vlm.family.images([sheet])[0].pixels["pixel_values"][0]
+    middle = pixels[:, pixels.shape[1] // 2]
+    red, _, blue = middle
+    assert red[2] > red.mean() > red[-3] and blue[-3] > blue.mean() > blue[2]
+    assert torch.allclose(pixels[:, 0], torch.zeros(3, 1), atol=0.02)  # the margin is the mean color
 
 
 @pytest.mark.parametrize("kind", ["llava", "paligemma"])
