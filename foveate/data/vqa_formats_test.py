@@ -15,6 +15,7 @@ from PIL import Image
 
 from foveate.data import vqa_files
 from foveate.data.vqa import load_vqa
+from foveate.data.vqa_mmmu import on_one_sheet
 from foveate.errors import FoveateError
 from foveate.types import VQASample
 
@@ -173,7 +174,7 @@ def test_mmmu_marks_in_options_and_open_answers_that_look_like_lists(tmp_path: P
     write_parquet(tmp_path / "Art" / "validation-00000-of-00001.parquet", rows)
     pictured, interval, several, plain = load_vqa("mmmu", root=tmp_path)
     assert pictured.choices == ("<image 1>", "<image 2>")
-    assert isinstance(pictured.image, bytes) and Image.open(io.BytesIO(pictured.image)).size == (6 + 8 + 6, 4)
+    assert isinstance(pictured.image, bytes) and Image.open(io.BytesIO(pictured.image)).size == (6, 4 + 8 + 4)
     # It begins like a list and is none: an interval.
     assert interval.answers == ("[0, 2)",) and several.answers == ("24/7", "3.429") and plain.answers == ("$8,000",)
 
@@ -183,6 +184,15 @@ def test_folders_may_be_spelled_as_the_hub_spells_them(tmp_path: Path) -> None:
     row = textvqa_row(image={"bytes": encoded(), "path": None})
     write_parquet(tmp_path / "TextVQA" / "data" / "validation-00000-of-00003.parquet", [row])
     assert [s.dataset for name in ("mmmu", "textvqa") for s in load_vqa(name, root=tmp_path)] == ["mmmu", "textvqa"]
+
+
+def test_many_pictures_make_a_sheet_that_a_long_side_cuts_least() -> None:
+    seven = [encoded(color, (100, 80)) for color in ("red", "lime", "blue", "black", "cyan", "gray", "navy")]
+    sheet = Image.open(io.BytesIO(on_one_sheet(seven) or b""))
+    assert sheet.size == (3 * 100 + 2 * 8, 3 * 80 + 2 * 8)  # side by side they would be 748 px wide
+    seen = [sheet.getpixel((108 * (i % 3) + 50, 88 * (i // 3) + 40)) for i in range(9)]
+    assert seen[:3] == [(255, 0, 0), (0, 255, 0), (0, 0, 255)] and seen[6] == (0, 0, 128)
+    assert seen[7:] == [(255, 255, 255)] * 2
 
 
 def test_mmmu_test_split_and_bad_options(tmp_path: Path) -> None:

@@ -4,7 +4,7 @@
                                                    img_type answer topic_difficulty question_type subfield
 
 `options` is a list written as text (`"['$6', '$7']"`), empty where the question is open; the answer of an open question
-may be a list too. The answers of `test` are not public. A question with several pictures gets them side by side, in
+may be a list too. The answers of `test` are not public. A question with several pictures gets them on one sheet, in
 their order, since models here look at one; the text keeps its `<image 2>`.
 """
 
@@ -27,7 +27,7 @@ GROUPED = True
 REPO = "MMMU/MMMU"
 NEEDED = ("id", "question", "options", "answer", "question_type", "image_1")
 GAP = 8
-"""Pixels between pictures that stand side by side."""
+"""Pixels between the pictures of a sheet."""
 
 
 def load(split: str, root: Path | None) -> Iterator[VQASample]:
@@ -47,7 +47,7 @@ def _sample(row: Row, split: str, file: Path) -> VQASample:
         dataset="mmmu",
         question=text_of(row["question"]),
         answers=() if answer in ("", "?") else tuple(_accepted(answer) if is_open else [answer]),
-        image=side_by_side(pictures),
+        image=on_one_sheet(pictures),
         choices=() if is_open else tuple(_options(row["options"], file)),
         # validation_Art_Theory_3
         category=name.partition("_")[2].rpartition("_")[0].replace("_", " "),
@@ -76,8 +76,9 @@ def _literal(text: str) -> object:
         return None
 
 
-def side_by_side(pictures: Sequence[bytes]) -> bytes | None:
-    """One encoded picture of several, on white; of several of which one is broken, that one (so that it is found)."""
+def on_one_sheet(pictures: Sequence[bytes]) -> bytes | None:
+    """One encoded picture of several, on white, row by row; of several of which one is broken, that one (so that it is
+    found). There are as many in a row as make the sheet's longer side shortest: a budget cuts that side."""
     if len(pictures) < 2:
         return pictures[0] if pictures else None
     images = []
@@ -86,12 +87,22 @@ def side_by_side(pictures: Sequence[bytes]) -> bytes | None:
             images.append(Image.open(io.BytesIO(encoded)).convert("RGB"))
         except (OSError, ValueError, SyntaxError):
             return encoded
-    width = sum(image.width for image in images) + GAP * (len(images) - 1)
-    sheet = Image.new("RGB", (width, max(image.height for image in images)), "white")
-    left = 0
-    for image in images:
-        sheet.paste(image, (left, 0))
-        left += image.width + GAP
+    layouts = [[images[i : i + n] for i in range(0, len(images), n)] for n in range(len(images), 0, -1)]
+    rows = min(layouts, key=lambda rows: max(_size(rows)))
+    sheet = Image.new("RGB", _size(rows), "white")
+    top = 0
+    for row in rows:
+        left = 0
+        for image in row:
+            sheet.paste(image, (left, top))
+            left += image.width + GAP
+        top += max(image.height for image in row) + GAP
     buffer = io.BytesIO()
     sheet.save(buffer, "PNG", compress_level=1)
     return buffer.getvalue()
+
+
+def _size(rows: Sequence[Sequence[Image.Image]]) -> tuple[int, int]:
+    """Width and height of a sheet."""
+    width = max(sum(image.width for image in row) + GAP * (len(row) - 1) for row in rows)
+    return width, sum(max(image.height for image in row) for row in rows) + GAP * (len(rows) - 1)

@@ -98,7 +98,7 @@ def test_a_chat_template_that_moves_the_picture_forward_rules_reuse_out():
 
 
 def test_a_long_picture_reaches_llava_whole():
-    """Pictures side by side (MMMU) are long; the packaged processor would crop the middle of them."""
+    """The packaged processor would crop the middle of them."""
     vlm = tiny_vlm("llava")
     sheet = Image.new("RGB", (64, 16), "white")
     sheet.paste((255, 0, 0), (0, 0, 16, 16))
