@@ -98,7 +98,7 @@ def test_a_chat_template_that_moves_the_picture_forward_rules_reuse_out():
 
 
 def test_a_long_picture_reaches_llava_whole():
-    """The packaged processor would crop the middle of them."""
+    """The packaged processor would crop its middle."""
     vlm = tiny_vlm("llava")
     sheet = Image.new("RGB", (64, 16), "white")
     sheet.paste((255, 0, 0), (0, 0, 16, 16))
@@ -108,6 +108,26 @@ def test_a_long_picture_reaches_llava_whole():
     red, _, blue = middle
     assert red[2] > red.mean() > red[-3] and blue[-3] > blue.mean() > blue[2]
     assert torch.allclose(pixels[:, 0], torch.zeros(3, 1), atol=0.02)  # the margin is the mean color
+
+
+def test_tiles_equal_those_of_the_packaged_processor():
+    from transformers import Idefics3Processor
+
+    vlm = tiny_vlm("idefics3", template="{image}{question}")
+    packaged = Idefics3Processor(vlm.family.processor, vlm.prompts.tokenizer, image_seq_len=4)
+    for sample in samples(3):
+        picture = Image.open(io.BytesIO(sample.image)).convert("RGB")
+        for level, side in (("COARSE", 32), ("FULL", 64)):
+            small = picture.resize((picture.width * side // 64, picture.height * side // 64), Image.Resampling.BICUBIC)
+            theirs = packaged(
+                images=[[small]],
+                text=[f"<image>{sample.question}"],
+                images_kwargs={"size": {"longest_edge": side}},
+                return_tensors="pt",
+            )
+            image, prompt = vlm.image(sample, level), vlm.prompts.prompt(sample)
+            assert theirs["input_ids"][0].tolist() == [*prompt.prefix, *image.ids, *prompt.suffix]
+            assert torch.equal(theirs["pixel_values"], image.pixels["pixel_values"])
 
 
 @pytest.mark.parametrize("kind", ["llava", "paligemma"])
