@@ -37,9 +37,9 @@ def report(about: dict[str, Any], out: str, console: Any) -> int:
             f"{name}: of {leak['questions']} questions, training holds the picture of {leak['same_image']}, the "
             f"wording of {leak['same_wording']}, both together of {leak['same_both']}"
         )
-        leaking += [name] if leak["same_image"] else []
+        leaking += [name] if leak["same_image"] or leak["same_both"] else []
     parts = [f"{part}.jsonl" for part in ("train", "eval") if f"{part}_sha256" in about]
     console.print(f"written in {out}: {', '.join(parts)}, data.json")
     if leaking:
-        console.print(f"[bold red]training holds pictures of {', '.join(leaking)}[/]")
+        console.print(f"[bold red]training holds pictures or questions of {', '.join(leaking)}[/]")
     return 1 if leaking else 0

@@ -68,11 +68,14 @@ def check_leakage(train_jsonl: str | Path, samples: Sequence[VQASample]) -> Leak
 
 
 def leak_warnings(train_jsonl: str | None, sets: Mapping[str, Sequence[VQASample]]) -> list[str]:
-    """A sentence for each evaluated set of which the training file holds a picture; none without such a file."""
+    """A sentence for each evaluated set of which the training file holds a picture, or a question without one; none
+    without such a file."""
     if not train_jsonl or not Path(train_jsonl).is_file():
         return []
     found = {name: check_leakage(train_jsonl, samples) for name, samples in sets.items()}
-    return [f"{name} leaks into {train_jsonl}: {leak}" for name, leak in found.items() if leak.same_image]
+    return [
+        f"{name} leaks into {train_jsonl}: {leak}" for name, leak in found.items() if leak.same_image or leak.same_both
+    ]
 
 
 def find_leakage(training: Iterable[VQASample], samples: Sequence[VQASample]) -> Leakage:

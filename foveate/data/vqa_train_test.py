@@ -17,7 +17,7 @@ from foveate.cli.main import main
 from foveate.data.vqa import load_vqa
 from foveate.data.vqa_leakage import check_leakage, find_leakage, image_hash, leak_warnings, question_hash
 from foveate.data.vqa_mixed import generate
-from foveate.data.vqa_train import VqaTrainConfig
+from foveate.data.vqa_train import VqaTrainConfig, build
 from foveate.errors import FoveateError
 from foveate.types import VQASample
 
@@ -113,6 +113,59 @@ def test_leaks_are_found_by_picture_and_by_wording() -> None:
     assert leak.same_wording == ("both", "wording", "blind") and "of 5 questions" in str(leak)
     rotated = [sample("r", "q", None, choices=c) for c in (("x", "y"), ("y", "x"))]
     assert question_hash(rotated[0]) == question_hash(rotated[1])
+
+
+def test_near_misses_of_a_leak(tmp_path: Path) -> None:
+    """What is told apart, and what is not: one byte of a picture, a path, an order of options, a missing file."""
+    picture, other = encoded(1), encoded(1)[:-1] + b"x"
+    (tmp_path / "train.png").write_bytes(picture)
+    (tmp_path / "eval copy.png").write_bytes(picture)
+    rows = [
+        {"image": "train.png", "question": "Which  ONE?", "choices": ["x", "y"], "answer": "A"},
+        {"question": "no picture at all?", "answer": "yes"},
+        {"image": "gone.png", "question": "of a missing file?", "answer": "yes"},
+    ]
+    path = tmp_path / "train.jsonl"
+    path.write_text("\n".join(map(json.dumps, rows)))
+    asked = [
+        VQASample("copied", "x", "which one?", ("B",), str(tmp_path / "eval copy.png"), ("y", "x")),
+        VQASample("one byte", "x", "which one?", ("A",), other, ("x", "y")),
+        VQASample("other options", "x", "which one?", ("A",), other, ("x", "z")),
+        VQASample("also missing", "x", "what?", ("a",), str(tmp_path / "gone too.png")),
+    ]
+    leak = check_leakage(path, asked)
+    assert leak.same_image == leak.same_both == ("copied",) and leak.same_wording == ("copied", "one byte")
+    # A question without a picture leaks by its words alone.
+    blind = [VQASample("blind", "x", "No picture at all?", ("yes",), None)]
+    assert leak_warnings(str(path), {"blind": blind})[0].startswith("blind leaks into")
+    assert leak_warnings(str(path), {"new": [VQASample("new", "x", "another?", ("yes",), None)]}) == []
+
+
+def test_a_build_that_was_killed_goes_on_to_the_same_files(root: Path, tmp_path: Path) -> None:
+    def config(name: str) -> VqaTrainConfig:
+        return VqaTrainConfig(out=str(tmp_path / name), root=str(root), against=("textvqa:validation",))
+
+    def killed(samples, name):
+        for number, sample in enumerate(samples):
+            if (name, number) == ("mmbench:dev", 30):
+                raise KeyboardInterrupt
+            yield sample
+
+    with pytest.raises(KeyboardInterrupt):
+        build(config("killed"), killed)
+    pictures = list((tmp_path / "killed" / "images").iterdir())
+    assert pictures and not (tmp_path / "killed" / "train.jsonl").exists()
+    # What was written is kept, and a picture that was cut off in the middle is written again.
+    (tmp_path / "killed" / "images" / f"{pictures[0].name}.partial").write_bytes(b"half")
+    pictures[0].unlink()
+    written = {p.name: p.stat().st_mtime_ns for p in pictures[1:]}
+    build(config("killed"), lambda samples, _: samples)
+    build(config("whole"), lambda samples, _: samples)
+    folder = tmp_path / "killed" / "images"
+    assert {name: (folder / name).stat().st_mtime_ns for name in written} == written
+    for part in ("train.jsonl", "eval.jsonl", *(f"images/{p.name}" for p in (tmp_path / "whole" / "images").iterdir())):
+        assert (tmp_path / "killed" / part).read_bytes() == (tmp_path / "whole" / part).read_bytes()
+    assert len(list(folder.iterdir())) == len(list((tmp_path / "whole" / "images").iterdir()))
 
 
 def test_the_mixed_set_does_not_leak() -> None:

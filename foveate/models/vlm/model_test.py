@@ -149,16 +149,20 @@ def test_reuse_reads_fewer_tokens_and_says_where_it_cannot():
         vlm.answer([dataclasses.replace(some[0], question="another?")], "NO", reuse=text)
 
 
-def test_text_pass_is_the_mean_of_the_hidden_states_without_the_picture():
-    vlm, some = tiny_vlm("llava"), samples(3)
+@pytest.mark.parametrize("kind", KINDS)
+def test_text_pass_is_the_mean_of_the_hidden_states_without_the_picture(kind):
+    """Against the model's own forward, one sample and no padding, summed up in float64."""
+    vlm, some = tiny_vlm(kind), samples(3)
     text = vlm.text_pass(some)
     for i, sample in enumerate(some):
         ids = torch.tensor([vlm.prompts.prompt(sample).text])
         assert vlm.family.config.image_token_id not in ids
+        extra = {"token_type_ids": torch.zeros_like(ids)} if kind.startswith("paligemma") else {}
         with torch.no_grad():
-            out = vlm.model(input_ids=ids, output_hidden_states=True)
+            out = vlm.model(input_ids=ids, attention_mask=torch.ones_like(ids), output_hidden_states=True, **extra)
         odds = out.logits[0, -1].double().softmax(-1)
-        torch.testing.assert_close(text.hidden[i], out.hidden_states[-1][0].mean(0), atol=1e-5, rtol=1e-4)
+        mean = out.hidden_states[-1][0].double().mean(0).float()
+        torch.testing.assert_close(text.hidden[i], mean, atol=1e-5, rtol=1e-4)
         assert float(text.entropy[i]) == pytest.approx(float(-(odds * odds.log()).sum()), abs=1e-4)
         top = odds.sort(descending=True).values
         assert float(text.margin[i]) == pytest.approx(float(top[0] - top[1]), abs=1e-5)
