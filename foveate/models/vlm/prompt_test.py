@@ -152,7 +152,7 @@ def test_inputs_equal_those_of_the_packaged_processor(kind):
 
 
 def test_qwen_positions_equal_the_models_own():
-    for kind in ("qwen3_vl", "qwen2_5_vl"):
+    for kind in ("qwen3_vl", "qwen2_5_vl", "qwen2_vl"):
         vlm = tiny_vlm(kind)
         for sample in samples(3):
             image, prompt = vlm.image(sample, "FULL"), vlm.prompts.prompt(sample)

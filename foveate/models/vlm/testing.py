@@ -22,7 +22,7 @@ CORPUS = [
     "A. red\nB. green\nC. a longer answer\nAnswer:",
     "maybe it is blue.",
 ]
-KINDS = ("qwen3_vl", "qwen2_5_vl", "smolvlm", "idefics3", "llava", "paligemma", "paligemma2")
+KINDS = ("qwen3_vl", "qwen2_5_vl", "qwen2_vl", "smolvlm", "idefics3", "llava", "paligemma", "paligemma2")
 
 
 def tiny_tokenizer(special: list[str], **names: Any) -> PreTrainedTokenizerFast:
@@ -48,6 +48,7 @@ def tiny_parts(kind: str, seed: int = 0) -> tuple[Any, Any, Any]:
     model, processor, tokenizer = {
         "qwen3_vl": _qwen3,
         "qwen2_5_vl": _qwen2_5,
+        "qwen2_vl": _qwen2,
         "smolvlm": _tiles,
         "idefics3": _tiles,
         "llava": _llava,
@@ -174,6 +175,20 @@ def _qwen2_5(kind: str) -> tuple[Any, Any, Any]:
         **_qwen_ids(tokenizer),
     )
     return Qwen2_5_VLForConditionalGeneration(config), _qwen_processor(8), tokenizer
+
+
+def _qwen2(kind: str) -> tuple[Any, Any, Any]:
+    from transformers import Qwen2VLConfig, Qwen2VLForConditionalGeneration
+
+    tokenizer = tiny_tokenizer(QWEN_TOKENS)
+    rope = {"rope_type": "default", "rope_theta": 10_000.0, "mrope_section": [2, 1, 1]}
+    vision = {"depth": 2, "embed_dim": 32, "hidden_size": 32, "mlp_ratio": 2, "num_heads": 2, "patch_size": 8}
+    config = Qwen2VLConfig(
+        text_config={**_text_sizes(len(tokenizer)), "rope_parameters": rope},
+        vision_config=vision,
+        **_qwen_ids(tokenizer),
+    )
+    return Qwen2VLForConditionalGeneration(config), _qwen_processor(8), tokenizer
 
 
 def _tiles(kind: str) -> tuple[Any, Any, Any]:
