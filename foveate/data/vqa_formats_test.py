@@ -331,12 +331,20 @@ def test_jsonl_of_llava_names_a_picture_more_than_once(tmp_path: Path) -> None:
     assert plain.question == "what brand?" and plain.answers == ("nokia",)
 
 
+def test_jsonl_keeps_ten_annotators_of_whom_some_wrote_nothing(tmp_path: Path) -> None:
+    path = tmp_path / "mine.jsonl"
+    rows = [{"question": "?", "answers": ["", *["nokia"] * 9]}, {"question": "?", "answer": " "}]
+    path.write_text("\n".join(map(json.dumps, rows)))
+    assert [len(sample.answers) for sample in load_vqa(str(path))] == [10, 0]
+
+
 @pytest.mark.parametrize(
     ("line", "said"),
     [
         ("{", "line 1: expected one JSON object, got '{'"),
         ("3", "line 1: expected a JSON object, got a int"),
         ('{"query": "?"}', "line 1: field 'question' is missing; expected question, image, .* found query"),
+        ('{"question": "<image> "}', "field 'question' is missing"),
         ('{"question": "?", "choices": ["x"], "answer": "z"}', "the answer 'z' is neither a letter of A nor one of x"),
         ('{"question": "?", "conversations": [{}]}', "expected conversations as"),
         ("", "it holds no question"),

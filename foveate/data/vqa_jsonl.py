@@ -82,20 +82,21 @@ def sample_of(path: Path, number: int, row: Mapping[str, Any], images: Path) -> 
     where = f"{path}, line {number}"
     if "conversations" in row:
         row = {**row, **_first_turns(where, row["conversations"])}
-    if not isinstance(row.get("question"), str) or not row["question"].strip():
+    question = row["question"].replace("<image>", "").strip() if isinstance(row.get("question"), str) else ""
+    if not question:
         raise FoveateError(
             f"{where}: field 'question' is missing; expected {', '.join(FIELDS)} (or LLaVA's conversations), "
             f"found {', '.join(row)}"
         )
     choices = row.get("choices") or ()
-    choices = tuple(map(str, choices.values() if isinstance(choices, Mapping) else choices))
+    choices = tuple(str(c).strip() for c in (choices.values() if isinstance(choices, Mapping) else choices))
     given = row.get("answer") if row.get("answers") is None else row["answers"]
-    answers = [str(a) for a in (given if isinstance(given, list) else [] if given is None else [given])]
+    answers = [str(a).strip() for a in (given if isinstance(given, list) else [] if given is None else [given])]
     return VQASample(
         id=str(row.get("id", f"{path.stem}/{number}")),
         dataset=str(row.get("dataset", path.stem)),
-        question=row["question"].replace("<image>", "").strip(),
-        answers=tuple(_letter(where, a, choices) if choices else a for a in answers),
+        question=question,
+        answers=tuple(_letter(where, a, choices) if choices else a for a in answers) if any(answers) else (),
         image=_image(images, row.get("image")),
         choices=choices,
         hint=str(row.get("hint") or ""),

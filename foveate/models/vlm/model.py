@@ -309,7 +309,8 @@ class VLM:
         logits = session.logits()[:, 0]
         logs = logits.log_softmax(-1)
         entropy, margin = (x.tolist() for x in uncertainty(logits))
-        losses = self._score(session, logs, [self._gold(sample) or () for sample in samples])
+        golds = [self._gold(sample) for sample in samples]
+        losses = self._score(session, logs, [ids or () for ids in golds])
         choices = self._choices(session, logs, samples)
         texts: dict[int, str] = {}
         if free := [row for row, sample in enumerate(samples) if not sample.choices]:
@@ -321,7 +322,7 @@ class VLM:
         for row, i in enumerate(batch.index):
             ranked = choices.get(row)
             text = texts[row] if ranked is None else LETTERS[max(range(len(ranked)), key=ranked.__getitem__)]
-            loss = losses[row] if samples[row].answers else None
+            loss = None if golds[row] is None else losses[row]
             answers[i] = Answer(text, ranked, *counts[row], entropy[row], margin[row], loss)
 
     def _score(self, session: Session, logs: Tensor, targets: list[tuple[int, ...]]) -> list[float]:

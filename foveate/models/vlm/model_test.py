@@ -207,6 +207,13 @@ def test_pruning_keeps_a_share_and_original_positions(pruner):
     assert [a.loss_nats for a in kept_all] == pytest.approx([a.loss_nats for a in vlm.answer(some, "FULL")], abs=1e-5)
 
 
+def test_an_annotator_who_wrote_nothing_has_no_part_in_the_loss():
+    vlm, some = tiny_vlm(), samples(2)
+    ten = dataclasses.replace(some[1], answers=("", "", "", *["a longer answer"] * 2))
+    answers = vlm.answer([some[1], ten, dataclasses.replace(some[1], id="none", answers=("",))], "FULL")
+    assert answers[1].loss_nats == pytest.approx(answers[0].loss_nats, abs=1e-6) and answers[2].loss_nats is None
+
+
 def test_a_broken_picture_is_marked_and_the_run_goes_on():
     vlm, some = tiny_vlm(), samples(3)
     some[1] = dataclasses.replace(some[1], image=b"no picture")

@@ -37,8 +37,10 @@ class Prompt:
 
 
 def gold(sample: VQASample) -> str | None:
-    """The answer to be learned: the most frequent accepted one (the first of equals); None: not public."""
-    return Counter(sample.answers).most_common(1)[0][0] if sample.answers else None
+    """The answer to be learned: the most frequent accepted one (the first of equals); None: not public. An annotator
+    who wrote nothing has accepted nothing."""
+    counted = Counter(answer for answer in sample.answers if answer.strip())
+    return counted.most_common(1)[0][0] if counted else None
 
 
 class Template:

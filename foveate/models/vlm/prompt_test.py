@@ -44,6 +44,7 @@ def test_a_wrong_template_is_named():
 def test_gold_is_the_most_frequent_answer():
     assert gold(VQASample("1", "d", "?", ("a", "b", "b"), None)) == "b"
     assert gold(VQASample("1", "d", "?", (), None)) is None
+    assert gold(VQASample("1", "d", "?", ("", "", "nokia"), None)) == "nokia"
 
 
 def test_a_chat_template_is_used_and_the_marks_vanish_without_a_picture():
