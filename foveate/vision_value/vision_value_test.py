@@ -153,6 +153,65 @@ def test_gain_losses_by_hand():
     assert float(gain_ranking(SCORES, LOSS, all_three)) == pytest.approx((0.5 + 0.5 + 0.0) / 3)
 
 
+def test_losses_in_batches_against_float64_loops():
+    """Every formula again, sample by sample and action by action, in float64."""
+    rng = np.random.default_rng(0)
+    scores, loss, cost = rng.normal(size=(3, 7, 3)) + np.array([0.0, 2.0, 1.0])[:, None, None]
+    scores[:, 0] = 0.0
+    tensors = [torch.from_numpy(x) for x in (scores, loss, cost)]
+    lam, actions = 0.3, [0, 1, 2]
+    smooth = [
+        0.5 * d * d if abs(d) < 1 else abs(d) - 0.5
+        for s, t in zip(scores, loss, strict=True)
+        for d in (s[a] - (t[0] - t[a]) for a in actions[1:])
+    ]
+    hinge = []
+    for s, t in zip(scores, loss, strict=True):
+        for a in actions:
+            for b in actions[a + 1 :]:
+                more = (t[0] - t[a]) - (t[0] - t[b])
+                hinge.append(max(0.0, abs(more) - math.copysign(1, more) * (s[a] - s[b])))
+    mixed, relaxed = [], np.zeros_like(scores)
+    for s, t, c in zip(scores, loss, cost, strict=True):
+        p = [math.exp(x) / sum(map(math.exp, s)) for x in s]
+        mixed.append(-math.log(sum(p[a] * math.exp(-t[a]) for a in actions)) + lam * sum(p[a] * c[a] for a in actions))
+    all_three = torch.tensor([True] * 3)
+    assert float(gain_regression(tensors[0], tensors[1], all_three)) == pytest.approx(np.mean(smooth), abs=1e-12)
+    assert float(gain_ranking(tensors[0], tensors[1], all_three)) == pytest.approx(np.mean(hinge), abs=1e-12)
+    assert float(soft_mixture(*tensors, lam)) == pytest.approx(np.mean(mixed), abs=1e-12)
+    # Straight-through: the drawn actions' worth forward, the relaxed draw's gradient backward.
+    leaf = tensors[0].clone().requires_grad_()
+    value = straight_through(leaf, tensors[1], tensors[2], lam, 0.7, torch.Generator().manual_seed(1))
+    value.backward()
+    uniform = torch.rand((7, 3), generator=torch.Generator().manual_seed(1)).tolist()
+    drawn = []
+    for i, (s, t, c) in enumerate(zip(scores, loss, cost, strict=True)):
+        noisy = [(x - math.log(-math.log(u))) / 0.7 for x, u in zip(s, uniform[i], strict=True)]
+        p = [math.exp(x) / sum(map(math.exp, noisy)) for x in noisy]
+        worth = [t[a] + lam * c[a] for a in actions]
+        drawn.append(worth[p.index(max(p))])
+        mean = sum(p[a] * worth[a] for a in actions)
+        relaxed[i] = [p[a] * (worth[a] - mean) / 0.7 / 7 for a in actions]
+    # The noise itself is drawn in float32.
+    assert float(value.detach()) == pytest.approx(np.mean(drawn), abs=1e-12)
+    np.testing.assert_allclose(leaf.grad.numpy(), relaxed, atol=1e-6)
+
+
+def test_costs_and_choices_against_float64_loops():
+    """Any picture sizes, overheads, prices and scales; the choice is the best of three sums."""
+    rng = np.random.default_rng(1)
+    full = rng.integers(1, 400, 50).astype(float)
+    tokens = np.stack([np.zeros(50), np.ceil(full * rng.uniform(0.05, 1, 50)), full], axis=1)
+    tokens[::9] = 0  # questions without a picture
+    gains = rng.normal(size=(50, 3)) * [0, 1, 1]
+    for overhead, scale, lam in ((0.0, 1.0, 0.2), (2.0, 1.0, 0.5), (7.5, 0.4, 3.0)):
+        policy = PolicyConfig(cost_overhead_tokens=overhead, cost_scale=scale)
+        costs = [[0.0 if not t else (t + overhead) / (row[2] + overhead) for t in row] for row in tokens]
+        np.testing.assert_allclose(action_costs(tokens, policy), costs, atol=1e-12)
+        worth = [[g - lam * scale * c for g, c in zip(*pair, strict=True)] for pair in zip(gains, costs, strict=True)]
+        assert best_action(gains, tokens, lam, policy).tolist() == [w.index(max(w)) for w in worth]
+
+
 def test_policy_losses_by_hand():
     p = SCORES.softmax(-1)[0]
     expected = -math.log(float((p * torch.exp(-LOSS[0])).sum())) + 0.3 * float((p * COST[0]).sum())
