@@ -87,7 +87,7 @@ def test_mmbench_test_split_has_no_answers(tmp_path: Path) -> None:
 
 
 def test_mmbench_says_what_is_missing(tmp_path: Path) -> None:
-    with pytest.raises(FoveateError, match=r"expected \*mmbench\*dev\*\.tsv or .* found no file"):
+    with pytest.raises(FoveateError, match=r"expected \*mmbench\*dev_en\*\.tsv or .* found no file"):
         load_vqa("mmbench", root=tmp_path)
     with pytest.raises(FoveateError, match=r"is not there; set data.root"):
         load_vqa("mmbench", root=tmp_path / "nowhere")
@@ -103,12 +103,20 @@ def test_mmbench_says_what_is_missing(tmp_path: Path) -> None:
     write_mmbench(file, [])
     with pytest.raises(FoveateError, match="data set 'mmbench', split 'dev': it holds no question"):
         load_vqa("mmbench", root=tmp_path)
-    write_mmbench(tmp_path / "mmbench_dev_cn.tsv", [mmbench_row(1, "x")])
-    with pytest.raises(FoveateError, match=r"mmbench_dev_cn\.tsv, mmbench_dev_en\.tsv .* set data\.root to one"):
+    write_mmbench(tmp_path / "mmbench_dev_en_V11.tsv", [mmbench_row(1, "x")])
+    with pytest.raises(FoveateError, match=r"mmbench_dev_en\.tsv, mmbench_dev_en_V11\.tsv .* set data\.root to one"):
         load_vqa("mmbench", root=tmp_path)
     with pytest.raises(FoveateError, match="unknown split of mmbench 'train'"):
         load_vqa("mmbench", "train", root=tmp_path)
-    assert load_vqa("mmbench", root=tmp_path / "mmbench_dev_cn.tsv")[0].image == b"x"
+    assert load_vqa("mmbench", root=tmp_path / "mmbench_dev_en_V11.tsv")[0].image == b"x"
+
+
+def test_mmbench_in_english_where_both_languages_lie_there(tmp_path: Path) -> None:
+    """As on the hub; otherwise one root for several sets could not hold both."""
+    for language, question in (("cn", "哪一个？"), ("en", "Which one?")):
+        write_mmbench(tmp_path / f"mmbench_dev_{language}_20231003.tsv", [mmbench_row(1, "x", question=question)])
+    assert load_vqa("mmbench", root=tmp_path)[0].question == "Which one?"
+    assert load_vqa("mmbench", root=tmp_path / "mmbench_dev_cn_20231003.tsv")[0].question == "哪一个？"
 
 
 def test_mmbench_parquet(tmp_path: Path) -> None:

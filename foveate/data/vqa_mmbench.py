@@ -4,9 +4,10 @@
 
     index question hint A B C D answer category image source l2-category comment split
 
-Rows of one question with its options in another order have the same index modulo 1,000,000 (circular evaluation); their
-`image` may be the index of the row that holds the picture. The answers of `test` are not public: `foveate eval vqa`
-writes a submission file for it instead of an accuracy.
+English goes before Chinese where both lie there, as on the hub (folders `en`, `cn`). Rows of one question with its
+options in another order have the same index modulo 1,000,000 (circular evaluation); their `image` may be the index of
+the row that holds the picture. The answers of `test` are not public: `foveate eval vqa` writes a submission file for it
+instead of an accuracy.
 """
 
 from __future__ import annotations
@@ -32,7 +33,8 @@ def load(split: str, root: Path | None) -> Iterator[VQASample]:
     Raises:
         FoveateError: several files fit, a column or the split is missing.
     """
-    files = find_files("mmbench", root, (f"*mmbench*{split}*.tsv", f"en/{split}-*.parquet", f"{split}-*.parquet"), REPO)
+    tables = (f"*mmbench*{split}_en*.tsv", f"*mmbench*{split}*.tsv", f"en/{split}-*.parquet", f"{split}-*.parquet")
+    files = find_files("mmbench", root, tables, REPO)
     if len(files) > 1 and files[0].suffix == ".tsv":
         raise FoveateError(
             f"mmbench, split {split}: {', '.join(f.name for f in files)} are in {files[0].parent}; set data.root to "
