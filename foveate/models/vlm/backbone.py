@@ -226,12 +226,13 @@ class Backbone:
         )[:, None]
 
     @torch.no_grad()
-    def choose(
+    def prune(
         self, pruner: Pruner, prompts: Sequence[Prompt], image: ModelImage, features: VisionFeatures, seeds: Tensor
-    ) -> Tensor | None:
-        """bool [B, P]: the image tokens that a pruning method keeps; None: all.
+    ) -> tuple[Tensor | None, VisionFeatures]:
+        """bool [B, P], the image tokens that a pruning method keeps (None: all), and the features as it leaves them.
 
-        The method sees the picture's tokens and the question's, padded, as one prefix.
+        The method sees the picture's tokens and the question's, padded, as one prefix. One that mixes tokens (pooling)
+        chooses by their places alone, so the features of deeper layers are mixed in the same way.
         """
         count, length = features.tokens.shape[1], max(len(p.text) for p in prompts)
         device = features.tokens.device
@@ -243,11 +244,24 @@ class Backbone:
         layout = TokenLayout(
             (Span("image", "image", 0, count, image.grid), Span("text", "text", count, count + length))
         )
-        embeds = torch.cat([features.tokens, self.embed(ids.to(device)).to(features.tokens.dtype)], dim=1)
+        words = self.embed(ids.to(device)).to(features.tokens.dtype)
         mask = torch.cat([torch.ones(len(prompts), count, dtype=torch.bool), valid], dim=1).to(device)
         positions = torch.arange(count + length, device=device).expand(len(prompts), -1)
-        _, keep = pruner(Prefix(embeds, mask, positions, layout, row_seeds=seeds))
-        return None if keep is None else keep.keep_mask
+
+        def run(tokens: Tensor) -> tuple[Tensor, Tensor | None]:
+            prefix = Prefix(torch.cat([tokens, words], dim=1), mask, positions, layout, row_seeds=seeds)
+            pruned, keep = pruner(prefix)
+            if keep is None or pruned.source is None:
+                return tokens, None
+            row, slot = ((pruned.source >= 0) & (pruned.source < count)).nonzero(as_tuple=True)
+            tokens = tokens.clone()
+            tokens[row, pruned.source[row, slot]] = pruned.embeds[row, slot]
+            return tokens, keep.keep_mask
+
+        tokens, kept = run(features.tokens)
+        mixed = not torch.equal(tokens, features.tokens)
+        deep = tuple(run(layer)[0] for layer in features.deep) if mixed else features.deep
+        return kept, VisionFeatures(tokens, deep)
 
 
 def _take(features: Tensor, index: Tensor) -> Tensor:

@@ -32,7 +32,8 @@ class VisionBudget:
     patch_size: int | None = None
     """Side in pixels of what one vision token shows; sides are rounded to it. null: the model's own."""
     token_cap: int | None = None
-    """Most vision tokens of any picture, at `patch_size`; null: no cap."""
+    """Most vision tokens of any picture, at `patch_size`; models that cut pictures take fewer tiles, and those that give
+    every picture one number of tokens are not concerned. null: no cap."""
 
     def __post_init__(self) -> None:
         for name in ("coarse_long_side", "full_long_side", "coarse_max_pixels", "full_max_pixels", "patch_size"):
@@ -60,7 +61,8 @@ def target_size(width: int, height: int, level: VisionLevel, budget: VisionBudge
     if area is not None:
         scale = min(scale, math.sqrt(area / (width * height)))
     w, h = (max(1, round(x * scale / patch)) for x in (width, height))
-    if budget.token_cap is not None and w * h > budget.token_cap:
+    # Where no patch is known, pixels say nothing about tokens: the family holds the cap, or the model has one number.
+    if budget.token_cap is not None and budget.patch_size is not None and w * h > budget.token_cap:
         shrink = math.sqrt(budget.token_cap / (w * h))
         w, h = (max(1, math.floor(x * shrink)) for x in (w, h))
         # A very long picture of one row of tokens: the floor of 1 took more than its share.

@@ -29,6 +29,10 @@ def test_area_and_token_cap():
     assert (w, h) == (320, 32)
 
 
+def test_a_cap_says_nothing_about_pixels_where_no_patch_is_known():
+    assert target_size(640, 480, "FULL", VisionBudget(token_cap=1024)) == (640, 480)
+
+
 def test_resize_gives_that_size_and_leaves_equal_sizes_alone():
     image = Image.new("RGB", (64, 64), (10, 20, 30))
     assert resize(image, "FULL", TINY) is image

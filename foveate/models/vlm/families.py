@@ -57,6 +57,8 @@ class Family(ABC):
     first_position = 0
     axes: int | None = None
     """Axes of the position ids; None: one."""
+    token_cap: int | None = None
+    """Most image tokens of a picture, for families in which its size alone does not say how many it gets."""
 
     def __init__(self, config: Any, processor: Any, tokenizer: Any) -> None:
         self.config, self.processor, self.tokenizer = config, processor, tokenizer
@@ -173,15 +175,20 @@ class Tiles(Family):
     def process(self, pictures: Sequence[Image.Image]) -> list[dict[str, Any]]:
         # This processor enlarges every picture to `size`. What the budget allows, in whole tiles, is the most it may.
         tile, most = self.processor.max_image_size["longest_edge"], self.processor.size["longest_edge"]
-        sizes = [min(math.ceil(max(picture.size) / tile) * tile, most) for picture in pictures]
         return [
-            dict(
-                self.processor(
-                    images=[[picture]], size={"longest_edge": size}, return_row_col_info=True, return_tensors="pt"
-                )
-            )
-            for picture, size in zip(pictures, sizes, strict=True)
+            self._tiled(picture, min(math.ceil(max(picture.size) / tile) * tile, most), tile) for picture in pictures
         ]
+
+    def _tiled(self, picture: Image.Image, size: int, tile: int) -> dict[str, Any]:
+        """The tiles of a picture whose long side becomes `size`, or as many tiles less as the cap wants."""
+        while True:
+            made = self.processor(
+                images=[[picture]], size={"longest_edge": size}, return_row_col_info=True, return_tensors="pt"
+            )
+            tokens = made["pixel_values"].shape[1] * self._length
+            if self.token_cap is None or tokens <= self.token_cap or size <= tile:
+                return dict(made)
+            size -= tile
 
     def expand(self, pixels: dict[str, Any]) -> str:
         (rows,), (columns,) = pixels["rows"][0], pixels["cols"][0]

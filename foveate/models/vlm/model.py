@@ -83,6 +83,7 @@ class VLM:
         if budget.patch_size is None and family.token_side is not None:
             budget = VisionBudget(**(asdict(budget) | {"patch_size": family.token_side}))
         self.budget = budget
+        family.token_cap = budget.token_cap
         self.backbone = Backbone(model, family)
         named = getattr(model.generation_config, "eos_token_id", None)
         stops = [*(named if isinstance(named, list) else [named]), prompts.tokenizer.eos_token_id]
@@ -271,7 +272,7 @@ class VLM:
             features = self.backbone.encode(batch.images)
             if pruner is not None:
                 seeds = torch.tensor([_seed(samples[i].id) for i in batch.index])
-                keep = self.backbone.choose(pruner, batch.prompts, batch.images[0], features, seeds)
+                keep, features = self.backbone.prune(pruner, batch.prompts, batch.images[0], features, seeds)
         rows = self.backbone.rows(batch.prompts, batch.images, keep)
         past = None
         if reuse is not None and batch.images and all(prompt.prefix for prompt in batch.prompts):

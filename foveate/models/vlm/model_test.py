@@ -9,6 +9,7 @@ import torch
 from foveate.errors import FoveateError
 from foveate.models.vlm.decoding import Decoding
 from foveate.models.vlm.load import load_vlm, save_vlm
+from foveate.models.vlm.model import VLM
 from foveate.models.vlm.prompt import Prompt
 from foveate.models.vlm.testing import KINDS, QUESTION_FIRST, samples, tiny_vlm
 from foveate.pruning import make_pruner
@@ -83,6 +84,21 @@ def test_a_budget_below_the_processors_least_size_holds():
     vlm = tiny_vlm("qwen3_vl")
     vlm.family.processor.size = {"shortest_edge": 64 * 64, "longest_edge": 1 << 20}
     assert [a.vision_tokens for a in vlm.answer(samples(3), "COARSE")] == [4, 4, 2]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_token_cap_holds_and_a_wide_one_changes_nothing(kind):
+    """Tokens are capped, not pixels; models of one fixed resolution have one number whatever the cap."""
+    vlm, some = tiny_vlm(kind), samples(3)
+    free = [a.vision_tokens for a in vlm.answer(some, "FULL")]
+    for cap in (1024, 12, 5):
+        budget = dataclasses.replace(vlm.budget, token_cap=cap)
+        capped = VLM(vlm.model, vlm.family, vlm.prompts, budget).answer(some, "FULL")
+        counts = [a.vision_tokens for a in capped]
+        if cap == 1024 or kind in ("llava", "paligemma", "paligemma2"):
+            assert counts == free
+        else:
+            assert all(0 < count <= cap for count in counts)
 
 
 @pytest.mark.parametrize("kind", KINDS)
