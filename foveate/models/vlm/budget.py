@@ -32,8 +32,8 @@ class VisionBudget:
     patch_size: int | None = None
     """Side in pixels of what one vision token shows; sides are rounded to it. null: the model's own."""
     token_cap: int | None = None
-    """Most vision tokens of any picture, at `patch_size`; null: no cap. Models that cut pictures take fewer tiles; those
-    that give every picture one number of tokens are not concerned."""
+    """Most vision tokens of any picture, at `patch_size`; null: no cap. Models that cut pictures take fewer tiles;
+    those that give every picture one number of tokens are not concerned."""
 
     def __post_init__(self) -> None:
         for name in ("coarse_long_side", "full_long_side", "coarse_max_pixels", "full_max_pixels", "patch_size"):
