@@ -25,7 +25,7 @@ def report(about: dict[str, Any], out: str, console: Any) -> int:
     from rich.table import Table
 
     table = Table(box=None, header_style="bold", pad_edge=False)
-    columns = ("train", "eval", "no answer", "left out: known picture")
+    columns = ("train", "eval", "no answer", "known picture", "broken picture")
     for heading in ("set", *columns):
         table.add_column(heading, justify="left" if heading == "set" else "right")
     for name, counts in about["counts"].items():

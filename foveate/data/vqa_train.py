@@ -1,18 +1,22 @@
 """Training questions from published sets: `train.jsonl` and, of a set that is evaluated on too, `eval.jsonl`.
 
 MMBench publishes answers of its dev split alone, so that split must serve both: its pictures are shared out by hash,
-with all their questions and rotations. Questions whose picture occurs in a set that training must not know stay out.
+with all their questions and rotations. Questions whose picture occurs in a set that training must not know stay out,
+and so do those whose picture cannot be decoded: training would stop at them.
 """
 
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
+
+from PIL import Image
 
 from foveate.data.vqa import load_vqa
 from foveate.data.vqa_jsonl import load as load_jsonl
@@ -73,6 +77,7 @@ def build(
     lines: dict[str, list[str]] = {"train": [], "eval": []}
     kept: dict[str, list[VQASample]] = {"train": [], "eval": []}
     counts: dict[str, Counter[str]] = {}
+    readable: dict[str, bool] = {}
     (out / "images").mkdir(parents=True, exist_ok=True)
     for name, samples in groups.items():
         counts[name] = Counter()
@@ -81,8 +86,10 @@ def build(
             part = "eval" if name.partition(":")[0] in config.eval_sets and _is_held_out(image, config) else "train"
             if not sample.answers:
                 part = "no answer"
+            elif sample.image is not None and not _is_readable(sample.image, image, readable):
+                part = "broken picture"
             elif part == "train" and image in known:
-                part = "left out: known picture"
+                part = "known picture"
             counts[name][part] += 1
             if part in lines:
                 lines[part].append(json.dumps(_line(sample, image, out), ensure_ascii=False))
@@ -124,6 +131,19 @@ def _load_llava(config: VqaTrainConfig) -> list[VQASample]:
 def _is_held_out(image: str, config: VqaTrainConfig) -> bool:
     digest = hashlib.sha256(f"{config.seed} {image}".encode()).digest()
     return int.from_bytes(digest[:4], "big") < config.eval_share * 2**32
+
+
+def _is_readable(picture: bytes | str, image: str, known: dict[str, bool]) -> bool:
+    """Whether a picture can be decoded to its end; `known` is by its hash, and takes up what is found."""
+    if image not in known:
+        try:
+            with Image.open(io.BytesIO(picture) if isinstance(picture, bytes) else picture) as opened:
+                opened.draft("RGB", (32, 32))  # a JPEG is decoded at an eighth of its size
+                opened.load()
+            known[image] = True
+        except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
+            known[image] = False
+    return known[image]
 
 
 def _line(sample: VQASample, image: str, out: Path) -> dict[str, Any]:

@@ -68,7 +68,7 @@ def test_command_shares_pictures_out_and_leaves_known_ones_out(root: Path, tmp_p
     argv = ["data", "vqa-train", "--root", str(root), "--against", "textvqa:validation", "--out", str(tmp_path / "out")]
     argv += ["--llava", str(tmp_path / "llava.json"), "--llava_images", str(tmp_path / "pictures")]
     assert main(argv) == 0
-    assert "left out: known picture" in capsys.readouterr().out
+    assert "known picture" in capsys.readouterr().out
 
     train, held = (load_vqa(str(tmp_path / "out" / f"{part}.jsonl")) for part in ("train", "eval"))
     assert {s.dataset for s in train} == {"mmbench", "textvqa", "llava"} and {s.dataset for s in held} == {"mmbench"}
@@ -87,7 +87,7 @@ def test_command_shares_pictures_out_and_leaves_known_ones_out(root: Path, tmp_p
     first = next(s for s in train if s.dataset == "mmbench")
     assert first.answers in (("A",), ("B",)) and first.choices in (("x", "y"), ("y", "x")) and first.split == "dev"
     about = json.loads((tmp_path / "out" / "data.json").read_text())
-    assert about["counts"]["textvqa:train"] == {"train": 2, "left out: known picture": 1}
+    assert about["counts"]["textvqa:train"] == {"train": 2, "known picture": 1}
     assert about["leakage"]["eval.jsonl"]["same_image"] == 0 and len(about["train_sha256"]) == 16
     assert (tmp_path / "out" / "config.yaml").exists()
 
@@ -113,6 +113,20 @@ def test_leaks_are_found_by_picture_and_by_wording() -> None:
     assert leak.same_wording == ("both", "wording", "blind") and "of 5 questions" in str(leak)
     rotated = [sample("r", "q", None, choices=c) for c in (("x", "y"), ("y", "x"))]
     assert question_hash(rotated[0]) == question_hash(rotated[1])
+
+
+def test_questions_whose_picture_cannot_be_decoded_are_counted_and_left_out(tmp_path: Path) -> None:
+    whole = encoded(7)
+    pictures = {"whole.png": whole, "cut.png": whole[: len(whole) // 2], "none.png": b"no picture"}
+    for name, content in pictures.items():
+        (tmp_path / name).write_bytes(content)
+    lines = [{"image": name, "question": f"{name}?", "answer": "a"} for name in (*pictures, "gone.png")]
+    lines += [{"question": "without one?", "answer": "a"}]
+    (tmp_path / "mine.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    config = VqaTrainConfig(out=str(tmp_path / "out"), sets=(str(tmp_path / "mine.jsonl"),), eval_sets=(), against=())
+    about = build(config, lambda samples, _: samples)
+    assert about["counts"][config.sets[0]] == {"train": 2, "broken picture": 3}
+    assert [s.question for s in load_vqa(str(tmp_path / "out" / "train.jsonl"))] == ["whole.png?", "without one?"]
 
 
 def test_near_misses_of_a_leak(tmp_path: Path) -> None:
