@@ -83,7 +83,13 @@ class FakeVLM:
             loss = 0.05 + 0.1 * rng.random() if right else 1.0 + rng.random()
             answers.append(
                 FakeAnswer(
-                    sample.answers[0] if right else "wrong", None, TOKENS[level], kept, doubt, 1 - doubt / 2, loss
+                    (sample.answers or ("yes",))[0] if right else "wrong",
+                    None,
+                    TOKENS[level],
+                    kept,
+                    doubt,
+                    1 - doubt / 2,
+                    loss,
                 )
             )
         return answers

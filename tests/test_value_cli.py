@@ -18,7 +18,7 @@ MODEL = ("--model.path", "fake_vlm:FakeVLM")
 SECTION_0 = {"results.csv", "summary.json", "config.yaml", "run.json"}
 COLUMNS = {
     "baseline_name", "lambda_cost", "threshold", "pruning_ratio", "action_rate_no", "action_rate_coarse",
-    "action_rate_full", "accuracy", "avg_cost", "latency", "mem", "dataset", "fallback_trigger_rate",
+    "action_rate_full", "action_ratio", "accuracy", "avg_cost", "latency", "mem", "dataset", "fallback_trigger_rate",
     "remaining_vision_tokens",
 }  # fmt: skip
 
@@ -54,8 +54,18 @@ def evaluate(out: str, *words: str, verb: tuple[str, ...] = ("eval", "vqa")) -> 
     rows = rows_of(f"{out}/results.csv")
     assert set(rows[0]) >= COLUMNS
     summary = json.loads((Path(out) / "summary.json").read_text())
-    assert summary["config_hash"] and summary["data"]["mixed"]["hash"] and summary["seed"] == 0
+    assert summary["seed"] == 0
+    hashes_of(out)
     return rows
+
+
+def hashes_of(out: str, dataset: str = "mixed") -> dict:
+    """What section 0 asks of every command; the summary."""
+    assert {p.name for p in Path(out).iterdir()} >= SECTION_0
+    summary = json.loads((Path(out) / "summary.json").read_text())
+    assert len(summary["config_hash"]) == len(summary["data"][dataset]["hash"]) == 16
+    assert "config" in summary and "seed" in summary and summary["versions"] and summary["rows"]
+    return summary
 
 
 def test_training_leaves_checkpoints_and_results():
@@ -69,6 +79,11 @@ def test_a_curve_over_lambda():
     matrix = rows_of("outputs/pareto/eval_matrix.csv")
     assert {r["baseline_name"] for r in matrix} >= {"always_full", "no_vision", "cascade", "string_lookup", "oracle"}
     assert Path("outputs/pareto/pareto_mixed.png").exists()
+    names = [r["row"] for r in matrix]
+    assert len(set(names)) == len(names), "each row can be told from the others"
+    assert [r["lambda_cost"] for r in matrix if r["matched"] == "global"][:3] == ["0", "0.1", "0.5"]
+    rates = [float(rows[0][f"action_rate_{level}"]) for level in ("no", "coarse", "full")]
+    assert json.loads(rows[0]["action_ratio"]) == pytest.approx(rates)
 
 
 @pytest.mark.parametrize("by", ["global", "entropy"])
@@ -79,6 +94,9 @@ def test_ratios_of_a_run_make_a_matched_random_policy(by):
     matched = evaluate(f"outputs/matched_{by}", "--config", f"{by}.yaml")[0]
     for key in ("action_rate_no", "action_rate_coarse", "action_rate_full"):
         assert float(matched[key]) == pytest.approx(float(learned[key]), abs=0.02)
+    source = hashes_of("outputs/for_buckets")
+    text = Path(f"{by}.yaml").read_text()
+    assert source["config_hash"] in text and source["data"]["mixed"]["hash"] in text
 
 
 def test_overlays_of_the_pipeline_choose_one_rule():
@@ -100,7 +118,13 @@ def test_sweeps_write_their_files():
     assert len(rows_of("outputs/threshold/pareto_threshold.csv")) == 2
     rows = evaluate("outputs/pruning", "--ratios", "1.0", "0.5", "--mode", "stride", verb=("sweep", "pruning"))
     left = {r["row"]: float(r["remaining_vision_tokens"]) for r in rows}
-    assert left["stride 0.5"] == 8 and left["always_full"] == 16 and {"random 0.5", "downsample 0.5"} <= set(left)
+    assert {r["pruning_ratio"] for r in rows if r["pruning_mode"] == "stride"} == {"1", "0.5"}
+    assert (
+        left["stride 1"] == 16
+        and left["stride 0.5"] == 8
+        and left["always_full"] == 16
+        and {"random 0.5", "downsample 0.5"} <= set(left)
+    )
     assert Path("outputs/pruning/pareto_pruning.json").exists()
     evaluate("outputs/oracle", verb=("sweep", "oracle"))
     shares = json.loads(Path("outputs/oracle/analysis_oracle.json").read_text())["mixed"]["cheapest_right"]
@@ -113,46 +137,131 @@ def test_tables_gather_runs():
     run("value", "tables", "outputs/t1", "outputs/t2", "--output_dir", "outputs/plots")
     assert [r["baseline_name"] for r in rows_of("outputs/plots/pareto.csv")] == ["no_vision", "always_full"]
     assert len(rows_of("outputs/plots/main_table.csv")) == len(rows_of("outputs/plots/action_ratio.csv")) == 2
+    summary = hashes_of("outputs/plots")
+    runs = [hashes_of("outputs/t1"), hashes_of("outputs/t2")]
+    assert [run["config_hash"] for run in summary["runs"]] == [run["config_hash"] for run in runs]
 
 
+def test_tables_keep_every_row_once_with_what_any_run_measured():
+    profiled = ("--eval.profile", "--eval.profile_samples", "2")
+    evaluate("outputs/a", "--policy.baseline_name", "always_full")
+    evaluate("outputs/b", "--policy.baseline_name", "always_full", *profiled)
+    evaluate("outputs/c", "--policy.baseline_name", "always_full", *profiled, "--eval.cache_reuse", "false")
+    for name, shares in (("d", ("0.5", "0.5", "0")), ("e", ("0", "0.5", "0.5"))):
+        words = ("--policy.baseline_name", "random_policy_matched", "--policy.baseline_target_ratios", *shares)
+        evaluate(f"outputs/{name}", *words)
+    run("value", "tables", *(f"outputs/{name}" for name in "abcde"), "--output_dir", "outputs/merged")
+    full, apart, *matched = rows_of("outputs/merged/main_table.csv")
+    assert full["latency"] and apart["latency"] and (full["cache_reuse"], apart["cache_reuse"]) == ("true", "false")
+    assert len(matched) == 2 and matched[0]["avg_cost"] != matched[1]["avg_cost"]
+
+
+def test_all_tokens_kept_is_a_row_of_the_pruning_baseline():
+    words = ("--policy.baseline_name", "vision_token_pruning_proxy", "--policy.baseline_pruning_ratio", "1.0")
+    row = evaluate("outputs/whole", *words)[0]
+    assert (row["baseline_name"], row["pruning_ratio"]) == ("vision_token_pruning_proxy", "1")
+    assert row["vision_tokens"] == row["remaining_vision_tokens"]
+
+
+def test_answers_that_are_not_public_leave_a_submission_and_no_wrong_ones():
+    lines = [{"id": f"q{i}", "question": "what is it? need=NO"} for i in range(5)]
+    Path("secret.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    out = Path("outputs/secret")
+    run("eval", "vqa", *MODEL, "--dataset_config", "secret.jsonl", "--output_dir", str(out),
+        "--policy.baseline_name", "no_vision")  # fmt: skip
+    assert len((out / "submission_secret_no_vision.jsonl").read_text().splitlines()) == 5
+    assert rows_of(f"{out}/error_slices.csv") == [] and rows_of(f"{out}/results.csv")[0]["accuracy"] == ""
+
+
+def test_seeds_are_averaged_and_their_data_hashed(capsys):
+    words = (
+        "--data.train_jsonl", "mixed", "--max_train_samples", "120", "--training.stage2_epochs", "2", "--seeds", "3",
+        "4", "--pareto", "0.1", "--eval.bootstrap", "20", "--dataset_config", "mixed", "--max_samples", "40",
+    )  # fmt: skip
+    run("sweep", "seeds", *MODEL, *words, "--output_dir", "outputs/seeds")
+    assert hashes_of("outputs/seeds")["seed"] == [3, 4]
+    mean = rows_of("outputs/seeds/seeds.csv")
+    parts = [rows_of(f"outputs/seeds/seed_{seed}/eval_matrix.csv") for seed in (3, 4)]
+    learned = [next(r for r in rows if r["baseline_name"] == "") for rows in (mean, *parts)]
+    rates = [[float(row[f"action_rate_{level}"]) for level in ("no", "coarse", "full")] for row in learned]
+    assert json.loads(learned[0]["action_ratio"]) == pytest.approx(rates[0])
+    assert rates[0] == pytest.approx([(a + b) / 2 for a, b in zip(*rates[1:], strict=True)])
+    assert "deviation over seeds" in capsys.readouterr().out
+
+
+PRUNED = "vision_token_pruning_proxy"
 PAPER = (
     "value", "paper", *MODEL, "--data.train_jsonl", "mixed", "--max_train_samples", "120", "--dataset_config",
     "mixed", "--max_samples", "40", "--training.stage2_epochs", "2", "--eval.profile_samples", "2",
-    "--eval.bootstrap", "20", "--seeds", "0", "1", "--pareto", "0.05", "0.5", "--output_dir", "outputs/paper",
+    "--eval.bootstrap", "20", "--seeds", "0", "1", "--pareto", "0.05", "0.5", "--eval.batch_size", "8",
 )  # fmt: skip
 
 
+@pytest.fixture(scope="module")
+def whole_paper():
+    """Of one process."""
+    run(*PAPER, "--output_dir", "outputs/paper", "--eval.cache_dir", "paper_cache")
+
+
 @pytest.mark.slow
-def test_the_whole_paper_resumes(capsys):
-    run(*PAPER)
+def test_the_whole_paper_resumes(whole_paper, capsys):
     steps = sorted(p.name for p in Path("outputs/paper").iterdir())
-    assert [s[0] for s in steps] == list("12345678")
+    assert [s[0] for s in steps if s[0].isdigit()] == list("12345678")
     averaged = rows_of("outputs/paper/1_seeds/seeds.csv")
     assert averaged[0]["accuracy_std"] != "" and len(rows_of("outputs/paper/6_ablation/ablation.csv")) > 12
-    assert Path("outputs/paper/8_tables/main_table.csv").exists()
+    main = rows_of("outputs/paper/8_tables/main_table.csv")
+    names = {r["baseline_name"] for r in main}
+    assert names >= {"", "always_full", "no_vision", "uncertainty_threshold", "random_policy_matched", PRUNED}
+    assert {r["pruning_mode"] for r in main} >= {"stride", "topk_norm", "pool", "lightvla", "random", "downsample"}
+    assert not any((r["checkpoint"] or "").startswith("D1") for r in main), "ablated heads have a table of their own"
+    assert {r["threshold"] for r in rows_of("outputs/paper/3_baselines/threshold_margin_full/results.csv")} > {"0.1"}
+    assert rows_of("outputs/paper/results.csv") and hashes_of("outputs/paper")["runs"]
+    for folder in Path("outputs/paper").glob("[1-8]_*/**/results.csv"):
+        if folder.parent.name != "policy":
+            hashes_of(str(folder.parent))
     capsys.readouterr()
-    run(*PAPER)
+    run(*PAPER, "--output_dir", "outputs/paper", "--eval.cache_dir", "paper_cache")
     assert capsys.readouterr().out.count("passed over") == 8
+
+
+def torchrun(*words: str) -> None:
+    """Two processes."""
+    call = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", "-m", "foveate"]
+    path = os.pathsep.join([str(REPO), str(REPO / "tests")])
+    env = {**os.environ, "PYTHONPATH": path}
+    done = subprocess.run([*call, *words], env=env, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr[-2000:]
 
 
 @pytest.mark.slow
 def test_torchrun_gives_the_same_rows():
     words = ["--pareto", "0.1", "0.5", "--eval.batch_size", "8"]
     alone = evaluate("outputs/alone", *words, "--eval.cache_dir", "alone_cache")
-    call = [
-        sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--master_port", "29617",
-        "-m", "foveate", "eval", "vqa", *MODEL, "--dataset_config", "mixed", "--max_samples", "80",
-        "--output_dir", "outputs/both", "--eval.cache_dir", "both_cache", *words,
-    ]  # fmt: skip
-    path = os.pathsep.join([str(REPO), str(REPO / "tests")])
-    done = subprocess.run(call, env={**os.environ, "PYTHONPATH": path}, capture_output=True, text=True, timeout=300)
-    assert done.returncode == 0, done.stderr[-2000:]
+    torchrun(
+        "eval", "vqa", *MODEL, "--dataset_config", "mixed", "--max_samples", "80", "--output_dir", "outputs/both",
+        "--eval.cache_dir", "both_cache", *words,
+    )  # fmt: skip
     assert len(list(Path("both_cache").glob("FULL.*.jsonl"))) == 2, "both processes worked"
     assert rows_of("outputs/both/results.csv") == alone
     assert rows_of("outputs/both/eval_matrix.csv") == rows_of("outputs/alone/eval_matrix.csv")
 
 
+@pytest.mark.slow
+def test_a_command_of_several_experiments_runs_under_torchrun(whole_paper):
+    torchrun(*PAPER, "--output_dir", "outputs/paper_both", "--eval.cache_dir", "paper_both_cache")
+    assert len(list(Path("paper_both_cache").glob("FULL.*.jsonl"))) == 2, "both processes worked"
+    for table in ("1_seeds/seeds.csv", "3_baselines/pruning_pool/results.csv", "6_ablation/ablation.csv"):
+        assert rows_of(f"outputs/paper_both/{table}") == rows_of(f"outputs/paper/{table}")
+    measured = ("latency", "latency_p95", "mem")
+    tables = [rows_of(f"outputs/{name}/8_tables/main_table.csv") for name in ("paper_both", "paper")]
+    for one, other in zip(*tables, strict=True):
+        assert {k: v for k, v in one.items() if k not in measured} == {
+            k: v for k, v in other.items() if k not in measured
+        }
+
+
 def test_bad_input_is_told_in_one_paragraph(capsys):
+    Path("empty.jsonl").write_text("")
     cases = {
         ("--dataset_config", "mbench"): "did you mean 'mmbench'",
         ("--dataset_config", "mixed", "--policy.baseline_threshold", "0.3"): "is a threshold of what?",
@@ -160,6 +269,8 @@ def test_bad_input_is_told_in_one_paragraph(capsys):
         ("--dataset_config", "mixed", "--data.split", "prod"): "unknown split of mixed 'prod'",
         ("--dataset_config", "mixed", "--checkpoint", "nowhere"): "nowhere: expected a checkpoint-*.pt",
         ("--dataset_config", "mixed", "--pareto", "0.1", "--training.output_dir", "x"): "there is no trained one",
+        ("--dataset_config", "empty.jsonl"): "'empty.jsonl': it holds no question",
+        ("--dataset_config", "mixed", "--output_dir", "empty.jsonl/x"): "--output_dir empty.jsonl/x: cannot be made",
         (): "no questions to evaluate",
     }
     for words, said in cases.items():

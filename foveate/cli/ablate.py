@@ -7,6 +7,7 @@ per head.
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +15,8 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from foveate.evaluation.vqa_config import VqaConfig
+    from foveate.training.value_checkpoint import TrainedPolicy
+    from foveate.vision_value.config import PolicyConfig
 
 LAMBDAS = (0.02, 0.05, 0.1, 0.2, 0.5)
 """Where a head of gains is read off, unless `--pareto` says otherwise."""
@@ -26,6 +29,8 @@ VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
     "D2 gain ranking": ("D2", {"gain_loss": "rank"}),
     "D2 Gumbel straight-through": ("D2", {"use_straight_through": True}),
     "D2 soft mixture": ("D2", {"use_straight_through": False}),
+    "D3 λ>0, straight-through": ("D3", {"use_straight_through": True}),
+    "D3 λ>0, soft mixture": ("D3", {"use_straight_through": False}),
     "D3 λ=0, straight-through": ("D3", {"use_straight_through": True, "lambda_cost": 0.0}),
     "D3 λ=0, soft mixture": ("D3", {"use_straight_through": False, "lambda_cost": 0.0}),
     "D4 binary": ("D4", {"action_space": "binary"}),
@@ -35,7 +40,7 @@ VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
 
 
 def ablate(argv: list[str]) -> int:
-    """The verb: `ablation.csv/json`, `results.csv`, `summary.json`, a table."""
+    """The verb: `ablation.csv/json`, `results.csv`, `summary.json`, a table, a plot."""
     from rich.console import Console
 
     from foveate.cli.config import parse
@@ -49,56 +54,77 @@ def ablate(argv: list[str]) -> int:
 def run_ablation(config: VqaConfig, console: Console) -> None:
     """Train every variant on the training passes and read it off on the evaluation sets."""
     from foveate.cli.value import fit_policy, training_passes
-    from foveate.cli.vqa import run_experiment
+    from foveate.cli.vqa import joined, prepare_folder, run_experiment
     from foveate.cli.vqa_output import tell
     from foveate.evaluation.vqa_files import write_both
+    from foveate.evaluation.vqa_load import tuned_folder
     from foveate.evaluation.vqa_rows import COLUMNS
-    from foveate.training.world import join_world
-    from foveate.vision_value.learned import Learned
+    from foveate.viz.value_plots import plot_ablation
 
     folder = Path(config.output_dir or "outputs/ablation")
     config = dataclasses.replace(config, output_dir=str(folder), pareto=config.pareto or LAMBDAS)
-    with join_world(config.model.device if config.model.device != "cuda" else "auto") as world:
-        passes = training_passes(config, console, world, folder)
-    if passes is None:
-        return
-    trained = []
-    for name, (_, changes) in VARIANTS.items():
-        own = dataclasses.replace(config, policy=dataclasses.replace(config.policy, **changes))
-        trained.append((name, own.policy, fit_policy(own, passes, console, label=name)))
-
-    def rules(config: VqaConfig, board: Any, policies: Any) -> list[Any]:
-        from foveate.vision_value.baselines import Always
-
-        found: list[Any] = [Always("FULL"), Always("COARSE"), Always("NO")]
-        for name, policy, one in trained:
-            lambdas = config.pareto if policy.use_straight_through is None else (policy.lambda_cost,)
-            found += [Learned(one.head, lam, policy, name) for lam in lambdas]
-        return found
-
-    done = run_experiment(
-        config, console, rules=rules, matrix=False, policies=[t for _, _, t in trained], vlm=passes.vlm
-    )
+    prepare_folder(folder, config.language)
+    tuned = tuned_folder(config)
+    home = tuned.parent if tuned.is_dir() else folder  # a model that stage 1 has tuned already serves here too
+    with joined(config) as world:
+        passes = training_passes(config, console, world, home)
+        if passes is None:
+            # Another process's share of the evaluation; it has no heads and writes nothing.
+            keys = dataclasses.replace(config.training, output_dir=str(home))
+            run_experiment(dataclasses.replace(config, pareto=(), training=keys), console, rules=lambda *_: [])
+            return
+        trained = []
+        for name, (_, changes) in VARIANTS.items():
+            own = dataclasses.replace(config, policy=dataclasses.replace(config.policy, **changes))
+            trained.append((name, own.policy, fit_policy(own, passes, console, label=name)))
+        done = run_experiment(
+            config,
+            console,
+            rules=lambda config, board, _: _rules(config, trained),
+            matrix=False,
+            policies=[one for _, _, one in trained],
+            vlm=passes.vlm,
+        )
     rows = [{"ablation": VARIANTS.get(i.row["checkpoint"] or "", ("",))[0], **i.row} for i in done.rows]
     write_both(folder, "ablation", rows, ("ablation", *COLUMNS))
     console.print(ablation_table(rows))
     tell(done, console)
+    for path in plot_ablation(rows, folder, config.language):
+        console.print(f"plot: {path}", highlight=False, soft_wrap=True)
+
+
+def _rules(config: VqaConfig, trained: Sequence[tuple[str, PolicyConfig, TrainedPolicy]]) -> list[Any]:
+    """The fixed rules, and each variant's head: of gains at every lambda, of a policy at its own."""
+    from foveate.vision_value.baselines import Always
+    from foveate.vision_value.learned import Learned
+
+    found: list[Any] = [Always("FULL"), Always("COARSE"), Always("NO")]
+    for name, policy, one in trained:
+        lambdas = config.pareto if policy.use_straight_through is None else (policy.lambda_cost,)
+        found += [Learned(one.head, lam, policy, name) for lam in lambdas]
+    return found
 
 
 def ablation_table(rows: list[dict[str, Any]]) -> Any:
-    """One line per variant and data set: accuracy/cost at each lambda."""
+    """One line per variant and data set: accuracy, and below it the cost, at each lambda."""
     from rich.table import Table
 
-    table = Table(caption="accuracy % at cost (a FULL look is 1); a policy's own λ is trained into it")
+    table = Table(caption="accuracy in %, below it the cost (a FULL look is 1); a policy's own λ is trained into it")
     lambdas = sorted({row["lambda_cost"] for row in rows if row["lambda_cost"] is not None})
-    table.add_column("set")
-    table.add_column("variant", no_wrap=True)
+    several = len({row["dataset"] for row in rows}) > 1
+    for heading in [*(["set"] if several else []), "variant"]:
+        table.add_column(heading, overflow="fold")
     for value in lambdas:
         table.add_column(f"λ={value:g}", justify="right", no_wrap=True)
     names = dict.fromkeys((row["dataset"], row["checkpoint"] or row["row"]) for row in rows)
     for dataset, name in names:
         mine = [r for r in rows if (r["dataset"], r["checkpoint"] or r["row"]) == (dataset, name)]
-        at = {r["lambda_cost"]: f"{100 * r['accuracy']:.1f} at {r['avg_cost']:.2f}" for r in mine}
+        at = {r["lambda_cost"]: _cell(r) for r in mine}
         cells = [at.get(value, at.get(None, "")) for value in lambdas]
-        table.add_row(dataset, name, *cells)
+        table.add_row(*([dataset] if several else []), name, *cells)
     return table
+
+
+def _cell(row: dict[str, Any]) -> str:
+    accuracy = "" if row["accuracy"] is None else f"{100 * row['accuracy']:.1f}"
+    return f"{accuracy}\n{row['avg_cost']:.3f}"

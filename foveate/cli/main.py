@@ -47,7 +47,7 @@ VERBS: dict[tuple[str, ...], tuple[str, str, str]] = {
     ("train", "vlm"): ("foveate.cli.train", "vlm", "train an image-text model on questions, at several levels"),
     ("train", "value"): ("foveate.cli.value", "train", "train the policy of NO, COARSE and FULL on cached passes"),
     ("value", "buckets"): ("foveate.cli.value", "buckets", "action ratios of a run, for the matched random policy"),
-    ("value", "tables"): ("foveate.cli.value", "tables", "main table, curve and action ratios of several runs"),
+    ("value", "tables"): ("foveate.cli.tables", "tables", "main table, curve and action ratios of several runs"),
     ("value", "ablate"): ("foveate.cli.ablate", "ablate", "inputs, objectives, lambda and actions: one table"),
     ("value", "paper"): ("foveate.cli.paper", "paper", "the eight steps of the full experiment, resumable"),
     ("check", "golden"): ("foveate.cli.check", "golden", "compare this installation with golden numbers"),

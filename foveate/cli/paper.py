@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -50,6 +51,13 @@ def profiled(config: VqaConfig, board: Board, policies: Sequence[TrainedPolicy])
     return [Always("FULL"), Always("COARSE"), Always("NO"), Cascade(median), *learned_rules(config, policies)]
 
 
+def fixed(config: VqaConfig, board: Board, policies: Sequence[TrainedPolicy]) -> list[Any]:
+    """The rules that do the same with every question."""
+    from foveate.vision_value.baselines import Always
+
+    return [Always("FULL"), Always("COARSE"), Always("NO")]
+
+
 class Paper:
     """The steps over one configuration; the first data set of `--dataset_config` is the main one."""
 
@@ -63,9 +71,13 @@ class Paper:
         main = every.split(",")[0].strip()
         self.every = every
         self.base: VqaConfig = VqaConfig(**values | {"dataset_config": main, "pareto": config.pareto or LAMBDAS})
+        self.vlm: Any = None
+        """The model of the steps behind the first, loaded once."""
 
     def run(self) -> None:
-        """Every step that has not ended yet, in order."""
+        """Every step that has not ended yet, in order; under `torchrun` each process does its share of the passes."""
+        from foveate.cli.vqa import joined, prepare_folder
+
         steps: dict[str, Callable[[Path], None]] = {
             "1_seeds": self.seeds,
             "2_pareto": self.pareto,
@@ -76,14 +88,23 @@ class Paper:
             "7_profile": self.profile,
             "8_tables": self.tables,
         }
-        for name, step in steps.items():
-            folder = self.folder / name
-            self.console.rule(name)
-            if self._ended(folder):
-                self.console.print("ended before under this configuration: passed over", highlight=False)
-                continue
-            step(folder)
-            self._end(folder)
+        prepare_folder(self.folder, self.base.language)
+        with joined(self.base) as world:
+            self.leads = world.leads
+            for name, step in steps.items():
+                folder = self.folder / name
+                ended = self._ended(folder)
+                world.barrier()  # all have looked before the first of them writes
+                if self.leads:
+                    self.console.rule(name)
+                if ended:
+                    if self.leads:
+                        self.console.print("ended before under this configuration: passed over", highlight=False)
+                    continue
+                step(folder)
+                if self.leads:
+                    self._end(folder)
+                world.barrier()
 
     def seeds(self, folder: Path) -> None:
         from foveate.cli.seeds import run_seeds
@@ -97,20 +118,26 @@ class Paper:
         self._evaluate(self._named(self.base, folder))
 
     def baselines(self, folder: Path) -> None:
-        """B1, B2, B4: fixed rules and thresholds over entropy and margin, and shares of tokens by every method."""
-        for mode in ("stride", "topk_norm"):
-            own = self._named(self.base, folder / f"pruning_{mode}", ratios=self.base.ratios or RATIOS, mode=mode)
-            self._evaluate(own)
+        """B1, B2, B4: fixed rules, thresholds over entropy and margin, and shares of tokens by every method."""
+        from foveate.cli.sweep import run_pruning, run_threshold
+
+        none = dataclasses.replace(self.base, pareto=())
+        self._evaluate(self._named(none, folder / "fixed"), rules=fixed, matrix=False)
+        for mode in ("stride", "topk_norm", "pool", "lightvla"):
+            own = dataclasses.replace(none, ratios=self.base.ratios or RATIOS, mode=mode)
+            run_pruning(self._named(own, folder / f"pruning_{mode}"), self.console, self.vlm)
         for uncertainty in ("entropy", "margin"):
             for vision in ("full", "coarse"):
+                own = dataclasses.replace(none, thresholds=self.base.thresholds or THRESHOLDS)
+                own = dataclasses.replace(own, uncertainty=uncertainty, vision=vision)
                 place = folder / f"threshold_{uncertainty}_{vision}"
-                own = self._named(self.base, place, thresholds=self.base.thresholds or THRESHOLDS)
-                self._evaluate(dataclasses.replace(own, uncertainty=uncertainty, vision=vision))
+                run_threshold(self._named(own, place), self.console, self.vlm)
 
     def random_matched(self, folder: Path) -> None:
         """B3: the ratios of a learned row, over the whole set and by entropy, as configurations and as runs."""
         from foveate.cli.config import parse
         from foveate.cli.value import buckets
+        from foveate.cli.vqa import joined
         from foveate.evaluation.vqa_config import VqaConfig
 
         run = self.folder / "2_pareto"
@@ -118,7 +145,9 @@ class Paper:
             file = folder / f"{by}.yaml"
             price = self.base.policy.lambda_cost
             nearest = min(self.base.pareto, key=lambda lam: abs(lam - price))
-            buckets(["--run", str(run), "--out", str(file), "--by", by, "--lambda_cost", str(nearest)])
+            with joined(self.base):  # the others wait for the file
+                if self.leads:
+                    buckets(["--run", str(run), "--out", str(file), "--by", by, "--lambda_cost", str(nearest)])
             policy = parse(VqaConfig, ["--config", str(file)], "foveate value paper").policy
             keys = [f.name for f in dataclasses.fields(policy) if f.name.startswith("baseline_")]
             merged = dataclasses.replace(self.base.policy, **{key: getattr(policy, key) for key in keys})
@@ -131,7 +160,7 @@ class Paper:
         """D1 to D4, and E1: NO raised to FULL above the median entropy of the main set."""
         from foveate.cli.ablate import run_ablation
 
-        run_ablation(self._named(self.base, folder, checkpoint=()), self.console)
+        run_ablation(self._named(self.base, folder), self.console)
         summary = json.loads((self.folder / "2_pareto" / "summary.json").read_text())
         learned = next(row for row in summary["rows"] if row.get("bucket_thresholds"))
         policy = dataclasses.replace(
@@ -147,30 +176,37 @@ class Paper:
             self._evaluate(self._named(self.base, place, eval=keys), rules=profiled)
 
     def tables(self, folder: Path) -> None:
-        from foveate.cli.value import TablesConfig, write_tables
+        """G1: all but the ablated heads, which have `ablation.csv`; the same rows as `results.csv` of the whole."""
+        from foveate.cli.tables import TablesConfig, write_tables
 
-        runs = sorted({str(path.parent) for path in self.folder.glob("[2-7]_*/**/results.csv")})
-        seeds = self.folder / "1_seeds"
-        write_tables(TablesConfig((*runs,), str(folder), language=self.base.language))
-        write_tables(TablesConfig((str(seeds),), str(folder / "seeds"), language=self.base.language))
+        if not self.leads:
+            return
+        ablated = self.folder / "6_ablation"
+        found = sorted(path.parent for path in self.folder.glob("[2-7]_*/**/results.csv"))
+        runs = tuple(str(run) for run in found if run != ablated)
+        language = self.base.language
+        write_tables(TablesConfig(runs, str(folder), language=language))
+        write_tables(TablesConfig((str(self.folder / "1_seeds"),), str(folder / "seeds"), language=language))
+        for name in ("results.csv", "summary.json", "config.yaml", "run.json"):
+            shutil.copyfile(folder / name, self.folder / name)
         self.console.print(f"tables and plots: {folder}", highlight=False, soft_wrap=True)
 
     def _named(self, config: Any, folder: Path, **changes: Any) -> Any:
         """The configuration with this folder, and with the first seed's policy where none is named."""
         trained = self.folder / "1_seeds" / f"seed_{self.seeds_config.seeds[0]}" / "policy"
-        if "checkpoint" not in changes and not config.checkpoint and trained.is_dir() and folder.name != "1_seeds":
+        if not config.checkpoint and trained.is_dir() and folder.name != "1_seeds":
             changes["checkpoint"] = (str(trained),)
         return dataclasses.replace(config, **changes, output_dir=str(folder))
 
-    def _evaluate(self, config: VqaConfig, rules: Rules | None = None) -> None:
+    def _evaluate(self, config: VqaConfig, rules: Rules | None = None, matrix: bool = True) -> None:
         from foveate.cli.vqa import run_experiment
-        from foveate.cli.vqa_output import rows_table
-        from foveate.viz.value_plots import plot_rows
+        from foveate.cli.vqa_output import plot, rows_table
 
-        done = run_experiment(config, self.console, rules=rules)
+        done = run_experiment(config, self.console, rules=rules, matrix=matrix, vlm=self.vlm)
+        self.vlm = done.vlm
         if done.matrix:
             self.console.print(rows_table([item.row for item in done.matrix]))
-            plot_rows([item.row for item in done.matrix], done.folder, config.language)
+            plot(done, config, self.console)
 
     def _hash(self) -> str:
         from foveate.cli.config import to_dict

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from foveate.errors import FoveateError
 from foveate.evaluation.vqa_config import VqaConfig
+from foveate.evaluation.vqa_rows import action_columns
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -38,8 +39,8 @@ def run_seeds(config: SeedsConfig, console: Console) -> list[dict[str, Any]]:
     from foveate.cli.config import to_dict, write_run_files
     from foveate.cli.provenance import provenance
     from foveate.cli.value import train_policy
-    from foveate.cli.vqa import run_experiment
-    from foveate.cli.vqa_output import rows_table
+    from foveate.cli.vqa import joined, prepare_folder, run_experiment
+    from foveate.cli.vqa_output import data_facts, rows_table
     from foveate.evaluation.vqa_cache import config_hash
     from foveate.evaluation.vqa_files import SCHEMA_VERSION, write_both, write_json, write_table
     from foveate.evaluation.vqa_rows import COLUMNS
@@ -47,18 +48,23 @@ def run_seeds(config: SeedsConfig, console: Console) -> list[dict[str, Any]]:
 
     folder = Path(config.output_dir or "outputs/sweep_seeds")
     plain = {f.name: getattr(config, f.name) for f in dataclasses.fields(VqaConfig)}
+    prepare_folder(folder, config.language)
     found: list[list[dict[str, Any]]] = []
-    for seed in config.seeds:
-        own = VqaConfig(**plain | {"training": dataclasses.replace(config.training, seed=seed)})
-        place = folder / f"seed_{seed}"
-        console.rule(f"seed {seed}")
-        if config.data.train_jsonl and not config.checkpoint:
-            train_policy(dataclasses.replace(own, output_dir=str(place / "policy")), console)
-            own = dataclasses.replace(own, checkpoint=(str(place / "policy"),))
-        done = run_experiment(dataclasses.replace(own, output_dir=str(place)), console)
-        found.append([item.row for item in done.matrix])
-    if not all(found):
-        return []  # not the leading process
+    data: dict[str, Any] = {}
+    with joined(config) as world:
+        for seed in config.seeds:
+            own = VqaConfig(**plain | {"training": dataclasses.replace(config.training, seed=seed)})
+            place = folder / f"seed_{seed}"
+            if world.leads:
+                console.rule(f"seed {seed}")
+            if config.data.train_jsonl and not config.checkpoint:
+                train_policy(dataclasses.replace(own, output_dir=str(place / "policy")), console)
+                own = dataclasses.replace(own, checkpoint=(str(place / "policy"),))
+            done = run_experiment(dataclasses.replace(own, output_dir=str(place)), console)
+            found.append([item.row for item in done.matrix])
+            data |= data_facts(done.boards)
+        if not world.leads:
+            return []
     rows = average(found, config.seeds)
     columns = (*COLUMNS, *(f"{name}_std" for name in AVERAGED))
     write_run_files(folder, config, config.seeds[0])
@@ -69,9 +75,10 @@ def run_seeds(config: SeedsConfig, console: Console) -> list[dict[str, Any]]:
         folder / "summary.json",
         {
             "schema_version": SCHEMA_VERSION,
-            "seeds": list(config.seeds),
+            "seed": list(config.seeds),
             "config": values,
             "config_hash": config_hash(values),
+            "data": data,
             "rows": rows,
             **provenance(),
         },
@@ -98,6 +105,7 @@ def average(runs: Sequence[Sequence[Mapping[str, Any]]], seeds: Sequence[int]) -
             values = [r[name] for r in group if r.get(name) is not None]
             row[name] = statistics.fmean(values) if values else None
             row[f"{name}_std"] = statistics.stdev(values) if len(values) > 1 else None
+        row |= action_columns(*(row[f"action_rate_{level}"] for level in ("no", "coarse", "full")))
         for name, key_ in (("accuracy", "accuracy"), ("avg_cost", "cost")):
             if row[name] is not None:
                 spread = row[f"{name}_std"] or 0.0

@@ -31,29 +31,40 @@ def pareto(argv: list[str]) -> int:
         learned = [with_fallback(rule, config.policy) for rule in learned_rules(config, policies)]
         return [Always("FULL"), Always("COARSE"), Always("NO"), *learned, Oracle()]
 
-    return _sweep(config, console, "pareto_lambda", rules, None)
+    _sweep(config, console, "pareto_lambda", rules, None)
+    return 0
 
 
 def threshold(argv: list[str]) -> int:
-    """The uncertainty rule at every threshold: `pareto_threshold.*`."""
+    """The verb: `pareto_threshold.*`."""
+    run_threshold(*_parse(argv, "threshold"))
+    return 0
+
+
+def run_threshold(config: VqaConfig, console: Console, vlm: Any = None) -> None:
+    """The uncertainty rule at every threshold."""
     from foveate.evaluation.vqa import threshold_rules
 
-    config, console = _parse(argv, "threshold")
     needs = frozenset({"text", "NO", config.vision.upper()})
-    return _sweep(config, console, "pareto_threshold", lambda c, board, _: threshold_rules(c, board, {}), needs)
+    _sweep(config, console, "pareto_threshold", lambda c, board, _: threshold_rules(c, board, {}), needs, vlm)
 
 
 def pruning(argv: list[str]) -> int:
-    """Shares of vision tokens, by the method asked for, at random, and by a smaller picture: `pareto_pruning.*`."""
+    """The verb: `pareto_pruning.*`."""
+    run_pruning(*_parse(argv, "pruning"))
+    return 0
+
+
+def run_pruning(config: VqaConfig, console: Console, vlm: Any = None) -> None:
+    """Shares of vision tokens, by the method asked for, at random, and by a smaller picture."""
     from foveate.vision_value.baselines import Always
 
-    config, console = _parse(argv, "pruning")
     config = config if config.ratios else dataclasses.replace(config, ratios=(1.0, 0.75, 0.5, 0.25))
 
     def rules(config: VqaConfig, board: Board, policies: Sequence[Any]) -> list[Any]:
         return [Always("FULL"), *board.thinned]
 
-    return _sweep(config, console, "pareto_pruning", rules, frozenset({"FULL"}))
+    _sweep(config, console, "pareto_pruning", rules, frozenset({"FULL"}), vlm)
 
 
 def oracle(argv: list[str]) -> int:
@@ -112,17 +123,18 @@ def _parse(argv: list[str], name: str) -> tuple[VqaConfig, Console]:
     return config, Console()
 
 
-def _sweep(config: VqaConfig, console: Console, stem: str, rules: Any, needs: frozenset[str] | None) -> int:
+def _sweep(
+    config: VqaConfig, console: Console, stem: str, rules: Any, needs: frozenset[str] | None, vlm: Any = None
+) -> None:
     from foveate.cli.vqa import run_experiment
     from foveate.cli.vqa_output import plot, rows_table, tell
     from foveate.evaluation.vqa_files import write_both
 
     done = run_experiment(
-        config, console, rules=rules, matrix=False, needs=needs, policies=None if needs is None else ()
+        config, console, rules=rules, matrix=False, needs=needs, policies=None if needs is None else (), vlm=vlm
     )
     if done.rows:
         write_both(done.folder, stem, [item.row for item in done.rows])
         console.print(rows_table([item.row for item in done.rows]))
         tell(done, console)
         plot(done, config, console)
-    return 0

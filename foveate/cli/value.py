@@ -1,4 +1,4 @@
-"""`foveate train value`, `foveate value buckets`, `foveate value tables`."""
+"""`foveate train value`, `foveate value buckets`."""
 
 from __future__ import annotations
 
@@ -50,11 +50,12 @@ class TrainingPasses:
 
 def train_policy(config: VqaConfig, console: Console) -> Path:
     """Train under this configuration; the folder with the checkpoints. Runs under `torchrun` as well."""
+    from foveate.cli.vqa import joined, prepare_folder
     from foveate.training.value_checkpoint import save_policy
-    from foveate.training.world import join_world
 
     folder = Path(config.output_dir or config.training.output_dir)
-    with join_world(config.model.device if config.model.device != "cuda" else "auto") as world:
+    prepare_folder(folder, config.language)
+    with joined(config) as world:
         passes = training_passes(config, console, world, folder)
         if passes is None:
             return folder
@@ -83,8 +84,11 @@ def training_passes(config: VqaConfig, console: Console, world: Any, folder: Pat
     from foveate.training.value_stage1 import FOLDER, tune
     from foveate.vision_value.baselines import EVERY_PASS
 
-    samples = load_training_set(config)
-    tuned = folder / FOLDER
+    with console.status("reading the training questions"):
+        samples = load_training_set(config)
+    # Whoever loads the model under this configuration, workers elsewhere too, finds what stage 1 left here.
+    home = dataclasses.replace(config.training, output_dir=str(folder))
+    config, tuned = dataclasses.replace(config, training=home, checkpoint=()), folder / FOLDER
     if config.training.stage1_epochs and not tuned.is_dir():
         if world.leads:
             console.print(f"stage 1: {config.training.stage1_epochs} epochs, {config.training.stage1_baseline_name}")
@@ -92,7 +96,7 @@ def training_passes(config: VqaConfig, console: Console, world: Any, folder: Pat
         start: Any = load_model(float32, str(world.device))
         tune(start, samples, config.training, world, folder)
     with console.status("loading the model"):
-        vlm = load_model(config, str(world.device), tuned)
+        vlm = load_model(config, str(world.device))
     experiment = Experiment(config, vlm, score_row, world.rank, world.size)
     make_all_passes(experiment, {"training": samples}, EVERY_PASS, (), console, world)
     if not world.leads:
@@ -216,10 +220,12 @@ def buckets(argv: list[str]) -> int:
         raise FoveateError(f"--by: expected global or entropy, got {config.by!r}")
     path = Path(config.run) / "summary.json"
     try:
-        rows = json.loads(path.read_text())["rows"]
-    except (OSError, ValueError, KeyError) as error:
+        summary = json.loads(path.read_text())
+        row = _learned_row(summary["rows"], config, path)
+    except OSError as error:
+        raise FoveateError(f"{path}: cannot be read ({error.strerror}); `foveate eval vqa` writes it") from error
+    except (ValueError, KeyError) as error:
         raise FoveateError(f"{path}: not the summary of `foveate eval vqa` ({error})") from error
-    row = _learned_row(rows, config, path)
     policy: dict[str, Any] = {"baseline_name": "random_policy_matched", "baseline_seed": config.seed}
     rates = [round(row[f"action_rate_{level}"], 6) for level in ("no", "coarse", "full")]
     if config.by == "global":
@@ -227,8 +233,10 @@ def buckets(argv: list[str]) -> int:
     else:
         policy["baseline_bucket_ratios"] = [[round(x, 6) for x in bucket] for bucket in row["bucket_ratios"]]
         policy["baseline_bucket_thresholds"] = list(row["bucket_thresholds"])
+    source = f"{row['row']} on {row['dataset']} of {config.run}"
+    about = f"# {source}\n# config {summary['config_hash']}, data {summary['data'][row['dataset']]['hash']}\n"
     Path(config.out).parent.mkdir(parents=True, exist_ok=True)
-    write_text(Path(config.out), yaml.safe_dump({"policy": policy}, sort_keys=False))
+    write_text(Path(config.out), about + yaml.safe_dump({"policy": policy}, sort_keys=False))
     print(f"{config.out}: {row['row']} on {row['dataset']}, NO/COARSE/FULL {rates}")
     return 0
 
@@ -243,67 +251,3 @@ def _learned_row(rows: Sequence[dict[str, Any]], config: BucketsConfig, path: Pa
             f"learned rows there: {there}"
         )
     return found[0]
-
-
-@dataclass(frozen=True)
-class TablesConfig:
-    """Gather the rows of several runs into one main table, one curve and one table of action ratios, with plots."""
-
-    runs: tuple[str, ...]
-    """Run folders, or CSV files with the columns of `results.csv`."""
-    output_dir: str = "outputs/plots"
-    """Where the tables and plots go."""
-    dataset: str | None = None
-    """The set of the main table and the curve; null: all."""
-    language: str = "en"
-    """Of the plots: en or zh."""
-
-
-def tables(argv: list[str]) -> int:
-    """The verb: `main_table.csv`, `pareto.csv`, `action_ratio.csv`, and their plots."""
-    from rich.console import Console
-
-    from foveate.cli.config import parse
-
-    config = parse(TablesConfig, _gather(argv), "foveate value tables")
-    console = Console()
-    for path in write_tables(config):
-        console.print(str(path), highlight=False, soft_wrap=True)
-    return 0
-
-
-def _gather(words: list[str]) -> list[str]:
-    """Bare words at the start are runs: `foveate value tables A B --output_dir C`."""
-    end = next((i for i, word in enumerate(words) if word.startswith("--")), len(words))
-    return ["--runs", *words] if end else words
-
-
-ACTION_COLUMNS = (
-    "dataset", "baseline_name", "row", "lambda_cost", "action_rate_no", "action_rate_coarse", "action_rate_full",
-    "avg_cost", "accuracy",
-)  # fmt: skip
-
-
-def write_tables(config: TablesConfig) -> list[Path]:
-    """The tables and plots of some runs; a row that stands in several of them is kept once."""
-    from foveate.evaluation.vqa_files import read_rows, write_table
-    from foveate.viz.value_plots import plot_rows
-
-    rows: list[dict[str, Any]] = []
-    for run in config.runs:
-        path = Path(run)
-        rows += read_rows(path / "results.csv" if path.is_dir() else path)
-    unique = {(row["dataset"], row["row"], row.get("checkpoint"), row.get("seed")): row for row in rows}
-    rows = list(unique.values())
-    chosen = [row for row in rows if config.dataset in (None, row["dataset"])]
-    if not chosen:
-        there = ", ".join(sorted({row["dataset"] for row in rows})) or "none"
-        raise FoveateError(f"no row of data set {config.dataset!r}; there are: {there}")
-    out = Path(config.output_dir)
-    out.mkdir(parents=True, exist_ok=True)
-    write_table(out / "main_table.csv", chosen)
-    write_table(out / "pareto.csv", sorted(chosen, key=lambda row: (row["dataset"], row["avg_cost"])))
-    write_table(out / "action_ratio.csv", rows, ACTION_COLUMNS)
-    return [out / f"{n}.csv" for n in ("main_table", "pareto", "action_ratio")] + plot_rows(
-        chosen, out, config.language
-    )

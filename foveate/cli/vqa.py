@@ -5,8 +5,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,6 +21,7 @@ if TYPE_CHECKING:
     from foveate.evaluation.vqa_config import VqaConfig
     from foveate.evaluation.vqa_rows import Looked
     from foveate.training.value_checkpoint import TrainedPolicy
+    from foveate.training.world import World
     from foveate.types import VQASample
     from foveate.vision_value.baselines import Rule
 
@@ -37,12 +40,55 @@ class Finished:
     """Of `eval_matrix.csv`."""
     boards: dict[str, Board] = field(default_factory=dict)
     warnings: list[str] = field(default_factory=list)
+    vlm: Any = None
+    """The model, for the next command over the same one; every process has it."""
 
     def slices(self, item: Looked) -> list[dict[str, Any]]:
         """Where a row's answers are wrong, by action and category; none of a pruned look."""
         from foveate.evaluation.vqa_files import error_slices
 
         return error_slices(self.boards[item.row["dataset"]], item)[0] if hasattr(item.rule, "decide") else []
+
+
+_joined: list[World] = []
+"""The processes of this command, from the outermost `joined` on."""
+
+
+@contextlib.contextmanager
+def joined(config: VqaConfig) -> Iterator[World]:
+    """The processes of `torchrun`; a command of several experiments joins them once. All leave together, so that what
+    the leading one has written is there for the others."""
+    from foveate.training.world import join_world
+
+    if _joined:
+        yield _joined[0]
+        _joined[0].barrier()
+        return
+    with join_world(config.model.device if config.model.device != "cuda" else "auto") as world:
+        _joined.append(world)
+        try:
+            yield world
+            world.barrier()
+        finally:
+            _joined.clear()
+
+
+def prepare_folder(folder: Path, language: str) -> None:
+    """Make the output folder, and see that plots can be labelled: what must fail fails before the work.
+
+    Raises:
+        FoveateError: the folder cannot be written, or there is no font for the language.
+    """
+    from foveate.errors import FoveateError
+    from foveate.viz.value_plots import labels_of
+
+    labels_of(language)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise FoveateError(f"--output_dir {folder}: cannot be made ({error.strerror}); choose another") from error
+    if not os.access(folder, os.W_OK):
+        raise FoveateError(f"--output_dir {folder}: cannot be written; choose another")
 
 
 def run(argv: list[str]) -> int:
@@ -80,17 +126,17 @@ def run_experiment(
         matrix: write `eval_matrix.*` with all that these rows must be compared with.
         needs: passes to make; None: as the configuration asks.
         policies, vlm: what is loaded already.
+    Raises:
+        FoveateError: the folder cannot be written, and whatever is wrong with model, questions or policies.
     """
     from foveate.cli.vqa_output import write_files
     from foveate.evaluation.vqa import Experiment, asked, asked_rules, matrix_rules, need_policy
-    from foveate.evaluation.vqa_load import load_model, load_policies, load_sets
+    from foveate.evaluation.vqa_load import load_model, load_policies, load_sets, untuned
     from foveate.evaluation.vqa_metrics import score_row
-    from foveate.training.world import join_world
-    from foveate.viz.value_plots import labels_of
 
     start = time.monotonic()
-    labels_of(config.language)  # a missing font is told now, not after hours
-    with join_world(config.model.device if config.model.device != "cuda" else "auto") as world:
+    prepare_folder(config.folder, config.language)
+    with joined(config) as world:
         sets = load_sets(config)
         with console.status("loading the model"):
             vlm = vlm or load_model(config, str(world.device))
@@ -102,7 +148,7 @@ def run_experiment(
         passes, thinned = asked(config)
         passes = passes if needs is None else needs
         make_all_passes(experiment, sets, passes, thinned, console, world)
-        done = Finished(config.folder, warnings=warnings)
+        done = Finished(config.folder, warnings=[*untuned(config), *warnings], vlm=vlm)
         if not world.leads:
             return done
         for name, samples in sets.items():
@@ -152,7 +198,7 @@ class PassProgress:
     def __init__(self, console: Console | None, label: str) -> None:
         from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-        self._console = console
+        self._console, self._label = console, label
         columns = (
             TextColumn("{task.description}"),
             BarColumn(),
@@ -174,6 +220,10 @@ class PassProgress:
     def plan(self, total: int) -> None:
         self._start = time.monotonic()
         self._bar.update(self._task, total=total)
+        if not total:
+            self._bar.update(self._task, visible=False)
+            if self._console is not None:
+                self._console.print(f"{self._label}: every answer is in the cache", highlight=False)
 
     def advance(self, count: int) -> None:
         self._bar.advance(self._task, count)

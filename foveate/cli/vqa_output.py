@@ -44,8 +44,8 @@ def write_files(
 
     config, folder = experiment.config, done.folder
     done.warnings += leak_warnings(config.data.train_jsonl, sets)
-    write_submissions(done)
     write_run_files(folder, config, config.training.seed)
+    write_submissions(done)
     write_table(folder / "results.csv", [item.row for item in done.rows])
     write_both(folder, "eval_matrix", [item.row for item in done.matrix])
     slices, examples, categories = [], [], []
@@ -70,10 +70,7 @@ def write_files(
         "seed": config.training.seed,
         "config": plain,
         "config_hash": config_hash(plain),
-        "data": {
-            name: {"hash": board.data_hash, "samples": len(board), "skipped": board.broken}
-            for name, board in done.boards.items()
-        },
+        "data": data_facts(done.boards),
         "model": experiment.meta,
         "cache_folder": str(experiment.cache.folder),
         "cache_reuse": reuse_note(experiment.vlm, config.eval.cache_reuse),
@@ -87,6 +84,14 @@ def write_files(
         **provenance(),
     }
     write_json(folder / "summary.json", summary)
+
+
+def data_facts(boards: Mapping[str, Board]) -> dict[str, Any]:
+    """Data set -> its hash, questions, and those that were left out with the reason."""
+    return {
+        name: {"hash": board.data_hash, "samples": len(board), "skipped": board.broken}
+        for name, board in boards.items()
+    }
 
 
 def compare_all(done: Finished, seed: int) -> list[dict[str, Any]]:
@@ -132,7 +137,9 @@ def rows_table(rows: Sequence[Mapping[str, Any]]) -> Any:
     """A row per rule: accuracy and cost with their intervals, action ratios, remaining tokens."""
     from rich.table import Table
 
-    table = Table(caption="95 % intervals: bootstrap over questions; cost: a FULL look is 1, or tokens")
+    seeds = any(row.get("accuracy_std") is not None for row in rows)
+    intervals = "mean ± deviation over seeds" if seeds else "95 % intervals: bootstrap over questions"
+    table = Table(caption=f"{intervals}; cost: a FULL look is 1, or tokens")
     several = len({row["dataset"] for row in rows}) > 1
     timed = any(row.get("latency") is not None for row in rows)
     headings = [*(["set"] if several else []), "row", "accuracy", "cost", "no/coarse/full %", "tokens"]
@@ -141,8 +148,10 @@ def rows_table(rows: Sequence[Mapping[str, Any]]) -> Any:
     for row in rows:
         accuracy = "not public"
         if row["accuracy"] is not None:
-            bounds = f"{100 * row['accuracy_low']:.1f}-{100 * row['accuracy_high']:.1f}"
-            accuracy = f"{100 * row['accuracy']:.1f} ({bounds})"
+            bounds = f"({100 * row['accuracy_low']:.1f}-{100 * row['accuracy_high']:.1f})"
+            if seeds:
+                bounds = f"± {100 * row['accuracy_std']:.1f}"
+            accuracy = f"{100 * row['accuracy']:.1f} {bounds}"
         rates = "/".join(f"{100 * row[f'action_rate_{level}']:.0f}" for level in ("no", "coarse", "full"))
         cells = [*([row["dataset"]] if several else []), row["row"], accuracy, f"{row['avg_cost']:.3f}", rates]
         cells.append(f"{row['remaining_vision_tokens']:.1f}")

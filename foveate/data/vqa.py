@@ -51,7 +51,8 @@ def load_vqa(
     # A part of a set that is sorted by subject is taken from everywhere in it.
     samples = list(rows if module.GROUPED else islice(rows, max_samples))
     if not samples:
-        raise FoveateError(f"data set {name_or_path!r}, split {split!r}: it holds no question")
+        where = "" if split is None else f", split {split!r}"
+        raise FoveateError(f"data set {name_or_path!r}{where}: it holds no question")
     if max_samples is not None and len(samples) > max_samples:
         samples = [samples[i * len(samples) // max_samples] for i in range(max_samples)]
     return samples

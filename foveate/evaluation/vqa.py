@@ -145,8 +145,8 @@ def passes_of(needs: Iterable[str]) -> list[str]:
 
 
 def thinned_looks(ratios: Iterable[float], modes: Iterable[str]) -> list[Thinned]:
-    """One look per mode and share below 1; a share of 1 is the FULL pass itself."""
-    return [Thinned(mode, ratio) for mode in dict.fromkeys(modes) for ratio in dict.fromkeys(ratios) if ratio < 1]
+    """One look per mode and share; at a share of 1 it is the FULL pass, which costs nothing more."""
+    return [Thinned(mode, ratio) for mode in dict.fromkeys(modes) for ratio in dict.fromkeys(ratios)]
 
 
 def asked(config: VqaConfig) -> tuple[frozenset[str], list[Thinned]]:
@@ -166,8 +166,6 @@ def asked_rules(config: VqaConfig, board: Board, policies: Sequence[TrainedPolic
     """The rows of `results.csv`: the configured rule alone, or the learned policy at every lambda and checkpoint."""
     policy = config.policy
     if policy.baseline_name == PRUNING:
-        if policy.baseline_pruning_ratio == 1:
-            return [Always("FULL")]
         own = policy.baseline_pruning_mode, policy.baseline_pruning_ratio
         return [t for t in board.thinned if (t.thinned.mode, t.thinned.ratio) == own]
     if policy.baseline_name is not None:
@@ -182,9 +180,14 @@ def learned_rules(config: VqaConfig, policies: Sequence[TrainedPolicy]) -> list[
     for trained in policies:
         own = trained.facts.get("lambda_cost", config.policy.lambda_cost)
         lambdas = lambdas_of(config) if trained.head.shape.learns == "gains" else (own,)
-        name = trained.path if len(policies) > 1 else Path(trained.path).name
+        name = checkpoint_name(trained, policies)
         rules += [Learned(trained.head, lam, config.policy, name) for lam in lambdas]
     return rules
+
+
+def checkpoint_name(trained: TrainedPolicy, policies: Sequence[TrainedPolicy]) -> str:
+    """What tells a policy from the others of a run: its path, or its file's name where it is alone."""
+    return trained.path if len(policies) > 1 else Path(trained.path).name
 
 
 def lambdas_of(config: VqaConfig) -> tuple[float, ...]:
@@ -198,7 +201,7 @@ def matrix_rules(config: VqaConfig, board: Board, policies: Sequence[TrainedPoli
     rules: list[Rule | ThinnedOutcome] = [Always("FULL"), Always("COARSE"), Always("NO")]
     learned = learned_rules(config, policies)
     learned += [
-        Learned(p.head, p.facts["chosen_lambda"], policy, Path(p.path).name, True)
+        Learned(p.head, p.facts["chosen_lambda"], policy, checkpoint_name(p, policies), True)
         for p in policies
         if "chosen_lambda" in p.facts
     ]
@@ -210,14 +213,14 @@ def matrix_rules(config: VqaConfig, board: Board, policies: Sequence[TrainedPoli
         no, coarse, full = (np.bincount(action, minlength=3) / len(action)).tolist()
         cuts = quantile_thresholds(outcomes.entropy)
         buckets = bucket_ratios(outcomes.entropy, action, cuts)
-        rules.append(RandomMatched((no, coarse, full), seed=policy.baseline_seed))
-        rules.append(
-            RandomMatched(
-                bucket_ratios=tuple((b[0], b[1], b[2]) for b in buckets),
-                bucket_thresholds=cuts,
-                seed=policy.baseline_seed,
-            )
-        )
+        twin: dict[str, Any] = {
+            "seed": policy.baseline_seed,
+            "lambda_cost": rule.lambda_cost,
+            "checkpoint": rule.checkpoint,
+        }
+        rules.append(RandomMatched((no, coarse, full), **twin))
+        shares = tuple((b[0], b[1], b[2]) for b in buckets)
+        rules.append(RandomMatched(bucket_ratios=shares, bucket_thresholds=cuts, **twin))
     lookup = next((p.lookup for p in policies if p.lookup), None)
     if lookup:
         rules += [StringLookup(lookup, lam, policy) for lam in lambdas_of(config)]

@@ -75,17 +75,18 @@ def read_rows(path: Path) -> list[dict[str, Any]]:
 def error_slices(board: Board, looked: Looked) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
     """Where a rule goes wrong: one row per action and category (and over all), and examples of wrong answers.
 
-    `looked_too_little`: a dearer action would have been right; `looked_too_much`: a cheaper one would have been.
+    `looked_too_little`: a dearer action would have been right; `looked_too_much`: a cheaper one would have been. A
+    question whose answer is not public is in neither.
     """
     outcomes, action = board.outcomes, looked.decisions.action
     n = len(board)
-    right, correct = looked.correct > 0.5, outcomes.correct > 0.5
+    right, correct, public = looked.correct > 0.5, outcomes.correct > 0.5, np.isfinite(looked.correct)
     column = np.arange(3)
     dearer = (correct & (column > action[:, None])).any(-1)
     cheaper = (correct & (column < action[:, None])).any(-1)
     parsed = board.parsed[np.arange(n), action]
     categories = np.array([s.category or "" for s in board.samples])
-    groups = [("", np.ones(n, dtype=bool)), *((c, categories == c) for c in sorted(set(categories) - {""}))]
+    groups = [("", public), *((c, public & (categories == c)) for c in sorted(set(categories) - {""}))]
     rows = []
     for number, level in ((None, "all"), *enumerate(LEVELS)):
         for category, member in groups:
@@ -108,7 +109,7 @@ def error_slices(board: Board, looked: Looked) -> tuple[list[dict[str, Any]], li
                 }
             )
     examples = []
-    for i in np.flatnonzero(~right)[:50]:
+    for i in np.flatnonzero(public & ~right)[:50]:
         sample, level = board.samples[i], LEVELS[action[i]]
         examples.append(
             {
@@ -172,6 +173,8 @@ def _mean_of(values: np.ndarray, member: np.ndarray) -> float | None:
 
 
 def _cell(value: Any) -> Any:
+    if isinstance(value, list):
+        return f"[{', '.join(str(_cell(item)) for item in value)}]"
     if isinstance(value, float):
         return f"{value:.6g}" if math.isfinite(value) else ""
     return "" if value is None else value

@@ -21,7 +21,7 @@ def load_model(config: VqaConfig, device: str | None = None, tuned: Path | None 
 
     Args:
         device: in place of `model.device`.
-        tuned: what stage 1 has written: adapters, or a whole model; None: in `training.output_dir`.
+        tuned: what stage 1 has written: adapters, or a whole model; None: see `tuned_folder`.
     """
     keys = config.model
     if ":" in keys.path and not Path(keys.path).exists():
@@ -29,7 +29,7 @@ def load_model(config: VqaConfig, device: str | None = None, tuned: Path | None 
     from foveate.models.vlm.load import Lora, load_vlm
 
     path, lora = keys.path, keys.lora
-    tuned = tuned or Path(config.training.output_dir) / FOLDER
+    tuned = tuned or tuned_folder(config)
     if config.training.stage1_epochs and tuned.is_dir():
         path, lora = (path, str(tuned)) if (tuned / "adapter_config.json").exists() else (str(tuned), None)
     return load_vlm(
@@ -41,6 +41,23 @@ def load_model(config: VqaConfig, device: str | None = None, tuned: Path | None 
         lora=None if lora is None else Lora(path=lora),
         batch_size=config.eval.batch_size,
     )
+
+
+def tuned_folder(config: VqaConfig) -> Path:
+    """Where stage 1 has left the model: beside the first of the named policies, else in `training.output_dir`."""
+    beside = [Path(path) / FOLDER for path in config.checkpoint[:1]]
+    return next((path for path in beside if path.is_dir()), Path(config.training.output_dir) / FOLDER)
+
+
+def untuned(config: VqaConfig) -> list[str]:
+    """A warning where the configuration has a stage 1 whose model is not there."""
+    folder = tuned_folder(config)
+    if not config.training.stage1_epochs or folder.is_dir() or ":" in config.model.path:
+        return []
+    return [
+        f"training.stage1_epochs is {config.training.stage1_epochs}, but there is no tuned model in {folder}: "
+        f"{config.model.path} was evaluated as it is; `foveate train value` tunes it"
+    ]
 
 
 def load_sets(config: VqaConfig) -> dict[str, list[VQASample]]:

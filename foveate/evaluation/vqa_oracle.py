@@ -16,8 +16,8 @@ def analyse(board: Board, policy: PolicyConfig) -> dict[str, Any]:
     """The content of `analysis_oracle.json` for one data set.
 
     `cheapest_right`: share of questions whose cheapest right action is each, and of those that no action gets right.
-    `gap`: what the oracle is above always FULL, in accuracy, and below it, in cost. `looking_hurts`: right without
-    looking, wrong with a FULL look.
+    `by_category`: the same per category. `gap`: what the oracle is above always FULL, in accuracy, and below it, in
+    cost. `looking_hurts`: right without looking, wrong with a FULL look.
     """
     outcomes = board.outcomes
     known = np.isfinite(outcomes.correct).all(-1)
@@ -49,11 +49,16 @@ def analyse(board: Board, policy: PolicyConfig) -> dict[str, Any]:
         "looking_hurts": float((right[:, 0] & ~right[:, 2]).mean()),
         "by_category": {
             str(category): {
-                level: float(
-                    ((categories == category) & solvable & (action == column)).sum() / (categories == category).sum()
-                )
-                for column, level in enumerate(LEVELS)
+                **{level: _share(solvable & (action == column), member) for column, level in enumerate(LEVELS)},
+                "none": _share(~solvable, member),
+                "samples": int(member.sum()),
             }
             for category in sorted(set(categories))
+            for member in [categories == category]
         },
     }
+
+
+def _share(chosen: np.ndarray, member: np.ndarray) -> float:
+    """Of the members, how many are chosen."""
+    return float(chosen[member].mean())

@@ -75,7 +75,8 @@ class Thinned:
 
     @property
     def name(self) -> str:
-        return f"FULL@{self.mode}{round(self.ratio * 1000):04d}"
+        """Of the pass; all the tokens are the FULL pass itself."""
+        return f"FULL@{self.mode}{round(self.ratio * 1000):04d}" if self.ratio < 1 else "FULL"
 
 
 @dataclass(frozen=True)
@@ -224,7 +225,7 @@ def answer_pass(
 ) -> list[Answer]:
     """Answers in order. A question without a picture is answered without looking, whatever the pass."""
     level: VisionLevel = name if name in LEVELS else "FULL"  # type: ignore[assignment]
-    pruner, thin = None, thinned.get(name)
+    pruner, thin = None, None if name in LEVELS else thinned.get(name)
     if thin is not None and thin.mode == "downsample":
         samples = [shrink(sample, thin.ratio, getattr(vlm, "budget", None)) for sample in samples]
     elif thin is not None:

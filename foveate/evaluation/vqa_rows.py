@@ -23,8 +23,8 @@ PRUNING = "vision_token_pruning_proxy"
 COLUMNS = (
     "dataset", "baseline_name", "row", "lambda_cost", "chosen", "threshold", "coarse_threshold", "uncertainty",
     "vision", "matched", "pruning_ratio", "pruning_mode", "fallback_mode", "checkpoint", "seed", "samples",
-    "action_rate_no", "action_rate_coarse", "action_rate_full", "accuracy", "accuracy_low", "accuracy_high",
-    "avg_cost", "cost_low", "cost_high", "vision_tokens", "remaining_vision_tokens", "loss_nats",
+    "action_rate_no", "action_rate_coarse", "action_rate_full", "action_ratio", "accuracy", "accuracy_low",
+    "accuracy_high", "avg_cost", "cost_low", "cost_high", "vision_tokens", "remaining_vision_tokens", "loss_nats",
     "fallback_trigger_rate", "unparsed", "skipped", "latency", "latency_p95", "mem", "cache_reuse",
 )  # fmt: skip
 """Columns of `results.csv` and `eval_matrix.csv`; what does not concern a row is empty."""
@@ -103,9 +103,7 @@ def _looked(board: Board, rule: Rule, policy: PolicyConfig) -> Looked:
         "baseline_name": rule.name,
         "row": label(rule.name, rule.facts()),
         **rule.facts(),
-        "action_rate_no": float(no),
-        "action_rate_coarse": float(coarse),
-        "action_rate_full": float(full),
+        **action_columns(no, coarse, full),
         "accuracy": _mean(outcomes.correct[chosen]),
         "avg_cost": float(cost.mean()),
         "vision_tokens": float(paid_tokens.mean()),
@@ -125,9 +123,7 @@ def _thinned(board: Board, thin: ThinnedOutcome, policy: PolicyConfig) -> Looked
         "row": f"{thin.thinned.mode} {thin.thinned.ratio:g}",
         "pruning_ratio": thin.thinned.ratio,
         "pruning_mode": thin.thinned.mode,
-        "action_rate_no": 0.0,
-        "action_rate_coarse": 0.0,
-        "action_rate_full": 1.0,
+        **action_columns(0, 0, 1),
         "accuracy": _mean(thin.correct),
         "avg_cost": float(cost.mean()),
         "vision_tokens": _mean(board.outcomes.tokens[:, 2]),
@@ -142,6 +138,13 @@ def _thinned(board: Board, thin: ThinnedOutcome, policy: PolicyConfig) -> Looked
 def _row(board: Board) -> dict[str, Any]:
     row: dict[str, Any] = dict.fromkeys(COLUMNS)
     return row | {"dataset": board.dataset, "samples": len(board), "skipped": len(board.broken or {})}
+
+
+def action_columns(no: float, coarse: float, full: float) -> dict[str, Any]:
+    """Shares of the actions, one column each, and all three in one: `action_ratio`."""
+    rates = [float(no), float(coarse), float(full)]
+    names = ("action_rate_no", "action_rate_coarse", "action_rate_full")
+    return {**dict(zip(names, rates, strict=True)), "action_ratio": rates}
 
 
 def label(name: str, facts: dict[str, Any]) -> str:

@@ -201,7 +201,9 @@ def test_pruned_looks_are_passes_of_their_own(tmp_path):
     board = board_of(experiment, fake_samples(40), EVERY_PASS, thinned)
     rows = experiment.rows(board, board.thinned)
     left = {i.row["row"]: i.row["remaining_vision_tokens"] for i in rows}
-    assert left["stride 0.5"] == 8 and left["stride 0.25"] == 4 and len(rows) == 6
+    assert left["stride 1"] == 16 and left["stride 0.5"] == 8 and left["stride 0.25"] == 4 and len(rows) == 9
+    made = {name: sum(n for kind, n in experiment.vlm.calls if kind == name) for name in ("FULL", "pruned")}
+    assert made == {"FULL": 3 * 40, "pruned": 4 * 40}, "all tokens cost no pass, smaller pictures are FULL looks"
 
 
 def test_a_policy_survives_its_file(whole, tmp_path):

@@ -8,6 +8,8 @@ Needs the rows of a table alone (columns of `results.csv`). Every point has its 
 
 from __future__ import annotations
 
+import contextlib
+import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -48,7 +50,7 @@ LABELS = {
         "stride": "stride", "topk_norm": "top-k norm", "random": "random", "downsample": "smaller picture",
         "pool": "averaged neighbours", "lightvla": "LightVLA", "none": "none is right",
         "cheapest": "cheapest right action, % of questions",
-        "wrong": "wrong answers, %", "over_questions": "95 % bootstrap over questions",
+        "wrong": "wrong answers, %", "wilson": "95 % Wilson", "over_questions": "95 % bootstrap over questions",
         "over_seeds": "mean and deviation over seeds",
     },
     "zh": {
@@ -60,14 +62,14 @@ LABELS = {
         "stride": "等步长", "topk_norm": "范数 top-k", "random": "随机", "downsample": "缩小图像",
         "pool": "邻域平均", "lightvla": "LightVLA", "none": "均答错",
         "cheapest": "最低成本正确动作（占问题 %）",
-        "wrong": "错误率（%）", "over_questions": "95% 置信区间（对问题自助采样）",
+        "wrong": "错误率（%）", "wilson": "95% Wilson 区间", "over_questions": "95% 置信区间（对问题自助采样）",
         "over_seeds": "多随机种子的均值与标准差",
     },
 }  # fmt: skip
 CJK_FONTS = (
-    "Noto Sans CJK SC", "Noto Sans SC", "Source Han Sans SC", "Source Han Sans CN", "WenQuanYi Micro Hei",
-    "WenQuanYi Zen Hei", "SimHei", "Microsoft YaHei", "PingFang SC", "Heiti SC", "AR PL UMing CN",
-    "Droid Sans Fallback",
+    "Noto Sans CJK SC", "Noto Sans CJK JP", "Noto Sans SC", "Source Han Sans SC", "Source Han Sans CN",
+    "WenQuanYi Micro Hei", "WenQuanYi Zen Hei", "SimHei", "Microsoft YaHei", "PingFang SC", "Heiti SC",
+    "AR PL UMing CN", "Droid Sans Fallback",
 )  # fmt: skip
 
 
@@ -95,8 +97,12 @@ def plot_curve(rows: Sequence[Row], path: Path, say: Mapping[str, str], title: s
     figure, axes = _figure(7.2, 4.8)
     for name, (label, colour, marker) in FAMILIES.items():
         mine = sorted((r for r in rows if (r["baseline_name"] or "") == name), key=lambda r: r["avg_cost"])
-        if name == "vision_token_pruning_proxy":
-            mine = [r for r in mine if r.get("pruning_mode") == mine[0].get("pruning_mode")]
+        text = say[label]
+        if name == "vision_token_pruning_proxy" and mine:
+            # One way of showing less is enough here; the pruning plot has all.
+            mode = next(r["pruning_mode"] for r in rows if r["baseline_name"] == name)
+            mine = [r for r in mine if r["pruning_mode"] == mode]
+            text = f"{text}: {say[mode]}"
         if not mine:
             continue
         single = name in ("always_full", "always_coarse", "no_vision", "oracle")
@@ -104,7 +110,7 @@ def plot_curve(rows: Sequence[Row], path: Path, say: Mapping[str, str], title: s
             [r["avg_cost"] for r in mine],
             [100 * r["accuracy"] for r in mine],
             yerr=_whiskers(mine),
-            label=say[label],
+            label=text,
             color=colour,
             marker=marker,
             markersize=9 if single else 5,
@@ -124,22 +130,21 @@ def plot_curve(rows: Sequence[Row], path: Path, say: Mapping[str, str], title: s
 
 
 def plot_actions(rows: Sequence[Row], path: Path, say: Mapping[str, str], title: str) -> Path:
-    """Shares of NO, COARSE and FULL, one bar per row; a pruned look is always FULL and left out."""
+    """Shares of NO, COARSE and FULL, one bar per row; a pruned look is always FULL and left out.
+
+    The ends of NO and of FULL have intervals: their deviation over seeds, or what a bootstrap over the questions gives
+    (of a share p of n questions: 1.96 sqrt(p (1 - p) / n)).
+    """
     rows = [row for row in rows if not row.get("pruning_mode")] or rows
-    figure, axes = _figure(7.2, 0.6 + 0.28 * len(rows))
-    left = [0.0] * len(rows)
-    for level, colour in ACTION_COLORS.items():
-        widths = [100 * (row[f"action_rate_{level}"] or 0.0) for row in rows]
-        axes.barh(range(len(rows)), widths, left=left, color=colour, label=say[level], height=0.75)
-        left = [a + b for a, b in zip(left, widths, strict=True)]
-    axes.set_yticks(range(len(rows)), [row["row"] for row in rows], fontsize=7)
-    axes.invert_yaxis()
-    axes.set_xlim(0, 100)
-    axes.set_xlabel(say["share"])
-    axes.set_title(title, fontsize=10, loc="left")
-    axes.grid(False)
-    axes.legend(fontsize=8, frameon=False, loc="center left", bbox_to_anchor=(1.0, 0.5))
-    return _save(figure, path)
+    bars = [(row["row"], {level: row[f"action_rate_{level}"] or 0.0 for level in ACTION_COLORS}) for row in rows]
+    seeds = any(row.get("accuracy_std") is not None for row in rows)
+    spreads = [
+        [row.get(f"action_rate_{level}_std") or 0.0 if seeds else _binomial(shares[level], row.get("samples"))
+         for level in ("no", "full")]
+        for row, (_, shares) in zip(rows, bars, strict=True)
+    ]  # fmt: skip
+    note = say["over_seeds" if seeds else "over_questions"]
+    return _save(_stacked(bars, ACTION_COLORS, spreads, say, say["share"], f"{title} · {note}"), path)
 
 
 def plot_pruning(rows: Sequence[Row], path: Path, say: Mapping[str, str], title: str) -> Path:
@@ -150,7 +155,8 @@ def plot_pruning(rows: Sequence[Row], path: Path, say: Mapping[str, str], title:
         mine = [r for r in rows if r.get("pruning_mode") == mode]
         if not mine:
             continue
-        mine = sorted([*mine, *whole], key=lambda r: r["remaining_vision_tokens"])
+        full = [] if any(r["pruning_ratio"] == 1 for r in mine) else whole
+        mine = sorted([*mine, *full], key=lambda r: r["remaining_vision_tokens"])
         axes.errorbar(
             [r["remaining_vision_tokens"] for r in mine],
             [100 * r["accuracy"] for r in mine],
@@ -182,31 +188,96 @@ def plot_errors(slices: Sequence[Row], path: Path, language: str = "en") -> Path
         axes.barh(place, 100 * rate, xerr=whiskers, color=colour, ecolor="#444444", capsize=2, height=0.75)
     names = [f"{item['dataset']}: {item['row']}, {item['action']} ({item['samples']})" for item in mine]
     axes.set_yticks(range(len(mine)), names, fontsize=7)
-    axes.invert_yaxis()
+    axes.set_ylim(len(mine) - 0.4, -0.6)
+    axes.set_xlim(left=0)
+    axes.grid(False, axis="y")
     axes.set_xlabel(say["wrong"])
+    axes.set_title(say["wilson"], fontsize=10, loc="left")
     return _save(figure, path)
 
 
 def plot_oracle(found: Mapping[str, Mapping[str, Any]], path: Path, language: str = "en") -> Path:
     """The cheapest right action per data set and category, stacked; the content of `analysis_oracle.json`."""
     say = labels_of(language)
-    rows: list[tuple[str, Mapping[str, float]]] = []
+    rows: list[tuple[str, Mapping[str, float], int]] = []
     for dataset, analysis in found.items():
-        rows.append((dataset, analysis["cheapest_right"]))
-        rows += [(f"{dataset}: {name}", shares) for name, shares in analysis["by_category"].items()]
-    figure, axes = _figure(7.2, 0.9 + 0.28 * len(rows))
-    left = [0.0] * len(rows)
-    for level, colour in ORACLE_COLORS.items():
-        widths = [100 * shares.get(level, max(0.0, 1 - sum(shares.values()))) for _, shares in rows]
-        axes.barh(range(len(rows)), widths, left=left, color=colour, label=say[level.lower()], height=0.75)
+        rows.append((dataset, analysis["cheapest_right"], analysis["samples"]))
+        categories = analysis["by_category"].items()
+        rows += [(f"{dataset}: {name}", shares, shares["samples"]) for name, shares in categories]
+    bars = [(f"{name} ({count})", shares) for name, shares, count in rows]
+    spreads = [[_binomial(shares[level], count) for level in ("NO", "none")] for _, shares, count in rows]
+    return _save(_stacked(bars, ORACLE_COLORS, spreads, say, say["cheapest"], say["over_questions"]), path)
+
+
+def plot_ablation(rows: Sequence[Row], out: Path, language: str = "en") -> list[Path]:
+    """Accuracy against cost per ablation and data set, one line per variant; rows of `ablation.csv`."""
+    say, paths = labels_of(language), []
+    for dataset in dict.fromkeys(row["dataset"] for row in rows):
+        mine = [row for row in rows if row["dataset"] == dataset and row["accuracy"] is not None]
+        names = sorted({row["ablation"] for row in mine} - {""})
+        if not names:
+            continue
+        figure, panels = _figure(9.0, 6.4, (2, (len(names) + 1) // 2))
+        for axes, name in zip(panels.flat, names, strict=False):
+            variants = dict.fromkeys(row["checkpoint"] for row in mine if row["ablation"] == name)
+            for number, variant in enumerate(variants):
+                line = sorted((r for r in mine if r["checkpoint"] == variant), key=lambda r: r["avg_cost"])
+                axes.errorbar(
+                    [r["avg_cost"] for r in line],
+                    [100 * r["accuracy"] for r in line],
+                    yerr=_whiskers(line),
+                    label=variant.removeprefix(f"{name} "),
+                    color=f"C{number}",
+                    marker="osD^"[number % 4],
+                    elinewidth=0.8,
+                    capsize=2,
+                )
+            for row in (r for r in mine if r["baseline_name"] in ("always_full", "always_coarse", "no_vision")):
+                axes.plot(row["avg_cost"], 100 * row["accuracy"], "*", color=FAMILIES[row["baseline_name"]][1], ms=9)
+            axes.set_title(f"{name} · {dataset}", fontsize=10, loc="left")
+            axes.set_xlabel(say["cost"])
+            axes.set_ylabel(say["accuracy"])
+            axes.legend(fontsize=8, frameon=False, loc="lower right")
+        for axes in panels.flat[len(names) :]:
+            axes.set_axis_off()
+        figure.suptitle(say["over_questions"], fontsize=10)
+        paths.append(_save(figure, out / f"ablation_{dataset}.png"))
+    return paths
+
+
+def _stacked(
+    bars: Sequence[tuple[str, Mapping[str, float]]],
+    colours: Mapping[str, str],
+    spreads: Sequence[Sequence[float]],
+    say: Mapping[str, str],
+    label: str,
+    title: str,
+) -> Any:
+    """Bars of shares that sum to 1, with whiskers at the ends of the first and the last."""
+    figure, axes = _figure(7.2, 1.2 + 0.24 * len(bars))
+    left = [0.0] * len(bars)
+    for level, colour in colours.items():
+        widths = [100 * shares[level] for _, shares in bars]
+        axes.barh(range(len(bars)), widths, left=left, color=colour, label=say[level.lower()], height=0.75)
         left = [a + b for a, b in zip(left, widths, strict=True)]
-    axes.set_yticks(range(len(rows)), [name for name, _ in rows], fontsize=8)
-    axes.invert_yaxis()
+    first, *_, last = colours
+    for place, ((_, shares), (low, high)) in enumerate(zip(bars, spreads, strict=True)):
+        for end, spread in ((100 * shares[first], 100 * low), (100 * (1 - shares[last]), 100 * high)):
+            if spread:
+                axes.errorbar(end, place, xerr=spread, color="#333333", elinewidth=0.8, capsize=2)
+    axes.set_yticks(range(len(bars)), [name for name, _ in bars], fontsize=7)
+    axes.set_ylim(len(bars) - 0.4, -0.6)
     axes.set_xlim(0, 100)
-    axes.set_xlabel(say["cheapest"])
+    axes.set_xlabel(label)
     axes.grid(False)
-    axes.legend(fontsize=8, frameon=False, loc="center left", bbox_to_anchor=(1.0, 0.5))
-    return _save(figure, path)
+    axes.set_title(title, fontsize=10, loc="left")
+    axes.legend(fontsize=8, frameon=False, loc="upper left", bbox_to_anchor=(1.0, 1.0))
+    return figure
+
+
+def _binomial(share: float, count: Any) -> float:
+    """Half of the 95 % interval of a share."""
+    return 1.96 * (share * (1 - share) / count) ** 0.5 if count else 0.0
 
 
 def _whiskers(rows: Sequence[Row]) -> list[list[float]]:
@@ -221,16 +292,17 @@ def _whiskers(rows: Sequence[Row]) -> list[list[float]]:
     return [below, above]
 
 
-def _figure(width: float, height: float) -> tuple[Any, Any]:
+def _figure(width: float, height: float, panels: tuple[int, int] = (1, 1)) -> tuple[Any, Any]:
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(width, height), dpi=150, layout="constrained")
-    axes = figure.subplots()
-    axes.grid(True, color="#DDDDDD", linewidth=0.6)
-    axes.set_axisbelow(True)
-    for side in ("top", "right"):
-        axes.spines[side].set_visible(False)
-    return figure, axes
+    grid = figure.subplots(*panels, squeeze=False)
+    for axes in grid.flat:
+        axes.grid(True, color="#DDDDDD", linewidth=0.6)
+        axes.set_axisbelow(True)
+        for side in ("top", "right"):
+            axes.spines[side].set_visible(False)
+    return figure, grid if panels != (1, 1) else grid[0, 0]
 
 
 def _save(figure: Any, path: Path) -> Path:
@@ -238,11 +310,16 @@ def _save(figure: Any, path: Path) -> Path:
     for text in figure.findobj(match=lambda artist: hasattr(artist, "set_fontfamily")):
         if any(ord(c) > 0x2E7F for c in text.get_text()):
             text.set_fontfamily(["DejaVu Sans", *_cjk_fonts()[:1]])
+    log = logging.getLogger("matplotlib.font_manager")
+    before = log.level
+    log.setLevel(logging.ERROR)  # it warns where a font has one weight only
     try:
         figure.savefig(partial)
         partial.replace(path)
     except OSError as error:
         raise FoveateError(f"{path}: the plot cannot be written ({error.strerror}); choose another folder") from error
+    finally:
+        log.setLevel(before)
     return path
 
 
@@ -259,8 +336,14 @@ def labels_of(language: str) -> Mapping[str, str]:
 
 
 def _cjk_fonts() -> list[str]:
-    """Fonts of `CJK_FONTS` that matplotlib knows."""
+    """Fonts of `CJK_FONTS` on this machine; those too that were installed after matplotlib wrote its list of fonts."""
     from matplotlib import font_manager
 
-    known = {font.name for font in font_manager.fontManager.ttflist}
+    manager = font_manager.fontManager
+    if not any(font.name in CJK_FONTS for font in manager.ttflist):
+        listed = {font.fname for font in manager.ttflist}
+        for path in set(font_manager.findSystemFonts()) - listed:
+            with contextlib.suppress(OSError, RuntimeError):  # a damaged file is no font
+                manager.addfont(path)
+    known = {font.name for font in manager.ttflist}
     return [name for name in CJK_FONTS if name in known]

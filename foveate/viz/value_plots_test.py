@@ -5,7 +5,7 @@ from PIL import Image
 
 from foveate.errors import FoveateError
 from foveate.viz import value_plots
-from foveate.viz.value_plots import LABELS, labels_of, plot_errors, plot_oracle, plot_rows
+from foveate.viz.value_plots import LABELS, labels_of, plot_ablation, plot_errors, plot_oracle, plot_rows
 
 
 def row(name: str, accuracy: float, cost: float, **more) -> dict:
@@ -23,9 +23,11 @@ def test_every_picture_is_drawn(tmp_path):
     assert [p.name for p in paths] == ["pareto_set.png", "action_ratio_set.png", "pruning_set.png"]
     piece = {"dataset": "set", "row": "learned", "action": "NO", "category": "all", "samples": 20, "wrong": 5}
     paths.append(plot_errors([piece], tmp_path / "errors.png"))
-    shares = {"NO": 0.5, "COARSE": 0.2, "FULL": 0.2}
-    found = {"set": {"cheapest_right": shares | {"none": 0.1}, "by_category": {"shape": shares}}}
+    shares = {"NO": 0.5, "COARSE": 0.2, "FULL": 0.2, "none": 0.1, "samples": 20}
+    found = {"set": {"cheapest_right": shares, "samples": 20, "by_category": {"shape": shares}}}
     paths.append(plot_oracle(found, tmp_path / "oracle.png"))
+    variants = [row("", 0.8, c, ablation="D1", checkpoint=f"D1 {c}") for c in (0.2, 0.3)]
+    paths += plot_ablation([*variants, row("always_full", 0.9, 1.0, ablation="", checkpoint=None)], tmp_path)
     for path in paths:
         with Image.open(path) as image:
             assert image.width > 600
@@ -41,3 +43,36 @@ def test_chinese_without_a_font_and_unknown_languages_are_told(monkeypatch):
         labels_of("zh")
     with pytest.raises(FoveateError, match="choices: en, zh"):
         labels_of("fr")
+
+
+def test_ratios_have_the_intervals_of_their_shares(monkeypatch):
+    seen = {}
+    monkeypatch.setattr(value_plots, "_save", lambda figure, path: figure)
+    monkeypatch.setattr(value_plots, "_stacked", lambda bars, colours, spreads, *_: seen.update(spreads=spreads))
+    value_plots.plot_actions([row("", 0.8, 0.3, samples=100)], None, LABELS["en"], "set")
+    # 1.96 sqrt(0.5 * 0.5 / 100) and 1.96 sqrt(0.25 * 0.75 / 100)
+    assert seen["spreads"][0] == pytest.approx([0.098, 0.08487], abs=1e-5)
+    spread = {"accuracy_std": 0.01, "action_rate_no_std": 0.03, "action_rate_full_std": 0.02}
+    value_plots.plot_actions([row("", 0.8, 0.3, samples=100, **spread)], None, LABELS["en"], "set")
+    assert seen["spreads"][0] == [0.03, 0.02]
+
+
+def test_a_font_is_found_that_was_installed_after_matplotlib_listed_fonts(monkeypatch):
+    from matplotlib import font_manager
+
+    mono = next(f for f in font_manager.fontManager.ttflist if f.name == "DejaVu Sans Mono")
+    others = [f for f in font_manager.fontManager.ttflist if f.name != mono.name]
+    monkeypatch.setattr(font_manager.fontManager, "ttflist", others)
+    monkeypatch.setattr(font_manager, "findSystemFonts", lambda: [mono.fname, "/nowhere/broken.ttf"])
+    monkeypatch.setattr(value_plots, "CJK_FONTS", (mono.name,))
+    assert value_plots._cjk_fonts() == [mono.name]
+
+
+@pytest.mark.skipif(not value_plots._cjk_fonts(), reason="no font with Chinese characters on this machine")
+def test_chinese_plots_have_no_boxes(tmp_path, recwarn):
+    pruned = [row("vision_token_pruning_proxy", 0.6, r, pruning_ratio=r, pruning_mode="stride") for r in (0.5, 0.25)]
+    rows = [row(name, 0.8, 0.3) for name in value_plots.FAMILIES if name != "vision_token_pruning_proxy"]
+    plot_rows([*rows, *pruned], tmp_path, "zh")
+    shares = {"NO": 0.5, "COARSE": 0.2, "FULL": 0.2, "none": 0.1, "samples": 20}
+    plot_oracle({"图": {"cheapest_right": shares, "samples": 20, "by_category": {}}}, tmp_path / "o.png", "zh")
+    assert not [w for w in recwarn if "Glyph" in str(w.message)]

@@ -25,6 +25,10 @@ class RandomMatched:
     bucket_thresholds: tuple[float, ...] | None = None
     """Entropies between the buckets, in nats; None: equal shares of the set."""
     seed: int = 42
+    lambda_cost: float | None = None
+    """Of the learned row whose shares these are; None: they were given."""
+    checkpoint: str | None = None
+    """Of that row."""
     name: str = "random_policy_matched"
 
     @property
@@ -32,7 +36,8 @@ class RandomMatched:
         return EVERY_ANSWER if self.bucket_ratios is None else EVERY_PASS
 
     def facts(self) -> dict[str, Any]:
-        return {"matched": "global" if self.bucket_ratios is None else "entropy_buckets"}
+        matched = "global" if self.bucket_ratios is None else "entropy_buckets"
+        return {"matched": matched, "lambda_cost": self.lambda_cost, "checkpoint": self.checkpoint}
 
     def decide(self, outcomes: Outcomes) -> Decisions:
         rng = np.random.default_rng(self.seed)
