@@ -53,6 +53,15 @@ def question_hash(sample: VQASample) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
+Seen = tuple[str, str, str]
+"""Of a question: its id, the hash of its picture, the hash of its wording."""
+
+
+def seen(sample: VQASample) -> Seen:
+    """What is compared of a question; its picture need not be kept."""
+    return sample.id, image_hash(sample), question_hash(sample)
+
+
 def check_leakage(train_jsonl: str | Path, samples: Sequence[VQASample]) -> Leakage:
     """Compare with a training file; a line with `image_hash` (`foveate data vqa-train`) saves reading its picture.
 
@@ -60,11 +69,11 @@ def check_leakage(train_jsonl: str | Path, samples: Sequence[VQASample]) -> Leak
         FoveateError: the file cannot be read.
     """
     path = Path(train_jsonl)
-    pairs = set()
+    training = []
     for number, line in read_lines(path):
         sample = sample_of(path, number, line, path.parent)
-        pairs.add((line.get("image_hash") or image_hash(sample), question_hash(sample)))
-    return _compare(pairs, samples)
+        training.append((sample.id, line.get("image_hash") or image_hash(sample), question_hash(sample)))
+    return compare(training, [seen(sample) for sample in samples])
 
 
 def leak_warnings(train_jsonl: str | None, sets: Mapping[str, Sequence[VQASample]]) -> list[str]:
@@ -78,19 +87,19 @@ def leak_warnings(train_jsonl: str | None, sets: Mapping[str, Sequence[VQASample
     ]
 
 
-def find_leakage(training: Iterable[VQASample], samples: Sequence[VQASample]) -> Leakage:
+def find_leakage(training: Iterable[VQASample], samples: Iterable[VQASample]) -> Leakage:
     """Compare two sets in memory. A question without a picture counts by its wording."""
-    return _compare({(image_hash(sample), question_hash(sample)) for sample in training}, samples)
+    return compare(map(seen, training), [seen(sample) for sample in samples])
 
 
-def _compare(pairs: set[tuple[str, str]], samples: Sequence[VQASample]) -> Leakage:
-    """Args: pairs: (picture, wording) of the training questions."""
+def compare(training: Iterable[Seen], asked: Sequence[Seen]) -> Leakage:
+    """What of the evaluation questions occurs among the training questions."""
+    pairs = {(image, question) for _, image, question in training}
     images = {image for image, _ in pairs if image}
     wordings = {question for _, question in pairs}
-    found = [(sample.id, image_hash(sample), question_hash(sample)) for sample in samples]
     return Leakage(
-        len(samples),
-        tuple(name for name, image, _ in found if image in images),
-        tuple(name for name, _, question in found if question in wordings),
-        tuple(name for name, image, question in found if (image, question) in pairs),
+        len(asked),
+        tuple(name for name, image, _ in asked if image in images),
+        tuple(name for name, _, question in asked if question in wordings),
+        tuple(name for name, image, question in asked if (image, question) in pairs),
     )

@@ -20,7 +20,7 @@ from PIL import Image
 
 from foveate.data.vqa import load_vqa
 from foveate.data.vqa_jsonl import load as load_jsonl
-from foveate.data.vqa_leakage import Leakage, find_leakage, image_hash
+from foveate.data.vqa_leakage import Leakage, Seen, compare, seen
 from foveate.errors import FoveateError
 from foveate.types import VQASample
 
@@ -69,20 +69,19 @@ def build(
         progress: wraps the questions of a set while they are written; gets them and the set's name.
     """
     out = Path(config.out)
-    groups = {name: _load(name, config) for name in config.sets}
-    if config.llava:
-        groups["llava"] = _load_llava(config)
-    forbidden = {name: _load(name, config) for name in config.against}
-    known = {image_hash(sample) for samples in forbidden.values() for sample in samples} - {""}
+    # One set at a time is in memory; of those that are done the hashes stay.
+    forbidden = {name: [seen(sample) for sample in _load(name, config)] for name in config.against}
+    known = {image for asked in forbidden.values() for _, image, _ in asked if image}
     lines: dict[str, list[str]] = {"train": [], "eval": []}
-    kept: dict[str, list[VQASample]] = {"train": [], "eval": []}
+    kept: dict[str, list[Seen]] = {"train": [], "eval": []}
     counts: dict[str, Counter[str]] = {}
     readable: dict[str, bool] = {}
     (out / "images").mkdir(parents=True, exist_ok=True)
-    for name, samples in groups.items():
+    for name in (*config.sets, *(["llava"] if config.llava else [])):
         counts[name] = Counter()
+        samples = _load(name, config) if name in config.sets else _load_llava(config)
         for sample in progress(samples, name):
-            image = image_hash(sample)
+            _, image, wording = seen(sample)
             part = "eval" if name.partition(":")[0] in config.eval_sets and _is_held_out(image, config) else "train"
             if not sample.answers:
                 part = "no answer"
@@ -93,12 +92,12 @@ def build(
             counts[name][part] += 1
             if part in lines:
                 lines[part].append(json.dumps(_line(sample, image, out), ensure_ascii=False))
-                kept[part].append(sample)
+                kept[part].append((sample.id, image, wording))
     if not kept["train"]:
-        raise FoveateError(f"{', '.join(groups)}: no question is left to train on; counts: {_plain(counts)}")
-    leaks = {name: find_leakage(kept["train"], samples) for name, samples in forbidden.items()}
+        raise FoveateError(f"{', '.join(counts)}: no question is left to train on; counts: {_plain(counts)}")
+    leaks = {name: compare(kept["train"], asked) for name, asked in forbidden.items()}
     if kept["eval"]:
-        leaks["eval.jsonl"] = find_leakage(kept["train"], kept["eval"])
+        leaks["eval.jsonl"] = compare(kept["train"], kept["eval"])
     about: dict[str, Any] = {
         "config": asdict(config),
         "counts": _plain(counts),
