@@ -50,7 +50,8 @@ LABELS = {
         "stride": "stride", "topk_norm": "top-k norm", "random": "random", "downsample": "smaller picture",
         "pool": "averaged neighbours", "lightvla": "LightVLA", "none": "none is right",
         "cheapest": "cheapest right action, % of questions",
-        "wrong": "wrong answers, %", "wilson": "95 % Wilson", "over_questions": "95 % bootstrap over questions",
+        "wrong": "wrong answers, %", "wilson": "95 % Wilson", "entropy": "entropy", "margin": "margin",
+        "fallback": "with fallback", "over_questions": "95 % bootstrap over questions",
         "over_seeds": "mean and deviation over seeds",
     },
     "zh": {
@@ -62,7 +63,8 @@ LABELS = {
         "stride": "等步长", "topk_norm": "范数 top-k", "random": "随机", "downsample": "缩小图像",
         "pool": "邻域平均", "lightvla": "LightVLA", "none": "均答错",
         "cheapest": "最低成本正确动作（占问题 %）",
-        "wrong": "错误率（%）", "wilson": "95% Wilson 区间", "over_questions": "95% 置信区间（对问题自助采样）",
+        "wrong": "错误率（%）", "wilson": "95% Wilson 区间", "entropy": "熵", "margin": "间隔",
+        "fallback": "带回退", "over_questions": "95% 置信区间（对问题自助采样）",
         "over_seeds": "多随机种子的均值与标准差",
     },
 }  # fmt: skip
@@ -96,30 +98,23 @@ def plot_curve(rows: Sequence[Row], path: Path, say: Mapping[str, str], title: s
     """Accuracy against cost, one line per family of rules, with intervals."""
     figure, axes = _figure(7.2, 4.8)
     for name, (label, colour, marker) in FAMILIES.items():
-        mine = sorted((r for r in rows if (r["baseline_name"] or "") == name), key=lambda r: r["avg_cost"])
-        text = say[label]
-        if name == "vision_token_pruning_proxy" and mine:
-            # One way of showing less is enough here; the pruning plot has all.
-            mode = next(r["pruning_mode"] for r in rows if r["baseline_name"] == name)
-            mine = [r for r in mine if r["pruning_mode"] == mode]
-            text = f"{text}: {say[mode]}"
-        if not mine:
-            continue
+        lines = _lines([r for r in rows if (r["baseline_name"] or "") == name], say)
         single = name in ("always_full", "always_coarse", "no_vision", "oracle")
-        axes.errorbar(
-            [r["avg_cost"] for r in mine],
-            [100 * r["accuracy"] for r in mine],
-            yerr=_whiskers(mine),
-            label=text,
-            color=colour,
-            marker=marker,
-            markersize=9 if single else 5,
-            linewidth=2.2 if name == "" else 1.1,
-            linestyle="none" if single or name == "random_policy_matched" else "-",
-            elinewidth=0.8,
-            capsize=2,
-            zorder=3 if name == "" else 2,
-        )
+        for number, (kind, line) in enumerate(lines.items()):
+            axes.errorbar(
+                [r["avg_cost"] for r in line],
+                [100 * r["accuracy"] for r in line],
+                yerr=_whiskers(line),
+                label=f"{say[label]}: {kind}" if kind else say[label],
+                color=colour,
+                marker=marker,
+                markersize=9 if single else 5,
+                linewidth=2.2 if name == "" else 1.1,
+                linestyle="none" if single or name == "random_policy_matched" else ("-", "--", "-.", ":")[number % 4],
+                elinewidth=0.8,
+                capsize=2,
+                zorder=3 if name == "" else 2,
+            )
     in_tokens = any(r["avg_cost"] > 3 for r in rows)
     axes.set_xlabel(say["tokens_cost" if in_tokens else "cost"])
     axes.set_ylabel(say["accuracy"])
@@ -127,6 +122,24 @@ def plot_curve(rows: Sequence[Row], path: Path, say: Mapping[str, str], title: s
     axes.set_title(f"{title} · {say[note]}", fontsize=10, loc="left")
     axes.legend(fontsize=8, frameon=False, loc="center left", bbox_to_anchor=(1.0, 0.5))
     return _save(figure, path)
+
+
+def _lines(rows: Sequence[Row], say: Mapping[str, str]) -> dict[str, list[Row]]:
+    """What makes a line of its own among the rows of one family -> its rows by cost; "" where there is one line.
+
+    Of the ways of showing less one is enough here, the first; the pruning plot has all.
+    """
+    keys = ("checkpoint", "fallback_mode", "uncertainty", "vision", "pruning_mode")
+    told = [key for key in keys if len({row.get(key) for row in rows}) > 1 or key == "pruning_mode"]
+    lines: dict[str, list[Row]] = {}
+    for row in rows if rows and rows[0]["baseline_name"] != "random_policy_matched" else ():
+        values = {key: row[key] for key in told if row.get(key)}
+        words = [say["fallback"] if key == "fallback_mode" else say.get(v, v) for key, v in values.items()]
+        lines.setdefault(", ".join(words), []).append(row)
+    lines = lines or ({"": list(rows)} if rows else {})
+    if rows and rows[0].get("pruning_mode"):
+        lines = dict(list(lines.items())[:1])
+    return {kind: sorted(line, key=lambda r: r["avg_cost"]) for kind, line in lines.items()}
 
 
 def plot_actions(rows: Sequence[Row], path: Path, say: Mapping[str, str], title: str) -> Path:

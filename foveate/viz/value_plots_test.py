@@ -76,3 +76,17 @@ def test_chinese_plots_have_no_boxes(tmp_path, recwarn):
     shares = {"NO": 0.5, "COARSE": 0.2, "FULL": 0.2, "none": 0.1, "samples": 20}
     plot_oracle({"图": {"cheapest_right": shares, "samples": 20, "by_category": {}}}, tmp_path / "o.png", "zh")
     assert not [w for w in recwarn if "Glyph" in str(w.message)]
+
+
+def test_thresholds_of_two_kinds_are_two_lines():
+    rule = {"uncertainty": "entropy", "vision": "full"}
+    rows = [
+        row("uncertainty_threshold", 0.8, c, **rule | more) for c in (0.3, 0.2) for more in ({}, {"vision": "coarse"})
+    ]
+    lines = value_plots._lines(rows, LABELS["en"])
+    assert {kind: [r["avg_cost"] for r in line] for kind, line in lines.items()} == {
+        "FULL": [0.2, 0.3], "COARSE": [0.2, 0.3],
+    }  # fmt: skip
+    assert list(value_plots._lines(rows[::2], LABELS["en"])) == [""]
+    pruned = [row("vision_token_pruning_proxy", 0.6, 0.5, pruning_mode=mode) for mode in ("stride", "random")]
+    assert list(value_plots._lines(pruned, LABELS["en"])) == ["stride"]
