@@ -6,6 +6,7 @@ import json
 import pytest
 import torch
 
+from foveate.data.vqa_mmmu import on_one_sheet
 from foveate.errors import FoveateError
 from foveate.models.vlm.decoding import Decoding
 from foveate.models.vlm.load import load_vlm, save_vlm
@@ -71,6 +72,22 @@ def test_answers_do_not_depend_on_batches_and_levels_pay_what_they_show(kind):
         assert all((a.vision_tokens == 0) == (level == "NO") for a in together)
         assert all(a.text in "ABC" and a.choice_logprobs is not None for a in together[::2])
     assert vlm.answer(some[:1], "FULL")[0].vision_tokens >= vlm.answer(some[:1], "COARSE")[0].vision_tokens
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_sheets_of_several_pictures_at_every_level(kind):
+    """MMMU: one to five pictures on a sheet, and the marks of pictures in the question's text."""
+    vlm, one, base = tiny_vlm(kind), tiny_vlm(kind, batch_size=1), samples(5, choices=True)
+    some = [
+        dataclasses.replace(s, image=on_one_sheet([b.image for b in base[: n + 1]]), question="<image 1>, <image 2>?")
+        for n, s in enumerate(base)
+    ]
+    text = vlm.text_pass(some)
+    for level in ("NO", "COARSE", "FULL"):
+        together, alone, reused = vlm.answer(some, level), one.answer(some, level), vlm.answer(some, level, reuse=text)
+        assert [a.vision_tokens for a in together] == [a.vision_tokens for a in alone]
+        for other in (alone, reused):
+            assert [a.loss_nats for a in together] == pytest.approx([a.loss_nats for a in other], abs=1e-4)
 
 
 def test_qwen_pays_the_resolution():
