@@ -72,7 +72,7 @@ def read_rows(path: Path, needed: Collection[str]) -> Iterator[Row]:
 def _read_tsv(path: Path, needed: Collection[str]) -> Iterator[Row]:
     csv.field_size_limit(sys.maxsize)  # a picture is one field
     try:
-        with path.open(newline="", encoding="utf-8") as file:
+        with path.open(newline="", encoding="utf-8-sig") as file:
             rows = csv.DictReader(file, delimiter="\t")
             check_columns(path, rows.fieldnames or (), needed)
             yield from rows

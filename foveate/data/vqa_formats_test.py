@@ -339,6 +339,17 @@ def test_jsonl_of_llava_names_a_picture_more_than_once(tmp_path: Path) -> None:
     assert plain.question == "what brand?" and plain.answers == ("nokia",)
 
 
+def test_files_with_a_mark_of_their_encoding_and_breaks_inside_of_words(tmp_path: Path) -> None:
+    questions = ("what\u2028is it?", "and\x85that?")
+    rows = [{"question": question, "answer": "a"} for question in questions]
+    text = "\r\n".join(json.dumps(row, ensure_ascii=False) for row in rows)
+    (tmp_path / "mine.jsonl").write_bytes(b"\xef\xbb\xbf" + text.encode())
+    assert tuple(s.question for s in load_vqa(str(tmp_path / "mine.jsonl"))) == questions
+    write_mmbench(tmp_path / "mmbench_dev.tsv", [mmbench_row(1, "x", question=questions[0])])
+    (tmp_path / "mmbench_dev.tsv").write_bytes(b"\xef\xbb\xbf" + (tmp_path / "mmbench_dev.tsv").read_bytes())
+    assert load_vqa("mmbench", root=tmp_path)[0].question == questions[0]
+
+
 def test_jsonl_keeps_ten_annotators_of_whom_some_wrote_nothing(tmp_path: Path) -> None:
     path = tmp_path / "mine.jsonl"
     rows = [{"question": "?", "answers": ["", *["nokia"] * 9]}, {"question": "?", "answer": " "}]

@@ -53,12 +53,13 @@ def load(split: str | None, path: Path, images: Path | None = None) -> Iterator[
 def read_lines(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
     """(line number from 1, object); of a JSON list the position in it."""
     try:
-        text = path.read_text(encoding="utf-8")
+        text = path.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         raise FoveateError(f"{path}: cannot be read: {error}") from error
     listed = text.lstrip().startswith("[")
     try:
-        lines = json.loads(text) if listed else text.splitlines()
+        # Not at every line break that Unicode knows: some may stand in a question.
+        lines = json.loads(text) if listed else text.split("\n")
     except ValueError as error:
         raise FoveateError(f"{path}: not a JSON list: {error}") from error
     for number, line in enumerate(lines, 1):

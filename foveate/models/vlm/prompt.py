@@ -153,11 +153,16 @@ class PromptMaker:
         """
         return self._answers(text)
 
-    def _answer(self, text: str) -> tuple[int, ...]:
+    @functools.cached_property
+    def _ending(self) -> tuple[str, bool, tuple[int, ...], str]:
+        """A prompt, whether special tokens go around it, its tokens, and what stands between it and an answer."""
         prompt, special = self._text(VQASample("", "", "?", (), None))
-        before = self._tokens(prompt, special)
-        special_end = before[-1] in self.tokenizer.all_special_ids or not (self.chat or self.template.after)
-        lead = "" if special_end or prompt[-1].isspace() else " "
+        ids = self._tokens(prompt, special)
+        special_end = ids[-1] in self.tokenizer.all_special_ids or not (self.chat or self.template.after)
+        return prompt, special, ids, "" if special_end or prompt[-1].isspace() else " "
+
+    def _answer(self, text: str) -> tuple[int, ...]:
+        prompt, special, before, lead = self._ending
         # Tokenised where it stands: alone, some tokenizers put a space of their own before it.
         whole = self._tokenise(prompt + lead + text, special)
         ids = whole[len(before) :] if whole[: len(before)] == before else self._tokenise(lead + text, False)
