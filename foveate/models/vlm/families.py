@@ -212,10 +212,12 @@ class Tiles(Family):
 class Llava(Family):
     """LLaVA 1.5: every picture becomes a square of one size, with margins of the mean color as in its training.
 
-    The packaged processor would cut off the ends of a long picture instead.
+    A packaged processor that crops would cut off the ends of a long picture instead.
     """
 
     def process(self, pictures: Sequence[Image.Image]) -> list[dict[str, Any]]:
+        if not getattr(self.processor, "do_center_crop", False):
+            return super().process(pictures)
         color = tuple(int(255 * x) for x in self.processor.image_mean)
         return super().process([_squared(picture, color) for picture in pictures])
 

@@ -109,6 +109,10 @@ def test_a_long_picture_reaches_llava_whole():
     red, _, blue = middle
     assert red[2] > red.mean() > red[-3] and blue[-3] > blue.mean() > blue[2]
     assert torch.allclose(pixels[:, 0], torch.zeros(3, 1), atol=0.02)  # the margin is the mean color
+    vlm.family.processor.do_center_crop = False  # a processor that squeezes keeps everything itself
+    vlm.family.processor.size = {"height": 32, "width": 32}
+    squeezed = vlm.family.images([sheet])[0].pixels["pixel_values"][0]
+    assert (squeezed[:, 0] - squeezed[:, 16]).abs().max() < 0.05
 
 
 def test_tiles_equal_those_of_the_packaged_processor():
