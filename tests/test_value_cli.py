@@ -211,7 +211,17 @@ def test_the_whole_paper_resumes(whole_paper, capsys):
     assert averaged[0]["accuracy_std"] != "" and len(rows_of("outputs/paper/6_ablation/ablation.csv")) > 12
     main = rows_of("outputs/paper/8_tables/main_table.csv")
     names = {r["baseline_name"] for r in main}
-    assert names >= {"", "always_full", "no_vision", "uncertainty_threshold", "random_policy_matched", PRUNED}
+    assert names >= {
+        "",
+        "always_full",
+        "no_vision",
+        "oracle",
+        "string_lookup",
+        "cascade",
+        "uncertainty_threshold",
+        "random_policy_matched",
+        PRUNED,
+    }
     assert {r["pruning_mode"] for r in main} >= {"stride", "topk_norm", "pool", "lightvla", "random", "downsample"}
     assert not any((r["checkpoint"] or "").startswith("D1") for r in main), "ablated heads have a table of their own"
     assert {r["threshold"] for r in rows_of("outputs/paper/3_baselines/threshold_margin_full/results.csv")} > {"0.1"}

@@ -176,14 +176,16 @@ class Paper:
             self._evaluate(self._named(self.base, place, eval=keys), rules=profiled)
 
     def tables(self, folder: Path) -> None:
-        """G1: all but the ablated heads, which have `ablation.csv`; the same rows as `results.csv` of the whole."""
+        """G1: the matrices and every run, but the ablated heads, which have `ablation.csv`; the same rows are
+        `results.csv` of the whole."""
         from foveate.cli.tables import TablesConfig, write_tables
 
         if not self.leads:
             return
         ablated = self.folder / "6_ablation"
         found = sorted(path.parent for path in self.folder.glob("[2-7]_*/**/results.csv"))
-        runs = tuple(str(run) for run in found if run != ablated)
+        whole = {self.folder / "2_pareto", self.folder / "5_generalization"}
+        runs = tuple(str(run / "eval_matrix.csv" if run in whole else run) for run in found if run != ablated)
         language = self.base.language
         write_tables(TablesConfig(runs, str(folder), language=language))
         write_tables(TablesConfig((str(self.folder / "1_seeds"),), str(folder / "seeds"), language=language))

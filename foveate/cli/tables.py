@@ -110,9 +110,11 @@ def merge(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def source_of(run: Path) -> dict[str, Any]:
-    """What a run's `summary.json` says of its configuration and data; nothing of a lone CSV."""
+    """What the `summary.json` of a run (or beside a CSV) says of its configuration and data; nothing where there is
+    none."""
+    folder = run if run.is_dir() else run.parent
     try:
-        summary = json.loads((run / "summary.json").read_text())
+        summary = json.loads((folder / "summary.json").read_text())
     except (OSError, ValueError):
         summary = {}
     return {
