@@ -7,6 +7,7 @@ import json
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -65,6 +66,22 @@ def test_two_stages_and_a_matrix(model):
     assert summary["cache_reuse"] == "true"
 
 
+def test_stage_1_passes_over_broken_pictures(model):
+    from foveate.data.vqa_mixed import generate
+
+    lines = []
+    for i, sample in enumerate(generate("train", 30)):
+        (model / f"{i}.png").write_bytes(sample.image if i % 10 else b"no picture")
+        lines.append(json.dumps({"question": sample.question, "image": f"{i}.png", "answer": sample.answers[0]}))
+    (model / "own.jsonl").write_text("\n".join(lines))
+    tuning = ("--training.stage1_epochs", "1", "--training.batch_size", "8", "--training.stage2_epochs", "1")
+    assert (
+        main(["train", "value", *words(model, "broken", *tuning), "--data.train_jsonl", str(model / "own.jsonl")]) == 0
+    )
+    summary = json.loads((model / "broken" / "summary.json").read_text())
+    assert len(summary["data"]["training"]["skipped"]) == 3 and summary["data"]["training"]["samples"] == 27
+
+
 def test_reuse_and_batches_change_no_row(model):
     tables = []
     for name, more in (
@@ -107,6 +124,13 @@ def test_checkpoints_of_other_trainers(tmp_path):
         head = load_policy(place, PolicyConfig()).head
         assert head.shape.hidden_size == 128 and head.shape.learns == "policy"
         assert torch.allclose(head(inputs), logits - logits[:, :1], atol=1e-4)
+    # A trainer keeps the state of its random generators beside the weights, and its head may have another activation.
+    state = {"numpy": np.random.get_state(), "torch": torch.get_rng_state()}
+    torch.save({"model": weights, "rng": state}, tmp_path / "checkpoint-8.pt")
+    other = load_policy(tmp_path / "checkpoint-8.pt", PolicyConfig(vow_activation="relu")).head
+    hidden = (inputs @ plain["vow_head.net.0.weight"].T + plain["vow_head.net.0.bias"]).relu()
+    logits = hidden @ plain["vow_head.net.2.weight"].T + plain["vow_head.net.2.bias"]
+    assert torch.allclose(other(inputs), logits - logits[:, :1], atol=1e-4)
     torch.save({"model": weights, "code": Path}, tmp_path / "checkpoint-9.pt")
     with pytest.raises(FoveateError, match="a pickle with code in it is refused"):
         load_policy(tmp_path, PolicyConfig())

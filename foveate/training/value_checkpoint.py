@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -103,7 +104,8 @@ def read_weights(file: Path) -> dict[str, Any]:
             from safetensors.torch import load_file
 
             return dict(load_file(file))
-        content = torch.load(file, map_location="cpu", weights_only=True)
+        with torch.serialization.safe_globals(_numpy_types()):
+            content = torch.load(file, map_location="cpu", weights_only=True)
     except Exception as error:
         raise FoveateError(
             f"{file}: cannot be read as plain tensors ({' '.join(str(error).split())[:200]}); a pickle with code in it "
@@ -112,6 +114,11 @@ def read_weights(file: Path) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise FoveateError(f"{file}: expected a dictionary of tensors, got a {type(content).__name__}")
     return content
+
+
+def _numpy_types() -> list[Any]:
+    """Plain data that trainers keep beside the weights: the state of NumPy's random generator."""
+    return [np.ndarray, np.dtype, np.dtypes.UInt32DType, np.zeros(0).__reduce__()[0]]
 
 
 def weights_of(content: Mapping[str, Any]) -> dict[str, Tensor]:
@@ -156,7 +163,8 @@ def foreign_head(weights: Mapping[str, Tensor], policy: PolicyConfig, file: Path
     (first_name, first), (last_name, final) = layers[last - 1], layers[last]
     extra = ("entropy" in policy.feature_mode) + ("margin" in policy.feature_mode)
     space: Literal["binary", "ternary"] = "ternary" if final.shape[0] == 3 else "binary"
-    shape = HeadShape(first.shape[1] - extra, policy.feature_mode, first.shape[0], space, "policy")
+    reads = first.shape[1] - extra
+    shape = HeadShape(reads, policy.feature_mode, first.shape[0], space, "policy", activation=policy.vow_activation)
     rows = [0, 1, 2] if space == "ternary" else [0, 2]
     bias = {n: weights.get(f"{n}.bias", torch.zeros(len(w))) for n, w in ((first_name, first), (last_name, final))}
     # The head's own layers are net.0 and net.3; an action that the other trainer did not have keeps zeros.

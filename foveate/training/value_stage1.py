@@ -39,12 +39,12 @@ def tune(vlm: VLM, samples: Sequence[VQASample], training: TrainingConfig, world
     """Minimise the nats per answer token, in place, and write the tuned model (or its adapters) to `folder/stage1`.
 
     Args:
-        samples: with readable pictures; those without a public answer are passed over.
+        samples: those without a public answer, or without a picture that can be decoded, are passed over.
     Raises:
-        FoveateError: no sample has an answer, a picture is broken, or the loss is not a number.
+        FoveateError: no sample has an answer and a picture, or the loss is not a number.
     """
     blind = training.stage1_baseline_name == "no_vision"
-    questions = ListedQuestions([s for s in samples if blind or s.image is not None])
+    questions = ListedQuestions([s for s in samples if blind or _readable(s)])
     if not questions.samples:
         raise FoveateError("stage 1: not one training question has a public answer and a picture")
     steps = math.ceil(len(questions.samples) / training.batch_size) * training.stage1_epochs
@@ -76,6 +76,15 @@ def tune(vlm: VLM, samples: Sequence[VQASample], training: TrainingConfig, world
     world.barrier()
     vlm.model.eval()
     return out
+
+
+def _readable(sample: VQASample) -> bool:
+    from foveate.models.vlm.images import ImageError, decode
+
+    try:
+        return decode(sample) is not None
+    except ImageError:
+        return False
 
 
 def save(vlm: VLM, out: Path) -> None:

@@ -27,6 +27,7 @@ BaselineName = Literal[
 ]
 Uncertainty = Literal["entropy", "margin"]
 Look = Literal["coarse", "full"]
+Activation = Literal["gelu", "relu", "silu", "tanh"]
 FeatureMode = Literal["hidden", "hidden_entropy", "hidden_margin", "hidden_entropy_margin"]
 PruningMode = Literal["stride", "topk_norm", "random", "downsample", "pool", "lightvla"]
 Ratios = tuple[float, float, float]
@@ -77,7 +78,11 @@ class PolicyConfig:
     action_space: Literal["binary", "ternary"] = "ternary"
     """`binary`: NO or FULL; `ternary`: COARSE too."""
     vow_hidden_dim: int = 256
-    """Width of the head's hidden layer."""
+    """Width of the head's hidden layers."""
+    vow_hidden_layers: int = 3
+    """How many hidden layers the head has."""
+    vow_activation: Activation = "gelu"
+    """Of the hidden layers; a checkpoint of another trainer does not say which one its head had."""
     fallback_mode: Look | None = None
     """Raise NO to this where the text-first pass is unsure; null: never."""
     fallback_entropy_threshold: float | None = None
@@ -118,8 +123,9 @@ class PolicyConfig:
         for key in ("lambda_cost", "cost_scale", "cost_overhead_tokens"):
             if not getattr(self, key) >= 0:
                 raise FoveateError(f"policy.{key}: expected at least 0, got {getattr(self, key)}")
-        if self.vow_hidden_dim < 1:
-            raise FoveateError(f"policy.vow_hidden_dim: expected at least 1, got {self.vow_hidden_dim}")
+        for key in ("vow_hidden_dim", "vow_hidden_layers"):
+            if getattr(self, key) < 1:
+                raise FoveateError(f"policy.{key}: expected at least 1, got {getattr(self, key)}")
         if not self.gumbel_temperature > 0:
             raise FoveateError(f"policy.gumbel_temperature: expected more than 0, got {self.gumbel_temperature}")
         buckets = self.baseline_bucket_thresholds
@@ -160,9 +166,9 @@ class TrainingConfig:
     """Samples per step of stage 2, and of stage 1 over all processes."""
     learning_rate: float = 1e-3
     """Learning rate of stage 2 (AdamW, cosine to 0)."""
-    weight_decay: float = 0.1
+    weight_decay: float = 0.02
     """Of AdamW."""
-    dropout: float = 0.3
+    dropout: float = 0.1
     """Of the head, while it is trained."""
     val_fraction: float = 0.2
     """Share of the training images whose questions choose the epoch, lambdas and thresholds."""

@@ -9,6 +9,7 @@ trained into it, and is chosen from by argmax(score).
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass
 from typing import Literal
 
@@ -17,8 +18,15 @@ import torch
 from torch import Tensor, nn
 
 from foveate.errors import FoveateError
-from foveate.vision_value.config import FeatureMode, PolicyConfig
+from foveate.vision_value.config import Activation, FeatureMode, PolicyConfig
 from foveate.vision_value.outcomes import COARSE, Outcomes
+
+ACTIVATIONS: dict[Activation, type[nn.Module]] = {
+    "gelu": nn.GELU,
+    "relu": nn.ReLU,
+    "silu": nn.SiLU,
+    "tanh": nn.Tanh,
+}
 
 
 @dataclass(frozen=True)
@@ -29,15 +37,26 @@ class HeadShape:
     """Width of the text-first hidden state."""
     feature_mode: FeatureMode = "hidden_entropy_margin"
     width: int = 256
-    """Of the hidden layer."""
+    """Of the hidden layers."""
     action_space: Literal["binary", "ternary"] = "ternary"
     learns: Literal["gains", "policy"] = "gains"
     """What a score means; see the module's text."""
+    layers: int = 1
+    """Hidden layers."""
+    activation: Activation = "gelu"
 
     @classmethod
     def of(cls, policy: PolicyConfig, hidden_size: int) -> HeadShape:
         learns: Literal["gains", "policy"] = "gains" if policy.use_straight_through is None else "policy"
-        return cls(hidden_size, policy.feature_mode, policy.vow_hidden_dim, policy.action_space, learns)
+        return cls(
+            hidden_size,
+            policy.feature_mode,
+            policy.vow_hidden_dim,
+            policy.action_space,
+            learns,
+            policy.vow_hidden_layers,
+            policy.vow_activation,
+        )
 
     @property
     def features(self) -> int:
@@ -69,9 +88,11 @@ class ValueHead(nn.Module):
         self.shape = shape
         self.register_buffer("mean", torch.zeros(shape.features))
         self.register_buffer("std", torch.ones(shape.features))
-        self.net = nn.Sequential(
-            nn.Linear(shape.features, shape.width), nn.GELU(), nn.Dropout(dropout), nn.Linear(shape.width, 3)
-        )
+        widths = [shape.features] + [shape.width] * shape.layers
+        hidden: list[nn.Module] = []
+        for read, made in itertools.pairwise(widths):
+            hidden += [nn.Linear(read, made), ACTIVATIONS[shape.activation](), nn.Dropout(dropout)]
+        self.net = nn.Sequential(*hidden, nn.Linear(widths[-1], 3))
 
     def standardise(self, features: Tensor) -> None:
         """Take mean and deviation from the training set's features [n, F]."""
