@@ -61,20 +61,16 @@ def run(argv: list[str]) -> int:
 
 
 def verdict(rows: list[dict[str, Any]], margins: list[dict[str, Any]]) -> list[str]:
-    """The cheapest learned row within a point of always FULL, and how far it lies above each rival's curve."""
+    """The learned row whose lambda validation has chosen, and how far it lies above each rival's curve."""
     full = next(row for row in rows if row["baseline_name"] == "always_full")
-    learned = [row for row in rows if row["baseline_name"] == "" and row["accuracy"] is not None]
-    near = [row for row in learned if row["accuracy"] >= full["accuracy"] - 0.01]
-    if not near:
-        return [f"no learned row is within a point of always FULL ({100 * full['accuracy']:.1f} %)"]
-    best = min(near, key=lambda row: row["avg_cost"])
-    share = 100 * best["avg_cost"] / full["avg_cost"]
+    chosen = next(row for row in rows if row["chosen"])
+    share = 100 * chosen["avg_cost"] / full["avg_cost"]
     lines = [
-        f"{best['row']}: {100 * best['accuracy']:.1f} % at {share:.0f} % of the cost of always FULL "
+        f"{chosen['row']}: {100 * chosen['accuracy']:.1f} % at {share:.0f} % of the cost of always FULL "
         f"({100 * full['accuracy']:.1f} %)"
     ]
     for margin in margins:
-        if margin["row"] == best["row"] and margin["rival"] != "always_full":
+        if margin["row"] == chosen["row"] and margin["rival"] != "always_full":
             low, high = 100 * margin["margin_low"], 100 * margin["margin_high"]
             lines.append(
                 f"  against {margin['rival']} at the same cost: {100 * margin['margin']:+.1f} points "
