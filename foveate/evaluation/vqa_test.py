@@ -119,7 +119,8 @@ def test_lambda_moves_the_learned_policy_towards_no(whole):
     costs = [row["avg_cost"] for row in learned]
     assert costs == sorted(costs, reverse=True) and costs[-1] < costs[0]
     full = next(i.row for i in whole[3] if i.row["row"] == "always_full")
-    assert learned[1]["accuracy"] >= full["accuracy"] - 0.03 and learned[1]["avg_cost"] < 0.7
+    chosen = next(i.row for i in whole[3] if i.row["chosen"])
+    assert chosen["accuracy"] >= full["accuracy"] - 0.03 and chosen["avg_cost"] < 0.75
 
 
 def test_random_matched_hits_its_ratios(whole):
