@@ -120,7 +120,7 @@ def plot_curve(rows: Sequence[Row], path: Path, say: Mapping[str, str], title: s
     axes.set_ylabel(say["accuracy"])
     note = "over_seeds" if any(r.get("accuracy_std") is not None for r in rows) else "over_questions"
     axes.set_title(f"{title} · {say[note]}", fontsize=10, loc="left")
-    axes.legend(fontsize=8, frameon=False, loc="center left", bbox_to_anchor=(1.0, 0.5))
+    axes.legend(fontsize=8, frameon=False, handlelength=4, loc="center left", bbox_to_anchor=(1.0, 0.5))
     return _save(figure, path)
 
 
