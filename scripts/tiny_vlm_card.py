@@ -38,8 +38,8 @@ whole chain of NO / COARSE / FULL runs on real input in seconds on a CPU; it kno
 - **Data**: the mixed set of `foveate/data/vqa_mixed.py` (a stream of its own: the set's splits were not seen) and the
   training pictures of `easy_vqa`.
 - **Training**: `scripts/train_tiny_vlm.sh`, four runs on two CPU cores: all levels; mostly FULL; letters in corners
-  alone; mostly FULL again (`train_config.yaml` is the last one's: {steps} steps of {batch} rows). Auxiliary heads that
-  name what is in the picture fade out. The first run of these weights was cut at 1,150 steps, the second at 650.
+  alone; mostly text (`train_config.yaml` is the last one's: {steps} steps of {batch} rows). In the first three,
+  auxiliary heads that name what is in the picture fade out.
 - **Vocabulary**: every word of these sets is one token, all else is bytes; answers are one word.
 
 Accuracy on the test split of the mixed set ({count} questions), at each level, and with its 95 % Wilson interval at

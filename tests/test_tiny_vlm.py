@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import csv
+
+import pytest
+
+from foveate.cli.main import main
 from foveate.data.vqa_mixed import facts_of, generate
 from foveate.models.vlm.decoding import Decoding
 from foveate.models.vlm.load import SHIPPED, load_vlm
@@ -23,3 +28,20 @@ def test_the_shipped_model_sees_what_the_level_shows():
         these = [i for i, s in enumerate(samples) if facts_of(s).need == need]
         assert sum(right[need][i] for i in these) > floor * len(these)
         assert sum(right[below][i] for i in these) < 0.6 * len(these)
+
+
+@pytest.mark.slow
+def test_the_shipped_policy_keeps_the_accuracy_of_full_at_six_tenths_of_its_cost(tmp_path, capsys):
+    """On 600 questions of the test split, at the lambda that validation has chosen."""
+    assert main(["demo", "vqa", "--out", str(tmp_path)]) == 0
+    with (tmp_path / "eval_matrix.csv").open(newline="") as file:
+        rows = {row["row"]: row for row in csv.DictReader(file)}
+    (chosen,) = (row for row in rows.values() if row["chosen"])
+    accuracy = {name: float(row["accuracy"]) for name, row in rows.items()}
+    assert accuracy[chosen["row"]] > accuracy["always_full"] - 0.015 and float(chosen["avg_cost"]) < 0.6
+    assert f"{chosen['row']}: {100 * accuracy[chosen['row']]:.1f} %" in capsys.readouterr().out
+    with (tmp_path / "comparison.csv").open(newline="") as file:
+        margins = [row for row in csv.DictReader(file) if row["row"] == chosen["row"]]
+    rivals = {m["rival"]: float(m["margin_low"]) for m in margins}
+    for rival in ("random_policy_matched", "string_lookup", "uncertainty_threshold", "cascade"):
+        assert rivals[rival] > 0, rivals

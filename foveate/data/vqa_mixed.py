@@ -35,7 +35,7 @@ from foveate.errors import FoveateError, unknown
 from foveate.types import VisionLevel, VQASample
 
 DATASET = "mixed"
-SPLITS = {"train": 8_000, "val": 2_000, "test": 3_000}
+SPLITS = {"train": 24_000, "val": 2_000, "test": 3_000}
 """Split -> how many samples it has where nobody asks for another number."""
 DEFAULT_SPLIT = "test"
 GROUPED = False
