@@ -183,8 +183,8 @@ def write_docs(text: str) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--model", default="tiny_qwen3vl")
-    parser.add_argument("--questions", type=int, default=2000)
-    parser.add_argument("--training", type=int, default=8000)
+    parser.add_argument("--questions", type=int, default=3000)
+    parser.add_argument("--training", type=int, default=24000)
     parser.add_argument("--seeds", nargs="+", default=["0", "1", "2"])
     parser.add_argument("--out", type=Path, default=Path("runs/value"))
     parser.add_argument("--report", type=Path, default=HERE)
