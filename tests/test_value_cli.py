@@ -234,6 +234,22 @@ def test_the_whole_paper_resumes(whole_paper, capsys):
     assert capsys.readouterr().out.count("passed over") == 8
 
 
+def test_the_paper_knows_when_questions_have_changed():
+    from rich.console import Console
+
+    from foveate.cli.config import parse
+    from foveate.cli.paper import Paper
+    from foveate.cli.seeds import SeedsConfig
+
+    questions = Path("own.jsonl")
+    config = parse(SeedsConfig, [*MODEL, "--dataset_config", str(questions)], "foveate value paper")
+    found = []
+    for answer in ("red", "red", "blue"):
+        questions.write_text(json.dumps({"question": "What colour is it?", "answer": answer}) + "\n")
+        found.append(Paper(config, Console()).identity("cpu"))
+    assert found[0] == found[1] != found[2]
+
+
 def torchrun(*words: str) -> None:
     """Two processes."""
     call = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", "-m", "foveate"]

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import difflib
 import importlib
+import os
 import sys
 from collections.abc import Callable, Sequence
 
@@ -116,6 +117,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     if found is None:
         return _wrong_verb(argv)
     words, rest = found
+    if not sys.stderr.isatty():
+        # A bar that libraries redraw fills a log file with its copies.
+        os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     try:
         return resolve(words)(rest)
     except FoveateError as error:

@@ -1,6 +1,7 @@
 """`foveate value paper`: the eight steps of the full experiment, each in a folder of its own, resumable.
 
-A step that has ended under the same configuration is passed over; the passes of the model are shared by all of them.
+A step that has ended with the same configuration, weights and questions is passed over; the passes of the model are
+shared by all of them.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ THRESHOLDS = (0.1, 0.2, 0.3, 0.4, 0.5)
 LAMBDAS = (0.0, 0.02, 0.05, 0.1, 0.2, 0.5)
 RATIOS = (1.0, 0.75, 0.5, 0.25)
 DONE = "done.json"
-"""In a step's folder: the hash of the configuration under which it ended."""
+"""In a step's folder: `identity`, of what it ended with."""
 
 
 def paper(argv: list[str]) -> int:
@@ -91,6 +92,8 @@ class Paper:
         prepare_folder(self.folder, self.base.language)
         with joined(self.base) as world:
             self.leads = world.leads
+            with self.console.status("reading model and questions"):
+                self.known = self.identity(str(world.device))
             for name, step in steps.items():
                 folder = self.folder / name
                 ended = self._ended(folder)
@@ -99,7 +102,7 @@ class Paper:
                     self.console.rule(name)
                 if ended:
                     if self.leads:
-                        self.console.print("ended before under this configuration: passed over", highlight=False)
+                        self.console.print("ended before with the same model and data: passed over", highlight=False)
                     continue
                 step(folder)
                 if self.leads:
@@ -210,15 +213,23 @@ class Paper:
             self.console.print(rows_table([item.row for item in done.matrix]))
             plot(done, config, self.console)
 
-    def _hash(self) -> str:
+    def identity(self, device: str) -> str:
+        """Hash of the configuration, the model as it is before stage 1, and all questions with their pictures."""
         from foveate.cli.config import to_dict
-        from foveate.evaluation.vqa_cache import config_hash
+        from foveate.evaluation.vqa_cache import config_hash, data_hash
+        from foveate.evaluation.vqa_load import load_model, load_sets, load_training_set
 
-        return config_hash(to_dict(self.seeds_config))
+        base = self.base
+        untuned = dataclasses.replace(base, training=dataclasses.replace(base.training, stage1_epochs=0))
+        questions = list(load_sets(dataclasses.replace(base, dataset_config=self.every)).values())
+        if base.data.train_jsonl:
+            questions.append(load_training_set(base))
+        weights = load_model(untuned, device).fingerprint
+        return config_hash([to_dict(self.seeds_config), weights, *map(data_hash, questions)])
 
     def _ended(self, folder: Path) -> bool:
         try:
-            return json.loads((folder / DONE).read_text())["config_hash"] == self._hash()
+            return json.loads((folder / DONE).read_text())["identity"] == self.known
         except (OSError, ValueError, KeyError):
             return False
 
@@ -226,4 +237,4 @@ class Paper:
         from foveate.evaluation.vqa_files import write_json
 
         folder.mkdir(parents=True, exist_ok=True)
-        write_json(folder / DONE, {"config_hash": self._hash()})
+        write_json(folder / DONE, {"identity": self.known})

@@ -137,7 +137,8 @@ def run_experiment(
     start = time.monotonic()
     prepare_folder(config.folder, config.language)
     with joined(config) as world:
-        sets = load_sets(config)
+        with console.status("reading the questions"):
+            sets = load_sets(config)
         with console.status("loading the model"):
             vlm = vlm or load_model(config, str(world.device))
         warnings: list[str] = []

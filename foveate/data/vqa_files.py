@@ -16,12 +16,11 @@ Row = Mapping[str, Any]
 
 
 def find_files(preset: str, root: Path | None, patterns: Sequence[str], repo: str) -> list[Path]:
-    """The files of one split, sorted; those of the first pattern that finds any.
+    """The files of one split, sorted; those of the first pattern that finds any, in upper or lower case.
 
     Args:
         root: a folder that holds the files, directly or in a folder of the set's name; or one file; None: the hub.
         patterns: ends of paths below the folder, with `*`, the preferred one first.
-    Upper and lower case do not matter, neither of folders (`MMMU/`) nor of files.
         repo: the hub's data set repository, whose paths the patterns fit too.
     Raises:
         FoveateError: nothing fits, or the hub cannot be reached.

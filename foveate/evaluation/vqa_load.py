@@ -91,9 +91,16 @@ def load_training_set(config: VqaConfig) -> list[VQASample]:
     return list(_questions(keys.train_jsonl, split, keys.root, config.max_train_samples))
 
 
-@functools.lru_cache(maxsize=4)
 def _questions(name: str, split: str | None, root: str | None, max_samples: int | None) -> tuple[VQASample, ...]:
-    """A verb that runs several experiments reads a set once."""
+    """A verb that runs several experiments reads a set once; a file that was edited meanwhile is read anew."""
+    path = Path(name)
+    return _read(name, split, root, max_samples, path.stat().st_mtime_ns if path.is_file() else 0)
+
+
+@functools.lru_cache(maxsize=4)
+def _read(
+    name: str, split: str | None, root: str | None, max_samples: int | None, _changed: int
+) -> tuple[VQASample, ...]:
     return tuple(load_vqa(name, split=split, root=root, max_samples=max_samples))
 
 
