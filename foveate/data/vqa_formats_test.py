@@ -295,50 +295,6 @@ def test_without_a_folder_the_hub_is_asked_and_a_failure_says_what_to_do(monkeyp
     assert load_vqa("mmmu")[0].category == "Math"
 
 
-def test_jsonl_of_the_user(tmp_path: Path) -> None:
-    uri = "data:image/png;base64," + base64.b64encode(encoded()).decode()
-    rows = [
-        {"image": "a.png", "question": "what brand?", "answer": "nokia", "category": "text", "split": "test"},
-        {"image": uri, "question": "which?", "choices": ["red", "blue"], "answer": "blue", "hint": "h", "id": "q7"},
-        {"question": "which?", "choices": {"A": "x", "B": "y"}, "answers": ["A"]},
-        {
-            "image": None,
-            "conversations": [
-                {"from": "human", "value": "<image>\nwhat is it?"},
-                {"from": "gpt", "value": "a cat"},
-                {"from": "human", "value": "sure?"},
-            ],
-        },
-    ]
-    path = tmp_path / "mine.jsonl"
-    path.write_text("\n".join(map(json.dumps, rows)) + "\n\n")
-    first, second, third, talk = load_vqa(str(path))
-    assert first == VQASample(
-        "mine/1", "mine", "what brand?", ("nokia",), str(tmp_path / "a.png"), category="text", split="test"
-    )
-    assert second.image == encoded() and second.answers == ("B",) and second.id == "q7" and second.hint == "h"
-    assert third.choices == ("x", "y") and third.answers == ("A",) and third.image is None
-    assert talk.question == "what is it?" and talk.answers == ("a cat",)
-    assert load_vqa(str(path), split="test") == [first]
-    with pytest.raises(FoveateError, match="expected lines of split 'dev', found test"):
-        load_vqa(str(path), split="dev")
-    path.with_suffix(".json").write_text(json.dumps(rows))
-    assert len(load_vqa(str(path.with_suffix(".json")), max_samples=2)) == 2
-
-
-def test_jsonl_of_llava_names_a_picture_more_than_once(tmp_path: Path) -> None:
-    """`id` is the picture's there, and several conversations are about one; questions must differ by id."""
-    turns = [{"from": "human", "value": "what is it?\n<image>"}, {"from": "gpt", "value": "a cat"}]
-    rows = [{"id": "000000033471", "image": "1.jpg", "conversations": turns} for _ in range(2)]
-    rows += [{"question": "<image>\nwhat brand?", "answers": None, "answer": "nokia"}]
-    path = tmp_path / "llava.json"
-    path.write_text(json.dumps(rows))
-    first, second, plain = load_vqa(str(path))
-    assert (first.id, second.id) == ("000000033471", "000000033471/2") and first.question == "what is it?"
-    # The mark of a picture is the template's matter; a model whose own mark it is would see two pictures.
-    assert plain.question == "what brand?" and plain.answers == ("nokia",)
-
-
 def test_files_with_a_mark_of_their_encoding_and_breaks_inside_of_words(tmp_path: Path) -> None:
     questions = ("what\u2028is it?", "and\x85that?")
     rows = [{"question": question, "answer": "a"} for question in questions]
@@ -350,41 +306,13 @@ def test_files_with_a_mark_of_their_encoding_and_breaks_inside_of_words(tmp_path
     assert load_vqa("mmbench", root=tmp_path)[0].question == questions[0]
 
 
-def test_jsonl_keeps_ten_annotators_of_whom_some_wrote_nothing(tmp_path: Path) -> None:
-    path = tmp_path / "mine.jsonl"
-    rows = [{"question": "?", "answers": ["", *["nokia"] * 9]}, {"question": "?", "answer": " "}]
-    path.write_text("\n".join(map(json.dumps, rows)))
-    assert [len(sample.answers) for sample in load_vqa(str(path))] == [10, 0]
-
-
-@pytest.mark.parametrize(
-    ("line", "said"),
-    [
-        ("{", "line 1: expected one JSON object, got '{'"),
-        ("3", "line 1: expected a JSON object, got a int"),
-        ('{"query": "?"}', "line 1: field 'question' is missing; expected question, image, .* found query"),
-        ('{"question": "<image> "}', "field 'question' is missing"),
-        ('{"question": "?", "choices": ["x"], "answer": "z"}', "the answer 'z' is neither a letter of A nor one of x"),
-        ('{"question": "?", "conversations": [{}]}', "expected conversations as"),
-        ("", "it holds no question"),
-    ],
-)
-def test_jsonl_says_which_line_is_wrong(tmp_path: Path, line: str, said: str) -> None:
-    path = tmp_path / "mine.jsonl"
-    path.write_text(line + "\n")
-    with pytest.raises(FoveateError, match=said):
-        load_vqa(str(path))
-
-
-def test_a_missing_jsonl_is_named(tmp_path: Path) -> None:
-    with pytest.raises(FoveateError, match=r"nothing\.jsonl: cannot be read"):
-        load_vqa(str(tmp_path / "nothing.jsonl"))
-    assert vqa_files.picture(None) is None and vqa_files.picture(" ") is None
-
-
 def test_mmbench_parquet_with_base64_and_another_hub_name_of_its_split(tmp_path: Path) -> None:
     """HuggingFaceM4's copy: `validation`, whose rows say `dev`, pictures as base64 and named by their row."""
     rows = [mmbench_row(7, base64.b64encode(encoded()).decode()), mmbench_row(1_000_007, "7", A="dog", B="cat")]
     write_parquet(tmp_path / "validation-00000-of-00001.parquet", rows)
     samples = load_vqa("mmbench", root=tmp_path / "validation-00000-of-00001.parquet")
     assert [s.image for s in samples] == [encoded()] * 2 and samples[1].id == "mmbench/dev/1000007"
+
+
+def test_no_picture() -> None:
+    assert vqa_files.picture(None) is None and vqa_files.picture(" ") is None

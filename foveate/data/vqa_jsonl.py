@@ -6,7 +6,8 @@
 
 `image` is a path (relative to the file), base64 as `data:image/png;base64,...`, or absent; `answers` may hold several;
 `choices` a list, or an object {"A": ..., "B": ...}; the answer of a multiple choice is its letter or its text. `id`,
-`dataset`, `split`, `hint` and `category` are optional. Of a conversation the first question and answer count. Where the
+`dataset`, `split`, `hint` and `category` are optional. A field of another form is an error: what `str` would make of it
+looks like an answer. Of a conversation the first question and answer count. Where the
 picture stands in the prompt is the template's matter: an `<image>` in a question is taken out.
 """
 
@@ -29,7 +30,7 @@ FIELDS = ("question", "image", "answer", "answers", "choices", "hint", "category
 
 
 def load(split: str | None, path: Path, images: Path | None = None) -> Iterator[VQASample]:
-    """The questions of a file; with a split, those of its lines that name it (or all, where no line names any).
+    """The questions of a file; with a split, those of its lines that name it.
 
     Args:
         images: folder of the pictures; None: that of the file.
@@ -37,12 +38,18 @@ def load(split: str | None, path: Path, images: Path | None = None) -> Iterator[
         FoveateError: the file is missing, a line is no question, or no line is of the split.
     """
     rows = list(read_lines(path))
-    named = sorted({str(row["split"]) for _, row in rows if row.get("split")})
-    if split is not None and named and split not in named:
-        raise FoveateError(f"{path}: expected lines of split {split!r}, found {', '.join(named)}")
+    if split is not None and rows:
+        named = sorted({str(row["split"]) for _, row in rows if row.get("split")})
+        if not named:
+            raise FoveateError(
+                f"{path}: split {split!r} is asked for, but no line has a field 'split'; add it to the lines, or "
+                "leave data.split out"
+            )
+        if split not in named:
+            raise FoveateError(f"{path}: expected lines of split {split!r}, found {', '.join(named)}")
     seen = set()
     for number, row in rows:
-        if split is None or not named or row.get("split") == split:
+        if split is None or str(row.get("split")) == split:
             sample = sample_of(path, number, row, images or path.parent)
             if sample.id in seen:  # LLaVA's files name the picture there, once for each of its conversations
                 sample = dataclasses.replace(sample, id=f"{sample.id}/{number}")
@@ -78,42 +85,77 @@ def sample_of(path: Path, number: int, row: Mapping[str, Any], images: Path) -> 
     """The question of one line; other fields than the known ones do not matter.
 
     Raises:
-        FoveateError: it has none, or its answer is not among its choices.
+        FoveateError: it has none, a field is of another form, or the answer is not among the choices.
     """
     where = f"{path}, line {number}"
     if "conversations" in row:
         row = {**row, **_first_turns(where, row["conversations"])}
-    question = row["question"].replace("<image>", "").strip() if isinstance(row.get("question"), str) else ""
+    question = _text(where, "question", row.get("question")).replace("<image>", "").strip()
     if not question:
         raise FoveateError(
             f"{where}: field 'question' is missing; expected {', '.join(FIELDS)} (or LLaVA's conversations), "
             f"found {', '.join(row)}"
         )
-    choices = row.get("choices") or ()
-    choices = tuple(str(c).strip() for c in (choices.values() if isinstance(choices, Mapping) else choices))
-    given = row.get("answer") if row.get("answers") is None else row["answers"]
-    answers = [str(a).strip() for a in (given if isinstance(given, list) else [] if given is None else [given])]
+    choices = _choices(where, row.get("choices"))
+    name = "answer" if row.get("answers") is None else "answers"
+    given: Any = row.get(name)
+    given = given if isinstance(given, list) else [given]
+    if len(given) > 1 and None in given:
+        raise FoveateError(f"{where}: field {name!r}: expected text or a list of texts, got {_short(given)}")
+    answers = [_text(where, name, a, "text or a list of texts").strip() for a in given]
     return VQASample(
-        id=str(row.get("id", f"{path.stem}/{number}")),
-        dataset=str(row.get("dataset", path.stem)),
+        id=_text(where, "id", row.get("id")) or f"{path.stem}/{number}",
+        dataset=_text(where, "dataset", row.get("dataset")) or path.stem,
         question=question,
         answers=tuple(_letter(where, a, choices) if choices else a for a in answers) if any(answers) else (),
-        image=_image(images, row.get("image")),
+        image=_image(where, images, row.get("image")),
         choices=choices,
-        hint=str(row.get("hint") or ""),
-        category=str(row.get("category") or ""),
-        split=str(row.get("split") or ""),
+        hint=_text(where, "hint", row.get("hint")),
+        category=_text(where, "category", row.get("category")),
+        split=_text(where, "split", row.get("split")),
     )
 
 
 def _first_turns(where: str, turns: Any) -> dict[str, str]:
     try:
         said = {who: next(t["value"] for t in turns if t["from"] == who) for who in ("human", "gpt")}
-    except (TypeError, KeyError, StopIteration) as error:
+        return {"question": said["human"], "answer": said["gpt"].strip()}
+    except (TypeError, KeyError, StopIteration, AttributeError) as error:
         raise FoveateError(
             f'{where}: expected conversations as [{{"from": "human", "value": ...}}, {{"from": "gpt", ...}}]'
         ) from error
-    return {"question": said["human"], "answer": said["gpt"].strip()}
+
+
+def _short(value: Any) -> str:
+    """A value as it stands in the file, cut off where it is long."""
+    text = repr(value) if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+    return text if len(text) <= 60 else f"{text[:60]}..."
+
+
+def _text(where: str, name: str, value: Any, expected: str = "text") -> str:
+    """A text or a number; of null, and of a field that is not there, nothing."""
+    if value is None:
+        return ""
+    if isinstance(value, bool) or not isinstance(value, str | int | float):
+        raise FoveateError(f"{where}: field {name!r}: expected {expected}, got {_short(value)}")
+    return str(value)
+
+
+def _choices(where: str, given: Any) -> tuple[str, ...]:
+    """The options in the order of their letters; none: the question is open."""
+    if not given:
+        return ()
+    expected = "a list of options (or an object from letter to text)"
+    if isinstance(given, Mapping):
+        letters = [letter for letter in LETTERS if letter in given]
+        if "".join(letters) != LETTERS[: len(given)]:
+            raise FoveateError(f"{where}: field 'choices': expected the letters A, B, ..., got {', '.join(given)}")
+        given = [given[letter] for letter in letters]
+    if not isinstance(given, list) or None in given:
+        raise FoveateError(f"{where}: field 'choices': expected {expected}, got {_short(given)}")
+    if len(given) > len(LETTERS):
+        raise FoveateError(f"{where}: field 'choices': expected {len(LETTERS)} options at most, got {len(given)}")
+    return tuple(_text(where, "choices", option, expected).strip() for option in given)
 
 
 def _letter(where: str, answer: str, choices: tuple[str, ...]) -> str:
@@ -127,9 +169,13 @@ def _letter(where: str, answer: str, choices: tuple[str, ...]) -> str:
     )
 
 
-def _image(folder: Path, value: Any) -> bytes | str | None:
-    if not value:
+def _image(where: str, folder: Path, value: Any) -> bytes | str | None:
+    if value is None or value == "":
         return None
-    if str(value).startswith("data:"):
-        return picture(str(value).partition(",")[2]) or str(value).encode()
-    return str(folder / str(value))
+    if not isinstance(value, str):
+        raise FoveateError(
+            f"{where}: field 'image': expected one path or data:image/...;base64,..., got {_short(value)}"
+        )
+    if value.startswith("data:"):
+        return picture(value.partition(",")[2]) or value.encode()
+    return str(folder / value)
