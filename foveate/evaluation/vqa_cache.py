@@ -76,7 +76,7 @@ class PassCache:
         folder: made where it is missing.
         meta: what answers depend on, as flat plain values.
     Raises:
-        FoveateError: the folder holds answers of another model, prompt, decoding or budget.
+        FoveateError: the folder holds answers of another model, prompt, decoding or budget, or something else.
     """
 
     def __init__(self, folder: Path, meta: Mapping[str, Any]) -> None:
@@ -88,9 +88,17 @@ class PassCache:
         path = folder / "meta.json"
         try:
             folder.mkdir(parents=True, exist_ok=True)
+            # Listed before the look for meta.json: whatever another process puts here stands there after its meta.json.
+            # Drafts and locks of such processes are hidden files.
+            others = sorted(entry.name for entry in folder.iterdir() if not entry.name.startswith("."))
             known = json.loads(path.read_text()) if path.exists() else None
         except (OSError, ValueError) as error:
             raise FoveateError(f"{folder}: not a folder of cached answers ({error}); name another") from error
+        if known is None and others:
+            raise FoveateError(
+                f"{folder}: not a folder of cached answers: expected an empty folder or one with a meta.json, found "
+                f"{', '.join(others[:4])}{', ...' if len(others) > 4 else ''}; name another with --eval.cache_dir"
+            )
         if known is None:
             # Several processes may begin at once; each has a draft of its own, and they all say the same.
             draft = folder / f".meta.{os.getpid()}.draft"
