@@ -76,7 +76,6 @@ def build(
     kept: dict[str, list[Seen]] = {"train": [], "eval": []}
     counts: dict[str, Counter[str]] = {}
     readable: dict[str, bool] = {}
-    (out / "images").mkdir(parents=True, exist_ok=True)
     for name in (*config.sets, *(["llava"] if config.llava else [])):
         counts[name] = Counter()
         samples = _load(name, config) if name in config.sets else _load_llava(config)
@@ -94,7 +93,8 @@ def build(
                 lines[part].append(json.dumps(_line(sample, image, out), ensure_ascii=False))
                 kept[part].append((sample.id, image, wording))
     if not kept["train"]:
-        raise FoveateError(f"{', '.join(counts)}: no question is left to train on; counts: {_plain(counts)}")
+        told = "; ".join(f"{name}: {_in_words(counter)}" for name, counter in counts.items())
+        raise FoveateError(f"no question is left to train on ({told}); name other --sets")
     leaks = {name: compare(kept["train"], asked) for name, asked in forbidden.items()}
     if kept["eval"]:
         leaks["eval.jsonl"] = compare(kept["train"], kept["eval"])
@@ -152,6 +152,7 @@ def _line(sample: VQASample, image: str, out: Path) -> dict[str, Any]:
     if isinstance(sample.image, bytes):
         line["image"] = f"images/{image}{_suffix(sample.image)}"
         if not (out / line["image"]).exists():
+            (out / "images").mkdir(parents=True, exist_ok=True)
             partial = out / f"{line['image']}.partial"
             partial.write_bytes(sample.image)
             partial.replace(out / line["image"])
@@ -166,9 +167,20 @@ def _suffix(encoded: bytes) -> str:
 
 
 def _write(path: Path, text: str) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f"{path.name}.partial")
     partial.write_text(text, encoding="utf-8")
     partial.replace(path)
+
+
+def _in_words(counter: Counter[str]) -> str:
+    words = {
+        "eval": "for evaluation",
+        "no answer": "without an answer",
+        "known picture": "with a picture that training must not know",
+        "broken picture": "with a picture that cannot be decoded",
+    }
+    return ", ".join(f"{counter[part]} {said}" for part, said in words.items() if counter[part]) or "no question"
 
 
 def _plain(counts: dict[str, Counter[str]]) -> dict[str, dict[str, int]]:

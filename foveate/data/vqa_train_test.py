@@ -129,6 +129,24 @@ def test_questions_whose_picture_cannot_be_decoded_are_counted_and_left_out(tmp_
     assert [s.question for s in load_vqa(str(tmp_path / "out" / "train.jsonl"))] == ["whole.png?", "without one?"]
 
 
+def test_nothing_left_is_said_in_words_and_leaves_no_folder(tmp_path: Path) -> None:
+    (tmp_path / "known.png").write_bytes(encoded(1))
+    lines: list[dict] = [{"image": "known.png", "question": f"{n}?", "answer": "a"} for n in range(2)]
+    lines += [{"question": "without an answer?"}, {"image": "gone.png", "question": "?", "answer": "a"}]
+    path = tmp_path / "mine.jsonl"
+    path.write_text("\n".join(map(json.dumps, lines)))
+    known = tmp_path / "known.jsonl"
+    known.write_text(json.dumps(lines[0]))
+    config = VqaTrainConfig(out=str(tmp_path / "out"), sets=(str(path),), eval_sets=(), against=(str(known),))
+    with pytest.raises(FoveateError) as caught:
+        build(config, lambda samples, _: samples)
+    assert str(caught.value) == (
+        f"no question is left to train on ({path}: 1 without an answer, 2 with a picture that training must not know, "
+        "1 with a picture that cannot be decoded); name other --sets"
+    )
+    assert not (tmp_path / "out").exists()
+
+
 def test_near_misses_of_a_leak(tmp_path: Path) -> None:
     """What is told apart, and what is not: one byte of a picture, a path, an order of options, a missing file."""
     picture, other = encoded(1), encoded(1)[:-1] + b"x"
