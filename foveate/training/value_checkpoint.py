@@ -98,7 +98,11 @@ def load_policy(path: str | Path, policy: PolicyConfig) -> TrainedPolicy:
 
 
 def read_weights(file: Path) -> dict[str, Any]:
-    """The content of a checkpoint file; nothing in it is executed."""
+    """The content of a checkpoint file; nothing in it is executed.
+
+    Raises:
+        FoveateError: it cannot be read, or holds anything but tensors and plain data.
+    """
     try:
         if file.suffix == ".safetensors":
             from safetensors.torch import load_file
@@ -106,11 +110,17 @@ def read_weights(file: Path) -> dict[str, Any]:
             return dict(load_file(file))
         with torch.serialization.safe_globals(_numpy_types()):
             content = torch.load(file, map_location="cpu", weights_only=True)
-    except Exception as error:
-        raise FoveateError(
-            f"{file}: cannot be read as plain tensors ({' '.join(str(error).split())[:200]}); a pickle with code in it "
-            "is refused: save the state dict alone"
-        ) from error
+    except Exception as error:  # torch and safetensors raise many kinds, and torch advises to trust the file
+        foreign = re.search(r"(?:GLOBAL|[Cc]lass) `?([\w.]+)", str(error))
+        if isinstance(error, OSError):
+            reason = f"cannot be read: {error.strerror or error}"
+        elif foreign:
+            reason = f"it holds a Python object ({foreign[1]}), and code is not run; save the state dict alone"
+        else:
+            reason = (
+                "not a checkpoint: expected a whole file of torch.save or safetensors, got something else or a part"
+            )
+        raise FoveateError(f"{file}: {reason}") from error
     if not isinstance(content, dict):
         raise FoveateError(f"{file}: expected a dictionary of tensors, got a {type(content).__name__}")
     return content
