@@ -73,6 +73,28 @@ def test_training_leaves_checkpoints_and_results():
     assert names >= SECTION_0 and len([n for n in names if n.startswith("checkpoint-")]) >= 2
 
 
+def test_a_shorter_training_in_the_same_folder_is_the_one_that_counts():
+    for questions, steps in (("300", 40), ("60", 6)):
+        run(
+            "train", "value", *MODEL, "--data.train_jsonl", "mixed", "--max_train_samples", questions,
+            "--training.stage2_epochs", "2", "--training.save_every", "3", "--training.batch_size", "16",
+            "--output_dir", "outputs/again",
+        )  # fmt: skip
+    assert (Path("outputs/again") / "checkpoint-000030.pt").exists(), "what the first training left"
+    evaluate("outputs/again_read", "--checkpoint", "outputs/again", "--pareto", "0.1")
+    policy = json.loads(Path("outputs/again_read/summary.json").read_text())["policies"][0]
+    assert policy["questions"]["train"] < 60
+
+
+def test_the_chosen_lambda_holds_under_its_own_prices_alone():
+    chosen = [
+        [row["row"] for row in rows_of(f"outputs/{unit}/eval_matrix.csv") if row["chosen"]]
+        for unit in ("full", "tokens")
+        if evaluate(f"outputs/{unit}", "--pareto", "0.1", "--policy.cost_unit", unit)
+    ]
+    assert len(chosen[0]) == 1 and not chosen[1]
+
+
 def test_a_curve_over_lambda():
     rows = evaluate("outputs/pareto", "--pareto", "0", "0.1", "0.5")
     assert [r["lambda_cost"] for r in rows] == ["0", "0.1", "0.5"] and {r["baseline_name"] for r in rows} == {""}

@@ -64,6 +64,20 @@ def test_two_stages_and_a_matrix(model):
     summary = json.loads((model / "matrix" / "summary.json").read_text())
     assert summary["policies"][0]["model"] == summary["model"]["fingerprint"], "the tuned model was evaluated"
     assert summary["cache_reuse"] == "true"
+    # The folder alone is enough: no word of stage 1 in this configuration.
+    assert main(["eval", "vqa", *words(model, "named", "--checkpoint", str(model / "out"))]) == 0
+    named = json.loads((model / "named" / "summary.json").read_text())
+    assert named["model"]["fingerprint"] == summary["model"]["fingerprint"]
+
+
+def test_stage_1_is_not_reused_for_other_training(model, capsys):
+    tuning = ("--training.stage1_epochs", "1", "--training.batch_size", "8", "--training.stage2_epochs", "1")
+    assert main(["train", "value", *words(model, "twice", *tuning)]) == 0
+    assert main(["train", "value", *words(model, "twice", *tuning)]) == 0
+    assert "done before" in capsys.readouterr().out
+    assert main(["train", "value", *words(model, "twice", *tuning, "--training.stage1_lr", "0.01")]) == 1
+    said = capsys.readouterr().err
+    assert "stage1_lr: 1e-05 there, 0.01 now" in said and "stage1_run" in said
 
 
 def test_stage_1_passes_over_broken_pictures(model):

@@ -57,7 +57,7 @@ def run_ablation(config: VqaConfig, console: Console) -> None:
     from foveate.cli.vqa import joined, prepare_folder, run_experiment
     from foveate.cli.vqa_output import tell
     from foveate.evaluation.vqa_files import write_both
-    from foveate.evaluation.vqa_load import tuned_folder
+    from foveate.evaluation.vqa_load import load_sets, tuned_folder
     from foveate.evaluation.vqa_rows import COLUMNS
     from foveate.viz.value_plots import plot_ablation
 
@@ -67,6 +67,7 @@ def run_ablation(config: VqaConfig, console: Console) -> None:
     tuned = tuned_folder(config)
     home = tuned.parent if tuned.is_dir() else folder  # a model that stage 1 has tuned already serves here too
     with joined(config) as world:
+        load_sets(config)  # what cannot be read is said before the training
         passes = training_passes(config, console, world, home)
         if passes is None:
             # Another process's share of the evaluation; it has no heads and writes nothing.

@@ -43,6 +43,7 @@ def run_seeds(config: SeedsConfig, console: Console) -> list[dict[str, Any]]:
     from foveate.cli.vqa_output import data_facts, rows_table
     from foveate.evaluation.vqa_cache import config_hash
     from foveate.evaluation.vqa_files import SCHEMA_VERSION, write_both, write_json, write_table
+    from foveate.evaluation.vqa_load import load_sets
     from foveate.evaluation.vqa_rows import COLUMNS
     from foveate.viz.value_plots import plot_rows
 
@@ -52,6 +53,7 @@ def run_seeds(config: SeedsConfig, console: Console) -> list[dict[str, Any]]:
     found: list[list[dict[str, Any]]] = []
     data: dict[str, Any] = {}
     with joined(config) as world:
+        load_sets(config)  # what cannot be read is said before the training
         for seed in config.seeds:
             own = VqaConfig(**plain | {"training": dataclasses.replace(config.training, seed=seed)})
             place = folder / f"seed_{seed}"

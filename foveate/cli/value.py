@@ -26,7 +26,15 @@ def train(argv: list[str]) -> int:
     from foveate.evaluation.vqa_config import VqaConfig
 
     config = parse(VqaConfig, argv, "foveate train value")
-    train_policy(config, Console())
+    console = Console()
+    for flag, value, instead in (
+        ("--max_samples", config.max_samples, "--max_train_samples limits the training questions"),
+        ("--dataset_config", config.dataset_config, f"training reads data.train_jsonl ({config.data.train_jsonl})"),
+        ("--checkpoint", config.checkpoint, "training starts anew"),
+    ):
+        if value:
+            console.print(f"warning: {flag} counts in evaluation alone; {instead}", highlight=False, soft_wrap=True)
+    train_policy(config, console)
     return 0
 
 
@@ -62,7 +70,7 @@ def train_policy(config: VqaConfig, console: Console) -> Path:
         console.print(f"stage 2: {len(passes.train)} questions, {len(passes.val)} for validation", highlight=False)
         trained = fit_policy(config, passes, console, lambda step, t: save_policy(folder, step, t))
         path = save_policy(folder, trained.facts["steps"], trained)
-        write_training(config, folder, passes, trained)
+        write_training(config, folder, passes, trained, path.name)
     gains = trained.facts["mean_gains"]
     console.print(
         f"policy: {path}\nvalidation loss {trained.facts['val_loss']:.4f}; a look earns {gains['coarse']:.3f} (coarse) "
@@ -77,24 +85,29 @@ def training_passes(config: VqaConfig, console: Console, world: Any, folder: Pat
     """Stage 1, then the three passes over the training questions; None in processes that do not lead."""
     from foveate.cli.vqa import make_all_passes
     from foveate.evaluation.vqa import Experiment
-    from foveate.evaluation.vqa_cache import image_bytes
-    from foveate.evaluation.vqa_load import load_model, load_training_set
+    from foveate.evaluation.vqa_cache import data_hash, image_bytes
+    from foveate.evaluation.vqa_load import load_model, load_training_set, stage1_recipe
     from foveate.evaluation.vqa_metrics import score_row
     from foveate.training.value import split_by_image
-    from foveate.training.value_stage1 import FOLDER, tune
+    from foveate.training.value_stage1 import FOLDER, is_tuned, tune
     from foveate.vision_value.baselines import EVERY_PASS
 
     with console.status("reading the training questions"):
         samples = load_training_set(config)
     # Whoever loads the model under this configuration, workers elsewhere too, finds what stage 1 left here.
     home = dataclasses.replace(config.training, output_dir=str(folder))
-    config, tuned = dataclasses.replace(config, training=home, checkpoint=()), folder / FOLDER
-    if config.training.stage1_epochs and not tuned.is_dir():
+    unnamed = dataclasses.replace(config.eval, ddp_checkpoint_path=None)
+    config, tuned = dataclasses.replace(config, training=home, eval=unnamed, checkpoint=()), folder / FOLDER
+    if config.training.stage1_epochs:
+        recipe = stage1_recipe(config, data_hash(samples))
+        again = is_tuned(folder, recipe)
         if world.leads:
-            console.print(f"stage 1: {config.training.stage1_epochs} epochs, {config.training.stage1_baseline_name}")
-        float32 = dataclasses.replace(config, model=dataclasses.replace(config.model, dtype="float32"))
-        start: Any = load_model(float32, str(world.device))
-        tune(start, samples, config.training, world, folder)
+            told = f"{config.training.stage1_epochs} epochs, {config.training.stage1_baseline_name}"
+            console.print(f"stage 1: {told}{f'; done before, in {tuned}' if again else ''}", soft_wrap=True)
+        if not again:
+            float32 = dataclasses.replace(config, model=dataclasses.replace(config.model, dtype="float32"))
+            start: Any = load_model(float32, str(world.device))
+            tune(start, samples, config.training, world, folder, recipe)
     with console.status("loading the model"):
         vlm = load_model(config, str(world.device))
     experiment = Experiment(config, vlm, score_row, world.rank, world.size)
@@ -154,7 +167,9 @@ class StepProgress:
         self._bar.stop()
 
 
-def write_training(config: VqaConfig, folder: Path, passes: TrainingPasses, trained: TrainedPolicy) -> None:
+def write_training(
+    config: VqaConfig, folder: Path, passes: TrainingPasses, trained: TrainedPolicy, checkpoint: str
+) -> None:
     """`results.csv` (the policy on validation), `summary.json`, `config.yaml`, `run.json`."""
     from foveate.cli.config import to_dict, write_run_files
     from foveate.cli.provenance import provenance
@@ -181,6 +196,7 @@ def write_training(config: VqaConfig, folder: Path, passes: TrainingPasses, trai
         "config": plain,
         "config_hash": config_hash(plain),
         "data": {"training": {"hash": board.data_hash, "samples": len(board), "skipped": board.broken}},
+        "checkpoint": checkpoint,
         "policy": trained.facts,
         "rows": [item.row for item in rows],
         **provenance(),
@@ -200,7 +216,7 @@ class BucketsConfig:
     """Which row; null: the first learned one."""
     dataset: str | None = None
     """Which data set; null: the first."""
-    by: str = "global"
+    by: Literal["global", "entropy"] = "global"
     """`global`: one triple; `entropy`: one per entropy bucket."""
     seed: int = 42
     """`policy.baseline_seed`."""
@@ -216,8 +232,6 @@ def buckets(argv: list[str]) -> int:
     from foveate.evaluation.results import write_text
 
     config = parse(BucketsConfig, argv, "foveate value buckets", positional=("run",))
-    if config.by not in ("global", "entropy"):
-        raise FoveateError(f"--by: expected global or entropy, got {config.by!r}")
     path = Path(config.run) / "summary.json"
     try:
         summary = json.loads(path.read_text())

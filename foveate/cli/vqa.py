@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -66,6 +67,8 @@ def joined(config: VqaConfig) -> Iterator[World]:
         return
     with join_world(config.model.device if config.model.device != "cuda" else "auto") as world:
         _joined.append(world)
+        if world.leads and config.model.device == "cuda" and world.device.type == "cpu":
+            print("warning: model.device is cuda, and there is none: the CPU works", file=sys.stderr)
         try:
             yield world
             world.barrier()
@@ -224,7 +227,7 @@ class PassProgress:
         if not total:
             self._bar.update(self._task, visible=False)
             if self._console is not None:
-                self._console.print(f"{self._label}: every answer is in the cache", highlight=False)
+                self._console.print(f"{self._label}: nothing is left to answer", highlight=False)
 
     def advance(self, count: int) -> None:
         self._bar.advance(self._task, count)

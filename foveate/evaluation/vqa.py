@@ -203,7 +203,7 @@ def matrix_rules(config: VqaConfig, board: Board, policies: Sequence[TrainedPoli
     learned += [
         Learned(p.head, p.facts["chosen_lambda"], policy, checkpoint_name(p, policies), True)
         for p in policies
-        if "chosen_lambda" in p.facts
+        if p.facts.get("chosen_under") == policy.prices
     ]
     rules += learned
     if policy.fallback_mode is not None:

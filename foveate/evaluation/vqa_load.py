@@ -29,8 +29,9 @@ def load_model(config: VqaConfig, device: str | None = None, tuned: Path | None 
     from foveate.models.vlm.load import Lora, load_vlm
 
     path, lora = keys.path, keys.lora
-    tuned = tuned or tuned_folder(config)
-    if config.training.stage1_epochs and tuned.is_dir():
+    beside = _beside_policy(config)
+    tuned = tuned or beside or Path(config.training.output_dir) / FOLDER
+    if tuned.is_dir() and (config.training.stage1_epochs or beside):
         path, lora = (path, str(tuned)) if (tuned / "adapter_config.json").exists() else (str(tuned), None)
     return load_vlm(
         path,
@@ -45,8 +46,29 @@ def load_model(config: VqaConfig, device: str | None = None, tuned: Path | None 
 
 def tuned_folder(config: VqaConfig) -> Path:
     """Where stage 1 has left the model: beside the first of the named policies, else in `training.output_dir`."""
-    beside = [Path(path) / FOLDER for path in config.checkpoint[:1]]
-    return next((path for path in beside if path.is_dir()), Path(config.training.output_dir) / FOLDER)
+    return _beside_policy(config) or Path(config.training.output_dir) / FOLDER
+
+
+def _beside_policy(config: VqaConfig) -> Path | None:
+    """The tuned model in the folder of the first named policy."""
+    for name in (*config.checkpoint, config.eval.ddp_checkpoint_path):
+        if name:
+            path = Path(name)
+            found = (path if path.is_dir() else path.parent) / FOLDER
+            return found if found.is_dir() else None
+    return None
+
+
+def stage1_recipe(config: VqaConfig, data: str) -> dict[str, Any]:
+    """All that the tuned model depends on, as plain values.
+
+    Args:
+        data: hash of the training questions.
+    """
+    keys = ("stage1_epochs", "stage1_baseline_name", "stage1_lr", "batch_size", "weight_decay", "seed")
+    lora = None if config.model.lora is None else str(config.model.lora)
+    own = {key: getattr(config.training, key) for key in keys}
+    return {**own, "model": config.model.path, "lora": lora, "prompt": config.data.prompt_template, "data": data}
 
 
 def untuned(config: VqaConfig) -> list[str]:

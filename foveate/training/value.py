@@ -120,7 +120,7 @@ def fit(
     head.load_state_dict(best)
     facts |= {"val_loss": least, "steps": steps, **rivals(checked, policy)}
     if shape.learns == "gains":
-        facts["chosen_lambda"] = choose_lambda(head, checked, policy)
+        facts |= {"chosen_lambda": choose_lambda(head, checked, policy), "chosen_under": policy.prices}
     return TrainedPolicy(head.eval(), "", lookup, facts)
 
 

@@ -6,11 +6,12 @@ runs under `torchrun`.
 
 from __future__ import annotations
 
-import dataclasses
+import json
 import math
-from collections.abc import Sequence
+import shutil
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from foveate.errors import FoveateError
 from foveate.training.config import LoopConfig, OptimConfig
@@ -31,15 +32,44 @@ LEVELS = {
     "always_full": LevelMix(full=1),
 }
 """`training.stage1_baseline_name` -> what the model sees."""
+RECIPE = "tuned_on.json"
+"""Beside the tuned model: what it was made of."""
 RUN = "stage1_run"
 """Checkpoints and metrics of stage 1, inside the training's output folder."""
 
 
-def tune(vlm: VLM, samples: Sequence[VQASample], training: TrainingConfig, world: World, folder: Path) -> Path:
+def is_tuned(folder: Path, recipe: Mapping[str, Any]) -> bool:
+    """Whether stage 1 has ended in this folder.
+
+    Raises:
+        FoveateError: it has, with another recipe.
+    """
+    try:
+        known = json.loads((folder / FOLDER / RECIPE).read_text())
+    except (OSError, ValueError):
+        return (folder / FOLDER).is_dir()
+    differing = [f"{k}: {known.get(k)!r} there, {recipe[k]!r} now" for k in recipe if known.get(k) != recipe[k]]
+    if differing:
+        raise FoveateError(
+            f"{folder / FOLDER} was tuned otherwise ({'; '.join(differing)}); name another --output_dir, or remove "
+            f"{folder / FOLDER} and {folder / RUN}"
+        )
+    return True
+
+
+def tune(
+    vlm: VLM,
+    samples: Sequence[VQASample],
+    training: TrainingConfig,
+    world: World,
+    folder: Path,
+    recipe: Mapping[str, Any],
+) -> Path:
     """Minimise the nats per answer token, in place, and write the tuned model (or its adapters) to `folder/stage1`.
 
     Args:
         samples: those without a public answer, or without a picture that can be decoded, are passed over.
+        recipe: what the result depends on, kept beside it.
     Raises:
         FoveateError: no sample has an answer and a picture, or the loss is not a number.
     """
@@ -67,12 +97,16 @@ def tune(vlm: VLM, samples: Sequence[VQASample], training: TrainingConfig, world
         folder / RUN,
         world=world,
         seed=training.seed,
-        identity=dataclasses.asdict(training),
+        identity=dict(recipe),
     )
     out = folder / FOLDER
     with ema.applied():
         if world.leads:
-            save(vlm, out)
+            draft = folder / f"{FOLDER}.draft"
+            shutil.rmtree(draft, ignore_errors=True)
+            save(vlm, draft)
+            (draft / RECIPE).write_text(json.dumps(dict(recipe), indent=1) + "\n")
+            draft.rename(out)  # a folder of that name is a whole model
     world.barrier()
     vlm.model.eval()
     return out

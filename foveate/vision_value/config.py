@@ -115,6 +115,16 @@ class PolicyConfig:
             check_ratios("policy.baseline_bucket_ratios", bucket)
         self._check_fallback()
 
+    @property
+    def prices(self) -> dict[str, str | float]:
+        """What a lambda means: one that was chosen under other prices says nothing."""
+        return {
+            "cost_unit": self.cost_unit,
+            "cost_scale": self.cost_scale,
+            "cost_overhead_tokens": self.cost_overhead_tokens,
+            "action_space": self.action_space,
+        }
+
     def _check_numbers(self) -> None:
         if not 0 < self.baseline_pruning_ratio <= 1:
             raise FoveateError(
