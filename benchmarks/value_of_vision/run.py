@@ -17,8 +17,15 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from rich.console import Console
+
+from foveate.cli.config import parse
 from foveate.cli.main import main as foveate
 from foveate.cli.provenance import provenance
+from foveate.cli.vqa import run_experiment
+from foveate.data.vqa_mixed import facts_of
+from foveate.evaluation.vqa_config import VqaConfig
 from foveate.testing import REPO
 
 HERE = Path(__file__).parent
@@ -34,16 +41,20 @@ RIVALS = {
 Row = dict[str, Any]
 
 
+def common(options: argparse.Namespace, out: str, questions: int) -> list[str]:
+    """What every command line here has."""
+    return [
+        "--config", str(CONFIGS / "base.yaml"), "--config", str(CONFIGS / "tiny.yaml"),
+        "--model.path", options.model, "--dataset_config", "mixed", "--max_samples", str(questions),
+        "--output_dir", str(options.out / out),
+    ]  # fmt: skip
+
+
 def run(options: argparse.Namespace) -> None:
     """Train and evaluate under every seed; sweep thresholds and shares of tokens."""
 
     def call(*words: str, out: str, questions: int) -> None:
-        common = [
-            "--config", str(CONFIGS / "base.yaml"), "--config", str(CONFIGS / "tiny.yaml"),
-            "--model.path", options.model, "--dataset_config", "mixed", "--max_samples", str(questions),
-            "--output_dir", str(options.out / out),
-        ]  # fmt: skip
-        if foveate([*words[:2], *common, *words[2:]]):
+        if foveate([*words[:2], *common(options, out, questions), *words[2:]]):
             raise SystemExit(1)
 
     training = ("--max_train_samples", str(options.training), "--seeds", *options.seeds, "--pareto", *LAMBDAS)
@@ -67,6 +78,36 @@ def read(path: Path) -> list[Row]:
 
     with path.open(newline="", encoding="utf-8") as file:
         return [{key: value(text) for key, text in row.items()} for row in csv.DictReader(file)]
+
+
+def slices(options: argparse.Namespace, seed: str) -> list[Row]:
+    """The chosen row of one seed among known and held-out wordings, and among letters that the context tells."""
+    policy = str(options.out / "seeds" / f"seed_{seed}" / "policy")
+    words = [*common(options, f"slices_{seed}", options.questions), "--checkpoint", policy]
+    done = run_experiment(parse(VqaConfig, words, "run.py"), Console(quiet=True))
+    board, chosen = done.boards["mixed"], next(item for item in done.matrix if item.row["chosen"])
+    facts = [facts_of(sample) for sample in board.samples]
+    kinds = [sample.category for sample in board.samples]
+    among = {
+        "known wordings": np.array([not f.held for f in facts]),
+        "held-out wordings": np.array([f.held for f in facts]),
+        "letters that the context tells": np.array(
+            [k == "corner letter" and f.need == "NO" for k, f in zip(kinds, facts, strict=True)]
+        ),
+    }
+    return [
+        {
+            "slice": name,
+            "seed": seed,
+            "questions": int(index.sum()),
+            "accuracy": float(chosen.correct[index].mean()),
+            "cost": float(chosen.cost[index].mean()),
+            "always_full": float(board.outcomes.correct[index, 2].mean()),
+            "without_looking": float(board.outcomes.correct[index, 0].mean()),
+            "looked_fully": float((chosen.decisions.action[index] == 2).mean()),
+        }
+        for name, index in among.items()
+    ]
 
 
 def measure(folder: Path, seeds: list[str]) -> dict[str, Any]:
@@ -165,7 +206,17 @@ def report(found: dict[str, Any]) -> str:
         if row["baseline_name"] in ("", "always_full", "always_coarse", "no_vision", "oracle"):
             rates = " / ".join(f"{100 * row[f'action_rate_{level}']:.0f}" for level in ("no", "coarse", "full"))
             spread = f" ± {100 * row['accuracy_std']:.1f}" if isinstance(row["accuracy_std"], float) else ""
-            lines.append(f"| {row['row']} | {100 * row['accuracy']:.1f}{spread} % | {row['avg_cost']:.3f} | {rates} |")
+            name = "learned, λ chosen on validation" if row["chosen"] else row["row"]
+            lines.append(f"| {name} | {100 * row['accuracy']:.1f}{spread} % | {row['avg_cost']:.3f} | {rates} |")
+    head = "| among (questions) | λ chosen | always FULL | NO | cost | looked fully |"
+    lines += ["", head, "|---|---|---|---|---|---|"]
+    for name in dict.fromkeys(part["slice"] for part in found["slices"]):
+        mine = [part for part in found["slices"] if part["slice"] == name]
+        cells = " | ".join(
+            percent([part[key] for part in mine])
+            for key in ("accuracy", "always_full", "without_looking", "cost", "looked_fully")
+        )
+        lines.append(f"| {name} ({mine[0]['questions']}) | {cells} |")
     lines += ["", "| check | holds |", "|---|---|"]
     lines += [f"| {name} | {'yes' if holds else '**no**'} |" for name, holds in found["checks"].items()]
     return "\n".join(lines) + "\n"
@@ -194,6 +245,7 @@ def main() -> None:
     if not options.read_only:
         run(options)
     found = measure(options.out, options.seeds)
+    found["slices"] = [part for seed in options.seeds for part in slices(options, seed)]
     text = report(found)
     print(text)
     options.report.mkdir(parents=True, exist_ok=True)
