@@ -9,6 +9,7 @@ of other trainers are searched for a two-layer MLP under a name such as `vow_hea
 from __future__ import annotations
 
 import dataclasses
+import json
 import os
 import re
 from collections.abc import Mapping
@@ -64,7 +65,16 @@ def save_policy(folder: Path, step: int, trained: TrainedPolicy) -> Path:
 
 
 def newest_checkpoint(folder: Path) -> Path | None:
-    """The `checkpoint-*.pt` of the most steps."""
+    """The `checkpoint-*.pt` that the folder's `summary.json` calls finished; without one that of the most steps.
+
+    A shorter training in the same folder leaves longer ones' files there.
+    """
+    try:
+        finished = folder / json.loads((folder / "summary.json").read_text())["checkpoint"]
+        if finished.is_file():
+            return finished
+    except (OSError, ValueError, KeyError, TypeError):
+        pass
     found = [path for path in folder.glob("checkpoint-*.pt") if re.search(r"\d+", path.stem)]
     return max(found, key=lambda path: int(re.findall(r"\d+", path.stem)[-1]), default=None)
 
