@@ -18,7 +18,6 @@ import dataclasses
 import inspect
 import json
 import re
-import types
 import typing
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -28,8 +27,9 @@ import jsonargparse
 import yaml
 
 from foveate.cli.choices import TAGS, Choice
-from foveate.cli.flags import plain_flag, read_flags, take
+from foveate.cli.flags import plain_flag, read_flags, sequence_of, take
 from foveate.cli.provenance import provenance
+from foveate.cli.type_words import Help, in_words, names_of
 from foveate.errors import FoveateError, unknown
 
 T = TypeVar("T")
@@ -68,14 +68,14 @@ def parse(
     known = dict(_leaves(config_cls, choices))
     values: dict[str, Any] = {}
     for layer in [{key: choice.options for key, choice in choices.items()}, *layers]:
-        values |= _flatten(layer, known)
+        values |= _flatten(layer, known, choices)
     values |= read_flags(words, known, positional)
 
-    parser = _make_parser(config_cls, choices, prog, description)
+    parser = _make_parser(config_cls, choices, known, prog, description, positional)
     if wants_help:
         parser.print_help()
         raise SystemExit(0)
-    namespace = _run(parser, [f"--{key}={_as_text(value)}" for key, value in values.items()], known, prog)
+    namespace = _run(parser, {key: _as_text(value) for key, value in values.items()}, known, prog)
     try:
         instances = parser.instantiate(namespace)
         return config_cls(**{name: instances.get(name) for name in _field_names(config_cls)})
@@ -204,7 +204,9 @@ def _leaves(config_cls: type, choices: Mapping[str, Choice], prefix: str = "") -
             yield f"{prefix}{spec.name}", hint
 
 
-def _flatten(values: Mapping[str, Any], known: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+def _flatten(
+    values: Mapping[str, Any], known: Mapping[str, Any], choices: Mapping[str, Choice], prefix: str = ""
+) -> dict[str, Any]:
     """Nested YAML values -> dotted keys; an unknown key is an error that names the nearest known one."""
     flat: dict[str, Any] = {}
     for key, value in values.items():
@@ -212,10 +214,22 @@ def _flatten(values: Mapping[str, Any], known: Mapping[str, Any], prefix: str = 
         if dotted in known:
             flat[dotted] = value
         elif isinstance(value, Mapping) and (not value or any(k.startswith(f"{dotted}.") for k in known)):
-            flat |= _flatten(value, known, f"{dotted}.")
+            flat |= _flatten(value, known, choices, f"{dotted}.")
         elif not (value is None and dotted in {k.partition(".")[0] for k in known}):
-            raise unknown("config key", dotted, known)
+            raise _unknown_key(dotted, value, known, choices)
     return flat
+
+
+def _unknown_key(key: str, value: Any, known: Mapping[str, Any], choices: Mapping[str, Choice]) -> FoveateError:
+    """Names the keys of that level, and those of the same name elsewhere; a file has too many to name them all."""
+    above, _, name = key.rpartition(".")
+    depth = key.count(".") + 1
+    level = {".".join(k.split(".")[:depth]) for k in known if not above or k.startswith(f"{above}.")}
+    level |= set() if above else set(choices)
+    if key in level:
+        below = ", ".join(k.removeprefix(f"{key}.") for k in known if k.startswith(f"{key}."))
+        return FoveateError(f"config key {key!r}: expected keys below it ({below}), got {value!r}")
+    return unknown("config key", key, {*level, *(k for k in known if k.endswith(f".{name}"))})
 
 
 def _as_text(value: Any) -> str:
@@ -225,7 +239,12 @@ def _as_text(value: Any) -> str:
 
 
 def _make_parser(
-    config_cls: type, choices: Mapping[str, Choice], prog: str, description: str
+    config_cls: type,
+    choices: Mapping[str, Choice],
+    known: Mapping[str, Any],
+    prog: str,
+    description: str,
+    positional: Sequence[str],
 ) -> jsonargparse.ArgumentParser:
     about = description or inspect.cleandoc(config_cls.__doc__ or "")
     if about.startswith(f"{config_cls.__name__}("):  # what @dataclass writes where there is no docstring
@@ -235,7 +254,15 @@ def _make_parser(
         f"`--{key} NAME --help` lists its options."
         for key, choice in choices.items()
     ]
-    parser = jsonargparse.ArgumentParser(prog=prog, description=" ".join([about, *notes]), exit_on_error=False)
+    required = {f.name for f in dataclasses.fields(config_cls) if f.default is f.default_factory is dataclasses.MISSING}
+    bare = [key.upper() if key in required else f"[{key.upper()}]" for key in positional]
+    parser = jsonargparse.ArgumentParser(
+        prog=prog,
+        usage=" ".join([prog, *bare, "[--OPTION VALUE ...]"]) if bare else None,
+        description=" ".join([about, *notes]),
+        exit_on_error=False,
+        formatter_class=Help,
+    )
     # jsonargparse evaluates annotations in the class's own module, where names of an inherited field may be missing; it
     # would then accept anything.
     hints = typing.get_type_hints(config_cls)
@@ -248,23 +275,25 @@ def _make_parser(
     for action in parser._actions:  # jsonargparse offers `--env FILE` for every group; `--config` is the one way here
         if action.option_strings and type(action).__name__ == "_ActionConfigLoad":
             action.help = argparse.SUPPRESS
+        if names := names_of(known.get(action.dest)):
+            action.metavar = f"{{{','.join(names)}}}"
     return parser
 
 
 def _run(
-    parser: jsonargparse.ArgumentParser, arguments: list[str], known: Mapping[str, Any], prog: str
+    parser: jsonargparse.ArgumentParser, values: Mapping[str, str], known: Mapping[str, Any], prog: str
 ) -> jsonargparse.Namespace:
     """Parse, with jsonargparse's complaints in one paragraph."""
     try:
-        return parser.parse_args(arguments)
+        return parser.parse_args([f"--{key}={value}" for key, value in values.items()])
     except argparse.ArgumentError as error:
         text = " ".join(str(error).split())
-        wrong = re.match(r'(?:Parser key|argument) "?([\w.]+)"?: ?(.*)', text)
-        if wrong is None or wrong[1] not in known:
+        wrong = re.match(r'(?:Parser key|argument) "?([\w.]+)"?: ?', text)
+        if wrong is None or wrong[1] not in values:
             raise FoveateError(f"{text}; `{prog} --help` lists the options") from error
-        key, given = wrong[1], re.search(r"Given value: (.*)$", text)
-        expected = getattr(known[key], "__name__", None) or str(known[key])
-        if typing.get_origin(known[key]) is not None or isinstance(known[key], types.UnionType):
-            expected = str(known[key]).replace("typing.", "")
-        got = f", got {given[1]!r}" if given else f": {wrong[2]}"
-        raise FoveateError(f"--{key}: expected {expected}{got}") from error
+        key, given = wrong[1], values[wrong[1]]
+        if names := names_of(known[key]):
+            raise FoveateError(f"--{key}: {unknown('value', given, names)}") from error
+        if sequence_of(known[key]) is not None:
+            given = given.removeprefix("[").removesuffix("]")
+        raise FoveateError(f"--{key}: expected {in_words(known[key])}, got {given!r}") from error

@@ -63,6 +63,10 @@ class Run:
     """Whether to store."""
     limit: int | None = None
     """At most so many."""
+    mode: Literal["fast", "slow"] | None = None
+    """How."""
+    shares: tuple[float, float] | None = None
+    """Two of them."""
 
 
 def run(*argv: str) -> Run:
@@ -123,9 +127,12 @@ def test_an_empty_file_says_nothing(tmp_path: Path) -> None:
         (["--policy", "x", "--pruner.keep_ratio", "0.5"], "no pruner is chosen; add --pruner NAME with one of"),
         (["--policy", "x", "--pruner", "sharp", "--pruner.seed", "1"], "unknown option '--pruner.seed'"),
         (["--policy", "x", "--pruner", "sharp", "--pruner.keep_ratio", "2"], "keep_ratio must lie in (0, 1], got 2.0"),
-        (["--policy", "x", "--limit", "many"], "--limit: expected int | None, got 'many'"),
-        (["--policy", "x", "--env.image_size", "big"], "--env.image_size: expected int"),
-        (["--policy", "x", "--layers", "a,b"], "--layers: expected tuple[int, ...]"),
+        (["--policy", "x", "--limit", "many"], "--limit: expected a whole number or null, got 'many'"),
+        (["--policy", "x", "--env.image_size", "big"], "--env.image_size: expected a whole number, got 'big'"),
+        (["--policy", "x", "--layers", "a,b"], "--layers: expected whole numbers, got 'a, b'"),
+        (["--policy", "x", "--mode", "fst"], "--mode: unknown value 'fst'; did you mean 'fast'?"),
+        (["--policy", "x", "--mode", "?"], "--mode: unknown value '?'; choices: fast, null, slow"),
+        (["--policy", "x", "--shares", "0.5,x"], "--shares: expected 2 numbers or null, got '0.5, x'"),
         (["--policy"], "--policy needs a value"),
         (["--limit", "1"], "policy"),
         (["--policy", "x", "here", "there"], "unexpected word 'there'"),
@@ -144,7 +151,11 @@ def test_mistakes_are_one_sentence(argv: list[str], said: str) -> None:
     [
         ("polcy: x", "unknown config key 'polcy'; did you mean 'policy'"),
         ("env: {image_sise: 3}", "unknown config key 'env.image_sise'; did you mean 'env.image_size'"),
-        ("env: 3", "unknown config key 'env'"),
+        ("evn: {image_size: 3}", "unknown config key 'evn'; did you mean 'env'?"),
+        ("zzz: 3", "'zzz'; choices: env, layers, limit, mode, out, policy, pruner, shares, store, tasks"),
+        ("prune: sharp", "unknown config key 'prune'; did you mean 'pruner'?"),
+        ("image_size: 3", "unknown config key 'image_size'; did you mean 'env.image_size'?"),
+        ("env: 3", "config key 'env': expected keys below it (image_size), got 3"),
         ("pruner: {name: sharp, seed: 3}", "unknown config key 'pruner.seed'"),
         ("- a", "expected `key: value` lines, got a list"),
         ("a: [", "not valid YAML"),
@@ -163,6 +174,10 @@ def test_help_shows_the_options_of_the_chosen_one(capsys) -> None:
     out = " ".join(capsys.readouterr().out.split())
     assert "--pruner.scope" in out and "Where patches compete." in out and "--pruner.seed" not in out
     assert "one of lucky_draw, sharp, none (now: sharp)" in out
+    # Names stand beside their option, not as a type; bare words stand in the usage.
+    assert "--pruner.scope {view,joint} Where patches compete. (default: view)" in out
+    assert "--mode {fast,slow,null} How. (default: null)" in out and "Literal" not in out
+    assert "usage: foveate run [OUT] [--OPTION VALUE ...]" in out
 
 
 def test_pruning_methods_go_by_their_registry_names() -> None:
@@ -214,7 +229,7 @@ def test_an_unwritable_folder_is_said(tmp_path: Path) -> None:
 def test_config_is_plain_yaml() -> None:
     assert yaml.safe_load(yaml.safe_dump(to_dict(Run("p", pruner=LuckyDraw(2))))) == {
         "policy": "p", "layers": [], "tasks": None, "pruner": {"name": "lucky_draw", "seed": 2},
-        "env": {"image_size": 224}, "out": "runs", "store": False, "limit": None,
+        "env": {"image_size": 224}, "out": "runs", "store": False, "limit": None, "mode": None, "shares": None,
     }  # fmt: skip
 
 
@@ -223,5 +238,5 @@ def test_types_of_inherited_fields_hold_wherever_the_class_was_defined() -> None
     from foveate.cli.attn_scene import SceneConfig
 
     for config_cls, place in ((EpisodesConfig, "--data_root"), (SceneConfig, "--out")):
-        with pytest.raises(FoveateError, match="--num_steps: expected int"):
+        with pytest.raises(FoveateError, match="--num_steps: expected a whole number"):
             parse(config_cls, ["--policy", "p", place, "here", "--num_steps", "many"], "x")

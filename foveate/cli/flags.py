@@ -73,7 +73,7 @@ def read_flags(words: Sequence[str], known: Mapping[str, Any], positional: Seque
     return said
 
 
-def _sequence(hint: Any) -> Any:
+def sequence_of(hint: Any) -> Any:
     """The tuple or list type in a hint; None without one."""
     return next((m for m in members(hint) if typing.get_origin(m) in (tuple, list, Sequence)), None)
 
@@ -83,7 +83,7 @@ def _following(words: Sequence[str], hint: Any) -> list[str]:
     end = next((i for i, word in enumerate(words) if word.startswith("--")), len(words))
     if bool in members(hint):
         end = min(end, 1) if words and words[0].lower() in SWITCH else 0
-    elif _sequence(hint) is None:
+    elif sequence_of(hint) is None:
         end = min(end, 1)
     return list(words[:end])
 
@@ -93,7 +93,7 @@ def _value(key: str, taken: list[str], hint: Any) -> str | list[str]:
         return SWITCH.get(taken[0].lower(), taken[0]) if taken else "true"
     if not taken:
         raise FoveateError(f"--{key} needs a value")
-    sequence = _sequence(hint)
+    sequence = sequence_of(hint)
     if sequence is None or taken[0].startswith("[[") or taken[0] in ("null", "none"):
         return " ".join(taken)
     items = [item.strip(" '\"") for text in taken for item in text.strip("[]").split(",") if item.strip()]

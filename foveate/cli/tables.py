@@ -6,7 +6,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from foveate.errors import FoveateError
 
@@ -23,13 +23,13 @@ class TablesConfig:
     """Gather the rows of several runs into one main table, one curve and one table of action ratios, with plots."""
 
     runs: tuple[str, ...]
-    """Run folders, or CSV files with the columns of `results.csv`."""
+    """Run folders, or CSV files with the columns of `results.csv`; bare words before the options are these too."""
     output_dir: str = "outputs/plots"
     """Where the tables and plots go."""
     dataset: str | None = None
     """The set of the main table and the curve; null: all."""
-    language: str = "en"
-    """Of the plots: en or zh."""
+    language: Literal["en", "zh"] = "en"
+    """Of the plots."""
 
 
 def tables(argv: list[str]) -> int:
