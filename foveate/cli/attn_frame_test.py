@@ -75,7 +75,7 @@ def test_a_frame_of_an_episode(scene, episode, policy, tmp_path, capsys):
     assert not np.array_equal(first.maps, second.maps)
     for wrong, said in (
         (["--frame", "2"], "--frame 2: the episode has frames 0 to 1"),
-        (["--camera", "middle"], "--camera: expected"),
+        (["--camera", "middle"], "--camera: unknown value 'middle'; choices: left, right"),
         (["--state", "1"], "brings its own pictures"),
         (["--episode", "nowhere"], "no episode folder"),
     ):
