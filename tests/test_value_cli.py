@@ -74,7 +74,7 @@ def test_training_leaves_checkpoints_and_results():
 
 
 def test_a_shorter_training_in_the_same_folder_is_the_one_that_counts():
-    for questions, steps in (("300", 40), ("60", 6)):
+    for questions in ("300", "60"):
         run(
             "train", "value", *MODEL, "--data.train_jsonl", "mixed", "--max_train_samples", questions,
             "--training.stage2_epochs", "2", "--training.save_every", "3", "--training.batch_size", "16",
