@@ -127,13 +127,16 @@ def error_slices(board: Board, looked: Looked) -> tuple[list[dict[str, Any]], li
 
 
 def by_category(board: Board, looked: Sequence[Looked]) -> list[dict[str, Any]]:
-    """Accuracy per category of each rule; the questions that are right without looking are shown apart."""
+    """Accuracy per category of each rule, of questions with a public answer; those that are right without looking are
+    shown apart."""
     outcomes = board.outcomes
     categories = np.array([s.category or "" for s in board.samples])
     groups = [("all", np.ones(len(board), dtype=bool)), *((c, categories == c) for c in sorted(set(categories) - {""}))]
     blind = outcomes.correct[:, 0] > 0.5
     rows = []
-    for category, member in groups:
+    public = np.isfinite(outcomes.correct).any(-1)
+    for category, every in groups:
+        member = every & public if (every & public).any() else every
         no, coarse, full = outcomes.correct[member].mean(0)
         for item in looked:
             rows.append(

@@ -12,6 +12,7 @@ import pytest
 from foveate.errors import FoveateError
 from foveate.evaluation.vqa import Experiment, asked, asked_rules, matrix_rules
 from foveate.evaluation.vqa_config import EvalConfig, ModelConfig, VqaConfig
+from foveate.evaluation.vqa_files import by_category
 from foveate.evaluation.vqa_passes import inspect_images
 from foveate.evaluation.vqa_profile import profile_row
 from foveate.evaluation.vqa_rows import bootstrap_columns
@@ -19,7 +20,7 @@ from foveate.testing import REPO
 from foveate.training.value import fit, split_by_image
 from foveate.training.value_checkpoint import load_policy, save_policy
 from foveate.types import VQASample
-from foveate.vision_value.baselines import EVERY_PASS
+from foveate.vision_value.baselines import EVERY_PASS, Always
 from foveate.vision_value.config import PolicyConfig, TrainingConfig
 
 sys.path.append(str(REPO / "tests"))
@@ -27,7 +28,7 @@ from fake_vlm import FakeVLM, fake_samples
 
 
 def score(sample, row):
-    return float(row["text"] == sample.answers[0]), True
+    return (float(row["text"] == sample.answers[0]) if sample.answers else float("nan")), True
 
 
 def make(folder: Path, vlm=None, **policy) -> Experiment:
@@ -222,3 +223,13 @@ def test_bootstrap_columns_cover_the_mean():
     half = 1.96 * values.std() / 20
     assert low[0] == pytest.approx(values.mean() - half, abs=0.04)
     assert high[0] == pytest.approx(values.mean() + half, abs=0.04)
+
+
+def test_a_question_without_an_answer_empties_no_category(tmp_path):
+    samples = fake_samples(20)
+    samples[3] = dataclasses.replace(samples[3], answers=())
+    experiment = make(tmp_path, baseline_name="always_full")
+    board = board_of(experiment, samples)
+    (row,) = [r for r in by_category(board, experiment.rows(board, [Always("FULL")])) if r["category"] == "all"]
+    known = [i for i in range(20) if i != 3]
+    assert row["samples"] == 19 and row["accuracy"] == pytest.approx(board.outcomes.correct[known, 2].mean())
