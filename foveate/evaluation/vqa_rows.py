@@ -7,6 +7,7 @@ A row is a flat mapping with the columns of `results.csv` (docs/value-of-vision.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -60,6 +61,7 @@ def look_up(
         _thinned(board, rule, policy) if isinstance(rule, ThinnedOutcome) else _looked(board, rule, policy)
         for rule in rules
     ]
+    found = _told_apart(found)
     # Which answers are public does not depend on the rule.
     public = np.isfinite(found[0].correct) if found else np.zeros(0, dtype=bool)
     for key, rows, values in (
@@ -73,6 +75,17 @@ def look_up(
     for item in found:
         item.row["seed"] = seed
     return found
+
+
+def _told_apart(found: list[Looked]) -> list[Looked]:
+    """Names with more digits where rows read the same; a rule that stands there twice is kept once."""
+    for digits in (6, 9, 17):
+        twins = Counter((item.row["row"], item.row["checkpoint"]) for item in found)
+        for item in found:
+            if not isinstance(item.rule, ThinnedOutcome) and twins[item.row["row"], item.row["checkpoint"]] > 1:
+                item.row["row"] = label(item.rule.name, item.rule.facts(), digits)
+    same = ("row", "checkpoint", "action_ratio", "accuracy", "avg_cost")
+    return list({str([item.row[key] for key in same]): item for item in reversed(found)}.values())[::-1]
 
 
 def bootstrap_columns(
@@ -118,16 +131,19 @@ def _looked(board: Board, rule: Rule, policy: PolicyConfig) -> Looked:
 def _thinned(board: Board, thin: ThinnedOutcome, policy: PolicyConfig) -> Looked:
     decisions = Decisions.of(np.full(len(board), 2))
     cost = look_cost(thin.remaining, board.outcomes.tokens[:, 2], policy)
+    left, asked = float(thin.remaining.mean()), thin.thinned.ratio * float(board.outcomes.tokens[:, 2].mean())
+    # A smaller picture keeps the sides in proportion: its grid may miss the share.
+    told = f" ({left:.3g} tokens)" if abs(left - asked) >= 1 else ""
     row = _row(board) | {
         "baseline_name": PRUNING,
-        "row": f"{thin.thinned.mode} {thin.thinned.ratio:g}",
+        "row": f"{thin.thinned.mode} {thin.thinned.ratio:g}{told}",
         "pruning_ratio": thin.thinned.ratio,
         "pruning_mode": thin.thinned.mode,
         **action_columns(0, 0, 1),
         "accuracy": _mean(thin.correct),
         "avg_cost": float(cost.mean()),
         "vision_tokens": _mean(board.outcomes.tokens[:, 2]),
-        "remaining_vision_tokens": float(thin.remaining.mean()),
+        "remaining_vision_tokens": left,
         "loss_nats": _mean(thin.loss),
         "fallback_trigger_rate": 0.0,
         "unparsed": int((~thin.parsed).sum()),
@@ -147,19 +163,22 @@ def action_columns(no: float, coarse: float, full: float) -> dict[str, Any]:
     return {**dict(zip(names, rates, strict=True)), "action_ratio": rates}
 
 
-def label(name: str, facts: dict[str, Any]) -> str:
+def label(name: str, facts: dict[str, Any], digits: int = 4) -> str:
     """A short name for people: `learned λ=0.05`, `cascade entropy 0.3/0.7`."""
-    return " ".join([SHORT.get(name, name), *_parts(facts)])
+    return " ".join([SHORT.get(name, name), *_parts(facts, digits)])
 
 
-def _parts(facts: dict[str, Any]) -> Iterator[str]:
+def _parts(facts: dict[str, Any], digits: int) -> Iterator[str]:
     if facts.get("lambda_cost") is not None:
         yield f"λ={facts['lambda_cost']:g}"
     if facts.get("chosen"):
         yield "(chosen)"
     if facts.get("threshold") is not None:
-        second = facts.get("coarse_threshold")
-        pair = f"{facts['threshold']:.3g}" + (f"/{second:.3g}" if second is not None else "")
+        second, pair = facts.get("coarse_threshold"), f"{facts['threshold']:.{digits}g}"
+        if second is not None:
+            # No entropy is below 0: every coarse answer counts as unsure.
+            always = facts["uncertainty"] == "entropy" and second < 0
+            pair += "/always on to FULL" if always else f"/{second:.{digits}g}"
         yield f"{facts['uncertainty']} {pair}"
     if facts.get("vision") == "coarse":
         yield "coarse"

@@ -233,3 +233,13 @@ def test_a_question_without_an_answer_empties_no_category(tmp_path):
     (row,) = [r for r in by_category(board, experiment.rows(board, [Always("FULL")])) if r["category"] == "all"]
     known = [i for i in range(20) if i != 3]
     assert row["samples"] == 19 and row["accuracy"] == pytest.approx(board.outcomes.correct[known, 2].mean())
+
+
+def test_rows_are_called_apart_and_a_rule_that_goes_on_says_so():
+    from foveate.evaluation.vqa_rows import label
+
+    facts = {"threshold": 2.08114, "coarse_threshold": -1.0, "uncertainty": "entropy"}
+    assert label("cascade", facts) == "cascade entropy 2.081/always on to FULL"
+    assert label("cascade", facts | {"coarse_threshold": 0.3}) == "cascade entropy 2.081/0.3"
+    assert label("uncertainty_threshold", {"threshold": 2.07652, "uncertainty": "entropy"}) == "threshold entropy 2.077"
+    assert label("uncertainty_threshold", {"threshold": 0.12346, "uncertainty": "margin"}, 6).endswith("0.12346")
