@@ -186,7 +186,8 @@ def plot(done: Finished, config: VqaConfig, console: Console) -> None:
     from foveate.viz.value_plots import plot_errors, plot_rows
 
     paths = plot_rows([item.row for item in done.matrix], done.folder, config.language)
-    slices = [row for item in done.rows for row in done.slices(item)]
+    chosen = [item for item in done.matrix if item.row["chosen"] and all(item is not row for row in done.rows)]
+    slices = [row for item in [*done.rows, *chosen] for row in done.slices(item)]
     if slices:
         paths.append(plot_errors(slices, done.folder / "error_slices.png", config.language))
     for path in paths:

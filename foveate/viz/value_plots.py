@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from foveate.errors import FoveateError, unknown
+from foveate.viz.value_labels import LABELS
 
 Row = Mapping[str, Any]
 FAMILIES = {
@@ -30,6 +31,16 @@ FAMILIES = {
     "oracle": ("oracle", "#009E73", "X"),
 }
 """`baseline_name` -> key of its label, colour (told apart by colour-blind eyes too), marker."""
+KINDS: dict[tuple[Any, Any], tuple[str, str, str]] = {
+    ("global", None): ("#777777", "s", ":"),
+    ("entropy_buckets", None): ("#A6A6A6", "h", ":"),
+    ("entropy", "full"): ("#CC79A7", "D", "-"),
+    ("margin", "full"): ("#882255", "p", "-."),
+    ("entropy", "coarse"): ("#CC79A7", "<", "--"),
+    ("margin", "coarse"): ("#882255", ">", "--"),
+}
+"""Within a family, (`matched` or `uncertainty`, `vision`) -> colour, marker, line."""
+FIXED = ("always_full", "always_coarse", "no_vision", "oracle")
 ACTION_COLORS = {"no": "#BBBBBB", "coarse": "#56B4E9", "full": "#0072B2"}
 ORACLE_COLORS = {"NO": "#BBBBBB", "COARSE": "#56B4E9", "FULL": "#0072B2", "none": "#D55E00"}
 MODES = {
@@ -40,34 +51,6 @@ MODES = {
     "pool": ("#CC79A7", "^"),
     "lightvla": ("#E69F00", "P"),
 }
-LABELS = {
-    "en": {
-        "learned": "learned", "random_matched": "random, matched", "string_lookup": "string lookup",
-        "threshold": "uncertainty threshold", "cascade": "cascade", "pruning": "pruned tokens",
-        "always_full": "always FULL", "always_coarse": "always COARSE", "no_vision": "no vision", "oracle": "oracle",
-        "cost": "cost (a FULL look is 1)", "tokens_cost": "cost (vision tokens)", "accuracy": "accuracy, %",
-        "share": "share of questions, %", "kept": "vision tokens left", "no": "NO", "coarse": "COARSE", "full": "FULL",
-        "stride": "stride", "topk_norm": "top-k norm", "random": "random", "downsample": "smaller picture",
-        "pool": "averaged neighbours", "lightvla": "LightVLA", "none": "none is right",
-        "cheapest": "cheapest right action, % of questions",
-        "wrong": "wrong answers, %", "wilson": "95 % Wilson", "entropy": "entropy", "margin": "margin",
-        "fallback": "with fallback", "over_questions": "95 % bootstrap over questions",
-        "over_seeds": "mean and deviation over seeds",
-    },
-    "zh": {
-        "learned": "学习策略", "random_matched": "随机（比例匹配）", "string_lookup": "问句查表",
-        "threshold": "不确定性阈值", "cascade": "级联", "pruning": "视觉 token 裁剪",
-        "always_full": "始终 FULL", "always_coarse": "始终 COARSE", "no_vision": "无视觉", "oracle": "最优动作上界",
-        "cost": "成本（FULL = 1）", "tokens_cost": "成本（视觉 token 数）", "accuracy": "准确率（%）",
-        "share": "问题占比（%）", "kept": "剩余视觉 token 数", "no": "NO", "coarse": "COARSE", "full": "FULL",
-        "stride": "等步长", "topk_norm": "范数 top-k", "random": "随机", "downsample": "缩小图像",
-        "pool": "邻域平均", "lightvla": "LightVLA", "none": "均答错",
-        "cheapest": "最低成本正确动作（占问题 %）",
-        "wrong": "错误率（%）", "wilson": "95% Wilson 区间", "entropy": "熵", "margin": "间隔",
-        "fallback": "带回退", "over_questions": "95% 置信区间（对问题自助采样）",
-        "over_seeds": "多随机种子的均值与标准差",
-    },
-}  # fmt: skip
 CJK_FONTS = (
     "Noto Sans CJK SC", "Noto Sans CJK JP", "Noto Sans SC", "Source Han Sans SC", "Source Han Sans CN",
     "WenQuanYi Micro Hei", "WenQuanYi Zen Hei", "SimHei", "Microsoft YaHei", "PingFang SC", "Heiti SC",
@@ -96,11 +79,17 @@ def plot_rows(rows: Sequence[Row], out: Path, language: str = "en") -> list[Path
 
 def plot_curve(rows: Sequence[Row], path: Path, say: Mapping[str, str], title: str) -> Path:
     """Accuracy against cost, one line per family of rules, with intervals."""
-    figure, axes = _figure(7.2, 4.8)
-    for name, (label, colour, marker) in FAMILIES.items():
+    figure, axes = _figure(9.2, 5.4)
+    told = {r["baseline_name"] for r in rows} - set(FIXED)
+    for name, (label, *style) in FAMILIES.items():
         lines = _lines([r for r in rows if (r["baseline_name"] or "") == name], say)
-        single = name in ("always_full", "always_coarse", "no_vision", "oracle")
+        single = name in FIXED
         for number, (kind, line) in enumerate(lines.items()):
+            own = KINDS.get((line[0].get("matched") or line[0].get("uncertainty"), line[0].get("vision")))
+            own = own if name in ("random_policy_matched", "uncertainty_threshold") else None
+            colour, marker, dashes = own or (*style, ("-", "--", "-.", ":")[number % 4])
+            mixed = name == "random_policy_matched" and len({r.get("checkpoint") for r in line} - {None}) > 1
+            dense = name == "uncertainty_threshold" and line[0].get("vision") == "coarse"
             axes.errorbar(
                 [r["avg_cost"] for r in line],
                 [100 * r["accuracy"] for r in line],
@@ -108,13 +97,30 @@ def plot_curve(rows: Sequence[Row], path: Path, say: Mapping[str, str], title: s
                 label=f"{say[label]}: {kind}" if kind else say[label],
                 color=colour,
                 marker=marker,
+                markerfacecolor="white" if dense else colour,
                 markersize=9 if single else 5,
-                linewidth=2.2 if name == "" else 1.1,
-                linestyle="none" if single or name == "random_policy_matched" else ("-", "--", "-.", ":")[number % 4],
+                linewidth=2.2 if name == "" else 0.8 if name == "random_policy_matched" else 1.1,
+                linestyle="none" if single or mixed else dashes,
+                # COARSE points lie so close that only the whiskers of the ends can be read.
+                errorevery=max(1, len(line) - 1) if dense and len(told) > 1 else 1,
                 elinewidth=0.8,
                 capsize=2,
                 zorder=3 if name == "" else 2,
             )
+            for place, row in enumerate(line if told == {"uncertainty_threshold"} and not single else ()):
+                axes.annotate(
+                    f"{row['threshold']:.4g}",
+                    (row["avg_cost"], 100 * row["accuracy"]),
+                    (0, (-18, 14)[place % 2]),
+                    textcoords="offset points",
+                    fontsize=7,
+                    ha="center",
+                )
+    chosen = [r for r in rows if r.get("chosen")]
+    if chosen:
+        costs, scores = [r["avg_cost"] for r in chosen], [100 * r["accuracy"] for r in chosen]
+        ring = {"markersize": 13, "markerfacecolor": "none", "markeredgecolor": "#000000", "markeredgewidth": 1.4}
+        axes.plot(costs, scores, "o", label=say["chosen"], zorder=4, **ring)
     in_tokens = any(r["avg_cost"] > 3 for r in rows)
     axes.set_xlabel(say["tokens_cost" if in_tokens else "cost"])
     axes.set_ylabel(say["accuracy"])
@@ -127,28 +133,30 @@ def plot_curve(rows: Sequence[Row], path: Path, say: Mapping[str, str], title: s
 def _lines(rows: Sequence[Row], say: Mapping[str, str]) -> dict[str, list[Row]]:
     """What makes a line of its own among the rows of one family -> its rows by cost; "" where there is one line.
 
-    Of the ways of showing less one is enough here, the first; the pruning plot has all.
+    Of the ways of showing less one is enough here, the best at the shares that all have; the pruning plot has all.
     """
-    keys = ("checkpoint", "fallback_mode", "uncertainty", "vision", "pruning_mode")
+    random = bool(rows) and rows[0]["baseline_name"] == "random_policy_matched"
+    keys = ("matched",) if random else ("checkpoint", "fallback_mode", "uncertainty", "vision", "pruning_mode")
     told = [key for key in keys if len({row.get(key) for row in rows}) > 1 or key == "pruning_mode"]
     lines: dict[str, list[Row]] = {}
-    for row in rows if rows and rows[0]["baseline_name"] != "random_policy_matched" else ():
+    for row in rows:
         values = {key: row[key] for key in told if row.get(key)}
         words = [say["fallback"] if key == "fallback_mode" else say.get(v, v) for key, v in values.items()]
         lines.setdefault(", ".join(words), []).append(row)
-    lines = lines or ({"": list(rows)} if rows else {})
-    if rows and rows[0].get("pruning_mode"):
-        lines = dict(list(lines.items())[:1])
+    if len(lines) > 1 and rows[0].get("pruning_mode"):
+        shares = set.intersection(*({r.get("pruning_ratio") for r in line} for line in lines.values()))
+        kind = max(lines, key=lambda k: sum(r["accuracy"] for r in lines[k] if r.get("pruning_ratio") in shares))
+        lines = {f"{kind} ({say['best']})": lines[kind]}
     return {kind: sorted(line, key=lambda r: r["avg_cost"]) for kind, line in lines.items()}
 
 
 def plot_actions(rows: Sequence[Row], path: Path, say: Mapping[str, str], title: str) -> Path:
-    """Shares of NO, COARSE and FULL, one bar per row; a pruned look is always FULL and left out.
+    """Shares of NO, COARSE and FULL, one bar per row that `_telling` keeps.
 
     The ends of NO and of FULL have intervals: their deviation over seeds, or what a bootstrap over the questions gives
     (of a share p of n questions: 1.96 sqrt(p (1 - p) / n)).
     """
-    rows = [row for row in rows if not row.get("pruning_mode")] or rows
+    rows = _telling(rows)
     bars = [(row["row"], {level: row[f"action_rate_{level}"] or 0.0 for level in ACTION_COLORS}) for row in rows]
     seeds = any(row.get("accuracy_std") is not None for row in rows)
     spreads = [
@@ -160,6 +168,29 @@ def plot_actions(rows: Sequence[Row], path: Path, say: Mapping[str, str], title:
     return _save(_stacked(bars, ACTION_COLORS, spreads, say, say["share"], f"{title} · {note}"), path)
 
 
+def _telling(rows: Sequence[Row]) -> list[Row]:
+    """Rows worth a bar; the table of a run has all. A pruned look is always FULL and left out.
+
+    Beside learned rows: the fixed rules, the matched random twins of the row whose lambda was chosen (or the middle
+    one), and one threshold and one cascade nearest to its cost.
+    """
+    rows = [row for row in rows if not row.get("pruning_mode")] or list(rows)
+    learned = sorted((r for r in rows if not r["baseline_name"]), key=lambda r: r["avg_cost"])
+    if not learned:
+        return rows
+    anchor = next((r for r in learned if r.get("chosen")), learned[len(learned) // 2])
+    near = []
+    for name in ("uncertainty_threshold", "cascade"):
+        family = [r for r in rows if r["baseline_name"] == name]
+        near += sorted(family, key=lambda r: abs(r["avg_cost"] - anchor["avg_cost"]))[:1]
+
+    def twin(row: Row) -> bool:
+        keys = ("lambda_cost", "checkpoint")
+        return row["baseline_name"] == "random_policy_matched" and all(row.get(k) == anchor.get(k) for k in keys)
+
+    return [r for r in rows if not r["baseline_name"] or r["baseline_name"] in FIXED or twin(r) or r in near]
+
+
 def plot_pruning(rows: Sequence[Row], path: Path, say: Mapping[str, str], title: str) -> Path:
     """Accuracy against the vision tokens that are left, one line per way of showing less."""
     figure, axes = _figure(6.4, 4.2)
@@ -169,7 +200,9 @@ def plot_pruning(rows: Sequence[Row], path: Path, say: Mapping[str, str], title:
         if not mine:
             continue
         full = [] if any(r["pruning_ratio"] == 1 for r in mine) else whole
-        mine = sorted([*mine, *full], key=lambda r: r["remaining_vision_tokens"])
+        # A smaller picture of two shares can have the same tokens: one point, of the first share.
+        mine = list({r["remaining_vision_tokens"]: r for r in reversed([*mine, *full])}.values())
+        mine = sorted(mine, key=lambda r: r["remaining_vision_tokens"])
         axes.errorbar(
             [r["remaining_vision_tokens"] for r in mine],
             [100 * r["accuracy"] for r in mine],
@@ -199,13 +232,13 @@ def plot_errors(slices: Sequence[Row], path: Path, language: str = "en") -> Path
         whiskers = [[100 * max(0.0, rate - centre + half)], [100 * max(0.0, centre + half - rate)]]
         colour = ACTION_COLORS[item["action"].lower()]
         axes.barh(place, 100 * rate, xerr=whiskers, color=colour, ecolor="#444444", capsize=2, height=0.75)
-    names = [f"{item['dataset']}: {item['row']}, {item['action']} ({item['samples']})" for item in mine]
+    names = [f"{item['dataset']}: {item['row']}, {item['action']} (n={item['samples']})" for item in mine]
     axes.set_yticks(range(len(mine)), names, fontsize=7)
     axes.set_ylim(len(mine) - 0.4, -0.6)
     axes.set_xlim(left=0)
     axes.grid(False, axis="y")
     axes.set_xlabel(say["wrong"])
-    axes.set_title(say["wilson"], fontsize=10, loc="left")
+    axes.set_title(f"{say['errors']} · {say['wilson']}", fontsize=10, loc="left")
     return _save(figure, path)
 
 
@@ -217,9 +250,10 @@ def plot_oracle(found: Mapping[str, Mapping[str, Any]], path: Path, language: st
         rows.append((dataset, analysis["cheapest_right"], analysis["samples"]))
         categories = analysis["by_category"].items()
         rows += [(f"{dataset}: {name}", shares, shares["samples"]) for name, shares in categories]
-    bars = [(f"{name} ({count})", shares) for name, shares, count in rows]
+    bars = [(f"{name} (n={count})", shares) for name, shares, count in rows]
     spreads = [[_binomial(shares[level], count) for level in ("NO", "none")] for _, shares, count in rows]
-    return _save(_stacked(bars, ORACLE_COLORS, spreads, say, say["cheapest"], say["over_questions"]), path)
+    title = f"{say['oracle_title']} · {say['over_questions']}"
+    return _save(_stacked(bars, ORACLE_COLORS, spreads, say, say["cheapest"], title), path)
 
 
 def plot_ablation(rows: Sequence[Row], out: Path, language: str = "en") -> list[Path]:

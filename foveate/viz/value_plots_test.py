@@ -88,5 +88,24 @@ def test_thresholds_of_two_kinds_are_two_lines():
         "FULL": [0.2, 0.3], "COARSE": [0.2, 0.3],
     }  # fmt: skip
     assert list(value_plots._lines(rows[::2], LABELS["en"])) == [""]
-    pruned = [row("vision_token_pruning_proxy", 0.6, 0.5, pruning_mode=mode) for mode in ("stride", "random")]
-    assert list(value_plots._lines(pruned, LABELS["en"])) == ["stride"]
+    matched = [row("random_policy_matched", 0.8, 0.3, matched=kind) for kind in ("global", "entropy_buckets")]
+    assert list(value_plots._lines(matched, LABELS["en"])) == ["over the whole set", "by entropy"]
+
+
+def test_the_best_way_of_pruning_is_drawn_at_shares_that_all_have():
+    scores = {("lightvla", 0.5): 0.6, ("stride", 0.5): 0.7, ("lightvla", 1.0): 0.9}
+    rows = [
+        row("vision_token_pruning_proxy", score, ratio, pruning_mode=mode, pruning_ratio=ratio)
+        for (mode, ratio), score in scores.items()
+    ]
+    assert list(value_plots._lines(rows, LABELS["en"])) == ["stride (the best)"]
+
+
+def test_bars_are_those_near_the_chosen_row():
+    rows = [row("", 0.8, 0.3, lambda_cost=0.1), row("", 0.7, 0.2, lambda_cost=0.2, chosen="on validation")]
+    rows += [row("random_policy_matched", 0.6, c, lambda_cost=lam) for c, lam in ((0.3, 0.1), (0.2, 0.2))]
+    rows += [row("cascade", 0.6, c, threshold=c) for c in (0.1, 0.19, 0.4)]
+    rows += [row("string_lookup", 0.6, 0.2, lambda_cost=0.2), row("oracle", 0.9, 0.2)]
+    kept = [(r["baseline_name"], r["avg_cost"]) for r in value_plots._telling(rows)]
+    assert kept == [("", 0.3), ("", 0.2), ("random_policy_matched", 0.2), ("cascade", 0.19), ("oracle", 0.2)]
+    assert value_plots._telling(rows[4:7]) == rows[4:7], "without a learned row all are drawn"
