@@ -44,9 +44,14 @@ def threshold(argv: list[str]) -> int:
 def run_threshold(config: VqaConfig, console: Console, vlm: Any = None) -> None:
     """The uncertainty rule at every threshold."""
     from foveate.evaluation.vqa import threshold_rules
+    from foveate.vision_value.baselines import Always
+
+    def rules(config: VqaConfig, board: Board, policies: Sequence[Any]) -> list[Any]:
+        look = Always("FULL" if config.vision == "full" else "COARSE")
+        return [*threshold_rules(config, board, {}), look, Always("NO")]  # the ends of the curve, of the same passes
 
     needs = frozenset({"text", "NO", config.vision.upper()})
-    _sweep(config, console, "pareto_threshold", lambda c, board, _: threshold_rules(c, board, {}), needs, vlm)
+    _sweep(config, console, "pareto_threshold", rules, needs, vlm, only="uncertainty_threshold")
 
 
 def pruning(argv: list[str]) -> int:
@@ -124,8 +129,15 @@ def _parse(argv: list[str], name: str) -> tuple[VqaConfig, Console]:
 
 
 def _sweep(
-    config: VqaConfig, console: Console, stem: str, rules: Any, needs: frozenset[str] | None, vlm: Any = None
+    config: VqaConfig,
+    console: Console,
+    stem: str,
+    rules: Any,
+    needs: frozenset[str] | None,
+    vlm: Any = None,
+    only: str | None = None,
 ) -> None:
+    """Run and write; the files of `stem` hold the rows whose `baseline_name` is `only`, or all."""
     from foveate.cli.vqa import run_experiment
     from foveate.cli.vqa_output import plot, rows_table, tell
     from foveate.evaluation.vqa_files import write_both
@@ -134,7 +146,8 @@ def _sweep(
         config, console, rules=rules, matrix=False, needs=needs, policies=None if needs is None else (), vlm=vlm
     )
     if done.rows:
-        write_both(done.folder, stem, [item.row for item in done.rows])
-        console.print(rows_table([item.row for item in done.rows]))
+        rows = [item.row for item in done.rows]
+        write_both(done.folder, stem, [row for row in rows if only in (None, row["baseline_name"])])
+        console.print(rows_table(rows))
         tell(done, console)
         plot(done, config, console)
