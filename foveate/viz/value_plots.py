@@ -361,7 +361,7 @@ def _save(figure: Any, path: Path) -> Path:
     before = log.level
     log.setLevel(logging.ERROR)  # it warns where a font has one weight only
     try:
-        figure.savefig(partial)
+        figure.savefig(partial, bbox_inches="tight")  # a long title, too
         partial.replace(path)
     except OSError as error:
         raise FoveateError(f"{path}: the plot cannot be written ({error.strerror}); choose another folder") from error
