@@ -74,10 +74,14 @@ def run_ablation(config: VqaConfig, console: Console) -> None:
             keys = dataclasses.replace(config.training, output_dir=str(home))
             run_experiment(dataclasses.replace(config, pareto=(), training=keys), console, rules=lambda *_: [])
             return
-        trained = []
+        trained, fitted = [], {}
         for name, (_, changes) in VARIANTS.items():
             own = dataclasses.replace(config, policy=dataclasses.replace(config.policy, **changes))
-            trained.append((name, own.policy, fit_policy(own, passes, console, label=name)))
+            # The configured policy stands in several of the ablations.
+            known = repr(own.policy)
+            if known not in fitted:
+                fitted[known] = fit_policy(own, passes, console, label=name)
+            trained.append((name, own.policy, fitted[known]))
         done = run_experiment(
             config,
             console,
