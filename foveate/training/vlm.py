@@ -23,7 +23,7 @@ from torch import Tensor, nn
 
 from foveate.data.vqa import load_vqa
 from foveate.data.vqa_mixed import DATASET, KINDS, items
-from foveate.errors import FoveateError
+from foveate.errors import FoveateError, unknown
 from foveate.models.vlm.budget import LEVELS
 from foveate.models.vlm.load import DTYPES, Lora, load_vlm, save_vlm
 from foveate.models.vlm.model import VLM
@@ -76,7 +76,7 @@ class QuestionsConfig:
     root: str | None = None
     """Folder with the files of the published sets."""
     kinds: tuple[str, ...] = ()
-    """Categories of the mixed set that are drawn; empty: all."""
+    """Categories that are drawn, of sets that have any of them; empty: all."""
     negation_from: int = 0
     """Step from which negated questions are drawn; before comparing is learned, they cancel out the others."""
 
@@ -295,14 +295,25 @@ def _train(config: TrainVlmConfig, world: World) -> Path:
 
 
 def load_questions(config: QuestionsConfig) -> list[Questions]:
-    """The sets that are trained on."""
+    """The sets that are trained on.
+
+    Raises:
+        FoveateError: no set has a category that is asked for.
+    """
     sets: list[Questions] = []
+    known: set[str] = set()
     for name in config.sets:
         if name == DATASET:
-            sets.append(MixedQuestions(config.kinds))
+            known |= KINDS.keys()
+            sets.append(MixedQuestions([kind for kind in config.kinds if kind in KINDS]))
             continue
         split = None if name.endswith((".json", ".jsonl")) else "train"
-        sets.append(ListedQuestions(load_vqa(name, split, config.root, config.max_samples)))
+        samples = load_vqa(name, split, config.root, config.max_samples)
+        known |= {s.category for s in samples if s.category}
+        sets.append(ListedQuestions([s for s in samples if s.category in config.kinds] or samples))
+    for kind in config.kinds:
+        if kind not in known:
+            raise unknown("data.kinds: category", kind, known)
     return sets
 
 

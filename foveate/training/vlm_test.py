@@ -87,3 +87,15 @@ def test_contradictions():
         LevelMix(full=0.0)
     with pytest.raises(FoveateError, match="2 sets and 1 weights"):
         QuestionsConfig(sets=("mixed", "easy_vqa"), weights=(1.0,))
+
+
+def test_kinds_narrow_the_sets_that_have_them(tmp_path):
+    lines = [{"question": f"what {kind}?", "answer": "red", "category": kind} for kind in ("shape", "color", "size")]
+    own = tmp_path / "own.jsonl"
+    own.write_text("\n".join(map(json.dumps, lines)))
+    sets = load_questions(QuestionsConfig((str(own), "mixed"), kinds=("shape", "color", "shape kind")))
+    rng = np.random.default_rng(0)
+    found = [{questions.draw(rng, None).category for _ in range(20)} for questions in sets]
+    assert found == [{"shape", "color"}, {"shape kind"}]
+    with pytest.raises(FoveateError, match="did you mean 'shape'"):
+        load_questions(QuestionsConfig((str(own),), kinds=("shpae",)))
