@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -112,14 +112,29 @@ def _work(config: EpisodesConfig, todo: Sequence[Episode], tick: Callable[[int],
     from foveate.cli.config import write_run_files
 
     if config.workers == "ray":
-        from foveate.cli.attn_ray import run_on_ray
+        from foveate.evaluation.ray_workers import over_ray
 
         write_run_files(config.out, config, config.seed)
-        yield from run_on_ray(config, todo, tick)
+        moved = [replace(episode, folder=episode.folder.resolve()) for episode in todo]
+        for episode, outcome in over_ray(_make_worker, config, moved, device=config.device, option="--workers"):
+            if outcome.status != "failed":
+                tick(_count_keyframes(episode, config.keyframe_interval))
+            yield outcome
         return
     pipeline = make_pipeline(config, tick)
     write_run_files(config.out, config, config.seed)
     yield from pipeline(todo)
+
+
+def _make_worker(config: EpisodesConfig) -> Callable[[Episode], Outcome]:
+    """One policy in a process of a cluster, for one episode at a time."""
+    pipeline = make_pipeline(config)
+
+    def work(episode: Episode) -> Outcome:
+        (outcome,) = pipeline([episode])
+        return outcome
+
+    return work
 
 
 def make_pipeline(config: EpisodesConfig, tick: Callable[[int], None] = lambda count: None) -> Pipeline:

@@ -2,7 +2,6 @@ import json
 import subprocess
 import sys
 import time
-import types
 from pathlib import Path
 
 import numpy as np
@@ -147,54 +146,14 @@ def test_ray_is_named_where_it_is_missing(data, tmp_path, capsys, monkeypatch):
     assert 'pip install "foveate[ray]"' in capsys.readouterr().err
 
 
-class StubRay(types.ModuleType):
-    """Ray's interface as `attn_ray` uses it, in one process: calls run when they are waited for."""
-
-    class exceptions:
-        RayError = RuntimeError
-
-    def __init__(self):
-        super().__init__("ray")
-        self.started = 0
-
-    def is_initialized(self):
-        return False
-
-    def init(self, **options): ...
-    def shutdown(self): ...
-
-    def cluster_resources(self):
-        return {"CPU": 2.0}
-
-    def remote(self, **options):
-        assert options == {"num_cpus": 1}
-
-        def made(cls):
-            def start(*args):
-                self.started += 1
-                actor = cls(*args)
-                method = types.SimpleNamespace(remote=lambda *a: lambda: actor.work(*a))
-                return types.SimpleNamespace(work=method)
-
-            return types.SimpleNamespace(remote=start)
-
-        return made
-
-    def wait(self, refs):
-        return refs[:1], refs[1:]
-
-    def get(self, ref):
-        return ref()
-
-
-def test_ray_makes_the_same_files(data, results, tmp_path, monkeypatch):
-    stub = StubRay()
-    monkeypatch.setitem(sys.modules, "ray", stub)
+@pytest.mark.slow
+def test_ray_makes_the_same_files(data, results, tmp_path):
+    pytest.importorskip("ray", reason="Ray is not installed (pip install .[ray])")
     argv = ["attn", "episodes", str(data), "--policy", "metaworld_tiny", "--out", str(tmp_path), "--workers", "ray"]
     assert main([*argv, *SMALL, "--phases", "prefix,suffix", "--video_out", "none"]) == 0
-    assert stub.started == 2
     assert not Path("none").exists()
     for ours, theirs in zip(folders(tmp_path), folders(results), strict=True):
         assert ours.parts[-3:] == theirs.parts[-3:]
         with np.load(ours / "maps.npz") as a, np.load(theirs / "maps.npz") as b:
-            np.testing.assert_array_equal(a["suffix/maps"], b["suffix/maps"])
+            # Ray gives each worker one thread, which sums in another order: one step of float16.
+            np.testing.assert_allclose(a["suffix/maps"], b["suffix/maps"], rtol=2e-3, atol=1e-6)

@@ -133,11 +133,14 @@ def run_experiment(
         FoveateError: the folder cannot be written, and whatever is wrong with model, questions or policies.
     """
     from foveate.cli.vqa_output import write_files
+    from foveate.evaluation.ray_workers import require_ray
     from foveate.evaluation.vqa import Experiment, asked, asked_rules, matrix_rules, need_policy
     from foveate.evaluation.vqa_load import load_model, load_policies, load_sets, untuned
     from foveate.evaluation.vqa_metrics import score_row
 
     start = time.monotonic()
+    if config.eval.workers == "ray":
+        require_ray("eval.workers:")
     prepare_folder(config.folder, config.language)
     with joined(config) as world:
         with console.status("reading the questions"):
