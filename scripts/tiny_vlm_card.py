@@ -37,9 +37,9 @@ whole chain of NO / COARSE / FULL runs on real input in seconds on a CPU; it kno
   The prompt is context, question, picture, answer, so that what the text-first pass read serves the other passes.
 - **Data**: the mixed set of `foveate/data/vqa_mixed.py` (a stream of its own: the set's splits were not seen) and the
   training pictures of `easy_vqa`.
-- **Training**: `scripts/train_tiny_vlm.sh`, four runs on two CPU cores: all levels; mostly FULL; letters in corners
-  alone; mostly text (`train_config.yaml` is the last one's: {steps} steps of {batch} rows). In the first three,
-  auxiliary heads that name what is in the picture fade out.
+- **Training**: `scripts/train_tiny_vlm.sh`, five runs on two CPU cores: all levels; mostly FULL; letters in corners
+  alone; the names of the shapes and colours of `easy_vqa`; mostly text (`train_config.yaml` is the last one's: {steps}
+  steps of {batch} rows). In the first three, auxiliary heads that name what is in the picture fade out.
 - **Vocabulary**: every word of these sets is one token, all else is bytes; answers are one word.
 
 Accuracy on the test split of the mixed set ({count} questions), at each level, and with its 95 % Wilson interval at

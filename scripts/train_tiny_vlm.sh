@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
-# Reproduces the shipped tiny Qwen3-VL from nothing: four short runs per seed -> the best on validation -> its model card.
+# Reproduces the shipped tiny Qwen3-VL from nothing: five short runs per seed -> the best on validation -> its model card.
 #
 #   scripts/train_tiny_vlm.sh [OUT]          default OUT: runs/tiny_vlm
 #
-# About twenty minutes per seed on two CPU cores. Every stage goes on where it was interrupted: run the same command
+# About half an hour per seed on two CPU cores. Every stage goes on where it was interrupted: run the same command
 # again. Needs `pip install .[vlm]`. PYTHON and SEEDS may be set in the environment; INSTALL=1 puts the result in place.
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -34,8 +34,9 @@ for seed in $SEEDS; do
   train "seed${seed}_full" "${full[@]}" --init_from "$OUT/seed${seed}_base/model"
   train "seed${seed}_corners" --config $PRESETS/tiny_qwen3vl_corners.yaml --seed "$seed" \
     --init_from "$OUT/seed${seed}_full/model"
-  train "seed$seed" --config $PRESETS/tiny_qwen3vl_reading.yaml --seed "$seed" \
+  train "seed${seed}_easy" --config $PRESETS/tiny_qwen3vl_easy.yaml --seed "$seed" \
     --init_from "$OUT/seed${seed}_corners/model"
+  train "seed$seed" --config $PRESETS/tiny_qwen3vl_reading.yaml --seed "$seed" --init_from "$OUT/seed${seed}_easy/model"
 done
 
 echo "== validation, and the card of the best"

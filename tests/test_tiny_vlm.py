@@ -32,13 +32,13 @@ def test_the_shipped_model_sees_what_the_level_shows():
 
 @pytest.mark.slow
 def test_the_shipped_policy_keeps_the_accuracy_of_full_at_six_tenths_of_its_cost(tmp_path, capsys):
-    """On 600 questions of the test split, at the lambda that validation has chosen."""
-    assert main(["demo", "vqa", "--out", str(tmp_path)]) == 0
+    """On the whole test split, at the lambda that validation has chosen, and better than every rival at that cost."""
+    assert main(["demo", "vqa", "--max_samples", "3000", "--out", str(tmp_path)]) == 0
     with (tmp_path / "eval_matrix.csv").open(newline="") as file:
         rows = {row["row"]: row for row in csv.DictReader(file)}
     (chosen,) = (row for row in rows.values() if row["chosen"])
     accuracy = {name: float(row["accuracy"]) for name, row in rows.items()}
-    assert accuracy[chosen["row"]] > accuracy["always_full"] - 0.015 and float(chosen["avg_cost"]) < 0.6
+    assert accuracy[chosen["row"]] > accuracy["always_full"] - 0.01 and float(chosen["avg_cost"]) < 0.6
     assert f"{chosen['row']}: {100 * accuracy[chosen['row']]:.1f} %" in capsys.readouterr().out
     with (tmp_path / "comparison.csv").open(newline="") as file:
         margins = [row for row in csv.DictReader(file) if row["row"] == chosen["row"]]
