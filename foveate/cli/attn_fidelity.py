@@ -13,9 +13,7 @@ from __future__ import annotations
 import functools
 import json
 import math
-import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -24,6 +22,7 @@ import numpy as np
 
 from foveate.cli.attn_options import load_on_tree
 from foveate.cli.attn_scene import layers_of
+from foveate.cli.progress import ProgressBar
 from foveate.errors import FoveateError
 from foveate.policy import LoadOptions
 from foveate.types import Phase
@@ -120,7 +119,8 @@ def fidelity(argv: list[str]) -> int:
     log = JsonLines(out / "frames.jsonl")
     done = {(row["episode"], row["frame"]) for row in log.rows}
     shown = {places[round(i)][:2] for i in np.linspace(0, len(places) - 1, min(config.pictures, len(places)))}
-    with _progress(console, len(places), sum(place[:2] in done for place in places)) as advance:
+    before = sum(place[:2] in done for place in places)
+    with ProgressBar(console, "fidelity", "frames", len(places), before) as bar:
         for episode, index, read in places:
             if (episode, index) in done or episode in failed:
                 continue
@@ -133,7 +133,7 @@ def fidelity(argv: list[str]) -> int:
             if (episode, index) in shown:
                 _draw(study, sight, frame, plan, out / "pictures")
             log.append([row])  # after the pictures: a frame in the log lacks nothing
-            advance()
+            bar.advance()
     for text in failed.values():
         console.print(f"[red]failed:[/] {text}", highlight=False, soft_wrap=True)
     wanted = {place[:2] for place in places}
@@ -274,22 +274,6 @@ def _draw(study: Study, sight: Sight, frame: Frame, plan: Plan, folder: Path) ->
             strips.append(strip(images[name], maps[view], pictures, sight.model_hw, title))
         stem = f"{frame.episode.replace('/', '_')}__frame{frame.index:05d}__L{layer:02d}"
         save_jpeg(folder / f"{stem}.jpg", stack(strips), 88)
-
-
-@contextmanager
-def _progress(console: Console, total: int, done: int) -> Iterator[Callable[[], None]]:
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("frames"))
-    with Progress(*columns, TextColumn("{task.fields[rate]}"), TimeRemainingColumn(), console=console) as bar:
-        task, begun, now = bar.add_task("fidelity", total=total, completed=done, rate=""), time.monotonic(), [0]
-
-        def advance() -> None:
-            now[0] += 1
-            rate = 60 * now[0] / max(time.monotonic() - begun, 1e-3)
-            bar.update(task, advance=1, rate=f"{rate:.1f} frames/min")
-
-        yield advance
 
 
 def _table(result: dict[str, Any], choice: str) -> Any:

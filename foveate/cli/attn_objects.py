@@ -11,13 +11,12 @@ episodes failed; each is named with its reason, the others are done.
 from __future__ import annotations
 
 import json
-import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from foveate.cli.progress import ProgressBar
 from foveate.errors import FoveateError
 from foveate.types import Phase
 
@@ -110,7 +109,7 @@ def objects(argv: list[str]) -> int:
     targets = Targets(config.objects, config.views, config.layers, config.phase, config.draws, config.seed)
     write_run_files(out, config, config.seed)
     outcomes, studied = [], []
-    with _progress(console, len(found)) as advance:
+    with ProgressBar(console, "objects", "episodes", len(found)) as bar:
         for episode in found:
             folder = out / episode.key
             try:
@@ -123,7 +122,7 @@ def objects(argv: list[str]) -> int:
                 if len(found) == 1:
                     raise
                 outcomes.append(Outcome(episode.key, "failed", str(error)))
-            advance()
+            bar.advance()
     failed = [outcome for outcome in outcomes if outcome.status == "failed"]
     for outcome in failed:
         console.print(f"[red]failed:[/] {outcome.error}", highlight=False, soft_wrap=True)
@@ -279,19 +278,3 @@ def _table(result: dict[str, Any], view: str) -> Any:
         cells = [f"{number(rows[layer, m]['mean'])} ({number(rows[layer, m]['shuffled'])})" for m in METRICS]
         table.add_row(str(layer), *cells, number(rows[layer, "overlap"]["p_holm"]))
     return table
-
-
-@contextmanager
-def _progress(console: Console, total: int) -> Iterator[Callable[[], None]]:
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-    columns = (TextColumn("objects"), BarColumn(), MofNCompleteColumn(), TextColumn("episodes"))
-    with Progress(*columns, TextColumn("{task.fields[rate]}"), TimeRemainingColumn(), console=console) as bar:
-        task, begun, done = bar.add_task("objects", total=total, rate=""), time.monotonic(), [0]
-
-        def advance() -> None:
-            done[0] += 1
-            rate = 60 * done[0] / max(time.monotonic() - begun, 1e-3)
-            bar.update(task, advance=1, rate=f"{rate:.1f} episodes/min")
-
-        yield advance

@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from foveate.cli.progress import ProgressBar
 from foveate.errors import FoveateError
 
 if TYPE_CHECKING:
@@ -74,8 +75,8 @@ class FilmOptions:
         return Filming(self.format, self.fps, self.burn_in)  # type: ignore[arg-type]  # it checks the format
 
 
-class EpisodeBar:
-    """How far, how fast, how long still; and how many episodes failed so far."""
+class EpisodeBar(ProgressBar):
+    """Tells how many episodes are done too, and how many failed so far."""
 
     def __init__(self, console: Console, unit: str, total: int, episodes: int, done: int = 0, doing: str = "") -> None:
         """
@@ -84,40 +85,14 @@ class EpisodeBar:
             episodes, done: episodes of all runs so far, and how many of them were done before.
             doing: stands there until something moves.
         """
-        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-        self._bar = Progress(
-            TextColumn("{task.description}"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TextColumn("{task.fields[rate]}{task.fields[facts]}"),
-            TimeRemainingColumn(),
-            console=console,
-            speed_estimate_period=120,
-        )
-        self._unit, self._episodes, self._done, self._failed = unit, episodes, done, 0
-        self._task = self._bar.add_task(unit, total=total, rate="", facts=doing)
-
-    def __enter__(self) -> EpisodeBar:
-        self._bar.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._bar.stop()
-
-    def advance(self, count: int) -> None:
-        self._bar.advance(self._task, count)
-        speed = self._bar.tasks[0].speed
-        self._bar.update(self._task, rate=f"{speed:.1f} {self._unit}/s  " if speed else "", facts=self._facts())
+        super().__init__(console, unit, unit, total, facts=doing)
+        self._episodes, self._over, self._failed = episodes, done, 0
 
     def ended(self, outcome: Outcome) -> None:
-        self._done += outcome.status != "failed"
+        self._over += outcome.status != "failed"
         self._failed += outcome.status == "failed"
-        self._bar.update(self._task, facts=self._facts())
-
-    def _facts(self) -> str:
         failed = f"  [red]{self._failed} failed[/]" if self._failed else ""
-        return f"episodes {self._done}/{self._episodes}{failed}"
+        self.advance(0, f"episodes {self._over}/{self._episodes}{failed}")
 
 
 def report(console: Console, out: Path, outcomes: Sequence[Outcome], video_out: Path | None) -> int:

@@ -7,6 +7,7 @@ from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
+from foveate.cli.progress import ProgressBar
 from foveate.errors import FoveateError
 
 HELP = "measure"
@@ -29,7 +30,6 @@ class BenchTraceConfig:
 def trace(argv: list[str]) -> int:
     """The verb's entry: a table, then one JSON document."""
     from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn
     from rich.table import Table
 
     from foveate.bench.trace import MID, measure, random_policy
@@ -39,9 +39,8 @@ def trace(argv: list[str]) -> int:
 
     config = parse(BenchTraceConfig, argv, "foveate bench trace")
     source = random_policy(MID, "lightvla") if config.policy == "mid" else nullcontext(load_policy(config.policy))
-    with source as policy, Progress(BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()) as bar:
-        task = bar.add_task("", total=config.rounds + 3)
-        rows = measure(policy, config.rounds, config.attn_layers, lambda: bar.advance(task))
+    with source as policy, ProgressBar(Console(), "bench trace", "rounds", config.rounds + 3) as bar:
+        rows = measure(policy, config.rounds, config.attn_layers, bar.advance)
     table = Table("trace", "ms p50 [p25, p75]", "ratio [p25, p75]", "wanted")
     for row in rows:
         table.add_row(

@@ -9,6 +9,7 @@ from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
+from foveate.cli.progress import ProgressBar
 from foveate.envs.experts import NoiseConfig
 from foveate.errors import FoveateError
 
@@ -145,14 +146,7 @@ def record(slot: Slot, config: MetaWorldDemosConfig) -> int:
 
 def record_demos(config: MetaWorldDemosConfig) -> dict:
     """Record what is missing of the plan; returns meta/info.json."""
-    from rich.progress import (
-        BarColumn,
-        MofNCompleteColumn,
-        Progress,
-        TextColumn,
-        TimeElapsedColumn,
-        TimeRemainingColumn,
-    )
+    from rich.console import Console
 
     from foveate.data.demos import finished_episodes, write_meta
     from foveate.envs.metaworld import CONVENTIONS, instruction_of
@@ -164,18 +158,15 @@ def record_demos(config: MetaWorldDemosConfig) -> dict:
     done = finished_episodes(root)
     todo = [slot for slot in slots if slot.index not in done]
     attempts = 0
-    columns = (TextColumn("recording"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[rate]}"))
     with (
         ProcessPoolExecutor(config.workers, multiprocessing.get_context("spawn")) as pool,
-        Progress(*columns, TimeElapsedColumn(), TimeRemainingColumn()) as progress,
+        ProgressBar(Console(), "recording", "episodes", len(slots), len(slots) - len(todo)) as bar,
     ):
-        bar = progress.add_task("recording", total=len(slots), completed=len(slots) - len(todo), rate="")
         futures = [pool.submit(record, slot, config) for slot in todo]
         try:
             for future in as_completed(futures):
                 attempts += future.result()
-                speed = progress.tasks[0].speed
-                progress.update(bar, advance=1, rate=f"{speed * 60:.0f} episodes/min" if speed else "")
+                bar.advance()
         except BrokenProcessPool as error:
             raise FoveateError("a simulator process died; run the same command again to go on") from error
         finally:

@@ -5,8 +5,11 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from foveate.cli.progress import ProgressBar
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -75,9 +78,8 @@ def evaluate(config: SimConfig, console: Console, label: str = "") -> Evaluated:
     progress = EpisodeProgress(console, label or variant, len(jobs), log)
     try:
         with progress:
-            warnings += simulate(
-                config, policy, log, variant=variant, on_episode=progress.ended, on_start=progress.begin
-            )
+            begin = partial(progress.begin, len(jobs))
+            warnings += simulate(config, policy, log, variant=variant, on_episode=progress.ended, on_start=begin)
     except KeyboardInterrupt:
         console.print(f"{len(log.done)} of {len(jobs)} episodes are kept in {folder}; the same command goes on")
         raise
@@ -97,54 +99,19 @@ def check_same_run(folder: Path, config: SimConfig) -> None:
         check_same_config(folder, config, MAY_CHANGE)
 
 
-class EpisodeProgress:
-    """Episodes done, success so far, rate and time left."""
+class EpisodeProgress(ProgressBar):
+    """Episodes done, and success so far."""
 
     def __init__(self, console: Console, label: str, total: int, log: Any) -> None:
-        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-        self._console, self._label = console, label
         counted = [e.status for e in log.episodes]
-        self._successes, self._crashes, self._done = counted.count("success"), counted.count("crash"), len(counted)
-        self._bar = Progress(
-            TextColumn("{task.description}"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TextColumn("{task.fields[facts]}"),
-            TimeRemainingColumn(compact=True),
-            console=console,
-            speed_estimate_period=300,
-        )
-        self._task = self._bar.add_task(
-            label, total=total, completed=self._done, facts="starting the simulators", start=False
-        )
-        self._begun: float | None = None
-        self._before = self._done
-
-    def __enter__(self) -> EpisodeProgress:
-        self._bar.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._bar.stop()
-
-    def begin(self) -> None:
-        import time
-
-        self._begun = time.monotonic()
-        self._bar.start_task(self._task)
-        self._bar.update(self._task, facts="")
+        self._successes, self._crashes = counted.count("success"), counted.count("crash")
+        super().__init__(console, label, "episodes", total, len(counted), "starting the simulators")
 
     def ended(self, played: Any) -> None:
-        import time
-
-        self._done += 1
         self._successes += played.result.status == "success"
         self._crashes += played.result.status == "crash"
-        minutes = max(time.monotonic() - (self._begun or 0.0), 1e-3) / 60
-        facts = f"success {self._successes}/{self._done}  {(self._done - self._before) / minutes:.0f} episodes/min"
-        facts += f"  [red]{self._crashes} crashed[/]" if self._crashes else ""
-        self._bar.update(self._task, completed=self._done, facts=facts)
+        crashed = f"  [red]{self._crashes} crashed[/]" if self._crashes else ""
+        self.advance(1, f"success {self._successes}/{self.done + 1}{crashed}")
 
 
 def results_table(runs: Sequence[Evaluated]) -> Any:

@@ -7,14 +7,14 @@ pictures were damaged; each was named and passed over.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 
+from foveate.cli.progress import ProgressBar
 from foveate.errors import FoveateError
 
 DAMAGED = 3
@@ -105,8 +105,8 @@ def _plot(folder: Path, limit: int | None, console: Console) -> list[str]:
     from foveate.viz.plots import plot_run, spread
 
     total = len(spread(dump_paths(check_run(folder)), limit))
-    with _progress(console, f"overlays of {folder.name}", total) as tick:
-        done = plot_run(folder, limit, tick)
+    with ProgressBar(console, f"overlays of {folder.name}", "inferences", total) as bar:
+        done = plot_run(folder, limit, bar.advance)
     console.print(
         f"overlays: {done.files} pictures, {done.inferences} inferences, in {folder / 'plots'}", soft_wrap=True
     )
@@ -142,13 +142,3 @@ def exit_status(console: Console, damaged: Sequence[str]) -> int:
     for text in damaged:
         console.print(f"[red]damaged:[/] {text}", highlight=False, soft_wrap=True)
     return DAMAGED if damaged else 0
-
-
-@contextmanager
-def _progress(console: Console, title: str, total: int) -> Iterator[Callable[[], None]]:
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=console, transient=True) as bar:
-        task = bar.add_task(title, total=total)
-        yield lambda: bar.advance(task)

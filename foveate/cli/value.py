@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from foveate.cli.progress import ProgressBar
 from foveate.errors import FoveateError
 
 if TYPE_CHECKING:
@@ -129,42 +130,16 @@ def fit_policy(
     """Stage 2 with a progress bar."""
     from foveate.training.value import fit
 
-    with StepProgress(console, label) as on_step:
+    with ProgressBar(console, label, "steps") as bar:
         return fit(
             passes.train,
             passes.val,
             config.policy,
             config.training,
             model=passes.vlm.fingerprint,
-            on_step=on_step,
+            on_step=lambda step, steps, loss: bar.reach(step, f"loss {loss:.3f}", steps),
             on_checkpoint=on_checkpoint,
         )
-
-
-class StepProgress:
-    """A bar over training steps with loss and time left; silent without a console."""
-
-    def __init__(self, console: Console | None, label: str) -> None:
-        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-        columns = (
-            TextColumn("{task.description}"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TextColumn("{task.fields[facts]}"),
-            TimeRemainingColumn(compact=True),
-        )
-        self._bar = Progress(*columns, console=console, disable=console is None)
-        self._task = self._bar.add_task(label, total=None, facts="")
-
-    def __enter__(self) -> Callable[[int, int, float], None]:
-        self._bar.start()
-        return lambda step, steps, loss: self._bar.update(
-            self._task, total=steps, completed=step, facts=f"loss {loss:.3f}"
-        )
-
-    def __exit__(self, *_: object) -> None:
-        self._bar.stop()
 
 
 def write_training(

@@ -14,6 +14,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from foveate.cli.progress import ProgressBar
+
 if TYPE_CHECKING:
     from rich.console import Console
 
@@ -190,52 +192,13 @@ def make_all_passes(
         if world.leads:
             inspect_images(samples, experiment.cache)
         world.barrier()
-        with PassProgress(console if world.leads else None, name) as (plan, advance):
+        with ProgressBar(console if world.leads else None, f"{name}: answers", "answers") as bar:
             if experiment.config.eval.workers == "ray":
-                run_on_ray(experiment, samples, needs, thinned, plan, advance)
+                run_on_ray(experiment, samples, needs, thinned, bar.begin, bar.advance)
             else:
-                experiment.make_passes(samples, needs, thinned, plan, advance)
+                experiment.make_passes(samples, needs, thinned, bar.begin, bar.advance)
         world.barrier()
     experiment.cache.close()
-
-
-class PassProgress:
-    """A bar over the answers of one data set, with rate and time left; silent without a console."""
-
-    def __init__(self, console: Console | None, label: str) -> None:
-        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-        self._console, self._label = console, label
-        columns = (
-            TextColumn("{task.description}"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TextColumn("{task.fields[rate]}"),
-            TimeRemainingColumn(compact=True),
-        )
-        self._bar = Progress(*columns, console=console, disable=console is None, speed_estimate_period=120)
-        self._task = self._bar.add_task(f"{label}: answers", total=None, rate="")
-        self._start = time.monotonic()
-
-    def __enter__(self) -> tuple[Callable[[int], None], Callable[[int], None]]:
-        self._bar.start()
-        return self.plan, self.advance
-
-    def __exit__(self, *_: object) -> None:
-        self._bar.stop()
-
-    def plan(self, total: int) -> None:
-        self._start = time.monotonic()
-        self._bar.update(self._task, total=total)
-        if not total:
-            self._bar.update(self._task, visible=False)
-            if self._console is not None:
-                self._console.print(f"{self._label}: nothing is left to answer", highlight=False)
-
-    def advance(self, count: int) -> None:
-        self._bar.advance(self._task, count)
-        done = self._bar.tasks[0].completed
-        self._bar.update(self._task, rate=f"{done / max(time.monotonic() - self._start, 1e-6):.0f}/s")
 
 
 def profile(experiment: Experiment, done: Finished, console: Console) -> None:
@@ -243,11 +206,11 @@ def profile(experiment: Experiment, done: Finished, console: Console) -> None:
     from foveate.evaluation.vqa_profile import profile_row
 
     limit = experiment.config.eval.profile_samples
-    with PassProgress(console, "profile") as (plan, advance):
-        plan(sum(min(limit, len(done.boards[item.row["dataset"]])) for item in done.rows))
+    total = sum(min(limit, len(done.boards[item.row["dataset"]])) for item in done.rows)
+    with ProgressBar(console, "profile", "questions", total) as bar:
         for item in done.rows:
             board = done.boards[item.row["dataset"]]
-            found = profile_row(experiment.vlm, board, item, experiment.options, limit, lambda: advance(1))
+            found = profile_row(experiment.vlm, board, item, experiment.options, limit, bar.advance)
             if found.rerouted:
                 done.warnings.append(
                     f"{item.row['row']}: {found.rerouted} of {len(found.answers)} profiled questions were routed "

@@ -1,0 +1,85 @@
+"""How far, how fast, how long still: a bar on a terminal, a line now and then in a log file."""
+
+from __future__ import annotations
+
+import time
+from datetime import timedelta
+from typing import TYPE_CHECKING, Self
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+LOG_SECONDS = 30.0
+"""Between two lines of a log file."""
+
+
+class ProgressBar:
+    """A context manager around long work."""
+
+    def __init__(
+        self, console: Console | None, label: str, unit: str, total: int | None = None, done: int = 0, facts: str = ""
+    ) -> None:
+        """
+        Args:
+            console: without one, nothing is shown.
+            unit: what is counted, in the plural.
+            total: None: not known yet.
+            done: what an earlier run has done; it does not count for the rate.
+            facts: stands beside the rate; rich's markup.
+        """
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+        self._console, self._label, self._unit, self._facts = console, label, unit, facts
+        self._bar = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[facts]}"),
+            TimeRemainingColumn(compact=True),
+            console=console,
+            disable=console is None,
+            speed_estimate_period=300,
+        )
+        self._task = self._bar.add_task(label, total=total, completed=done, facts=facts)
+        self._total, self.done, self._before = total, done, done
+        self._begun = self._told = time.monotonic()
+
+    def __enter__(self) -> Self:
+        self._bar.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._bar.stop()
+
+    def begin(self, total: int) -> None:
+        """The work starts now, all that was to be done before it is over; where there is none, no bar but a word."""
+        self._total, self._facts = total, ""
+        self._begun = self._told = time.monotonic()
+        self._bar.update(self._task, total=total, facts="", visible=total > 0)
+        if not total and self._console is not None:
+            self._console.print(f"{self._label}: nothing is left to do", highlight=False)
+
+    def advance(self, count: int = 1, facts: str | None = None) -> None:
+        """`count` more are done."""
+        self.reach(self.done + count, facts)
+
+    def reach(self, done: int, facts: str | None = None, total: int | None = None) -> None:
+        """`done` of `total` are done; None: of as many as before."""
+        self.done, self._facts = done, self._facts if facts is None else facts
+        self._total = self._total if total is None else total
+        now = time.monotonic()
+        speed = (done - self._before) / max(now - self._begun, 1e-6)
+        text = "  ".join(filter(None, (rate(speed, self._unit) if speed else "", self._facts)))
+        self._bar.update(self._task, total=self._total, completed=done, facts=text)
+        if self._console is None or self._console.is_terminal or now - self._told < LOG_SECONDS:
+            return
+        self._told = now
+        left = f"  ETA {timedelta(seconds=round((self._total - done) / speed))}" if self._total and speed else ""
+        self._console.print(f"{self._label} {done}/{self._total or '?'}  {text}{left}", highlight=False, soft_wrap=True)
+
+
+def rate(per_second: float, unit: str) -> str:
+    """`12 frames/s`; slow work per minute or hour."""
+    seconds, name = (1, "s") if per_second >= 1 else (60, "min") if per_second * 60 >= 1 else (3600, "h")
+    value = per_second * seconds
+    return f"{value:.{0 if value >= 10 else 1}f} {unit}/{name}"

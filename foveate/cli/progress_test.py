@@ -1,0 +1,44 @@
+import io
+
+import pytest
+from rich.console import Console
+
+from foveate.cli import progress
+from foveate.cli.progress import ProgressBar, rate
+
+
+@pytest.mark.parametrize(
+    ("per_second", "text"),
+    [(1027.3, "1027 x/s"), (2.34, "2.3 x/s"), (0.5, "30 x/min"), (0.02, "1.2 x/min"), (0.001, "3.6 x/h")],
+)
+def test_slow_work_is_counted_per_minute_or_hour(per_second, text):
+    assert rate(per_second, "x") == text
+
+
+def test_a_log_file_gets_a_line_now_and_then(monkeypatch):
+    now = [100.0]
+    monkeypatch.setattr(progress.time, "monotonic", lambda: now[0])
+    file = io.StringIO()
+    with ProgressBar(Console(file=file, width=200), "answers", "questions", 50, done=10, facts="loading") as bar:
+        now[0] += 500  # the model is being loaded
+        bar.begin(50)
+        for _ in range(20):
+            now[0] += 6
+            bar.advance(1, "2 unread")
+    lines = [line for line in file.getvalue().splitlines() if "ETA" in line]
+    assert len(lines) == 4, "one in half a minute, of two minutes"
+    assert lines[-1] == "answers 30/50  10 questions/min  2 unread  ETA 0:02:00"
+
+
+def test_nothing_to_do_is_said():
+    file = io.StringIO()
+    with ProgressBar(Console(file=file), "answers", "questions") as bar:
+        bar.begin(0)
+    assert file.getvalue().strip() == "answers: nothing is left to do"
+
+
+def test_silent_without_a_console(capsys):
+    with ProgressBar(None, "answers", "questions", 2) as bar:
+        bar.begin(0)
+        bar.advance(2)
+    assert capsys.readouterr() == ("", "")
