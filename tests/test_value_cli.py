@@ -127,6 +127,18 @@ def test_overlays_of_the_pipeline_choose_one_rule():
     assert row["baseline_name"] == "always_full" and float(row["latency"]) > 0 and float(row["mem"]) > 0
 
 
+def test_a_fixed_rule_has_its_pruned_looks_in_the_matrix():
+    evaluate("outputs/full_pruned", "--policy.baseline_name", "always_full", "--ratios", "0.5", "--mode", "stride")
+    overlay = str(REPO / "configs" / "baseline_pruning_ratio_050.yaml")
+    (row,) = evaluate("outputs/pruned", "--config", overlay)
+    assert (row["pruning_mode"], row["pruning_ratio"]) == ("stride", "0.5")
+    for name, first in (("full_pruned", "always_full"), ("pruned", "vision_token_pruning_proxy")):
+        rows = rows_of(f"outputs/{name}/eval_matrix.csv")
+        assert rows[0]["baseline_name"] == first
+        assert {row["pruning_mode"] for row in rows if row["pruning_mode"]} == {"stride", "random", "downsample"}
+        assert len({row["row"] for row in rows}) == len(rows)
+
+
 def test_fallback_is_counted():
     words = ("--policy.fallback_mode", "full", "--policy.fallback_entropy_threshold", "0.3", "--pareto", "0.9")
     row = evaluate("outputs/fallback", *words)[0]

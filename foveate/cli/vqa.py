@@ -166,8 +166,8 @@ def run_experiment(
             wanted = (rules or asked_rules)(config, board, policies)
             if wanted:
                 done.rows += experiment.rows(board, wanted)
-            compare = matrix and config.policy.baseline_name is None
-            done.matrix += experiment.rows(board, matrix_rules(config, board, policies)) if compare else []
+            if matrix:
+                done.matrix += experiment.rows(board, matrix_rules(config, board, policies))
         done.rows = done.rows or done.matrix
         done.matrix = done.matrix or done.rows
         if config.eval.profile:

@@ -195,7 +195,13 @@ def lambdas_of(config: VqaConfig) -> tuple[float, ...]:
 
 
 def matrix_rules(config: VqaConfig, board: Board, policies: Sequence[TrainedPolicy]) -> list[Rule | ThinnedOutcome]:
-    """The rows of `eval_matrix.csv`: the asked ones and everything they must be compared with."""
+    """The rows of `eval_matrix.csv`: the asked ones and what they must be compared with.
+
+    Of the learned policy that is every baseline; a fixed rule has the looks with fewer tokens beside it.
+    """
+    if config.policy.baseline_name is not None:
+        wanted = asked_rules(config, board, policies)
+        return [*wanted, *(look for look in board.thinned if all(look is not rule for rule in wanted))]
     outcomes, policy = board.outcomes, config.policy
     facts = policies[0].facts if policies else {}
     rules: list[Rule | ThinnedOutcome] = [Always("FULL"), Always("COARSE"), Always("NO")]
