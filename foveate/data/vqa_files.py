@@ -59,42 +59,54 @@ def _fetch(preset: str, patterns: Sequence[str], repo: str) -> Path:
         ) from error
 
 
-def read_rows(path: Path, needed: Collection[str]) -> Iterator[Row]:
-    """The rows of a TSV or parquet file.
+def read_rows(path: Path, needed: Collection[str], others: Collection[str] = ()) -> Iterator[Row]:
+    """The rows of a TSV or parquet file, under the names that are given here: a file may write them in another case.
 
+    Args:
+        needed: columns that must be there.
+        others: columns that are used where they are there.
     Raises:
         FoveateError: a column of `needed` is missing, or the file is damaged.
     """
-    yield from (_read_tsv if path.suffix == ".tsv" else _read_parquet)(path, needed)
+    yield from (_read_tsv if path.suffix == ".tsv" else _read_parquet)(path, needed, others)
 
 
-def _read_tsv(path: Path, needed: Collection[str]) -> Iterator[Row]:
+def _read_tsv(path: Path, needed: Collection[str], others: Collection[str]) -> Iterator[Row]:
     csv.field_size_limit(sys.maxsize)  # a picture is one field
     try:
         with path.open(newline="", encoding="utf-8-sig") as file:
             rows = csv.DictReader(file, delimiter="\t")
             check_columns(path, rows.fieldnames or (), needed)
+            rows.fieldnames = known_names(rows.fieldnames or (), (*needed, *others))
             yield from rows
     except (csv.Error, UnicodeDecodeError) as error:
         raise FoveateError(f"{path}: not the tab-separated file that was expected: {error}") from error
 
 
-def _read_parquet(path: Path, needed: Collection[str]) -> Iterator[Row]:
+def _read_parquet(path: Path, needed: Collection[str], others: Collection[str]) -> Iterator[Row]:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     try:
         file = pq.ParquetFile(path)
         check_columns(path, file.schema_arrow.names, needed)
+        names = known_names(file.schema_arrow.names, (*needed, *others))
         for batch in file.iter_batches(batch_size=64):
-            yield from batch.to_pylist()
+            yield from batch.rename_columns(names).to_pylist()
     except (pa.ArrowException, OSError) as error:
         raise FoveateError(f"{path}: not a readable parquet file: {error}") from error
 
 
-def check_columns(where: Path | str, found: Collection[str], needed: Collection[str]) -> None:
-    """Raises FoveateError: a column is missing."""
-    if missing := [name for name in needed if name not in found]:
+def known_names(found: Sequence[str], known: Collection[str]) -> list[str]:
+    """The columns of a file as they are called in `known`, whatever their case; others keep their names."""
+    spelled = {name.lower(): name for name in known if name not in found}
+    return [name if name in known else spelled.pop(name.strip().lower(), name) for name in found]
+
+
+def check_columns(where: Path | str, found: Sequence[str], needed: Collection[str]) -> None:
+    """Raises FoveateError: a column is missing, in whatever case."""
+    named = known_names(found, needed)
+    if missing := [name for name in needed if name not in named]:
         raise FoveateError(
             f"{where}: column {missing[0]!r} is missing; expected {', '.join(needed)}, "
             f"found {', '.join(found) or 'none'}"

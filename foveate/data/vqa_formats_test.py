@@ -86,6 +86,62 @@ def test_mmbench_test_split_has_no_answers(tmp_path: Path) -> None:
     assert sample.answers == () and sample.id == "mmbench/test/1"
 
 
+def test_columns_are_known_in_any_case(tmp_path: Path) -> None:
+    """As some tools write them: `Answer`, `QUESTION`, `c`."""
+    text = base64.b64encode(encoded()).decode()
+    row = mmbench_row(1, text, C="cow", D="owl", answer="D", hint="look")
+    columns = {name: name.capitalize() for name in MMBENCH_COLUMNS if len(name) > 1} | {
+        "C": "c",
+        "question": "QUESTION",
+    }
+    other = {columns.get(name, name): value for name, value in row.items()}
+    (expected,) = _mmbench(tmp_path / "exact", row)
+    assert expected.answers == ("D",) and expected.choices == ("cat", "dog", "cow", "owl")
+    assert _mmbench(tmp_path / "other", other) == [expected]
+    # Where a file has both, the name as it is published counts.
+    assert _mmbench(tmp_path / "both", {"Answer": "A", **row}) == [expected]
+
+    mmmu = mmmu_row("validation_Art_1", image_2={"bytes": encoded("blue"), "path": None})
+    textvqa = textvqa_row(image={"bytes": encoded(), "path": None})
+    for place, change in (("exact", str), ("upper", str.upper), ("capital", str.capitalize)):
+        folder = tmp_path / place
+        write_parquet(folder / "validation-00000.parquet", [{change(k): v for k, v in mmmu.items()}])
+        write_parquet(folder / "data" / "validation-00000.parquet", [{change(k): v for k, v in textvqa.items()}])
+        named = {change(k): v for k, v in textvqa.items() if k != "image"}
+        (folder / "TextVQA_0.5.1_val.json").write_text(json.dumps({"data": [named]}))
+        (folder / "train_images").mkdir()
+    for preset, files in {
+        "mmmu": "validation-00000.parquet",
+        "textvqa": "data/validation-00000.parquet",
+    }.items():
+        read = [load_vqa(preset, root=tmp_path / place / files) for place in ("exact", "upper", "capital")]
+        assert read[0][0].answers and read[1] == read[2] == read[0]
+    (sample,) = load_vqa("textvqa", root=tmp_path / "upper")
+    assert len(sample.answers) == 10 and sample.id == "textvqa/validation/34602"
+
+
+def _mmbench(folder: Path, row: dict) -> list[VQASample]:
+    write_mmbench(folder / "mmbench_dev.tsv", [row], tuple(row))
+    return load_vqa("mmbench", root=folder)
+
+
+def test_without_the_column_of_its_answers_a_set_whose_answers_are_public_is_an_error(tmp_path: Path) -> None:
+    columns = [c for c in MMBENCH_COLUMNS if c != "answer"]
+    write_mmbench(tmp_path / "mmbench_dev.tsv", [mmbench_row(1, "x")], [*columns, "reply"])
+    with pytest.raises(FoveateError, match=r"mmbench_dev\.tsv: column 'answer' is missing; .*found index, .* reply"):
+        load_vqa("mmbench", root=tmp_path)
+    row = textvqa_row(image={"bytes": encoded(), "path": None})
+    row["reply"] = row.pop("answers")
+    write_parquet(tmp_path / "validation-00000.parquet", [row])
+    with pytest.raises(FoveateError, match=r"column 'answers' is missing; .*reply"):
+        load_vqa("textvqa", root=tmp_path)
+    del row["image"]
+    (tmp_path / "TextVQA_0.5.1_val.json").write_text(json.dumps({"data": [row]}))
+    (tmp_path / "train_images").mkdir()
+    with pytest.raises(FoveateError, match=r"column 'answers' is missing; .*reply"):
+        load_vqa("textvqa", root=tmp_path)
+
+
 def test_mmbench_says_what_is_missing(tmp_path: Path) -> None:
     with pytest.raises(FoveateError, match=r"expected \*mmbench\*dev_en\*\.tsv or .* found no file"):
         load_vqa("mmbench", root=tmp_path)

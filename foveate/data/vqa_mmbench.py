@@ -7,7 +7,7 @@
 English goes before Chinese where both lie there, as on the hub (folders `en`, `cn`). Rows of one question with its
 options in another order have the same index modulo 1,000,000 (circular evaluation); their `image` may be the index of
 the row that holds the picture. The answers of `test` are not public: `foveate eval vqa` writes a submission file for it
-instead of an accuracy.
+instead of an accuracy; of `dev` the column `answer` must be there.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ DEFAULT_SPLIT = "dev"
 GROUPED = True
 REPO = "lmms-lab/MMBench"
 NEEDED = ("index", "question", "A", "B", "image")
+OTHERS = ("hint", "answer", "category", "split", *string.ascii_uppercase)
 
 
 def load(split: str, root: Path | None) -> Iterator[VQASample]:
@@ -40,7 +41,8 @@ def load(split: str, root: Path | None) -> Iterator[VQASample]:
             f"mmbench, split {split}: {', '.join(f.name for f in files)} are in {files[0].parent}; set data.root to "
             "one of the files"
         )
-    rows = [row for file in files for row in read_rows(file, NEEDED)]
+    needed = NEEDED if split == "test" else (*NEEDED, "answer")
+    rows = [row for file in files for row in read_rows(file, needed, OTHERS)]
     named = sorted({text_of(row.get("split")) for row in rows} - {""})
     if named and split not in named:
         raise FoveateError(f"{files[0]}: expected rows of split {split!r}, found {', '.join(named)}")

@@ -26,6 +26,7 @@ DEFAULT_SPLIT = "validation"
 GROUPED = True
 REPO = "MMMU/MMMU"
 NEEDED = ("id", "question", "options", "answer", "question_type", "image_1")
+OTHERS = tuple(f"image_{n}" for n in range(2, 8))
 GAP = 8
 """Pixels between the pictures of a sheet."""
 
@@ -33,12 +34,12 @@ GAP = 8
 def load(split: str, root: Path | None) -> Iterator[VQASample]:
     """The questions of one split, subject by subject."""
     for file in find_files("mmmu", root, (f"{split}-*.parquet", f"*/{split}-*.parquet"), REPO):
-        for row in read_rows(file, NEEDED):
+        for row in read_rows(file, NEEDED, OTHERS):
             yield _sample(row, split, file)
 
 
 def _sample(row: Row, split: str, file: Path) -> VQASample:
-    pictures = [p for n in range(1, 8) if (p := picture(row.get(f"image_{n}")))]
+    pictures = [p for name in ("image_1", *OTHERS) if (p := picture(row.get(name)))]
     is_open = text_of(row["question_type"]) == "open"
     answer = text_of(row["answer"])
     name = text_of(row["id"])

@@ -7,7 +7,7 @@ Either the published JSON and picture folders, or the parquet form of the hub:
     train_images/IMAGE_ID.jpg         pictures of train and val;  test_images/ those of test
     data/validation-00000-of-00003.parquet     the same columns, with `image`
 
-The answers of `test` are not public.
+The answers of `test` are not public; of the others they must be there.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import json
 from collections.abc import Iterator
 from pathlib import Path
 
-from foveate.data.vqa_files import Row, check_columns, find_files, picture, read_rows, text_of
+from foveate.data.vqa_files import Row, check_columns, find_files, known_names, picture, read_rows, text_of
 from foveate.errors import FoveateError
 from foveate.types import VQASample
 
@@ -36,14 +36,16 @@ def load(split: str, root: Path | None) -> Iterator[VQASample]:
     short = "val" if split == "validation" else split
     patterns = (f"TextVQA_[0-9]*_{short}.json", f"{split}-*.parquet", f"data/{split}-*.parquet")
     files = find_files("textvqa", root, patterns, REPO)
+    needed = NEEDED if split == "test" else (*NEEDED, "answers")
     if files[0].suffix != ".json":
         for file in files:
-            for row in read_rows(file, (*NEEDED, "image")):
+            for row in read_rows(file, (*needed, "image"), ("answers",)):
                 yield _sample(row, split, picture(row["image"]))
         return
     pictures = _picture_folder(files[-1].parent, "test" if split == "test" else "train")
     for row in _read_json(files[-1]):
-        check_columns(files[-1], list(row), NEEDED)
+        check_columns(files[-1], list(row), needed)
+        row = dict(zip(known_names(list(row), (*NEEDED, "answers")), row.values(), strict=True))
         yield _sample(row, split, str(pictures / f"{row['image_id']}.jpg"))
 
 
