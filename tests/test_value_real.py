@@ -49,7 +49,7 @@ def drop(rows: list[dict[str, str]], *names: str) -> list[dict[str, str]]:
     return [{key: value for key, value in row.items() if key not in names} for row in rows]
 
 
-def test_two_stages_and_a_matrix(model):
+def test_two_stages_and_a_matrix(model, capsys):
     tuning = ("--training.stage1_epochs", "1", "--training.stage1_lr", "1e-3", "--training.batch_size", "8")
     assert main(["train", "value", *words(model, "out", *tuning, "--training.stage2_epochs", "2")]) == 0
     assert (model / "out" / "stage1" / "config.json").exists() and list((model / "out").glob("checkpoint-*.pt"))
@@ -69,6 +69,10 @@ def test_two_stages_and_a_matrix(model):
     assert main(["eval", "vqa", *words(model, "named", "--checkpoint", str(model / "out"))]) == 0
     named = json.loads((model / "named" / "summary.json").read_text())
     assert named["model"]["fingerprint"] == summary["model"]["fingerprint"]
+    # Another model's name does not get this one's tuned weights.
+    other = ("--model.path", "tiny_qwen3vl", "--training.stage1_epochs", "1")
+    assert main(["eval", "vqa", *words(model, "other", *other)]) == 1
+    assert "was tuned from" in " ".join(capsys.readouterr().err.split())
 
 
 def test_stage_1_is_not_reused_for_other_training(model, capsys):

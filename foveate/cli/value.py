@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import itertools
+import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -60,15 +63,24 @@ class TrainingPasses:
 def train_policy(config: VqaConfig, console: Console) -> Path:
     """Train under this configuration; the folder with the checkpoints. Runs under `torchrun` as well."""
     from foveate.cli.vqa import joined, prepare_folder
+    from foveate.training.lock import sole_training
     from foveate.training.value_checkpoint import save_policy
 
     folder = Path(config.output_dir or config.training.output_dir)
     prepare_folder(folder, config.language)
-    with joined(config) as world:
+    with joined(config) as world, sole_training(folder) if world.leads else contextlib.nullcontext():
         passes = training_passes(config, console, world, folder)
         if passes is None:
             return folder
         console.print(f"stage 2: {len(passes.train)} questions, {len(passes.val)} for validation", highlight=False)
+        if config.policy.use_straight_through is None:
+            told = "gains are learned: policy.lambda_cost does not count here, but at evaluation"
+        else:
+            told = f"the policy is trained for lambda {config.policy.lambda_cost:g}"
+        console.print(f"stage 2: {told}", highlight=False)
+        if kept := set_aside(folder, config):
+            told = f"{folder} held a policy of another configuration, now in {kept} (--checkpoint {kept} takes it)"
+            console.print(f"warning: {told}", highlight=False, soft_wrap=True)
         trained = fit_policy(config, passes, console, lambda step, t: save_policy(folder, step, t))
         path = save_policy(folder, trained.facts["steps"], trained)
         write_training(config, folder, passes, trained, path.name)
@@ -120,6 +132,32 @@ def training_passes(config: VqaConfig, console: Console, world: Any, folder: Pat
     return TrainingPasses(vlm, board, held)
 
 
+POLICY_FILES = ("checkpoint-*.pt", "summary.json", "results.csv", "config.yaml", "run.json")
+"""What stage 2 leaves in its folder."""
+
+
+def set_aside(folder: Path, config: VqaConfig) -> Path | None:
+    """Move a finished policy that was trained otherwise to `folder/earlier_N`; that folder, or None."""
+    from foveate.cli.config import to_dict
+
+    def counts(plain: Any) -> list[Any]:
+        own = plain["model"]["path"], plain["data"]["train_jsonl"], plain["max_train_samples"]
+        return [plain["policy"], plain["training"], *own]
+
+    try:
+        before = counts(json.loads((folder / "summary.json").read_text())["config"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    if before == counts(json.loads(json.dumps(to_dict(config)))):
+        return None
+    kept = next(path for n in itertools.count(1) if not (path := folder / f"earlier_{n}").exists())
+    kept.mkdir()
+    for pattern in POLICY_FILES:
+        for path in folder.glob(pattern):
+            path.rename(kept / path.name)
+    return kept
+
+
 def fit_policy(
     config: VqaConfig,
     passes: TrainingPasses,
@@ -137,6 +175,7 @@ def fit_policy(
             config.policy,
             config.training,
             model=passes.vlm.fingerprint,
+            trained_on=config.data.train_jsonl,
             on_step=lambda step, steps, loss: bar.reach(step, f"loss {loss:.3f}", steps),
             on_checkpoint=on_checkpoint,
         )
@@ -199,8 +238,6 @@ class BucketsConfig:
 
 def buckets(argv: list[str]) -> int:
     """The verb: a YAML file that `--config` takes."""
-    import json
-
     import yaml
 
     from foveate.cli.config import parse

@@ -135,6 +135,7 @@ def run_experiment(
         FoveateError: the folder cannot be written, and whatever is wrong with model, questions or policies.
     """
     from foveate.cli.vqa_output import write_files
+    from foveate.data.vqa_leakage import leak_warnings
     from foveate.evaluation.ray_workers import require_ray
     from foveate.evaluation.vqa import Experiment, asked, asked_rules, matrix_rules, need_policy
     from foveate.evaluation.vqa_load import load_model, load_policies, load_sets, untuned
@@ -160,6 +161,8 @@ def run_experiment(
         done = Finished(config.folder, warnings=[*untuned(config), *warnings], vlm=vlm)
         if not world.leads:
             return done
+        trained_on = [trained.facts.get("trained_on") for trained in policies]
+        done.warnings += leak_warnings([*trained_on, config.data.train_jsonl], sets)
         for name, samples in sets.items():
             board = experiment.board(name, samples, passes, thinned)
             done.boards[name] = board

@@ -76,15 +76,22 @@ def check_leakage(train_jsonl: str | Path, samples: Sequence[VQASample]) -> Leak
     return compare(training, [seen(sample) for sample in samples])
 
 
-def leak_warnings(train_jsonl: str | None, sets: Mapping[str, Sequence[VQASample]]) -> list[str]:
-    """A sentence for each evaluated set of which the training file holds a picture, or a question without one; none
-    without such a file."""
-    if not train_jsonl or not Path(train_jsonl).is_file():
-        return []
-    found = {name: check_leakage(train_jsonl, samples) for name, samples in sets.items()}
-    return [
-        f"{name} leaks into {train_jsonl}: {leak}" for name, leak in found.items() if leak.same_image or leak.same_both
-    ]
+def leak_warnings(training: Iterable[str | None], sets: Mapping[str, Sequence[VQASample]]) -> list[str]:
+    """A sentence for each evaluated set of which a training file holds a picture, or a question without one.
+
+    Args:
+        training: what `data.train_jsonl` was; of data sets, known by their names, the splits are apart anyway.
+    """
+    told = []
+    for name in dict.fromkeys(filter(None, training)):
+        if not name.endswith((".json", ".jsonl")):
+            continue
+        if not Path(name).is_file():
+            told.append(f"whether questions occur in training was not checked: {name} is not there")
+            continue
+        found = {dataset: check_leakage(name, samples) for dataset, samples in sets.items()}
+        told += [f"{d} leaks into {name}: {leak}" for d, leak in found.items() if leak.same_image or leak.same_both]
+    return told
 
 
 def find_leakage(training: Iterable[VQASample], samples: Iterable[VQASample]) -> Leakage:

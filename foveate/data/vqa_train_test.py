@@ -80,10 +80,12 @@ def test_command_shares_pictures_out_and_leaves_known_ones_out(root: Path, tmp_p
     assert image_hash(llava_line) and llava_line.answers == ("a cat",)
     validation = load_vqa("textvqa", root=root)
     assert check_leakage(tmp_path / "out" / "train.jsonl", validation).same_image == ()
-    assert leak_warnings(str(tmp_path / "out" / "train.jsonl"), {"textvqa": validation, "held": held}) == []
-    (warning,) = leak_warnings(str(tmp_path / "out" / "train.jsonl"), {"all of dev": load_vqa("mmbench", root=root)})
+    assert leak_warnings([str(tmp_path / "out" / "train.jsonl")], {"textvqa": validation, "held": held}) == []
+    (warning,) = leak_warnings([str(tmp_path / "out" / "train.jsonl")], {"all of dev": load_vqa("mmbench", root=root)})
     assert warning.startswith("all of dev leaks into") and "of 80 questions" in warning
-    assert leak_warnings("mixed", {"x": held}) == leak_warnings(None, {"x": held}) == []
+    assert leak_warnings(["mixed", None], {"x": held}) == []
+    (unknown,) = leak_warnings(["gone.jsonl", "gone.jsonl"], {"x": held})
+    assert "was not checked: gone.jsonl is not there" in unknown
     first = next(s for s in train if s.dataset == "mmbench")
     assert first.answers in (("A",), ("B",)) and first.choices in (("x", "y"), ("y", "x")) and first.split == "dev"
     about = json.loads((tmp_path / "out" / "data.json").read_text())
@@ -169,8 +171,8 @@ def test_near_misses_of_a_leak(tmp_path: Path) -> None:
     assert leak.same_image == leak.same_both == ("copied",) and leak.same_wording == ("copied", "one byte")
     # A question without a picture leaks by its words alone.
     blind = [VQASample("blind", "x", "No picture at all?", ("yes",), None)]
-    assert leak_warnings(str(path), {"blind": blind})[0].startswith("blind leaks into")
-    assert leak_warnings(str(path), {"new": [VQASample("new", "x", "another?", ("yes",), None)]}) == []
+    assert leak_warnings([str(path)], {"blind": blind})[0].startswith("blind leaks into")
+    assert leak_warnings([str(path)], {"new": [VQASample("new", "x", "another?", ("yes",), None)]}) == []
 
 
 def test_a_build_that_was_killed_goes_on_to_the_same_files(root: Path, tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ from foveate.errors import FoveateError
 from foveate.evaluation.vqa_config import VqaConfig
 from foveate.evaluation.vqa_passes import VLMLike
 from foveate.training.value_checkpoint import TrainedPolicy, adopt_weights, load_policy, newest_checkpoint
-from foveate.training.value_stage1 import FOLDER
+from foveate.training.value_stage1 import FOLDER, check_origin
 from foveate.types import VQASample
 
 
@@ -32,6 +32,7 @@ def load_model(config: VqaConfig, device: str | None = None, tuned: Path | None 
     beside = _beside_policy(config)
     tuned = tuned or beside or Path(config.training.output_dir) / FOLDER
     if tuned.is_dir() and (config.training.stage1_epochs or beside):
+        check_origin(tuned, path)
         path, lora = (path, str(tuned)) if (tuned / "adapter_config.json").exists() else (str(tuned), None)
     return load_vlm(
         path,
@@ -154,7 +155,24 @@ def load_policies(config: VqaConfig, vlm: VLMLike) -> tuple[list[TrainedPolicy],
                 f"{trained.path} was trained on the passes of another model, prompt or budget ({model}; this one is "
                 f"{vlm.fingerprint}): its gains may not hold here"
             )
+        warnings += _idle_options(trained, config)
     return policies, warnings
+
+
+def _idle_options(trained: TrainedPolicy, config: VqaConfig) -> list[str]:
+    """What this configuration asks of a policy that was settled when it was trained."""
+    told, seed = [], trained.facts.get("seed", config.training.seed)
+    if seed != config.training.seed:
+        told.append(
+            f"{trained.path} was trained with seed {seed}: training.seed {config.training.seed} changes bootstraps and "
+            "sampled answers alone; `foveate sweep seeds` trains a policy per seed"
+        )
+    if config.pareto and trained.head.shape.learns == "policy":
+        told.append(
+            f"{trained.path} has its lambda trained into it: --pareto does nothing to it; train one per lambda, or one "
+            "that learns gains (policy.use_straight_through: null) for a whole curve"
+        )
+    return told
 
 
 def shipped_policy(model: str) -> Path:

@@ -61,6 +61,7 @@ def fit(
     training: TrainingConfig,
     *,
     model: str = "",
+    trained_on: str | None = None,
     on_step: Callable[[int, int, float], None] | None = None,
     on_checkpoint: Callable[[int, TrainedPolicy], object] | None = None,
 ) -> TrainedPolicy:
@@ -68,6 +69,7 @@ def fit(
 
     Args:
         model: fingerprint of the model whose passes these are.
+        trained_on: the file or data set of the questions, for the facts.
         on_step: called with (step, steps, loss).
         on_checkpoint: called every `training.save_every` steps with the head as it stands.
     Raises:
@@ -81,6 +83,7 @@ def fit(
     head.standardise(data.features)
     facts = {
         "model": model,
+        "trained_on": trained_on,
         "seed": training.seed,
         "lambda_cost": policy.lambda_cost,
         "mean_gains": dict(zip(("coarse", "full"), known.gains[:, 1:].mean(0).tolist(), strict=True)),

@@ -57,6 +57,23 @@ def is_tuned(folder: Path, recipe: Mapping[str, Any]) -> bool:
     return True
 
 
+def check_origin(tuned: Path, model: str) -> None:
+    """Whether `model.path` is what stage 1 began with.
+
+    Raises:
+        FoveateError: the tuned model was made from another one.
+    """
+    try:
+        origin = json.loads((tuned / RECIPE).read_text())["model"]
+    except (OSError, ValueError, KeyError):
+        return  # of another trainer, which does not say
+    if origin != model and Path(origin).resolve() != Path(model).resolve():
+        raise FoveateError(
+            f"{tuned} was tuned from {origin}, but model.path is {model}: set model.path to {origin}, name the "
+            "training.output_dir (or --checkpoint) of the other model, or set training.stage1_epochs to 0"
+        )
+
+
 def tune(
     vlm: VLM,
     samples: Sequence[VQASample],

@@ -1,0 +1,34 @@
+import os
+import signal
+import subprocess
+import sys
+
+import pytest
+
+from foveate.errors import FoveateError
+from foveate.testing import REPO
+from foveate.training.lock import sole_training
+
+HOLD = """
+import sys, time
+from pathlib import Path
+from foveate.training.lock import sole_training
+with sole_training(Path(sys.argv[1])):
+    print("held", flush=True)
+    time.sleep(60)
+"""
+
+
+def test_a_second_training_is_refused_until_the_first_is_gone(tmp_path):
+    other = subprocess.Popen([sys.executable, "-c", HOLD, str(tmp_path)], cwd=REPO, stdout=subprocess.PIPE, text=True)
+    try:
+        assert other.stdout is not None
+        assert other.stdout.readline() == "held\n"
+        with pytest.raises(FoveateError, match=f"process {other.pid} is training there"), sole_training(tmp_path):
+            pass
+    finally:
+        os.kill(other.pid, signal.SIGKILL)
+        other.wait()
+    for _ in range(2):  # killed, and ended in order
+        with sole_training(tmp_path):
+            pass
