@@ -2,7 +2,7 @@
 
 MMBench publishes answers of its dev split alone, so that split must serve both: its pictures are shared out by hash,
 with all their questions and rotations. Questions whose picture occurs in a set that training must not know stay out,
-and so do those whose picture cannot be decoded: training would stop at them.
+and so do those whose picture is not there or cannot be decoded: training would stop at them.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import hashlib
 import io
 import json
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,9 @@ from foveate.data.vqa_jsonl import load as load_jsonl
 from foveate.data.vqa_leakage import Leakage, Seen, compare, seen
 from foveate.errors import FoveateError
 from foveate.types import VQASample
+
+JSON = (".jsonl", ".json")
+"""How the names of sets end that are files."""
 
 
 @dataclass(frozen=True)
@@ -61,29 +64,44 @@ class VqaTrainConfig:
 
 
 def build(
-    config: VqaTrainConfig, progress: Callable[[Iterable[VQASample], str], Iterable[VQASample]]
+    config: VqaTrainConfig, progress: Callable[[Sequence[VQASample], str], Iterable[VQASample]]
 ) -> dict[str, Any]:
     """Write the files and return what `data.json` holds: counts per set, what was left out, the leaks that remain.
 
     Args:
         progress: wraps the questions of a set while they are written; gets them and the set's name.
+    Raises:
+        FoveateError: a set cannot be read, none of its pictures is there, or no question is left to train on.
     """
     out = Path(config.out)
-    # One set at a time is in memory; of those that are done the hashes stay.
-    forbidden = {name: [seen(sample) for sample in _load(name, config)] for name in config.against}
+    missing: dict[str, list[str]] = {}
+
+    def load(name: str) -> list[VQASample]:
+        samples = _load(name, config)
+        missing[name] = _missing_pictures(name, samples)
+        return samples
+
+    names = (*config.sets, *(["llava"] if config.llava else []))
+    # Lists of pictures' paths are short and are read first: a wrong folder is told before anything is written.
+    listed = {name: load(name) for name in names if name == "llava" or name.endswith(JSON)}
+    # Of published sets one at a time is in memory; of those that are done the hashes stay.
+    forbidden = {name: [seen(sample) for sample in load(name)] for name in config.against}
     known = {image for asked in forbidden.values() for _, image, _ in asked if image}
     lines: dict[str, list[str]] = {"train": [], "eval": []}
     kept: dict[str, list[Seen]] = {"train": [], "eval": []}
     counts: dict[str, Counter[str]] = {}
     readable: dict[str, bool] = {}
-    for name in (*config.sets, *(["llava"] if config.llava else [])):
+    for name in names:
         counts[name] = Counter()
-        samples = _load(name, config) if name in config.sets else _load_llava(config)
+        samples = listed.get(name) or load(name)
+        gone = set(missing[name])
         for sample in progress(samples, name):
             _, image, wording = seen(sample)
             part = "eval" if name.partition(":")[0] in config.eval_sets and _is_held_out(image, config) else "train"
             if not sample.answers:
                 part = "no answer"
+            elif sample.image in gone:
+                part = "missing picture"
             elif sample.image is not None and not _is_readable(sample.image, image, readable):
                 part = "broken picture"
             elif part == "train" and image in known:
@@ -101,6 +119,7 @@ def build(
     about: dict[str, Any] = {
         "config": asdict(config),
         "counts": _plain(counts),
+        "missing": {k: {"pictures": len(v), "first": v[0]} for k, v in missing.items() if v},
         "leakage": {k: _counts(v) for k, v in leaks.items()},
     }
     for part in ("train", "eval"):
@@ -114,7 +133,9 @@ def build(
 
 
 def _load(name: str, config: VqaTrainConfig) -> list[VQASample]:
-    if name.endswith((".jsonl", ".json")):
+    if name == "llava" and config.llava:
+        return _load_llava(config)
+    if name.endswith(JSON):
         return load_vqa(name, max_samples=config.max_per_set)
     preset, _, split = name.partition(":")
     return load_vqa(preset, split or None, config.root, config.max_per_set)
@@ -125,6 +146,23 @@ def _load_llava(config: VqaTrainConfig) -> list[VQASample]:
     samples = list(load_jsonl(None, Path(str(config.llava)), images))
     step = max(1, len(samples) // (config.max_per_set or len(samples) or 1))
     return samples[::step][: config.max_per_set]
+
+
+def _missing_pictures(name: str, samples: Sequence[VQASample]) -> list[str]:
+    """Paths of pictures that are not there, one per question.
+
+    Raises:
+        FoveateError: the set has pictures, and none is there.
+    """
+    pictures = [sample.image for sample in samples if sample.image is not None]
+    missing = [path for path in pictures if isinstance(path, str) and not Path(path).is_file()]
+    if missing and len(missing) == len(pictures):
+        if name == "llava":
+            todo = "name the folder of its pictures with --llava_images"
+        else:
+            todo = "paths count from the folder of the file" if name.endswith(JSON) else "see that --root holds them"
+        raise FoveateError(f"{name}: not one of {len(missing)} pictures is there, the first: {missing[0]}; {todo}")
+    return missing
 
 
 def _is_held_out(image: str, config: VqaTrainConfig) -> bool:
@@ -178,6 +216,7 @@ def _in_words(counter: Counter[str]) -> str:
         "eval": "for evaluation",
         "no answer": "without an answer",
         "known picture": "with a picture that training must not know",
+        "missing picture": "with a picture that is not there",
         "broken picture": "with a picture that cannot be decoded",
     }
     return ", ".join(f"{counter[part]} {said}" for part, said in words.items() if counter[part]) or "no question"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import csv
+import dataclasses
 import io
 import json
 from pathlib import Path
@@ -98,6 +99,56 @@ def test_command_shares_pictures_out_and_leaves_known_ones_out(root: Path, tmp_p
     assert (tmp_path / "out" / "train.jsonl").read_bytes() == before
 
 
+@pytest.fixture
+def llava(tmp_path: Path) -> Path:
+    """Three questions in LLaVA's form, in a folder beside that of their pictures."""
+    turns = [{"from": "human", "value": "<image>\nwhat is it?"}, {"from": "gpt", "value": "a cat"}]
+    path = tmp_path / "llava" / "instruct.json"
+    path.parent.mkdir()
+    path.write_text(json.dumps([{"id": f"l{n}", "image": f"{n}.jpg", "conversations": turns} for n in range(3)]))
+    (tmp_path / "coco").mkdir()
+    for n in range(3):
+        (tmp_path / "coco" / f"{n}.jpg").write_bytes(encoded(200 + n))
+    return path
+
+
+def test_a_wrong_folder_of_pictures_is_an_error_that_names_it_and_writes_nothing(
+    root: Path, llava: Path, tmp_path: Path, capsys
+) -> None:
+    out = tmp_path / "out"
+    argv = ["data", "vqa-train", "--root", str(root), "--against", "textvqa:validation", "--out", str(out)]
+    assert main([*argv, "--llava", str(llava)]) == 1
+    told = " ".join(capsys.readouterr().err.split())
+    assert "llava: not one of 3 pictures is there, the first:" in told and "--llava_images" in told
+    assert str(llava.parent / "0.jpg") in told and not out.exists()
+
+    (tmp_path / "coco" / "1.jpg").unlink()
+    assert main([*argv, "--llava", str(llava), "--llava_images", str(tmp_path / "coco")]) == 0
+    told = " ".join(capsys.readouterr().out.split())
+    missing = tmp_path / "coco" / "1.jpg"
+    assert f"warning: llava: 1 pictures are not there, their questions are left out; the first: {missing}" in told
+    about = json.loads((out / "data.json").read_text())
+    assert about["counts"]["llava"] == {"train": 2, "missing picture": 1}
+
+
+def test_pictures_that_training_must_not_know_have_to_be_there(tmp_path: Path) -> None:
+    """Otherwise no leak of theirs could be found."""
+    (tmp_path / "1.png").write_bytes(encoded(1))
+    for name, pictures in (("mine", ("1.png",)), ("other", ("2.png", "3.png")), ("half", ("2.png", "1.png"))):
+        lines = [{"image": image, "question": f"{image}?", "answer": "a"} for image in pictures]
+        (tmp_path / f"{name}.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    mine, other = str(tmp_path / "mine.jsonl"), str(tmp_path / "other.jsonl")
+    config = VqaTrainConfig(out=str(tmp_path / "out"), sets=(mine,), eval_sets=(), against=(other,))
+    with pytest.raises(FoveateError, match=r"other\.jsonl: not one of 2 pictures is there, the first: .*2\.png"):
+        build(config, lambda samples, _: samples)
+    half = str(tmp_path / "half.jsonl")
+    lines = [{"image": "1.png", "question": "?", "answer": "a"}, {"question": "without one?", "answer": "a"}]
+    Path(mine).write_text("\n".join(map(json.dumps, lines)))
+    about = build(dataclasses.replace(config, against=(half,)), lambda samples, _: samples)
+    assert about["counts"][mine] == {"known picture": 1, "train": 1}
+    assert about["missing"] == {half: {"pictures": 1, "first": str(tmp_path / "2.png")}}
+
+
 def test_leaks_are_found_by_picture_and_by_wording() -> None:
     def sample(name: str, question: str, image: bytes | None, **other) -> VQASample:
         return VQASample(name, "x", question, ("a",), image, **other)
@@ -127,7 +178,8 @@ def test_questions_whose_picture_cannot_be_decoded_are_counted_and_left_out(tmp_
     (tmp_path / "mine.jsonl").write_text("\n".join(map(json.dumps, lines)))
     config = VqaTrainConfig(out=str(tmp_path / "out"), sets=(str(tmp_path / "mine.jsonl"),), eval_sets=(), against=())
     about = build(config, lambda samples, _: samples)
-    assert about["counts"][config.sets[0]] == {"train": 2, "broken picture": 3}
+    assert about["counts"][config.sets[0]] == {"train": 2, "broken picture": 2, "missing picture": 1}
+    assert about["missing"] == {config.sets[0]: {"pictures": 1, "first": str(tmp_path / "gone.png")}}
     assert [s.question for s in load_vqa(str(tmp_path / "out" / "train.jsonl"))] == ["whole.png?", "without one?"]
 
 
@@ -144,7 +196,7 @@ def test_nothing_left_is_said_in_words_and_leaves_no_folder(tmp_path: Path) -> N
         build(config, lambda samples, _: samples)
     assert str(caught.value) == (
         f"no question is left to train on ({path}: 1 without an answer, 2 with a picture that training must not know, "
-        "1 with a picture that cannot be decoded); name other --sets"
+        "1 with a picture that is not there); name other --sets"
     )
     assert not (tmp_path / "out").exists()
 
