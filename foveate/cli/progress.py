@@ -1,4 +1,4 @@
-"""How far, how fast, how long still: a bar on a terminal, a line now and then in a log file."""
+"""How far, how fast, how long still: a bar on a terminal; in a log file a line when work begins, and now and then."""
 
 from __future__ import annotations
 
@@ -42,10 +42,14 @@ class ProgressBar:
         )
         self._task = self._bar.add_task(label, total=total, completed=done, facts=facts)
         self._total, self.done, self._before = total, done, done
-        self._begun = self._told = time.monotonic()
+        self._begun = time.monotonic()
+        self._told: float | None = None
+        """When the log file has got its last line."""
 
     def __enter__(self) -> Self:
         self._bar.start()
+        if self._total:
+            self._tell(self._facts)
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -53,11 +57,13 @@ class ProgressBar:
 
     def begin(self, total: int) -> None:
         """The work starts now, all that was to be done before it is over; where there is none, no bar but a word."""
-        self._total, self._facts = total, ""
-        self._begun = self._told = time.monotonic()
+        self._total, self._facts, self._begun = total, "", time.monotonic()
         self._bar.update(self._task, total=total, facts="", visible=total > 0)
         if not total and self._console is not None:
             self._console.print(f"{self._label}: nothing is left to do", highlight=False)
+        elif self._told is None:
+            self._tell()
+        self._told = self._begun
 
     def advance(self, count: int = 1, facts: str | None = None) -> None:
         """`count` more are done."""
@@ -68,14 +74,21 @@ class ProgressBar:
         self.done, self._facts = done, self._facts if facts is None else facts
         self._total = self._total if total is None else total
         now = time.monotonic()
+        if self._told is None:
+            self._tell()
         speed = (done - self._before) / max(now - self._begun, 1e-6)
         text = "  ".join(filter(None, (rate(speed, self._unit) if speed else "", self._facts)))
         self._bar.update(self._task, total=self._total, completed=done, facts=text)
-        if self._console is None or self._console.is_terminal or now - self._told < LOG_SECONDS:
-            return
-        self._told = now
-        left = f"  ETA {timedelta(seconds=round((self._total - done) / speed))}" if self._total and speed else ""
-        self._console.print(f"{self._label} {done}/{self._total or '?'}  {text}{left}", highlight=False, soft_wrap=True)
+        if now - (self._told or now) >= LOG_SECONDS:
+            left = f"ETA {timedelta(seconds=round((self._total - done) / speed))}" if self._total and speed else ""
+            self._tell(text, left)
+
+    def _tell(self, *facts: str) -> None:
+        """A line of the log file; on a terminal the bar says the same."""
+        self._told = time.monotonic()
+        if self._console is not None and not self._console.is_terminal:
+            line = "  ".join(filter(None, (f"{self._label} {self.done}/{self._total or '?'}", *facts)))
+            self._console.print(line, highlight=False, soft_wrap=True)
 
 
 def rate(per_second: float, unit: str) -> str:
