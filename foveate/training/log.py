@@ -1,7 +1,9 @@
 """What a training run says: a progress bar, `metrics.jsonl`, TensorBoard. Only the leading process speaks.
 
 A line of `metrics.jsonl` is one JSON object of numbers: `step` (steps done), `loss` (mean since the last line), `lr`,
-`grad_norm`, `samples_per_s`, and `noise_scale`, `kept`, `kept/<view>` (patches per sample) where a pruner trains.
+`grad_norm`, `samples_per_s`, and `noise_scale`, `kept`, `kept/<view>` (patches per sample) where a pruner trains. Of
+a head that is fitted to cached passes (stage 2 of the value of vision) there are `step`, `epoch`, `loss`, `lr`, and at
+the end of each epoch `val_loss`.
 """
 
 from __future__ import annotations
@@ -12,7 +14,7 @@ import time
 from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, Self
 
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
@@ -22,17 +24,47 @@ log = logging.getLogger(__name__)
 SMOOTHING = 0.9
 
 
+class MetricsFile:
+    """`metrics.jsonl`, a context manager: a resumed training keeps the lines up to step `done`, a new one none."""
+
+    def __init__(self, path: Path, done: int = 0) -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self._file = _reopen(path, done)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        self._file.close()
+
+    def write(self, line: Mapping[str, float]) -> None:
+        """One line, at once on disk.
+
+        Raises:
+            FoveateError: it cannot be written.
+        """
+        try:
+            self._file.write(json.dumps(line) + "\n")
+            self._file.flush()
+        except OSError as error:
+            raise FoveateError(f"cannot write {self._file.name}: {error}; free some space and resume") from error
+
+
 class RunLog:
     """A context manager around the loop; `step` once per step, `metrics` every few."""
 
     def __init__(self, out: Path, total: int, done: int, batch_size: int, speaks: bool = True) -> None:
         self.speaks, self.batch_size, self.total, self.done = speaks, batch_size, total, done
+        self._out = out
         self.loss: float | None = None
         self._last = (time.perf_counter(), done)
         if not speaks:
             return
         out.mkdir(parents=True, exist_ok=True)
-        self._file = _reopen(out / "metrics.jsonl", done)
+        self._file = MetricsFile(out / "metrics.jsonl", done)
         self._board = _tensorboard(out / "tensorboard", done)
         self._bar = Progress(
             TextColumn("[bold]train"),
@@ -48,6 +80,9 @@ class RunLog:
     def __enter__(self) -> RunLog:
         if self.speaks:
             self._bar.start()
+            if self.done:
+                told = f"resumed at step {self.done} of {self.total}, from the checkpoint in {self._out}"
+                self._bar.console.print(told, highlight=False, soft_wrap=True)
         return self
 
     def __exit__(self, kind: type[BaseException] | None, value: BaseException | None, tb: TracebackType | None) -> None:
@@ -69,11 +104,7 @@ class RunLog:
         self._last = (now, done)
         rate = (done - before[1]) * self.batch_size / max(now - before[0], 1e-9)
         line = {"step": done, **values, "samples_per_s": rate}
-        try:
-            self._file.write(json.dumps(line) + "\n")
-            self._file.flush()
-        except OSError as error:
-            raise FoveateError(f"cannot write {self._file.name}: {error}; free some space and resume") from error
+        self._file.write(line)
         if self._board is not None:
             for name, value in line.items():
                 if name != "step":

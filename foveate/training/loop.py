@@ -8,7 +8,6 @@ resumed run needs no stored random state to be exact, and a run over several pro
 from __future__ import annotations
 
 import contextlib
-import logging
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, cast
@@ -26,7 +25,6 @@ from foveate.training.log import RunLog
 from foveate.training.schedule import learning_rate
 from foveate.training.world import World
 
-log = logging.getLogger(__name__)
 ORDER, DRAWS, MODEL = range(3)
 """Streams of random numbers."""
 
@@ -116,7 +114,6 @@ def fit(
     progress = Progress(objective, Ema(objective, optim.ema_decay), make_optimizer(objective, optim))
     if saved := checkpoints(out / "checkpoints"):
         load_checkpoint(saved[-1], progress, identity or {})
-        log.info("resumed from %s", saved[-1])
     forward = _wrap(objective, loop, world)
     objective.train()
     with RunLog(out, loop.steps, progress.step, loop.batch_size, world.leads) as run_log:

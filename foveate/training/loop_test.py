@@ -75,6 +75,15 @@ def test_a_resumed_run_repeats_the_uninterrupted_one_exactly(tmp_path: Path) -> 
         assert torch.equal(value, resumed.state_dict()[name]), name
 
 
+def test_a_resumed_run_says_where_it_goes_on(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(FoveateError, match="step 8"):
+        _fit(tmp_path, source=Rows(poison=7))
+    assert "resumed at" not in capsys.readouterr().out
+    _fit(tmp_path)
+    told = capsys.readouterr().out
+    assert told.count("resumed at") == 1 and f"resumed at step 5 of 12, from the checkpoint in {tmp_path}" in told
+
+
 def test_the_average_survives_a_resume(tmp_path: Path) -> None:
     ema = fit(Stub(), Rows(), LOOP, OPTIM, tmp_path, world=World())
     again = fit(Stub(), Rows(), LOOP, OPTIM, tmp_path, world=World())  # nothing left to do
