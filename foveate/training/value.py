@@ -40,6 +40,8 @@ LAMBDAS = (0.0, *(round(float(x), 4) for x in np.geomspace(0.01, 3.0, 40)))
 TOLERANCE = 0.0025
 """Accuracy that the chosen lambda may lose on validation. New wordings and pictures lose more: measured, about twice
 as much (docs/value-of-vision.md)."""
+LOG_EVERY = 20
+"""Steps between two lines of the log; the end of an epoch has one of its own."""
 
 
 @dataclass(frozen=True)
@@ -64,6 +66,7 @@ def fit(
     trained_on: str | None = None,
     on_step: Callable[[int, int, float], None] | None = None,
     on_checkpoint: Callable[[int, TrainedPolicy], object] | None = None,
+    on_metrics: Callable[[dict[str, float]], object] | None = None,
 ) -> TrainedPolicy:
     """Train a head; the weights are those of the epoch with the least validation loss.
 
@@ -72,6 +75,8 @@ def fit(
         trained_on: the file or data set of the questions, for the facts.
         on_step: called with (step, steps, loss).
         on_checkpoint: called every `training.save_every` steps with the head as it stands.
+        on_metrics: called every `LOG_EVERY` steps and at the end of each epoch with a line of `metrics.jsonl`: `step`,
+            `epoch`, `loss` (mean since the last line), `lr`, and there `val_loss`.
     Raises:
         FoveateError: no question has a public answer, or the loss is not a number.
     """
@@ -99,7 +104,15 @@ def fit(
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
     draws = torch.Generator().manual_seed(training.seed)
     best, least, step = copy.deepcopy(head.state_dict()), math.inf, 0
-    for _ in range(training.stage2_epochs):
+    losses: list[float] = []
+
+    def log(epoch: int, rate: float, **more: float) -> None:
+        if on_metrics:
+            mean = sum(losses) / len(losses)
+            on_metrics({"step": step, "epoch": epoch, "loss": mean, "lr": rate, **more})
+        losses.clear()
+
+    for epoch in range(1, training.stage2_epochs + 1):
         head.train()
         for index in torch.randperm(size, generator=draws).split(training.batch_size):
             part = Batch(data.features[index], data.loss[index], data.cost[index])
@@ -111,13 +124,18 @@ def fit(
             optimizer.zero_grad(set_to_none=True)
             loss.backward()
             optimizer.step()
+            rate = optimizer.param_groups[0]["lr"]
             schedule.step()
             step += 1
+            losses.append(float(loss.detach()))
             if on_step:
-                on_step(step, steps, float(loss.detach()))
+                on_step(step, steps, losses[-1])
+            if step % LOG_EVERY == 0 and step % per_epoch:
+                log(epoch, rate)
             if on_checkpoint and step % training.save_every == 0 and step < steps:
                 on_checkpoint(step, TrainedPolicy(head, "", lookup, facts))
         value = validate(head, held, policy)
+        log(epoch, rate, val_loss=value)
         if value < least:
             best, least = copy.deepcopy(head.state_dict()), value
     head.load_state_dict(best)
