@@ -27,6 +27,7 @@ LAMBDAS = (0.0, 0.02, 0.05, 0.1, 0.2, 0.5)
 RATIOS = (1.0, 0.75, 0.5, 0.25)
 DONE = "done.json"
 """In a step's folder: `identity`, of what it ended with."""
+TABLES = "8_tables"
 
 
 def paper(argv: list[str]) -> int:
@@ -59,6 +60,14 @@ def fixed(config: VqaConfig, board: Board, policies: Sequence[TrainedPolicy]) ->
     return [Always("FULL"), Always("COARSE"), Always("NO")]
 
 
+def warnings_of(folder: Path) -> list[str]:
+    """The distinct warnings of all runs in a folder."""
+    told: dict[str, None] = {}
+    for path in sorted(folder.rglob("summary.json")):
+        told |= dict.fromkeys(json.loads(path.read_text()).get("warnings", []))
+    return list(told)
+
+
 class Paper:
     """The steps over one configuration; the first data set of `--dataset_config` is the main one."""
 
@@ -74,6 +83,8 @@ class Paper:
         self.base: VqaConfig = VqaConfig(**values | {"dataset_config": main, "pareto": config.pareto or LAMBDAS})
         self.vlm: Any = None
         """The model of the steps behind the first, loaded once."""
+        self.warnings: list[str] = []
+        """The distinct ones of the steps so far."""
 
     def run(self) -> None:
         """Every step that has not ended yet, in order; under `torchrun` each process does its share of the passes."""
@@ -87,7 +98,7 @@ class Paper:
             "5_generalization": self.generalization,
             "6_ablation": self.ablation,
             "7_profile": self.profile,
-            "8_tables": self.tables,
+            TABLES: self.tables,
         }
         prepare_folder(self.folder, self.base.language)
         with joined(self.base) as world:
@@ -103,9 +114,11 @@ class Paper:
                 if ended:
                     if self.leads:
                         self.console.print("ended before with the same model and data: passed over", highlight=False)
+                        self._warn(folder)
                     continue
                 step(folder)
                 if self.leads:
+                    self._warn(folder)
                     self._end(folder)
                 world.barrier()
 
@@ -180,8 +193,9 @@ class Paper:
 
     def tables(self, folder: Path) -> None:
         """G1: the matrices and every run, but the ablated heads, which have `ablation.csv`; the same rows are
-        `results.csv` of the whole."""
+        `results.csv` of the whole, and its `summary.json` has the warnings of every step."""
         from foveate.cli.tables import TablesConfig, write_tables
+        from foveate.evaluation.vqa_files import write_json
 
         if not self.leads:
             return
@@ -190,7 +204,9 @@ class Paper:
         whole = {self.folder / "2_pareto", self.folder / "5_generalization"}
         runs = tuple(str(run / "eval_matrix.csv" if run in whole else run) for run in found if run != ablated)
         language = self.base.language
-        write_tables(TablesConfig(runs, str(folder), language=language))
+        _, own = write_tables(TablesConfig(runs, str(folder), language=language))
+        summary = json.loads((folder / "summary.json").read_text())
+        write_json(folder / "summary.json", summary | {"warnings": list(dict.fromkeys([*self.warnings, *own]))})
         write_tables(TablesConfig((str(self.folder / "1_seeds"),), str(folder / "seeds"), language=language))
         for name in ("results.csv", "summary.json", "config.yaml", "run.json"):
             shutil.copyfile(folder / name, self.folder / name)
@@ -226,6 +242,17 @@ class Paper:
             questions.append(load_training_set(base))
         weights = load_model(untuned, device).fingerprint
         return config_hash([to_dict(self.seeds_config), weights, *map(data_hash, questions)])
+
+    def _warn(self, folder: Path) -> None:
+        """Print each warning of a step's runs once; of the tables, which gather those of all steps, their own."""
+        from rich.markup import escape
+
+        found = warnings_of(folder)
+        for warning in found:
+            if folder.name != TABLES or warning not in self.warnings:
+                told = escape(f"{folder.name}: {warning}")
+                self.console.print(f"[yellow]warning:[/] {told}", highlight=False, soft_wrap=True)
+        self.warnings = list(dict.fromkeys([*self.warnings, *found]))
 
     def _ended(self, folder: Path) -> bool:
         try:
