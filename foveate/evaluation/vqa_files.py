@@ -30,6 +30,40 @@ CATEGORY_COLUMNS = (
     "dataset", "category", "samples", "accuracy_no", "accuracy_coarse", "accuracy_full", "blind_answerable",
     "row", "accuracy", "avg_cost", "accuracy_where_blind_answerable", "accuracy_elsewhere",
 )  # fmt: skip
+PLOTS = ("pareto_{dataset}.png", "action_ratio_{dataset}.png", "pruning_{dataset}.png")
+RUN_FILES = (
+    "comparison.csv", "error_slices.csv", "error_slices.json", "error_slices.png", "categories.csv",
+    "analysis_oracle.json", "analysis_oracle.png", "ablation_{dataset}.png", *PLOTS,
+    *(f"{stem}.{suffix}" for suffix in ("csv", "json")
+      for stem in ("eval_matrix", "pareto_lambda", "pareto_threshold", "pareto_pruning", "ablation")),
+    *(f"{{submission}}.{suffix}" for suffix in ("xlsx", "json", "jsonl")),
+)  # fmt: skip
+"""What one of `foveate eval vqa`, `sweep` and `value ablate` writes, and another in the same folder may not."""
+
+
+def remove_earlier(folder: Path, names: Sequence[str]) -> None:
+    """Remove files that an earlier run left in this folder, just before the next one writes its own.
+
+    Args:
+        names: files; what stands in braces comes out of the rows of the `summary.json` there. Without one of ours
+            nothing is removed.
+    """
+    try:
+        summary = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
+        ours = summary["schema_version"] == SCHEMA_VERSION
+        known = {(row["dataset"], submission_stem(row["dataset"], row["row"])) for row in summary["rows"]}
+    except (OSError, ValueError, KeyError, TypeError):
+        return
+    for dataset, submission in known if ours else ():
+        for name in names:
+            path = folder / name.format(dataset=dataset, submission=submission)
+            if path.parent == folder and path.is_file():  # a summary of somebody else's making may hold a slash
+                path.unlink()
+
+
+def submission_stem(dataset: str, row: str) -> str:
+    """The name, without its suffix, of the file with a row's answers for the server of a data set."""
+    return f"submission_{dataset}_{''.join(c if c.isalnum() or c in '.=-' else '_' for c in row)}"
 
 
 def write_table(path: Path, rows: Sequence[Mapping[str, Any]], columns: Sequence[str] = COLUMNS) -> None:
@@ -76,14 +110,20 @@ def error_slices(board: Board, looked: Looked) -> tuple[list[dict[str, Any]], li
     """Where a rule goes wrong: one row per action and category (and over all), and examples of wrong answers.
 
     `looked_too_little`: a dearer action would have been right; `looked_too_much`: a cheaper one would have been. A
-    question whose answer is not public is in neither.
+    count is None where it hangs on a pass that was not made. A question whose answer is not public is in none.
     """
     outcomes, action = board.outcomes, looked.decisions.action
     n = len(board)
     right, correct, public = looked.correct > 0.5, outcomes.correct > 0.5, np.isfinite(looked.correct)
+    unknown = ~np.isfinite(outcomes.correct)
     column = np.arange(3)
-    dearer = (correct & (column > action[:, None])).any(-1)
-    cheaper = (correct & (column < action[:, None])).any(-1)
+    dearer, cheaper, other = (compare(column, action[:, None]) for compare in (np.greater, np.less, np.not_equal))
+
+    def right_at(member: np.ndarray, actions: np.ndarray) -> int | None:
+        """How many members one of these actions gets right, actions [n, 3]; None where that is not known."""
+        found = (correct & actions).any(-1)
+        return None if (member & ~found & (unknown & actions).any(-1)).any() else int((member & found).sum())
+
     parsed = board.parsed[np.arange(n), action]
     categories = np.array([s.category or "" for s in board.samples])
     groups = [("", public), *((c, public & (categories == c)) for c in sorted(set(categories) - {""}))]
@@ -93,6 +133,7 @@ def error_slices(board: Board, looked: Looked) -> tuple[list[dict[str, Any]], li
             here = member if number is None else member & (action == number)
             if not here.any():
                 continue
+            wrong, solvable = here & ~right, right_at(here & ~right, other)
             rows.append(
                 {
                     "dataset": board.dataset,
@@ -101,10 +142,10 @@ def error_slices(board: Board, looked: Looked) -> tuple[list[dict[str, Any]], li
                     "category": category or "all",
                     "samples": int(here.sum()),
                     "accuracy": float(looked.correct[here].mean()),
-                    "wrong": int((here & ~right).sum()),
-                    "wrong_looked_too_little": int((here & ~right & dearer).sum()),
-                    "wrong_at_every_action": int((here & ~right & ~correct.any(-1)).sum()),
-                    "right_but_looked_too_much": int((here & right & cheaper).sum()),
+                    "wrong": int(wrong.sum()),
+                    "wrong_looked_too_little": right_at(wrong, dearer),
+                    "wrong_at_every_action": None if solvable is None else int(wrong.sum()) - solvable,
+                    "right_but_looked_too_much": right_at(here & right, cheaper),
                     "unparsed": int((here & ~parsed).sum()),
                 }
             )
@@ -120,6 +161,7 @@ def error_slices(board: Board, looked: Looked) -> tuple[list[dict[str, Any]], li
                 "action": level,
                 "answer": board.answers[level][i]["text"],
                 "right_at": [name for name, ok in zip(LEVELS, correct[i], strict=True) if ok],
+                "unknown_at": [name for name, absent in zip(LEVELS, unknown[i], strict=True) if absent],
                 "parsed": bool(parsed[i]),
             }
         )
@@ -128,11 +170,11 @@ def error_slices(board: Board, looked: Looked) -> tuple[list[dict[str, Any]], li
 
 def by_category(board: Board, looked: Sequence[Looked]) -> list[dict[str, Any]]:
     """Accuracy per category of each rule, of questions with a public answer; those that are right without looking are
-    shown apart."""
+    shown apart, where the NO pass was made."""
     outcomes = board.outcomes
     categories = np.array([s.category or "" for s in board.samples])
     groups = [("all", np.ones(len(board), dtype=bool)), *((c, categories == c) for c in sorted(set(categories) - {""}))]
-    blind = outcomes.correct[:, 0] > 0.5
+    blind, seeing = outcomes.correct[:, 0] > 0.5, outcomes.correct[:, 0] <= 0.5  # neither without a NO pass
     rows = []
     public = np.isfinite(outcomes.correct).any(-1)
     for category, every in groups:
@@ -147,12 +189,12 @@ def by_category(board: Board, looked: Sequence[Looked]) -> list[dict[str, Any]]:
                     "accuracy_no": float(no),
                     "accuracy_coarse": float(coarse),
                     "accuracy_full": float(full),
-                    "blind_answerable": float(blind[member].mean()),
+                    "blind_answerable": _mean_of(blind, member & (blind | seeing)),
                     "row": item.row["row"],
                     "accuracy": float(item.correct[member].mean()),
                     "avg_cost": float(item.cost[member].mean()),
                     "accuracy_where_blind_answerable": _mean_of(item.correct, member & blind),
-                    "accuracy_elsewhere": _mean_of(item.correct, member & ~blind),
+                    "accuracy_elsewhere": _mean_of(item.correct, member & seeing),
                 }
             )
     return rows

@@ -16,8 +16,8 @@ def analyse(board: Board, policy: PolicyConfig) -> dict[str, Any]:
     """The content of `analysis_oracle.json` for one data set.
 
     `cheapest_right`: share of questions whose cheapest right action is each, and of those that no action gets right.
-    `by_category`: the same per category. `gap`: what the oracle is above always FULL, in accuracy, and below it, in
-    cost. `looking_hurts`: right without looking, wrong with a FULL look.
+    `by_category`: the same per category, where a set has them. `gap`: what the oracle is above always FULL in accuracy,
+    and below it in cost. `looking_hurts`: right without looking, wrong with a FULL look.
     """
     outcomes = board.outcomes
     known = np.isfinite(outcomes.correct).all(-1)
@@ -35,7 +35,7 @@ def analyse(board: Board, policy: PolicyConfig) -> dict[str, Any]:
         )
         for pattern in np.ndindex(2, 2, 2)
     }
-    categories = np.array([s.category or "all" for s in board.samples])[known]
+    categories = np.array([s.category or "" for s in board.samples])[known]
     return {
         "samples": len(right),
         "accuracy": accuracy,
@@ -53,7 +53,7 @@ def analyse(board: Board, policy: PolicyConfig) -> dict[str, Any]:
                 "none": _share(~solvable, member),
                 "samples": int(member.sum()),
             }
-            for category in sorted(set(categories))
+            for category in sorted(set(categories) - {""})
             for member in [categories == category]
         },
     }
