@@ -40,9 +40,9 @@ def run_seeds(config: SeedsConfig, console: Console) -> list[dict[str, Any]]:
     from foveate.cli.provenance import provenance
     from foveate.cli.value import train_policy
     from foveate.cli.vqa import joined, prepare_folder, run_experiment
-    from foveate.cli.vqa_output import data_facts, rows_table
+    from foveate.cli.vqa_output import asked_mode, data_facts, rows_table
     from foveate.evaluation.vqa_cache import config_hash
-    from foveate.evaluation.vqa_files import SCHEMA_VERSION, write_both, write_json, write_table
+    from foveate.evaluation.vqa_files import PLOTS, SCHEMA_VERSION, remove_earlier, write_both, write_json, write_table
     from foveate.evaluation.vqa_load import load_sets
     from foveate.evaluation.vqa_rows import COLUMNS
     from foveate.viz.value_plots import plot_rows
@@ -69,6 +69,7 @@ def run_seeds(config: SeedsConfig, console: Console) -> list[dict[str, Any]]:
             return []
     rows = average(found, config.seeds)
     columns = (*COLUMNS, *(f"{name}_std" for name in AVERAGED))
+    remove_earlier(folder, PLOTS)
     write_run_files(folder, config, config.seeds[0])
     write_both(folder, "seeds", rows, columns)
     write_table(folder / "results.csv", rows, columns)
@@ -86,7 +87,7 @@ def run_seeds(config: SeedsConfig, console: Console) -> list[dict[str, Any]]:
         },
     )
     console.print(rows_table(rows))
-    for path in plot_rows(rows, folder, config.language):
+    for path in plot_rows(rows, folder, config.language, asked_mode(config)):
         console.print(f"plot: {path}", highlight=False, soft_wrap=True)
     return rows
 

@@ -79,7 +79,7 @@ def oracle(argv: list[str]) -> int:
     from foveate.evaluation.vqa_files import write_json
     from foveate.evaluation.vqa_oracle import analyse
     from foveate.vision_value.baselines import EVERY_ANSWER, Always, Oracle
-    from foveate.viz.value_plots import plot_oracle
+    from foveate.viz.value_bars import plot_oracle
 
     config, console = _parse(argv, "oracle")
 

@@ -175,7 +175,7 @@ def run_experiment(
         done.matrix = done.matrix or done.rows
         if config.eval.profile:
             profile(experiment, done, console)
-        write_files(experiment, done, policies, sets, time.monotonic() - start)
+        write_files(experiment, done, policies, time.monotonic() - start)
     return done
 
 

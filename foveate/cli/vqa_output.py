@@ -13,37 +13,36 @@ if TYPE_CHECKING:
     from foveate.evaluation.vqa_board import Board
     from foveate.evaluation.vqa_config import VqaConfig
     from foveate.training.value_checkpoint import TrainedPolicy
-    from foveate.types import VQASample
 
 
 def write_files(
     experiment: Experiment,
     done: Finished,
     policies: Sequence[TrainedPolicy],
-    sets: Mapping[str, Sequence[VQASample]],
     seconds: float,
 ) -> None:
     """`results.csv`, `eval_matrix.*`, `summary.json`, error slices, accuracy by category, `config.yaml`, `run.json`."""
     from foveate.cli.config import to_dict, write_run_files
     from foveate.cli.provenance import provenance
-    from foveate.data.vqa_leakage import leak_warnings
     from foveate.evaluation.vqa import reuse_note
     from foveate.evaluation.vqa_benchmarks import circular_accuracies, unparsed_answers
     from foveate.evaluation.vqa_cache import config_hash
     from foveate.evaluation.vqa_compare import COLUMNS as COMPARED
     from foveate.evaluation.vqa_files import (
         CATEGORY_COLUMNS,
+        RUN_FILES,
         SCHEMA_VERSION,
         SLICE_COLUMNS,
         by_category,
         error_slices,
+        remove_earlier,
         write_both,
         write_json,
         write_table,
     )
 
     config, folder = experiment.config, done.folder
-    done.warnings += leak_warnings(config.data.train_jsonl, sets)
+    remove_earlier(folder, RUN_FILES)
     write_run_files(folder, config, config.training.seed)
     write_submissions(done)
     write_table(folder / "results.csv", [item.row for item in done.rows])
@@ -107,6 +106,7 @@ def compare_all(done: Finished, seed: int) -> list[dict[str, Any]]:
 
 def write_submissions(done: Finished) -> None:
     """Of sets whose answers are not public: each row's answers in the form that the set's server takes."""
+    from foveate.evaluation.vqa_files import submission_stem
     from foveate.evaluation.vqa_submission import write_submission
     from foveate.vision_value.config import LEVELS
 
@@ -115,8 +115,8 @@ def write_submissions(done: Finished) -> None:
         if any(sample.answers for sample in board.samples) or not hasattr(item.rule, "decide"):
             continue
         texts = [board.answers[LEVELS[a]][i]["text"] for i, a in enumerate(item.decisions.action)]
-        stem = "".join(c if c.isalnum() or c in ".=-" else "_" for c in item.row["row"])
-        path = write_submission(done.folder / f"submission_{board.dataset}_{stem}", board.samples, texts)
+        stem = submission_stem(board.dataset, item.row["row"])
+        path = write_submission(done.folder / stem, board.samples, texts)
         done.warnings.append(f"{board.dataset}: the answers are not public; for its server: {path}")
 
 
@@ -163,6 +163,8 @@ def rows_table(rows: Sequence[Mapping[str, Any]]) -> Any:
 
 def tell(done: Finished, console: Console) -> None:
     """Mean gains (the scale of lambda), what was left out, warnings, and where the files are."""
+    from foveate.vision_value.config import LEVELS
+
     for name, gains in mean_gains(done.boards).items():
         console.print(
             f"{name}: a look earns {gains['coarse']:.3f} (coarse) and {gains['full']:.3f} (full) nats per answer token "
@@ -173,6 +175,14 @@ def tell(done: Finished, console: Console) -> None:
         if board.broken:
             first = next(iter(board.broken.values()))
             console.print(f"[yellow]{name}: {len(board.broken)} questions left out:[/] {first}", highlight=False)
+        lacking = " and ".join(level for level in LEVELS if level not in board.answers)
+        if lacking:
+            console.print(
+                f"{name}: {lacking} passes were not made; what hangs on them is empty in error_slices.* and "
+                "categories.csv (`foveate sweep oracle` makes all three)",
+                highlight=False,
+                soft_wrap=True,
+            )
     notes = {item.row["cache_reuse"] for item in done.rows} - {"true", "false"}
     for note in notes:
         console.print(f"the text-first cache was not reused: {note.removeprefix('no: ')}", highlight=False)
@@ -183,12 +193,20 @@ def tell(done: Finished, console: Console) -> None:
 
 def plot(done: Finished, config: VqaConfig, console: Console) -> None:
     """The plots of a run's rows, beside its tables."""
-    from foveate.viz.value_plots import plot_errors, plot_rows
+    from foveate.viz.value_bars import plot_errors
+    from foveate.viz.value_plots import plot_rows
 
-    paths = plot_rows([item.row for item in done.matrix], done.folder, config.language)
+    paths = plot_rows([item.row for item in done.matrix], done.folder, config.language, asked_mode(config))
     chosen = [item for item in done.matrix if item.row["chosen"] and all(item is not row for row in done.rows)]
     slices = [row for item in [*done.rows, *chosen] for row in done.slices(item)]
     if slices:
         paths.append(plot_errors(slices, done.folder / "error_slices.png", config.language))
     for path in paths:
         console.print(f"plot: {path}", highlight=False, soft_wrap=True)
+
+
+def asked_mode(config: VqaConfig) -> str:
+    """Of the ways of showing less, the one that the user named; others stand beside it."""
+    from foveate.evaluation.vqa_rows import PRUNING
+
+    return config.policy.baseline_pruning_mode if config.policy.baseline_name == PRUNING else config.mode

@@ -1,11 +1,16 @@
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 from PIL import Image
 
 from foveate.errors import FoveateError
-from foveate.viz import value_plots
-from foveate.viz.value_plots import LABELS, labels_of, plot_ablation, plot_errors, plot_oracle, plot_rows
+from foveate.viz import value_bars, value_canvas, value_plots
+from foveate.viz.value_bars import plot_errors, plot_oracle
+from foveate.viz.value_canvas import labels_of
+from foveate.viz.value_labels import LABELS
+from foveate.viz.value_plots import plot_ablation, plot_rows
 
 
 def row(name: str, accuracy: float, cost: float, **more) -> dict:
@@ -38,7 +43,7 @@ def test_both_languages_have_every_word():
 
 
 def test_chinese_without_a_font_and_unknown_languages_are_told(monkeypatch):
-    monkeypatch.setattr(value_plots, "_cjk_fonts", list)
+    monkeypatch.setattr(value_canvas, "_cjk_fonts", list)
     with pytest.raises(FoveateError, match="no font with Chinese characters"):
         labels_of("zh")
     with pytest.raises(FoveateError, match="choices: en, zh"):
@@ -47,13 +52,13 @@ def test_chinese_without_a_font_and_unknown_languages_are_told(monkeypatch):
 
 def test_ratios_have_the_intervals_of_their_shares(monkeypatch):
     seen = {}
-    monkeypatch.setattr(value_plots, "_save", lambda figure, path: figure)
-    monkeypatch.setattr(value_plots, "_stacked", lambda bars, colours, spreads, *_: seen.update(spreads=spreads))
-    value_plots.plot_actions([row("", 0.8, 0.3, samples=100)], None, LABELS["en"], "set")
+    monkeypatch.setattr(value_bars, "save", lambda figure, path: figure)
+    monkeypatch.setattr(value_bars, "_stacked", lambda bars, colours, spreads, *_: seen.update(spreads=spreads))
+    value_bars.plot_actions([row("", 0.8, 0.3, samples=100)], None, LABELS["en"], "set")
     # 1.96 sqrt(0.5 * 0.5 / 100) and 1.96 sqrt(0.25 * 0.75 / 100)
     assert seen["spreads"][0] == pytest.approx([0.098, 0.08487], abs=1e-5)
     spread = {"accuracy_std": 0.01, "action_rate_no_std": 0.03, "action_rate_full_std": 0.02}
-    value_plots.plot_actions([row("", 0.8, 0.3, samples=100, **spread)], None, LABELS["en"], "set")
+    value_bars.plot_actions([row("", 0.8, 0.3, samples=100, **spread)], None, LABELS["en"], "set")
     assert seen["spreads"][0] == [0.03, 0.02]
 
 
@@ -64,11 +69,11 @@ def test_a_font_is_found_that_was_installed_after_matplotlib_listed_fonts(monkey
     others = [f for f in font_manager.fontManager.ttflist if f.name != mono.name]
     monkeypatch.setattr(font_manager.fontManager, "ttflist", others)
     monkeypatch.setattr(font_manager, "findSystemFonts", lambda: [mono.fname, "/nowhere/broken.ttf"])
-    monkeypatch.setattr(value_plots, "CJK_FONTS", (mono.name,))
-    assert value_plots._cjk_fonts() == [mono.name]
+    monkeypatch.setattr(value_canvas, "CJK_FONTS", (mono.name,))
+    assert value_canvas._cjk_fonts() == [mono.name]
 
 
-@pytest.mark.skipif(not value_plots._cjk_fonts(), reason="no font with Chinese characters on this machine")
+@pytest.mark.skipif(not value_canvas._cjk_fonts(), reason="no font with Chinese characters on this machine")
 def test_chinese_plots_have_no_boxes(tmp_path, recwarn):
     pruned = [row("vision_token_pruning_proxy", 0.6, r, pruning_ratio=r, pruning_mode="stride") for r in (0.5, 0.25)]
     rows = [row(name, 0.8, 0.3) for name in value_plots.FAMILIES if name != "vision_token_pruning_proxy"]
@@ -99,6 +104,10 @@ def test_the_best_way_of_pruning_is_drawn_at_shares_that_all_have():
         for (mode, ratio), score in scores.items()
     ]
     assert list(value_plots._lines(rows, LABELS["en"])) == ["stride (the best)"]
+    assert list(value_plots._lines(rows, LABELS["en"], "lightvla")) == ["LightVLA", "stride (the best other one)"]
+    assert list(value_plots._lines(rows, LABELS["en"], "stride")) == ["stride", "LightVLA (the best other one)"]
+    assert list(value_plots._lines(rows, LABELS["en"], "pool")) == ["stride (the best)"]
+    assert list(value_plots._lines(rows[:1], LABELS["en"], "lightvla")) == ["LightVLA"]
 
 
 def test_bars_are_those_near_the_chosen_row():
@@ -106,6 +115,37 @@ def test_bars_are_those_near_the_chosen_row():
     rows += [row("random_policy_matched", 0.6, c, lambda_cost=lam) for c, lam in ((0.3, 0.1), (0.2, 0.2))]
     rows += [row("cascade", 0.6, c, threshold=c) for c in (0.1, 0.19, 0.4)]
     rows += [row("string_lookup", 0.6, 0.2, lambda_cost=0.2), row("oracle", 0.9, 0.2)]
-    kept = [(r["baseline_name"], r["avg_cost"]) for r in value_plots._telling(rows)]
+    kept = [(r["baseline_name"], r["avg_cost"]) for r in value_bars._telling(rows)]
     assert kept == [("", 0.3), ("", 0.2), ("random_policy_matched", 0.2), ("cascade", 0.19), ("oracle", 0.2)]
-    assert value_plots._telling(rows[4:7]) == rows[4:7], "without a learned row all are drawn"
+    given = row("random_policy_matched", 0.6, 0.25, matched="global")
+    assert given in value_bars._telling([*rows, given]), "of ratios that were given, it is no row's twin"
+    assert value_bars._telling(rows[4:7]) == rows[4:7], "without a learned row all are drawn"
+
+
+def drawn(monkeypatch, draw) -> list:
+    """The panels of the figure that `draw` would save."""
+    found: list = []
+    monkeypatch.setattr(value_plots, "save", lambda figure, path: found.extend(figure.axes))
+    draw()
+    return found
+
+
+@pytest.mark.parametrize("accuracy", [0.0, 0.004, 0.5, 1.0])
+def test_limits_hold_accuracy_within_a_hundred_and_cost_from_nothing(monkeypatch, accuracy):
+    rows = [row("no_vision", accuracy, 0.0, accuracy_low=accuracy, accuracy_high=accuracy)]
+    (axes,) = drawn(monkeypatch, lambda: value_plots.plot_curve(rows, None, LABELS["en"], "set"))
+    (left, right), (low, high) = axes.get_xlim(), axes.get_ylim()
+    assert -0.05 < left < 0 and right > 1, "the marker at 0 is whole, and no tick is below it"
+    assert -1 < low <= 100 * accuracy <= high < 101 and 10 <= high - low < 12
+    ticks = [t for t in axes.get_xticks() if t > left] + [t for t in axes.get_yticks() if low < t < high]
+    assert all(0 <= tick <= 100 for tick in ticks)
+
+
+def test_legends_stand_beside_the_data(monkeypatch):
+    pruned = [row("vision_token_pruning_proxy", 0.6, r, pruning_ratio=r, pruning_mode="stride") for r in (0.5, 0.25)]
+    variants = [row("", 0.8, c, ablation="D1", checkpoint=f"D1 {c}") for c in (0.2, 0.3)]
+    panels = drawn(monkeypatch, lambda: value_plots.plot_pruning(pruned, None, LABELS["en"], "set"))
+    panels += drawn(monkeypatch, lambda: plot_ablation(variants, Path("out")))
+    for axes in (panels[0], panels[1]):
+        axes.figure.draw_without_rendering()
+        assert axes.get_legend().get_window_extent().x0 >= axes.get_window_extent().x1 - 1
