@@ -60,7 +60,7 @@ def write_tables(config: TablesConfig) -> tuple[list[Path], list[str]]:
     from foveate.cli.provenance import provenance
     from foveate.cli.vqa import prepare_folder
     from foveate.evaluation.vqa_cache import config_hash
-    from foveate.evaluation.vqa_files import SCHEMA_VERSION, write_json, write_table
+    from foveate.evaluation.vqa_files import PLOTS, SCHEMA_VERSION, remove_earlier, write_json, write_table
     from foveate.viz.value_plots import plot_rows
 
     out = Path(config.output_dir)
@@ -77,6 +77,7 @@ def write_tables(config: TablesConfig) -> tuple[list[Path], list[str]]:
     # A number, or several in one cell of averaged rows.
     seeds = sorted({int(float(s)) for row in rows if row.get("seed") is not None for s in str(row["seed"]).split()})
     values = to_dict(config)
+    remove_earlier(out, PLOTS)
     write_run_files(out, config, None)
     write_table(out / "results.csv", rows)
     write_json(
