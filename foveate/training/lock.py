@@ -31,8 +31,8 @@ def sole_training(folder: Path) -> Iterator[None]:
         except BlockingIOError as error:
             file.seek(0)
             raise FoveateError(
-                f"{folder}: process {file.read().strip() or '?'} is training there; wait for it, end it (processes of a "
-                "killed torchrun may go on by themselves), or name another folder"
+                f"{folder}: process {file.read().strip() or '?'} is training there; wait for it, end it (processes of "
+                "a killed torchrun may go on by themselves), or name another folder"
             ) from error
         file.truncate(0)
         file.write(f"{os.getpid()}\n")
