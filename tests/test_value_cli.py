@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import json
 import os
 import subprocess
@@ -10,120 +9,12 @@ import sys
 from pathlib import Path
 
 import pytest
+from value_commands import MODEL, SECTION_0, elsewhere, evaluate, hashes_of, rows_of, run, trained  # noqa: F401 - fixtures
 
 from foveate.cli.main import main
 from foveate.testing import REPO
-from foveate.training.value_checkpoint import load_policy
-from foveate.vision_value.config import PolicyConfig
 
-MODEL = ("--model.path", "fake_vlm:FakeVLM")
-SECTION_0 = {"results.csv", "summary.json", "config.yaml", "run.json"}
-COLUMNS = {
-    "baseline_name", "lambda_cost", "threshold", "pruning_ratio", "action_rate_no", "action_rate_coarse",
-    "action_rate_full", "action_ratio", "accuracy", "avg_cost", "latency", "mem", "dataset", "fallback_trigger_rate",
-    "remaining_vision_tokens",
-}  # fmt: skip
-
-
-@pytest.fixture(scope="module", autouse=True)
-def home(tmp_path_factory):
-    """A folder with a trained policy, the working directory of all commands here."""
-    folder = tmp_path_factory.mktemp("value")
-    before = Path.cwd()
-    os.chdir(folder)
-    sys.path.append(str(REPO / "tests"))
-    run(
-        "train", "value", *MODEL, "--data.train_jsonl", "mixed", "--max_train_samples", "300",
-        "--training.stage2_epochs", "10", "--training.save_every", "20",
-    )  # fmt: skip
-    yield folder
-    os.chdir(before)
-    sys.path.remove(str(REPO / "tests"))
-
-
-def run(*words: str) -> None:
-    assert main([*words]) == 0
-
-
-def rows_of(path: str) -> list[dict[str, str]]:
-    with Path(path).open(newline="") as file:
-        return list(csv.DictReader(file))
-
-
-def evaluate(out: str, *words: str, verb: tuple[str, ...] = ("eval", "vqa")) -> list[dict[str, str]]:
-    run(*verb, *MODEL, "--dataset_config", "mixed", "--max_samples", "80", "--output_dir", out, *words)
-    assert {p.name for p in Path(out).iterdir()} >= SECTION_0
-    rows = rows_of(f"{out}/results.csv")
-    assert set(rows[0]) >= COLUMNS
-    summary = json.loads((Path(out) / "summary.json").read_text())
-    assert summary["seed"] == 0
-    hashes_of(out)
-    return rows
-
-
-def hashes_of(out: str, dataset: str = "mixed") -> dict:
-    """What section 0 asks of every command; the summary."""
-    assert {p.name for p in Path(out).iterdir()} >= SECTION_0
-    summary = json.loads((Path(out) / "summary.json").read_text())
-    assert len(summary["config_hash"]) == len(summary["data"][dataset]["hash"]) == 16
-    assert "config" in summary and "seed" in summary and summary["versions"] and summary["rows"]
-    return summary
-
-
-def test_training_leaves_checkpoints_and_results():
-    names = {p.name for p in Path("outputs").iterdir()}
-    assert names >= SECTION_0 and len([n for n in names if n.startswith("checkpoint-")]) >= 2
-
-
-def test_a_shorter_training_in_the_same_folder_is_the_one_that_counts():
-    for questions in ("300", "60"):
-        run(
-            "train", "value", *MODEL, "--data.train_jsonl", "mixed", "--max_train_samples", questions,
-            "--training.stage2_epochs", "2", "--training.save_every", "3", "--training.batch_size", "16",
-            "--output_dir", "outputs/again",
-        )  # fmt: skip
-    assert Path("outputs/again/earlier_1/checkpoint-000030.pt").exists(), "what the first training left"
-    evaluate("outputs/again_read", "--checkpoint", "outputs/again", "--pareto", "0.1")
-    policy = json.loads(Path("outputs/again_read/summary.json").read_text())["policies"][0]
-    assert policy["questions"]["train"] < 60
-
-
-def test_another_objective_does_not_overwrite_a_policy(capsys):
-    words = (
-        "train", "value", *MODEL, "--data.train_jsonl", "mixed", "--max_train_samples", "60",
-        "--training.stage2_epochs", "2", "--training.batch_size", "16", "--output_dir", "outputs/objectives",
-    )  # fmt: skip
-    run(*words)
-    first = load_policy("outputs/objectives", PolicyConfig())
-    assert first.facts["trained_on"] == "mixed"
-    capsys.readouterr()
-    run(*words)
-    assert "held a policy" not in capsys.readouterr().out and not Path("outputs/objectives/earlier_1").exists()
-    run(*words, "--config", str(REPO / "configs" / "ablate_lambda0.yaml"))
-    told = " ".join(capsys.readouterr().out.split())
-    assert "held a policy of another configuration, now in outputs/objectives/earlier_1" in told
-    assert "the policy is trained for lambda 0" in told
-    kept, now = (load_policy(f"outputs/objectives{f}", PolicyConfig()) for f in ("/earlier_1", ""))
-    assert kept.facts == first.facts and (kept.head.shape.learns, now.head.shape.learns) == ("gains", "policy")
-    asked = ("--dataset_config", "mixed", "--max_samples", "40", "--pareto", "0", "0.1", "--training.seed", "3")
-    run("eval", "vqa", *MODEL, *asked, "--checkpoint", "outputs/objectives", "--output_dir", "outputs/idle")
-    warnings = "\n".join(json.loads(Path("outputs/idle/summary.json").read_text())["warnings"])
-    assert "--pareto does nothing to it" in warnings and "was trained with seed 0" in warnings
-
-
-def test_leaks_are_looked_for_in_what_the_policy_was_trained_on():
-    lines = [{"id": f"q{i}", "question": f"what is it? {i} need=NO", "answer": "yes"} for i in range(40)]
-    path = Path("seen.jsonl")
-    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
-    run(
-        "train", "value", *MODEL, "--data.train_jsonl", str(path), "--training.stage2_epochs", "1",
-        "--output_dir", "outputs/seen",
-    )  # fmt: skip
-    words = ("eval", "vqa", *MODEL, "--dataset_config", str(path), "--checkpoint", "outputs/seen")
-    run(*words, "--output_dir", "outputs/leaks", "--data.train_jsonl", "gone.jsonl")
-    warnings = json.loads(Path("outputs/leaks/summary.json").read_text())["warnings"]
-    assert any(w.startswith("seen leaks into seen.jsonl: of 40 questions") for w in warnings), warnings
-    assert any("was not checked: gone.jsonl is not there" in w for w in warnings), warnings
+pytestmark = pytest.mark.usefixtures("trained")
 
 
 def test_the_chosen_lambda_holds_under_its_own_prices_alone():

@@ -64,6 +64,7 @@ def train_policy(config: VqaConfig, console: Console) -> Path:
     """Train under this configuration; the folder with the checkpoints. Runs under `torchrun` as well."""
     from foveate.cli.vqa import joined, prepare_folder
     from foveate.training.lock import sole_training
+    from foveate.training.log import MetricsFile
     from foveate.training.value_checkpoint import save_policy
 
     folder = Path(config.output_dir or config.training.output_dir)
@@ -81,7 +82,10 @@ def train_policy(config: VqaConfig, console: Console) -> Path:
         if kept := set_aside(folder, config):
             told = f"{folder} held a policy of another configuration, now in {kept} (--checkpoint {kept} takes it)"
             console.print(f"warning: {told}", highlight=False, soft_wrap=True)
-        trained = fit_policy(config, passes, console, lambda step, t: save_policy(folder, step, t))
+        with MetricsFile(folder / "metrics.jsonl") as metrics:
+            trained = fit_policy(
+                config, passes, console, lambda step, t: save_policy(folder, step, t), on_metrics=metrics.write
+            )
         path = save_policy(folder, trained.facts["steps"], trained)
         write_training(config, folder, passes, trained, path.name)
     gains = trained.facts["mean_gains"]
@@ -128,11 +132,14 @@ def training_passes(config: VqaConfig, console: Console, world: Any, folder: Pat
     if not world.leads:
         return None
     board = experiment.board("training", samples, EVERY_PASS)
+    if board.broken:
+        told = f"{len(board.broken)} of {len(samples)} training questions left out: {next(iter(board.broken.values()))}"
+        console.print(f"warning: {told}", markup=False, highlight=False, soft_wrap=True)
     held = split_by_image([image_bytes(s) or s.id.encode() for s in board.samples], config.training.val_fraction)
     return TrainingPasses(vlm, board, held)
 
 
-POLICY_FILES = ("checkpoint-*.pt", "summary.json", "results.csv", "config.yaml", "run.json")
+POLICY_FILES = ("checkpoint-*.pt", "metrics.jsonl", "summary.json", "results.csv", "config.yaml", "run.json")
 """What stage 2 leaves in its folder."""
 
 
@@ -164,6 +171,7 @@ def fit_policy(
     console: Console,
     on_checkpoint: Callable[[int, TrainedPolicy], object] | None = None,
     label: str = "stage 2",
+    on_metrics: Callable[[dict[str, float]], object] | None = None,
 ) -> TrainedPolicy:
     """Stage 2 with a progress bar."""
     from foveate.training.value import fit
@@ -178,6 +186,7 @@ def fit_policy(
             trained_on=config.data.train_jsonl,
             on_step=lambda step, steps, loss: bar.reach(step, f"loss {loss:.3f}", steps),
             on_checkpoint=on_checkpoint,
+            on_metrics=on_metrics,
         )
 
 

@@ -21,6 +21,7 @@ from foveate.errors import FoveateError
 from foveate.training.checkpoint import Progress, checkpoints, load_checkpoint, save_checkpoint
 from foveate.training.config import LoopConfig, OptimConfig
 from foveate.training.ema import Ema
+from foveate.training.lock import sole_training
 from foveate.training.log import RunLog
 from foveate.training.schedule import learning_rate
 from foveate.training.world import World
@@ -107,7 +108,8 @@ def fit(
     Returns:
         the averaged weights; `with ema.applied(): ...` evaluates or exports them.
     Raises:
-        FoveateError: the loss is not finite, a checkpoint does not fit, or nothing can be written.
+        FoveateError: the loss is not finite, a checkpoint does not fit, nothing can be written, or another process
+            trains in `out`.
     """
     if loop.threads:
         torch.set_num_threads(loop.threads)
@@ -116,7 +118,8 @@ def fit(
         load_checkpoint(saved[-1], progress, identity or {})
     forward = _wrap(objective, loop, world)
     objective.train()
-    with RunLog(out, loop.steps, progress.step, loop.batch_size, world.leads) as run_log:
+    alone = sole_training(out) if world.leads else contextlib.nullcontext()
+    with alone, RunLog(out, loop.steps, progress.step, loop.batch_size, world.leads) as run_log:
         total, since = torch.zeros((), device=world.device), 0
         for step in range(progress.step, loop.steps):
             numbers = objective.begin_step(step, loop.steps)

@@ -7,6 +7,7 @@ runs under `torchrun`.
 from __future__ import annotations
 
 import json
+import logging
 import math
 import shutil
 from collections.abc import Mapping, Sequence
@@ -24,6 +25,7 @@ from foveate.vision_value.config import TrainingConfig
 if TYPE_CHECKING:
     from foveate.models.vlm.model import VLM
 
+log = logging.getLogger(__name__)
 FOLDER = "stage1"
 """Of the tuned model, inside the training's output folder."""
 LEVELS = {
@@ -91,9 +93,15 @@ def tune(
         FoveateError: no sample has an answer and a picture, or the loss is not a number.
     """
     blind = training.stage1_baseline_name == "no_vision"
-    questions = ListedQuestions([s for s in samples if blind or _readable(s)])
+    faults = ["" if blind else _fault(sample) for sample in samples]
+    seen = [s for s, fault in zip(samples, faults, strict=True) if blind or (not fault and s.image is not None)]
+    questions = ListedQuestions(seen)
+    broken = [fault for fault in faults if fault]
     if not questions.samples:
-        raise FoveateError("stage 1: not one training question has a public answer and a picture")
+        first = f"; of {len(broken)} pictures that cannot be read the first: {broken[0]}" if broken else ""
+        raise FoveateError(f"stage 1: not one training question has a public answer and a picture{first}")
+    if broken and world.leads:
+        log.warning("stage 1: %d of %d questions left out: %s", len(broken), len(samples), broken[0])
     steps = math.ceil(len(questions.samples) / training.batch_size) * training.stage1_epochs
     optim = OptimConfig(
         lr=training.stage1_lr,
@@ -129,13 +137,15 @@ def tune(
     return out
 
 
-def _readable(sample: VQASample) -> bool:
+def _fault(sample: VQASample) -> str:
+    """Why the model cannot look at the question's picture; empty: it can."""
     from foveate.models.vlm.images import ImageError, decode
 
     try:
-        return decode(sample) is not None
-    except ImageError:
-        return False
+        decode(sample)
+    except ImageError as error:
+        return str(error)
+    return ""
 
 
 def save(vlm: VLM, out: Path) -> None:
