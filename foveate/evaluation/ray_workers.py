@@ -34,8 +34,8 @@ class Worker:
     def __init__(self, make: Callable[[Any], Callable[[Any], Any]], config: Any) -> None:
         self._call = make(config)
 
-    def work(self, item: Any) -> Any:
-        return self._call(item)
+    def work(self, place: int, item: Any) -> tuple[int, Any]:
+        return place, self._call(item)
 
 
 def over_ray(
@@ -60,6 +60,8 @@ def over_ray(
     ray = require_ray(option)
     if not todo:
         return
+    from ray.util import ActorPool
+
     begun_here = not ray.is_initialized()
     if begun_here:
         ray.init(log_to_driver=False)
@@ -69,23 +71,11 @@ def over_ray(
         if room < 1:
             raise FoveateError(f"{option} ray: the cluster has no {kind} ({dict(ray.cluster_resources())})")
         actor = ray.remote(**{f"num_{kind.lower()}s": 1})(Worker)
-        left = iter(todo)
-        count = min(room, len(todo), most or room)
-        running = {
-            worker.work.remote(item): (worker, item)
-            for worker, item in zip([actor.remote(make, config) for _ in range(count)], left, strict=False)
-        }
-        while running:
-            (ready,), _ = ray.wait(list(running), num_returns=1)
-            worker, item = running.pop(ready)
-            try:
-                result = ray.get(ready)
-            except ray.exceptions.RayError as error:
-                raise FoveateError(f"{option} ray: a worker failed: {_cause(error)}") from error
-            yield item, result
-            for following in left:
-                running[worker.work.remote(following)] = (worker, following)
-                break
+        pool: Any = ActorPool([actor.remote(make, config) for _ in range(min(room, len(todo), most or room))])
+        for place, result in pool.map_unordered(lambda worker, pair: worker.work.remote(*pair), enumerate(todo)):
+            yield todo[place], result
+    except ray.exceptions.RayError as error:
+        raise FoveateError(f"{option} ray: a worker failed: {_cause(error)}") from error
     finally:
         if begun_here:
             ray.shutdown()
