@@ -13,6 +13,7 @@ import importlib
 from itertools import islice
 from pathlib import Path
 
+from foveate.data.vqa_jsonl import SUFFIXES
 from foveate.errors import FoveateError, unknown
 from foveate.types import VQASample
 
@@ -43,7 +44,7 @@ def load_vqa(
     if name_or_path in PRESETS:
         split = _choose_split(name_or_path, split, tuple(module.SPLITS), module.DEFAULT_SPLIT)
         rows = module.load(split, None if root is None else Path(root))
-    elif name_or_path.endswith((".jsonl", ".json")) or Path(name_or_path).exists():
+    elif name_or_path.endswith(SUFFIXES) or Path(name_or_path).exists():
         rows = module.load(split, Path(name_or_path))
     else:
         error = unknown("data set", name_or_path, PRESETS)

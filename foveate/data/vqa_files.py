@@ -76,8 +76,7 @@ def _read_tsv(path: Path, needed: Collection[str], others: Collection[str]) -> I
     try:
         with path.open(newline="", encoding="utf-8-sig") as file:
             rows = csv.DictReader(file, delimiter="\t")
-            check_columns(path, rows.fieldnames or (), needed)
-            rows.fieldnames = known_names(rows.fieldnames or (), (*needed, *others))
+            rows.fieldnames = check_columns(path, rows.fieldnames or (), needed, others)
             yield from rows
     except (csv.Error, UnicodeDecodeError) as error:
         raise FoveateError(f"{path}: not the tab-separated file that was expected: {error}") from error
@@ -89,28 +88,30 @@ def _read_parquet(path: Path, needed: Collection[str], others: Collection[str]) 
 
     try:
         file = pq.ParquetFile(path)
-        check_columns(path, file.schema_arrow.names, needed)
-        names = known_names(file.schema_arrow.names, (*needed, *others))
+        names = check_columns(path, file.schema_arrow.names, needed, others)
         for batch in file.iter_batches(batch_size=64):
             yield from batch.rename_columns(names).to_pylist()
     except (pa.ArrowException, OSError) as error:
         raise FoveateError(f"{path}: not a readable parquet file: {error}") from error
 
 
-def known_names(found: Sequence[str], known: Collection[str]) -> list[str]:
-    """The columns of a file as they are called in `known`, whatever their case; others keep their names."""
+def check_columns(
+    where: Path | str, found: Sequence[str], needed: Collection[str], others: Collection[str] = ()
+) -> list[str]:
+    """The columns of a file as they are called in `needed` and `others`, whatever their case; more keep their names.
+
+    Raises:
+        FoveateError: a column of `needed` is missing, in whatever case.
+    """
+    known = (*needed, *others)
     spelled = {name.lower(): name for name in known if name not in found}
-    return [name if name in known else spelled.pop(name.strip().lower(), name) for name in found]
-
-
-def check_columns(where: Path | str, found: Sequence[str], needed: Collection[str]) -> None:
-    """Raises FoveateError: a column is missing, in whatever case."""
-    named = known_names(found, needed)
+    named = [name if name in known else spelled.pop(name.strip().lower(), name) for name in found]
     if missing := [name for name in needed if name not in named]:
         raise FoveateError(
             f"{where}: column {missing[0]!r} is missing; expected {', '.join(needed)}, "
             f"found {', '.join(found) or 'none'}"
         )
+    return named
 
 
 def picture(value: Any) -> bytes | None:

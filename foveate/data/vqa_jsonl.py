@@ -26,6 +26,8 @@ from foveate.types import VQASample
 
 GROUPED = True
 LETTERS = string.ascii_uppercase
+SUFFIXES = (".jsonl", ".json")
+"""How a name ends that is a file of one's own, and not that of a data set."""
 FIELDS = ("question", "image", "answer", "answers", "choices", "hint", "category", "id", "split", "dataset")
 
 

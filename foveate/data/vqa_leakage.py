@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from foveate.data.vqa_jsonl import read_lines, sample_of
+from foveate.data.vqa_jsonl import SUFFIXES, read_lines, sample_of
 from foveate.types import VQASample
 
 
@@ -68,12 +68,7 @@ def check_leakage(train_jsonl: str | Path, samples: Sequence[VQASample]) -> Leak
     Raises:
         FoveateError: the file cannot be read.
     """
-    path = Path(train_jsonl)
-    training = []
-    for number, line in read_lines(path):
-        sample = sample_of(path, number, line, path.parent)
-        training.append((sample.id, line.get("image_hash") or image_hash(sample), question_hash(sample)))
-    return compare(training, [seen(sample) for sample in samples])
+    return compare(_seen_in(Path(train_jsonl)), [seen(sample) for sample in samples])
 
 
 def leak_warnings(training: Iterable[str | None], sets: Mapping[str, Sequence[VQASample]]) -> list[str]:
@@ -82,16 +77,28 @@ def leak_warnings(training: Iterable[str | None], sets: Mapping[str, Sequence[VQ
     Args:
         training: what `data.train_jsonl` was; of data sets, known by their names, the splits are apart anyway.
     """
-    told = []
-    for name in dict.fromkeys(filter(None, training)):
-        if not name.endswith((".json", ".jsonl")):
-            continue
-        if not Path(name).is_file():
-            told.append(f"whether questions occur in training was not checked: {name} is not there")
-            continue
-        found = {dataset: check_leakage(name, samples) for dataset, samples in sets.items()}
+    files = [name for name in dict.fromkeys(filter(None, training)) if name.endswith(SUFFIXES)]
+    there = [name for name in files if Path(name).is_file()]
+    told = [
+        f"whether questions occur in training was not checked: {name} is not there"
+        for name in files
+        if name not in there
+    ]
+    asked = {dataset: [seen(sample) for sample in samples] for dataset, samples in sets.items()} if there else {}
+    for name in there:
+        known = _seen_in(Path(name))
+        found = {dataset: compare(known, questions) for dataset, questions in asked.items()}
         told += [f"{d} leaks into {name}: {leak}" for d, leak in found.items() if leak.same_image or leak.same_both]
     return told
+
+
+def _seen_in(path: Path) -> list[Seen]:
+    """The questions of a training file; a line's `image_hash` saves reading its picture."""
+    found = []
+    for number, line in read_lines(path):
+        sample = sample_of(path, number, line, path.parent)
+        found.append((sample.id, line.get("image_hash") or image_hash(sample), question_hash(sample)))
+    return found
 
 
 def find_leakage(training: Iterable[VQASample], samples: Iterable[VQASample]) -> Leakage:

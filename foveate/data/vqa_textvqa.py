@@ -16,7 +16,7 @@ import json
 from collections.abc import Iterator
 from pathlib import Path
 
-from foveate.data.vqa_files import Row, check_columns, find_files, known_names, picture, read_rows, text_of
+from foveate.data.vqa_files import Row, check_columns, find_files, picture, read_rows, text_of
 from foveate.errors import FoveateError
 from foveate.types import VQASample
 
@@ -44,8 +44,8 @@ def load(split: str, root: Path | None) -> Iterator[VQASample]:
         return
     pictures = _picture_folder(files[-1].parent, "test" if split == "test" else "train")
     for row in _read_json(files[-1]):
-        check_columns(files[-1], list(row), needed)
-        row = dict(zip(known_names(list(row), (*NEEDED, "answers")), row.values(), strict=True))
+        named = check_columns(files[-1], list(row), needed, ("answers",))
+        row = dict(zip(named, row.values(), strict=True))
         yield _sample(row, split, str(pictures / f"{row['image_id']}.jpg"))
 
 

@@ -19,13 +19,11 @@ from typing import Any
 from PIL import Image
 
 from foveate.data.vqa import load_vqa
+from foveate.data.vqa_jsonl import SUFFIXES
 from foveate.data.vqa_jsonl import load as load_jsonl
 from foveate.data.vqa_leakage import Leakage, Seen, compare, seen
 from foveate.errors import FoveateError
 from foveate.types import VQASample
-
-JSON = (".jsonl", ".json")
-"""How the names of sets end that are files."""
 
 
 @dataclass(frozen=True)
@@ -83,7 +81,7 @@ def build(
 
     names = (*config.sets, *(["llava"] if config.llava else []))
     # Lists of pictures' paths are short and are read first: a wrong folder is told before anything is written.
-    listed = {name: load(name) for name in names if name == "llava" or name.endswith(JSON)}
+    listed = {name: load(name) for name in names if name == "llava" or name.endswith(SUFFIXES)}
     # Of published sets one at a time is in memory; of those that are done the hashes stay.
     forbidden = {name: [seen(sample) for sample in load(name)] for name in config.against}
     known = {image for asked in forbidden.values() for _, image, _ in asked if image}
@@ -135,7 +133,7 @@ def build(
 def _load(name: str, config: VqaTrainConfig) -> list[VQASample]:
     if name == "llava" and config.llava:
         return _load_llava(config)
-    if name.endswith(JSON):
+    if name.endswith(SUFFIXES):
         return load_vqa(name, max_samples=config.max_per_set)
     preset, _, split = name.partition(":")
     return load_vqa(preset, split or None, config.root, config.max_per_set)
@@ -160,7 +158,9 @@ def _missing_pictures(name: str, samples: Sequence[VQASample]) -> list[str]:
         if name == "llava":
             todo = "name the folder of its pictures with --llava_images"
         else:
-            todo = "paths count from the folder of the file" if name.endswith(JSON) else "see that --root holds them"
+            todo = (
+                "paths count from the folder of the file" if name.endswith(SUFFIXES) else "see that --root holds them"
+            )
         raise FoveateError(f"{name}: not one of {len(missing)} pictures is there, the first: {missing[0]}; {todo}")
     return missing
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from foveate.data.vqa import load_vqa
+from foveate.data.vqa_jsonl import SUFFIXES
 from foveate.errors import FoveateError
 from foveate.evaluation.vqa_config import VqaConfig
 from foveate.evaluation.vqa_passes import VLMLike
@@ -16,22 +17,19 @@ from foveate.training.value_stage1 import FOLDER, check_origin
 from foveate.types import VQASample
 
 
-def load_model(config: VqaConfig, device: str | None = None, tuned: Path | None = None) -> VLMLike:
-    """The model of `model.*`; `module:factory` names one's own.
+def load_model(config: VqaConfig, device: str | None = None) -> VLMLike:
+    """The model of `model.*`, as stage 1 has left it in `tuned_folder`; `module:factory` names one's own.
 
     Args:
         device: in place of `model.device`.
-        tuned: what stage 1 has written: adapters, or a whole model; None: see `tuned_folder`.
     """
     keys = config.model
     if ":" in keys.path and not Path(keys.path).exists():
         return _own_model(keys.path)
     from foveate.models.vlm.load import Lora, load_vlm
 
-    path, lora = keys.path, keys.lora
-    beside = _beside_policy(config)
-    tuned = tuned or beside or Path(config.training.output_dir) / FOLDER
-    if tuned.is_dir() and (config.training.stage1_epochs or beside):
+    path, lora, tuned = keys.path, keys.lora, tuned_folder(config)
+    if tuned.is_dir() and (config.training.stage1_epochs or _beside_policy(config)):
         check_origin(tuned, path)
         path, lora = (path, str(tuned)) if (tuned / "adapter_config.json").exists() else (str(tuned), None)
     return load_vlm(
@@ -110,7 +108,7 @@ def load_training_set(config: VqaConfig) -> list[VQASample]:
             "no questions to train on: set data.train_jsonl to a JSONL file (`foveate data vqa-train` builds one from "
             "the published sets), or to the name of a data set"
         )
-    split = None if keys.train_jsonl.endswith((".jsonl", ".json")) else keys.train_split
+    split = None if keys.train_jsonl.endswith(SUFFIXES) else keys.train_split
     return list(_questions(keys.train_jsonl, split, keys.root, config.max_train_samples))
 
 
@@ -129,7 +127,7 @@ def _read(
 
 def short_name(name: str) -> str:
     """`data/mine.jsonl` -> `mine`; a preset stays what it is."""
-    return Path(name).stem if name.endswith((".jsonl", ".json")) else name
+    return Path(name).stem if name.endswith(SUFFIXES) else name
 
 
 def load_policies(config: VqaConfig, vlm: VLMLike) -> tuple[list[TrainedPolicy], list[str]]:

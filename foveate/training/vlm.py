@@ -22,6 +22,7 @@ import yaml
 from torch import Tensor, nn
 
 from foveate.data.vqa import load_vqa
+from foveate.data.vqa_jsonl import SUFFIXES
 from foveate.data.vqa_mixed import DATASET, KINDS, items
 from foveate.errors import FoveateError, unknown
 from foveate.models.vlm.budget import LEVELS
@@ -307,7 +308,7 @@ def load_questions(config: QuestionsConfig) -> list[Questions]:
             known |= KINDS.keys()
             sets.append(MixedQuestions([kind for kind in config.kinds if kind in KINDS]))
             continue
-        split = None if name.endswith((".json", ".jsonl")) else "train"
+        split = None if name.endswith(SUFFIXES) else "train"
         samples = load_vqa(name, split, config.root, config.max_samples)
         known |= {s.category for s in samples if s.category}
         sets.append(ListedQuestions([s for s in samples if s.category in config.kinds] or samples))
