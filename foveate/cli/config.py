@@ -130,17 +130,23 @@ def check_same_config(out_dir: str | Path, config: Any, may_change: Sequence[str
     Args:
         may_change: dotted options that change no result.
     """
-    record = Path(out_dir) / "config.yaml"
-    if not record.exists():
-        return
-    before, now = _dotted(yaml.safe_load(record.read_text()) or {}), _dotted(to_dict(config))
-    differing = [key for key in sorted(before.keys() | now.keys()) if before.get(key) != now.get(key)]
-    told = [f"{k}: {before.get(k)!r} there, {now.get(k)!r} now" for k in differing if k not in may_change]
+    differing = differing_options(out_dir, config)
+    told = [f"{k}: {there!r} there, {now!r} now" for k, (there, now) in differing.items() if k not in may_change]
     if told:
         raise FoveateError(
             f"{out_dir} holds a run with another configuration ({'; '.join(told)}); choose another folder, or give the "
             "same options to go on with that run"
         )
+
+
+def differing_options(out_dir: str | Path, config: Any) -> dict[str, tuple[Any, Any]]:
+    """Dotted option -> (value of the run in the folder, value now), where they differ; none without a run."""
+    record = Path(out_dir) / "config.yaml"
+    if not record.exists():
+        return {}
+    before, now = _dotted(yaml.safe_load(record.read_text()) or {}), _dotted(to_dict(config))
+    keys = sorted(before.keys() | now.keys())
+    return {key: (before.get(key), now.get(key)) for key in keys if before.get(key) != now.get(key)}
 
 
 def _dotted(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

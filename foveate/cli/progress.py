@@ -74,12 +74,12 @@ class ProgressBar:
         self.done, self._facts = done, self._facts if facts is None else facts
         self._total = self._total if total is None else total
         now = time.monotonic()
-        if self._told is None:
-            self._tell()
         speed = (done - self._before) / max(now - self._begun, 1e-6)
         text = "  ".join(filter(None, (rate(speed, self._unit) if speed else "", self._facts)))
         self._bar.update(self._task, total=self._total, completed=done, facts=text)
-        if now - (self._told or now) >= LOG_SECONDS:
+        if self._told is None:
+            self._tell()
+        elif now - self._told >= LOG_SECONDS:
             left = f"ETA {timedelta(seconds=round((self._total - done) / speed))}" if self._total and speed else ""
             self._tell(text, left)
 

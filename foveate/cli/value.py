@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import itertools
 import json
@@ -69,7 +68,7 @@ def train_policy(config: VqaConfig, console: Console) -> Path:
 
     folder = Path(config.output_dir or config.training.output_dir)
     prepare_folder(folder, config.language)
-    with joined(config) as world, sole_training(folder) if world.leads else contextlib.nullcontext():
+    with joined(config) as world, sole_training(folder, world):
         passes = training_passes(config, console, world, folder)
         if passes is None:
             return folder
@@ -145,17 +144,11 @@ POLICY_FILES = ("checkpoint-*.pt", "metrics.jsonl", "summary.json", "results.csv
 
 def set_aside(folder: Path, config: VqaConfig) -> Path | None:
     """Move a finished policy that was trained otherwise to `folder/earlier_N`; that folder, or None."""
-    from foveate.cli.config import to_dict
+    from foveate.cli.config import differing_options
 
-    def counts(plain: Any) -> list[Any]:
-        own = plain["model"]["path"], plain["data"]["train_jsonl"], plain["max_train_samples"]
-        return [plain["policy"], plain["training"], *own]
-
-    try:
-        before = counts(json.loads((folder / "summary.json").read_text())["config"])
-    except (OSError, ValueError, KeyError, TypeError):
-        return None
-    if before == counts(json.loads(json.dumps(to_dict(config)))):
+    counts = ("policy.", "training.", "model.path", "data.train_jsonl", "max_train_samples")
+    otherwise = any(key.startswith(counts) for key in differing_options(folder, config))
+    if not otherwise or not (folder / "summary.json").exists():
         return None
     kept = next(path for n in itertools.count(1) if not (path := folder / f"earlier_{n}").exists())
     kept.mkdir()

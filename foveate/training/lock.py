@@ -8,20 +8,25 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from foveate.errors import FoveateError
+from foveate.training.world import World
 
 NAME = ".training"
 
 
 @contextlib.contextmanager
-def sole_training(folder: Path) -> Iterator[None]:
+def sole_training(folder: Path, world: World) -> Iterator[None]:
     """Hold the folder; the system lets go of it when the process ends, however it ends.
 
+    Args:
+        world: the processes that train together; the leading one holds it for all.
     Raises:
         FoveateError: another process trains there.
     """
     try:
         import fcntl
     except ImportError:  # not on Windows
+        fcntl = None  # type: ignore[assignment]
+    if fcntl is None or not world.leads:
         yield
         return
     folder.mkdir(parents=True, exist_ok=True)

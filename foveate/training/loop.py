@@ -118,8 +118,7 @@ def fit(
         load_checkpoint(saved[-1], progress, identity or {})
     forward = _wrap(objective, loop, world)
     objective.train()
-    alone = sole_training(out) if world.leads else contextlib.nullcontext()
-    with alone, RunLog(out, loop.steps, progress.step, loop.batch_size, world.leads) as run_log:
+    with sole_training(out, world), RunLog(out, loop.steps, progress.step, loop.batch_size, world.leads) as run_log:
         total, since = torch.zeros((), device=world.device), 0
         for step in range(progress.step, loop.steps):
             numbers = objective.begin_step(step, loop.steps)

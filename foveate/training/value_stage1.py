@@ -46,9 +46,8 @@ def is_tuned(folder: Path, recipe: Mapping[str, Any]) -> bool:
     Raises:
         FoveateError: it has, with another recipe.
     """
-    try:
-        known = json.loads((folder / FOLDER / RECIPE).read_text())
-    except (OSError, ValueError):
+    known = _recipe_of(folder / FOLDER)
+    if known is None:
         return (folder / FOLDER).is_dir()
     differing = [f"{k}: {known.get(k)!r} there, {recipe[k]!r} now" for k in recipe if known.get(k) != recipe[k]]
     if differing:
@@ -65,15 +64,20 @@ def check_origin(tuned: Path, model: str) -> None:
     Raises:
         FoveateError: the tuned model was made from another one.
     """
-    try:
-        origin = json.loads((tuned / RECIPE).read_text())["model"]
-    except (OSError, ValueError, KeyError):
-        return  # of another trainer, which does not say
+    origin = (_recipe_of(tuned) or {}).get("model", model)
     if origin != model and Path(origin).resolve() != Path(model).resolve():
         raise FoveateError(
             f"{tuned} was tuned from {origin}, but model.path is {model}: set model.path to {origin}, name the "
             "training.output_dir (or --checkpoint) of the other model, or set training.stage1_epochs to 0"
         )
+
+
+def _recipe_of(tuned: Path) -> dict[str, Any] | None:
+    """What a tuned model says that it was made of; None: it does not say, as that of another trainer."""
+    try:
+        return json.loads((tuned / RECIPE).read_text())
+    except (OSError, ValueError):
+        return None
 
 
 def tune(

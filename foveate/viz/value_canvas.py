@@ -44,9 +44,9 @@ def new_figure(width: float, height: float, panels: tuple[int, int] = (1, 1)) ->
     return figure, grid if panels != (1, 1) else grid[0, 0]
 
 
-def frame(axes: Any) -> None:
+def frame(axes: Any, handlelength: float | None = None) -> None:
     """Limits of a curve, once it is drawn: accuracy within 0 to 100 %, 10 points of it at least; cost or tokens from 0.
-    A margin keeps markers at the ends whole."""
+    A margin keeps markers at the ends whole. The legend stands beside the data."""
     low, high = axes.get_ylim()
     half = min(max((high - low) / 2, 5.0), 50.0)
     middle = min(max((low + high) / 2, half), 100 - half)
@@ -54,6 +54,7 @@ def frame(axes: Any) -> None:
     axes.set_ylim(low - margin * (low <= 0), high + margin * (high >= 100))
     dearest = axes.dataLim.x1 or 1.0
     axes.set_xlim(-0.03 * dearest, 1.05 * dearest)
+    axes.legend(fontsize=8, frameon=False, handlelength=handlelength, loc="center left", bbox_to_anchor=(1.0, 0.5))
 
 
 def save(figure: Any, path: Path) -> Path:

@@ -122,8 +122,7 @@ def plot_curve(rows: Sequence[Row], path: Path, say: Mapping[str, str], title: s
     axes.set_ylabel(say["accuracy"])
     note = "over_seeds" if any(r.get("accuracy_std") is not None for r in rows) else "over_questions"
     axes.set_title(f"{title} · {say[note]}", fontsize=10, loc="left")
-    frame(axes)
-    axes.legend(fontsize=8, frameon=False, handlelength=4, loc="center left", bbox_to_anchor=(1.0, 0.5))
+    frame(axes, handlelength=4)
     return save(figure, path)
 
 
@@ -180,7 +179,6 @@ def plot_pruning(rows: Sequence[Row], path: Path, say: Mapping[str, str], title:
     axes.set_ylabel(say["accuracy"])
     axes.set_title(f"{title} · {say['over_questions']}", fontsize=10, loc="left")
     frame(axes)
-    axes.legend(fontsize=8, frameon=False, loc="center left", bbox_to_anchor=(1.0, 0.5))
     return save(figure, path)
 
 
@@ -214,7 +212,6 @@ def plot_ablation(rows: Sequence[Row], out: Path, language: str = "en") -> list[
             axes.set_xlabel(say["cost"])
             axes.set_ylabel(say["accuracy"])
             frame(axes)
-            axes.legend(fontsize=8, frameon=False, loc="center left", bbox_to_anchor=(1.0, 0.5))
         for axes in panels.flat[len(names) :]:
             axes.set_axis_off()
         figure.suptitle(say["over_questions"], fontsize=10)
