@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-__version__ = "0.1.0"
-__all__ = ["Observation", "load_policy"]
+from foveate.version import __version__
+
+__all__ = ["Observation", "__version__", "load_policy"]
 
 if TYPE_CHECKING:
     from foveate.policy import load_policy

@@ -17,9 +17,9 @@ from pathlib import Path
 
 import yaml
 
-from foveate.data.vqa import load_vqa
-from foveate.data.vqa_mixed import facts_of
-from foveate.evaluation.results import wilson
+from foveate.data.vqa.load import load_vqa
+from foveate.data.vqa.mixed import facts_of
+from foveate.evaluation.sim.results import wilson
 from foveate.models.vlm.budget import LEVELS
 from foveate.models.vlm.decoding import Decoding
 from foveate.models.vlm.load import load_vlm
@@ -35,7 +35,7 @@ whole chain of NO / COARSE / FULL runs on real input in seconds on a CPU; it kno
 - **Model**: {parameters:.2f} M parameters (float16, {megabytes:.1f} MB), text width 128 in 4 layers, vision width 96
   in 3 layers, patches of 8 px merged 2 x 2: a picture of 64 px (FULL) is 16 vision tokens, one of 16 px (COARSE) is 1.
   The prompt is context, question, picture, answer, so that what the text-first pass read serves the other passes.
-- **Data**: the mixed set of `foveate/data/vqa_mixed.py` (a stream of its own: the set's splits were not seen) and the
+- **Data**: the mixed set of `foveate/data/vqa/mixed.py` (a stream of its own: the set's splits were not seen) and the
   training pictures of `easy_vqa`.
 - **Training**: `scripts/train_tiny_vlm.sh`, five runs on two CPU cores: all levels; mostly FULL; letters in corners
   alone; the names of the shapes and colours of `easy_vqa`; mostly text (`train_config.yaml` is the last one's: {steps}

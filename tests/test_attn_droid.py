@@ -12,12 +12,12 @@ import torch
 from PIL import Image
 
 from foveate.cli.main import main
-from foveate.data.normalize import NormStats
-from foveate.data.robots import RobotMapping
+from foveate.models.common.normalize import NormStats
+from foveate.models.common.robots import RobotMapping
 from foveate.models.pi0.config import GemmaConfig, Pi0Config, VisionConfig
 from foveate.models.pi0.model import Pi0
 from foveate.policy import POLICIES
-from foveate.training.export import export_policy
+from foveate.training.policy.export import export_policy
 from foveate.viz.video import write_video
 
 ROWS = 12

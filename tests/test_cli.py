@@ -12,7 +12,7 @@ import pytest
 from foveate.cli import main as cli
 from foveate.cli.main import VERBS, main
 from foveate.errors import FoveateError
-from foveate.testing import REPO
+from foveate.testing.golden import REPO
 
 
 @pytest.mark.parametrize("words", VERBS, ids=" ".join)

@@ -8,8 +8,8 @@ import pytest
 import yaml
 
 from foveate.cli.config import parse
-from foveate.evaluation.vqa_config import VqaConfig
-from foveate.testing import REPO
+from foveate.evaluation.vqa.config import VqaConfig
+from foveate.testing.golden import REPO
 
 CONFIGS = REPO / "configs"
 BASE = ("--config", str(CONFIGS / "base.yaml"))

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from foveate.cli.demo import DemoConfig, clear, sim_config
+from foveate.cli.demo.sim import DemoConfig, clear, sim_config
 from foveate.cli.main import main
 from foveate.policy import POLICIES
 

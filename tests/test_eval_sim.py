@@ -17,13 +17,13 @@ import pytest
 import torch
 
 from foveate.cli.main import main
-from foveate.data.masks import open_masks
-from foveate.data.normalize import NormStats
-from foveate.data.robots import RobotMapping
+from foveate.data.masks.source import open_masks
+from foveate.models.common.normalize import NormStats
+from foveate.models.common.robots import RobotMapping
 from foveate.models.pi0.config import GemmaConfig, Pi0Config, VisionConfig
 from foveate.models.pi0.model import Pi0
-from foveate.testing import REPO
-from foveate.training.export import export_policy
+from foveate.testing.golden import REPO
+from foveate.training.policy.export import export_policy
 
 TESTS = Path(__file__).parent
 TOKENIZER = REPO / "foveate" / "policies" / "metaworld_tiny" / "tokenizer.model"

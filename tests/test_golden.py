@@ -15,7 +15,7 @@ from foveate.cli.main import main
 from foveate.errors import FoveateError
 from foveate.golden import check
 from foveate.golden.report import EXACT, Report, Tolerance
-from foveate.testing import golden_dir
+from foveate.testing.golden import golden_dir
 
 
 @functools.cache

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from foveate.data.images import resize_with_pad_pil
+from foveate.models.common.images import resize_with_pad_pil
 from foveate.tracing.record import View
 from foveate.viz import overlay
 

@@ -7,7 +7,7 @@ import sys
 import zipfile
 from pathlib import Path
 
-from foveate.testing import REPO
+from foveate.testing.golden import REPO
 
 
 def test_the_wheel_carries_the_data_files(tmp_path: Path) -> None:

@@ -7,8 +7,8 @@ import shutil
 
 import pytest
 
-from foveate.tracing.synthetic import write_run
-from foveate.viz.report import build_report
+from foveate.testing.runs import write_run
+from foveate.viz.report.page import build_report
 
 pytestmark = pytest.mark.browser
 

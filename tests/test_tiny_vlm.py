@@ -7,7 +7,7 @@ import csv
 import pytest
 
 from foveate.cli.main import main
-from foveate.data.vqa_mixed import facts_of, generate
+from foveate.data.vqa.mixed import facts_of, generate
 from foveate.models.vlm.decoding import Decoding
 from foveate.models.vlm.load import SHIPPED, load_vlm
 

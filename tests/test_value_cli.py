@@ -12,7 +12,7 @@ import pytest
 from value_commands import MODEL, SECTION_0, elsewhere, evaluate, hashes_of, rows_of, run, trained  # noqa: F401 - fixtures
 
 from foveate.cli.main import main
-from foveate.testing import REPO
+from foveate.testing.golden import REPO
 
 pytestmark = pytest.mark.usefixtures("trained")
 
@@ -215,8 +215,8 @@ def test_the_paper_knows_when_questions_have_changed():
     from rich.console import Console
 
     from foveate.cli.config import parse
-    from foveate.cli.paper import Paper
-    from foveate.cli.seeds import SeedsConfig
+    from foveate.cli.value.paper import Paper
+    from foveate.cli.value.seeds import SeedsConfig
 
     questions = Path("own.jsonl")
     config = parse(SeedsConfig, [*MODEL, "--dataset_config", str(questions)], "foveate value paper")

@@ -66,10 +66,10 @@ def test_a_fixed_rule_says_only_what_its_passes_show(capsys):
 
 
 def test_the_curve_has_the_mode_that_was_asked_for(monkeypatch):
-    from foveate.viz import value_plots
+    from foveate.viz.value import curves
 
     seen = []
-    monkeypatch.setattr(value_plots, "plot_curve", lambda *words: seen.append(words[-1]) or words[1])
+    monkeypatch.setattr(curves, "plot_curve", lambda *words: seen.append(words[-1]) or words[1])
     names_after("--ratios", "0.5", "--mode", "pool", out="pool", verb=("sweep", "pruning"))
     pruning = ("--policy.baseline_name", "vision_token_pruning_proxy", "--policy.baseline_pruning_mode", "topk_norm")
     names_after(*pruning, out="topk")

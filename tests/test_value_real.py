@@ -14,8 +14,8 @@ import torch
 from foveate.cli.main import main
 from foveate.errors import FoveateError
 from foveate.models.vlm.load import save_vlm
-from foveate.models.vlm.testing import tiny_vlm
-from foveate.training.value_checkpoint import adopt_weights, load_policy
+from foveate.testing.vlm import tiny_vlm
+from foveate.vision_value.checkpoint import adopt_weights, load_policy
 from foveate.vision_value.config import PolicyConfig
 
 
@@ -86,7 +86,7 @@ def test_stage_1_is_not_reused_for_other_training(model, capsys):
 
 
 def test_stage_1_passes_over_broken_pictures(model):
-    from foveate.data.vqa_mixed import generate
+    from foveate.data.vqa.mixed import generate
 
     lines = []
     for i, sample in enumerate(generate("train", 30)):

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 from value_commands import MODEL, SECTION_0, elsewhere, evaluate, run, trained  # noqa: F401 - fixtures
 
-from foveate.testing import REPO
-from foveate.training.value_checkpoint import load_policy
+from foveate.testing.golden import REPO
+from foveate.vision_value.checkpoint import load_policy
 from foveate.vision_value.config import PolicyConfig
 
 pytestmark = pytest.mark.usefixtures("trained")

@@ -29,9 +29,9 @@ from typing import Any
 
 import numpy as np
 
-from foveate.attention.clips import Filming, clips_of, film
-from foveate.attention.pictures import Drawing, draw_keyframe
-from foveate.tracing.synthetic import picture
+from foveate.studies.attention.clips import Filming, clips_of, film
+from foveate.studies.attention.pictures import Drawing, draw_keyframe
+from foveate.testing.runs import picture
 from foveate.types import AttentionMaps
 from foveate.viz.attention import Sheet, Style, save_jpeg
 

@@ -17,7 +17,7 @@ import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from foveate.evaluation.results import wilson
+from foveate.evaluation.sim.results import wilson
 
 COLUMNS = ("variant", "task", "episodes", "successes", "kept_mean", "patches", "ms_p50")
 HERE = Path(__file__).parent

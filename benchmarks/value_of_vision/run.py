@@ -21,12 +21,12 @@ import numpy as np
 from rich.console import Console
 
 from foveate.cli.config import parse
+from foveate.cli.eval.vqa import run_experiment
 from foveate.cli.main import main as foveate
-from foveate.cli.provenance import provenance
-from foveate.cli.vqa import run_experiment
-from foveate.data.vqa_mixed import facts_of
-from foveate.evaluation.vqa_config import VqaConfig
-from foveate.testing import REPO
+from foveate.data.vqa.mixed import facts_of
+from foveate.evaluation.vqa.config import VqaConfig
+from foveate.testing.golden import REPO
+from foveate.util.provenance import provenance
 
 HERE = Path(__file__).parent
 CONFIGS = REPO / "configs"

@@ -23,17 +23,17 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from foveate.cli.provenance import provenance
-from foveate.data.vqa import load_vqa
-from foveate.evaluation.vqa import Experiment, matrix_rules
-from foveate.evaluation.vqa_config import EvalConfig, ModelConfig, VqaConfig
-from foveate.evaluation.vqa_load import shipped_policy
-from foveate.evaluation.vqa_metrics import score_row
-from foveate.evaluation.vqa_passes import inspect_images
+from foveate.data.vqa.load import load_vqa
+from foveate.evaluation.vqa.config import EvalConfig, ModelConfig, VqaConfig
+from foveate.evaluation.vqa.load import shipped_policy
+from foveate.evaluation.vqa.matrix import Experiment, matrix_rules
+from foveate.evaluation.vqa.metrics import score_row
+from foveate.evaluation.vqa.passes import inspect_images
 from foveate.models.vlm.decoding import Decoding
 from foveate.models.vlm.load import load_vlm, shipped
-from foveate.training.value_checkpoint import load_policy
+from foveate.util.provenance import provenance
 from foveate.vision_value.baselines import EVERY_PASS
+from foveate.vision_value.checkpoint import load_policy
 from foveate.vision_value.config import PolicyConfig
 
 LEVELS = ("NO", "COARSE", "FULL")
@@ -41,8 +41,8 @@ LEVELS = ("NO", "COARSE", "FULL")
 
 def untrained():
     """The shipped model's twin with new weights: as fast, where the shipped one is not there."""
-    from foveate.training.tiny_vlm import make_tiny
-    from foveate.training.vlm import MixedQuestions
+    from foveate.training.vlm.tiny import make_tiny
+    from foveate.training.vlm.train import MixedQuestions
 
     return make_tiny(MixedQuestions().texts())
 

@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 
-from foveate.attention.stats import bootstrap_mean
+from foveate.util.stats import bootstrap_mean
 
 METRICS = ("mse", "si_mse", "scale", "direction")
 ENOUGH = 5

@@ -16,9 +16,9 @@ from typing import Any
 import numpy as np
 
 from foveate.attention.fidelity import METRICS, Row, group_of, measure
-from foveate.attention.stats import bootstrap_mean
 from foveate.errors import FoveateError
 from foveate.types import Observation
+from foveate.util.stats import bootstrap_mean
 
 Keep = Callable[[Observation, np.ndarray, np.ndarray], list[np.ndarray]]
 """(observation, noise [H, A], masks bool [n, P]) -> n action chunks [H, A], each with just those patches kept."""

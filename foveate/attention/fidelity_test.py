@@ -8,9 +8,9 @@ import pytest
 
 from foveate.attention.fidelity import area_below, distances, rank, summarise, summarise_curves
 from foveate.attention.fidelity_pruner import study_pruner, summarise_pruner
-from foveate.attention.fidelity_run import Frame, Plan, Sight, choose_views, layer_maps, study_frame
 from foveate.attention.occlude import Cover, areas_of, axes_of, choose
 from foveate.errors import FoveateError
+from foveate.studies.attention.fidelity_run import Frame, Plan, Sight, choose_views, layer_maps, study_frame
 from foveate.types import ActionChunk, AttentionMaps, Observation
 
 

@@ -13,8 +13,8 @@ from collections.abc import Sequence
 import numpy as np
 
 from foveate.attention.objects import ANY, METRICS, Row
-from foveate.attention.stats import bootstrap_mean, holm, permutation_test
 from foveate.errors import FoveateError
+from foveate.util.stats import bootstrap_mean, holm, permutation_test
 
 OUTCOMES = ("success", "failure")
 

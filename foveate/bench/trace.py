@@ -16,13 +16,13 @@ from typing import Any
 import numpy as np
 import torch
 
-from foveate.data.normalize import NormStats
-from foveate.data.robots import RobotMapping
+from foveate.models.common.normalize import NormStats
+from foveate.models.common.robots import RobotMapping
 from foveate.models.pi0.config import GemmaConfig, Pi0Config, VisionConfig
 from foveate.models.pi0.model import Pi0
 from foveate.policy import POLICIES, Policy, TraceOptions, load_policy
 from foveate.tracing.store import TraceStore
-from foveate.training.export import export_policy
+from foveate.training.policy.export import export_policy
 from foveate.types import AttentionRequest, Observation
 
 MID = Pi0Config(

@@ -7,8 +7,8 @@ from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
-from foveate.cli.progress import ProgressBar
 from foveate.errors import FoveateError
+from foveate.util.progress import ProgressBar
 
 HELP = "measure"
 
@@ -34,8 +34,8 @@ def trace(argv: list[str]) -> int:
 
     from foveate.bench.trace import MID, measure, random_policy
     from foveate.cli.config import parse
-    from foveate.cli.provenance import provenance
     from foveate.policy import load_policy
+    from foveate.util.provenance import provenance
 
     config = parse(BenchTraceConfig, argv, "foveate bench trace")
     source = random_policy(MID, "lightvla") if config.policy == "mid" else nullcontext(load_policy(config.policy))

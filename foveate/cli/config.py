@@ -28,9 +28,9 @@ import yaml
 
 from foveate.cli.choices import TAGS, Choice
 from foveate.cli.flags import plain_flag, read_flags, sequence_of, take
-from foveate.cli.provenance import provenance
 from foveate.cli.type_words import Help, in_words, names_of
 from foveate.errors import FoveateError, unknown
+from foveate.util.provenance import provenance
 
 T = TypeVar("T")
 

@@ -234,8 +234,8 @@ def test_config_is_plain_yaml() -> None:
 
 
 def test_types_of_inherited_fields_hold_wherever_the_class_was_defined() -> None:
-    from foveate.cli.attn_episodes import EpisodesConfig
-    from foveate.cli.attn_scene import SceneConfig
+    from foveate.cli.attn.episodes import EpisodesConfig
+    from foveate.cli.attn.scene import SceneConfig
 
     for config_cls, place in ((EpisodesConfig, "--data_root"), (SceneConfig, "--out")):
         with pytest.raises(FoveateError, match="--num_steps: expected a whole number"):

@@ -8,7 +8,7 @@ import pytest
 
 from foveate.cli import doctor
 from foveate.cli.doctor import Finding
-from foveate.testing import REPO
+from foveate.testing.golden import REPO
 
 
 def test_this_machine_is_healthy_as_json(monkeypatch, capsys) -> None:

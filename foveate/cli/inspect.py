@@ -104,7 +104,7 @@ def _observation(robot: Any) -> dict[str, Any]:
 
 def _norm_stats(info: Any) -> dict[str, Any]:
     """Asset id -> key -> number of entries."""
-    from foveate.data.normalize import load_norm_stats
+    from foveate.models.common.normalize import load_norm_stats
 
     if info.format == "lerobot":
         norms = {"state": info.state_norm, "actions": info.action_norm}

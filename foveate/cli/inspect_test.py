@@ -7,9 +7,9 @@ import pytest
 
 from foveate.cli.inspect import run
 from foveate.cli.main import main
-from foveate.data.normalize import NormStats, save_norm_stats
+from foveate.models.common.normalize import NormStats, save_norm_stats
 from foveate.models.pi0.detect_test import small_tokenizer
-from foveate.testing import REPO, golden_dir
+from foveate.testing.golden import REPO, golden_dir
 
 TOKENIZER = REPO / "foveate" / "policies" / "metaworld_tiny" / "tokenizer.model"
 

@@ -79,10 +79,10 @@ def read_frame(episode: str, frame: int, side: str, prompt: str | None, policy: 
     """From an episode folder: its pictures, its recorded state and, without a prompt of one's own, its instruction.
 
     Args:
-        episode: `<outcome>/<date>/<episode>` folder, see `data.droid_reader`.
+        episode: `<outcome>/<date>/<episode>` folder, see `data.droid.reader`.
         side: left or right, the exterior camera.
     """
-    from foveate.data.droid_reader import SIDES, Episode, cameras_of
+    from foveate.data.droid.reader import SIDES, Episode, cameras_of
 
     folder = Path(episode).resolve()
     if side not in SIDES:

@@ -11,7 +11,7 @@ HELP = "train a policy"
 def policy(argv: list[str]) -> int:
     """The verb's entry: parse, train, say where the policy is. Runs under `torchrun` as well."""
     from foveate.cli.config import parse, write_run_files
-    from foveate.training.policy import TrainPolicyConfig, train_policy
+    from foveate.training.policy.train import TrainPolicyConfig, train_policy
 
     config = parse(TrainPolicyConfig, argv, "foveate train policy")
     leads = os.environ.get("RANK", "0") == "0"
@@ -27,7 +27,7 @@ def policy(argv: list[str]) -> int:
 def vlm(argv: list[str]) -> int:
     """The verb's entry: parse, train, say where the model is. Runs under `torchrun` as well."""
     from foveate.cli.config import parse, write_run_files
-    from foveate.training.vlm import TrainVlmConfig, train_vlm
+    from foveate.training.vlm.train import TrainVlmConfig, train_vlm
 
     config = parse(TrainVlmConfig, argv, "foveate train vlm")
     leads = os.environ.get("RANK", "0") == "0"

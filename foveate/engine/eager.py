@@ -11,7 +11,7 @@ from torch import Tensor
 from foveate.engine.base import Inference
 from foveate.engine.timer import StageTimer
 from foveate.models.base import pack
-from foveate.models.layers import transpose_storage
+from foveate.models.common.layers import transpose_storage
 from foveate.models.pi0.model import ModelInputs, Pi0
 from foveate.tracing.capture import capture_attention, capture_task_to_vis
 from foveate.types import AttentionRequest

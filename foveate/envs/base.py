@@ -96,7 +96,7 @@ class Env(Protocol):
     # view -> object -> bool [h, w], where those pictures show it.
 
 
-ENVS = {"metaworld": "foveate.envs.metaworld:MetaWorldEnv", "libero": "foveate.envs.libero:LiberoEnv"}
+ENVS = {"metaworld": "foveate.envs.metaworld.env:MetaWorldEnv", "libero": "foveate.envs.libero:LiberoEnv"}
 """Name -> `module:Class`; any other `module:Class` is accepted as a name too."""
 
 

@@ -54,7 +54,7 @@ def resolve_tasks(name: str, env: str | None = None) -> tuple[str, ...]:
         return FOVEATE
     if name == "mt10":
         return MT10
-    from foveate.envs.metaworld import all_tasks, canonical_task
+    from foveate.envs.metaworld.env import all_tasks, canonical_task
 
     if name == "mt50":
         return all_tasks()

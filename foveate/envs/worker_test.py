@@ -93,7 +93,8 @@ def test_worker_has_no_torch(worker):
 
 
 def test_metaworld_worker_code_has_no_torch():
-    code = "import sys, foveate.envs.metaworld, foveate.envs.worker, foveate.envs.libero; print('torch' in sys.modules)"
+    modules = "foveate.envs.metaworld.env, foveate.envs.worker, foveate.envs.libero"
+    code = f"import sys, {modules}; print('torch' in sys.modules)"
     import subprocess
 
     assert subprocess.check_output([sys.executable, "-c", code], text=True).strip() == "False"
@@ -203,7 +204,7 @@ def test_messages_carry_nested_values_and_arrays():
 
 @pytest.mark.skipif(importlib.util.find_spec("metaworld") is None, reason="needs metaworld")
 def test_metaworld_in_a_worker_is_metaworld():
-    from foveate.envs.metaworld import MetaWorldEnv
+    from foveate.envs.metaworld.env import MetaWorldEnv
 
     here = MetaWorldEnv(["push"], image_size=32)
     with WorkerEnv("metaworld", tasks=["push"], image_size=32) as there:

@@ -16,11 +16,11 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from foveate.data.images import resize_with_pad
 from foveate.engine.base import Engine
 from foveate.golden import record
 from foveate.golden.report import EXACT, FLOAT64, FREQUENCY, TOLERANCES, Kind, Report, Tolerance
-from foveate.models.layers import rope_frequencies
+from foveate.models.common.images import resize_with_pad
+from foveate.models.common.layers import rope_frequencies
 from foveate.models.pi0.config import Pi0Config
 from foveate.models.pi0.model import ModelInputs, Pi0
 from foveate.models.pi0.weights import TIED_EMBEDDING, UNUSED, expected_shapes, load_weights, split_parameter

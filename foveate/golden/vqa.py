@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from foveate.evaluation.vqa_metrics import mmmu_open_correct, normalise, parse_mmmu_choice, vqa_accuracy
+from foveate.evaluation.vqa.metrics import mmmu_open_correct, normalise, parse_mmmu_choice, vqa_accuracy
 from foveate.golden.report import Report
 
 CHECKS: dict[str, tuple[Callable[[dict[str, Any]], Any], str]] = {

@@ -23,7 +23,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from foveate.errors import FoveateError
-from foveate.models.layers import rms_norm
+from foveate.models.common.layers import rms_norm
 from foveate.pruning.base import (
     Budget,
     Scope,

@@ -8,7 +8,7 @@ import torch
 from safetensors.torch import load_file
 
 from foveate.pruning.lightvla_test import pruner, relative
-from foveate.testing import golden_dir
+from foveate.testing.golden import golden_dir
 from foveate.types import Prefix, Span, TokenLayout
 
 EXACT = [

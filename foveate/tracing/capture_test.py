@@ -19,7 +19,7 @@ from foveate.models.pi0.model import Pi0
 from foveate.models.pi0.model_test import golden_inputs, make_inputs, make_model
 from foveate.models.pi0.weights import load_weights
 from foveate.pruning import make_pruner
-from foveate.testing import golden_dir
+from foveate.testing.golden import golden_dir
 from foveate.tracing.capture import capture_attention, capture_task_to_vis
 from foveate.types import AttentionRequest, Prefix
 

@@ -13,10 +13,10 @@ import torch
 from PIL import Image
 
 from foveate.errors import FoveateError
+from foveate.testing.runs import inference, layout
 from foveate.tracing import store as store_module
 from foveate.tracing.schema import CAPABILITIES, FIELDS, validate
 from foveate.tracing.store import TraceStore, dump_paths, iter_dumps, read_dump
-from foveate.tracing.synthetic import inference, layout
 from foveate.types import Observation, VisionDecision
 
 RNG = np.random.default_rng(0)

@@ -9,10 +9,10 @@ import pytest
 import torch
 
 from foveate.errors import FoveateError
+from foveate.testing.runs import write_run
 from foveate.tracing.record import read_record, to_record
 from foveate.tracing.store import dump_paths, read_dump
 from foveate.tracing.summary import statistics
-from foveate.tracing.synthetic import write_run
 from foveate.tracing.tokens import write_capabilities, write_token_log
 
 

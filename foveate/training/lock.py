@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from foveate.errors import FoveateError
-from foveate.training.world import World
+from foveate.util.world import World
 
 NAME = ".training"
 

@@ -6,15 +6,15 @@ import sys
 import pytest
 
 from foveate.errors import FoveateError
-from foveate.testing import REPO
+from foveate.testing.golden import REPO
 from foveate.training.lock import sole_training
-from foveate.training.world import World
+from foveate.util.world import World
 
 HOLD = """
 import sys, time
 from pathlib import Path
 from foveate.training.lock import sole_training
-from foveate.training.world import World
+from foveate.util.world import World
 with sole_training(Path(sys.argv[1]), World()):
     print("held", flush=True)
     time.sleep(60)

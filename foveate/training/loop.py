@@ -24,7 +24,7 @@ from foveate.training.ema import Ema
 from foveate.training.lock import sole_training
 from foveate.training.log import RunLog
 from foveate.training.schedule import learning_rate
-from foveate.training.world import World
+from foveate.util.world import World
 
 ORDER, DRAWS, MODEL = range(3)
 """Streams of random numbers."""

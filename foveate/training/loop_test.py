@@ -17,7 +17,7 @@ from foveate.errors import FoveateError
 from foveate.training.checkpoint import checkpoints
 from foveate.training.config import LoopConfig, OptimConfig
 from foveate.training.loop import DRAWS, Share, fit, make_optimizer, seed_of, shares
-from foveate.training.world import World, join_world
+from foveate.util.world import World, join_world
 
 LOOP = LoopConfig(steps=12, batch_size=8, log_every=1, save_every=5, device="cpu")
 OPTIM = OptimConfig(lr=1e-2, final_lr=1e-3, warmup_steps=3, weight_decay=0.1, ema_decay=0.9)

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from foveate.training.ema import Ema
-from foveate.training.losses import sample_time
+from foveate.training.policy.losses import sample_time
 from foveate.training.schedule import ema_decay, learning_rate, pruner_noise
 
 

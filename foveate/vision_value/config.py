@@ -1,6 +1,6 @@
 """What decides between NO, COARSE and FULL, what it costs, and how it is trained: the keys `policy.*` and `training.*`.
 
-The keys of a whole experiment (`model.* data.* eval.*` beside these) are in `foveate/evaluation/vqa_config.py`.
+The keys of a whole experiment (`model.* data.* eval.*` beside these) are in `foveate/evaluation/vqa/config.py`.
 """
 
 from __future__ import annotations

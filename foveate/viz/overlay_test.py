@@ -7,9 +7,9 @@ import pytest
 from PIL import Image
 
 from foveate.errors import FoveateError
+from foveate.testing.runs import write_run
 from foveate.tracing.record import View, read_record
 from foveate.tracing.store import dump_paths
-from foveate.tracing.synthetic import write_run
 from foveate.viz import overlay
 from foveate.viz.plots import load_images, plot_run, spread
 

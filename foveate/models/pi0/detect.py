@@ -16,9 +16,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from foveate.data.normalize import NORM_FILE, Normalizer, NormKind
-from foveate.data.robots import ROBOTS_DIR, RobotMapping
 from foveate.errors import FoveateError
+from foveate.models.common.normalize import NORM_FILE, Normalizer, NormKind
+from foveate.models.common.robots import ROBOTS_DIR, RobotMapping
 from foveate.models.pi0.config import SIGLIP_SO400M, GemmaConfig, Pi0Config, VisionConfig
 from foveate.models.pi0.lerobot import read_json, read_lerobot
 from foveate.models.pi0.weights import read_header

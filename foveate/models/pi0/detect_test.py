@@ -7,14 +7,14 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from foveate.data.normalize import NormStats, save_norm_stats
 from foveate.errors import FoveateError
+from foveate.models.common.normalize import NormStats, save_norm_stats
 from foveate.models.pi0.config import GEMMA_2B, GEMMA_300M, SIGLIP_SO400M, Pi0Config
 from foveate.models.pi0.detect import detect, sizes_from_header, stored_dtype
 from foveate.models.pi0.model import ModelInputs
 from foveate.models.pi0.processing import Processor
 from foveate.models.pi0.weights import load_weights
-from foveate.testing import REPO, golden_dir
+from foveate.testing.golden import REPO, golden_dir
 from foveate.types import Observation
 
 TOKENIZER = REPO / "foveate" / "policies" / "metaworld_tiny" / "tokenizer.model"

@@ -19,9 +19,9 @@ from typing import Any
 import numpy as np
 from safetensors import SafetensorError, safe_open
 
-from foveate.data.normalize import Normalizer, NormKind, NormStats
-from foveate.data.robots import RobotMapping
 from foveate.errors import FoveateError, unknown
+from foveate.models.common.normalize import Normalizer, NormKind, NormStats
+from foveate.models.common.robots import RobotMapping
 
 _IMAGES = "observation.images."
 _STATE, _ACTION = "observation.state", "action"

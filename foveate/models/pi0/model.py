@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from foveate.errors import FoveateError
 from foveate.models.base import Pruner, pack
-from foveate.models.layers import AdaRMSNorm, GemmaAttention, GemmaMLP, RMSNorm, SiglipTower, rope_table
+from foveate.models.common.layers import AdaRMSNorm, GemmaAttention, GemmaMLP, RMSNorm, SiglipTower, rope_table
 from foveate.models.pi0.config import GemmaConfig, Pi0Config
 from foveate.types import KeepSet, Prefix, Span, TokenLayout
 

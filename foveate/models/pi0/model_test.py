@@ -15,7 +15,7 @@ from foveate.models.base import pack
 from foveate.models.pi0.config import GemmaConfig, Pi0Config, VisionConfig
 from foveate.models.pi0.model import ModelInputs, Pi0
 from foveate.models.pi0.weights import load_weights
-from foveate.testing import golden_dir
+from foveate.testing.golden import golden_dir
 
 STACK = GemmaConfig(width=32, depth=3, mlp_dim=64, num_heads=4, num_kv_heads=1, head_dim=8)
 TINY = Pi0Config(

@@ -14,15 +14,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from foveate.data.images import ResizeKind, model_images, to_uint8
-from foveate.data.normalize import Normalizer, load_norm_stats
-from foveate.data.robots import RobotMapping
 from foveate.errors import FoveateError
 from foveate.geometry import ResizeGeometry
+from foveate.models.common.images import ResizeKind, model_images, to_uint8
+from foveate.models.common.normalize import Normalizer, load_norm_stats
+from foveate.models.common.robots import RobotMapping
+from foveate.models.common.tokenizer import PromptTokenizer
 from foveate.models.pi0.config import Pi0Config
 from foveate.models.pi0.detect import CheckpointInfo, detect
 from foveate.models.pi0.model import ModelInputs
-from foveate.models.pi0.tokenizer import PromptTokenizer
 from foveate.types import Observation
 
 __all__ = ["Processor"]
@@ -49,7 +49,7 @@ class Processor:
         """
         Args:
             state_norm, action_norm: None leaves the numbers as they are.
-            resize: `pil` as openpi's server, `torch` as its PyTorch model and LeRobot; see `data.images`.
+            resize: `pil` as openpi's server, `torch` as its PyTorch model and LeRobot; see `models.common.images`.
             state_in_prompt: overrides the robot mapping's word, and that the model's kind.
         """
         if resize not in ("pil", "torch"):

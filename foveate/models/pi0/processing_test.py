@@ -5,14 +5,14 @@ import numpy as np
 import pytest
 import torch
 
-from foveate.data.normalize import Normalizer, NormStats, save_norm_stats
-from foveate.data.robots import RobotMapping
 from foveate.errors import FoveateError
+from foveate.models.common.normalize import Normalizer, NormStats, save_norm_stats
+from foveate.models.common.robots import RobotMapping
+from foveate.models.common.tokenizer import PromptTokenizer
 from foveate.models.pi0.config import GemmaConfig, Pi0Config, VisionConfig
 from foveate.models.pi0.detect_test import small_tokenizer
 from foveate.models.pi0.processing import Processor
-from foveate.models.pi0.tokenizer import PromptTokenizer
-from foveate.testing import REPO, golden_dir
+from foveate.testing.golden import REPO, golden_dir
 from foveate.types import Observation
 
 TOKENIZER = REPO / "foveate" / "policies" / "metaworld_tiny" / "tokenizer.model"

@@ -170,7 +170,8 @@ PROBE = """
 import json, sys
 from pathlib import Path
 from foveate.models.pi0.config import Pi0Config
-from foveate.models.pi0.weights import expected_shapes, load_weights
+from foveate.models.pi0.weights import expected_shapes
+from foveate.models.pi0.weights import load_weights
 
 def memory(name):  # bytes
     lines = Path("/proc/self/status").read_text().splitlines()

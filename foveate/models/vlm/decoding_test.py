@@ -6,7 +6,7 @@ import torch
 from foveate.errors import FoveateError
 from foveate.models.vlm.decoding import Decoding, uncertainty
 from foveate.models.vlm.model import VLM
-from foveate.models.vlm.testing import KINDS, samples, tiny_vlm
+from foveate.testing.vlm import KINDS, samples, tiny_vlm
 
 
 def packaged_answer(vlm, sample, level, **options):

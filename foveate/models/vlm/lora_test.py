@@ -4,7 +4,7 @@ import pytest
 
 from foveate.models.vlm.load import Lora, add_lora, load_vlm, save_vlm
 from foveate.models.vlm.model import VLM
-from foveate.models.vlm.testing import KINDS, samples, tiny_vlm
+from foveate.testing.vlm import KINDS, samples, tiny_vlm
 
 pytest.importorskip("peft")
 

@@ -6,17 +6,17 @@ import json
 import pytest
 import torch
 
-from foveate.data.vqa_mmmu import on_one_sheet
+from foveate.data.vqa.mmmu import on_one_sheet
 from foveate.errors import FoveateError
 from foveate.models.vlm.decoding import Decoding
 from foveate.models.vlm.load import load_vlm, save_vlm
 from foveate.models.vlm.model import VLM
 from foveate.models.vlm.prompt import Prompt
-from foveate.models.vlm.testing import KINDS, QUESTION_FIRST, samples, tiny_vlm
 from foveate.pruning import make_pruner
 from foveate.pruning.random import Random
 from foveate.pruning.topk_norm import TopKNorm
 from foveate.pruning.uniform_stride import UniformStride
+from foveate.testing.vlm import KINDS, QUESTION_FIRST, samples, tiny_vlm
 
 
 def packaged_logits(vlm, sample, level):

@@ -9,7 +9,7 @@ from PIL import Image
 from foveate.errors import FoveateError
 from foveate.models.vlm.load import assemble
 from foveate.models.vlm.prompt import DEFAULT_TEMPLATE, Template, gold
-from foveate.models.vlm.testing import QUESTION_FIRST, samples, tiny_parts, tiny_vlm
+from foveate.testing.vlm import QUESTION_FIRST, samples, tiny_parts, tiny_vlm
 from foveate.types import VQASample
 
 CHAT = (

@@ -10,10 +10,10 @@ import torch
 from foveate.models.vlm.backbone import Backbone
 from foveate.models.vlm.families import VisionFeatures
 from foveate.models.vlm.model import _seed
-from foveate.models.vlm.testing import samples, tiny_vlm
 from foveate.pruning import make_pruner
 from foveate.pruning.base import centres
 from foveate.pruning.downsample import pooled_grid
+from foveate.testing.vlm import samples, tiny_vlm
 
 METHODS = ("lightvla", "downsample", "stride", "topk_norm", "random")
 

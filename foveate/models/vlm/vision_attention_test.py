@@ -3,8 +3,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from foveate.models.vlm.testing import tiny_parts
 from foveate.models.vlm.vision_attention import batch_equal_pictures
+from foveate.testing.vlm import tiny_parts
 
 
 @pytest.mark.parametrize("kind", ["qwen3_vl", "qwen2_5_vl"])

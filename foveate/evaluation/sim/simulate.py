@@ -1,0 +1,312 @@
+"""A policy against a suite of tasks: configuration, checks before episode 1, and the run itself.
+
+    summary = simulate(SimConfig(policy="metaworld_tiny", out="runs/try"), policy, log)
+
+Joins policy, environments, trace store and recorder; `foveate eval sim` adds the progress bar and the report.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from foveate.envs.base import check_conventions
+from foveate.envs.suites import resolve_tasks
+from foveate.envs.worker import WorkerEnv
+from foveate.errors import FoveateError
+from foveate.evaluation.sim.collapse import KeepWatch
+from foveate.evaluation.sim.controls import Instruction, Perception, Vision, variant_name
+from foveate.evaluation.sim.record import RecordKind, make_recorder
+from foveate.evaluation.sim.results import RunLog
+from foveate.evaluation.sim.rollout import Job, Played, Query, RolloutConfig, rollout
+from foveate.models.pi0.flops import gflops
+from foveate.policy import LoadOptions, Policy, TraceOptions, at_least_one
+from foveate.pruning import CONFIGS
+from foveate.tracing.store import TraceStore
+from foveate.types import ActionChunk, Trace
+
+
+@dataclass(frozen=True)
+class EnvConfig:
+    """Which simulator, and how it is run."""
+
+    name: str = "metaworld"
+    """`metaworld`, `libero`, or one's own as `module:Class`; `--env NAME` is short for it."""
+    python: str | None = None
+    """Interpreter of the workers, where the simulator needs other packages; None: this one."""
+    timeout_s: float = 60.0
+    """A worker that is silent for so long counts as hung: one crashed episode."""
+    image_size: int | None = None
+    """Side of the rendered pictures in pixels; None: as the simulator's own default."""
+    max_steps: int | None = None
+    """Steps after which an episode has failed; None: the simulator's own limit."""
+
+    def __post_init__(self) -> None:
+        at_least_one(self, "image_size", "max_steps")
+        if not self.timeout_s > 0:
+            raise FoveateError(f"env.timeout_s: expected seconds above 0, got {self.timeout_s:g}")
+
+    def options(self) -> dict[str, Any]:
+        """What is handed to the environment's constructor."""
+        given = {"image_size": self.image_size, "max_steps": self.max_steps}
+        return {name: value for name, value in given.items() if value is not None}
+
+
+@dataclass(frozen=True, kw_only=True)
+class SimConfig(LoadOptions):
+    """Score a policy in a simulator, traced if asked; the same command again goes on where it was interrupted."""
+
+    env: EnvConfig = field(default_factory=EnvConfig)
+    task_suite_name: str = "foveate"
+    """A suite (foveate, mt10, libero_spatial ...) or tasks separated by commas."""
+    num_trials_per_task: int = 10
+    """Episodes per task."""
+    seed: int = 0
+    """Of scenes and noise; episode i plays in scene seed + i, whatever the variant."""
+    out: str | None = None
+    """Run folder of a run without trace; default runs/<policy>_<suite>_<variant>."""
+    trace_out_dir: str | None = None
+    """Run folder of a traced run."""
+    trace_max_dumps_per_run: int | None = None
+    """Dumps are written up to this number; None: all."""
+    trace_max_plots: int | None = 200
+    """Inferences whose overlays are drawn at the end, evenly over the run; None: all. See `foveate trace plot`."""
+    trace_save_policy_images: bool = True
+    """Save the pictures that the policy saw, which overlays need."""
+    trace_dump_routing: bool = True
+    """Write what the pruner kept, and its scores."""
+    trace_dump_attn: bool = False
+    """Write attention of the text over the image patches."""
+    trace_attn_layers: tuple[int, ...] = (1, -1)
+    """Backbone layers whose attention is written; negative ones count from the last."""
+    store_raw_score: bool = False
+    """Write the pruner's whole score matrix; large."""
+    replan_steps: int = 5
+    """Actions of a chunk that are executed before the policy looks again."""
+    num_workers: int = 2
+    """Simulators that run in parallel."""
+    max_batch: int | None = None
+    """Observations per inference at most; None: num_workers. 1 makes repetitions bit-equal."""
+    variant: str | None = None
+    """Name of this run in tables; None: made from pruner and controls."""
+    vision: Vision = "normal"
+    """`blind` shows grey images: how much is vision needed?"""
+    instruction: Instruction = "normal"
+    """`shuffled` gives the instruction of another task: how much is language needed?"""
+    record: RecordKind | None = None
+    """Record every frame: `droid` as DROID-format folders, `video` as mp4."""
+    record_size: tuple[int, int] | None = None
+    """Width and height of recorded pictures, as 1280,720, rendered for the record alone; None: what the policy sees."""
+    record_masks: bool = False
+    """Beside --record droid: record where each object is in the pictures, as the simulator knows it."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        at_least_one(self, "num_trials_per_task", "replan_steps", "num_workers", "max_batch", "trace_max_plots")
+        if self.seed < 0:
+            raise FoveateError(f"seed: expected at least 0, got {self.seed}")
+        if self.record_size is not None and (self.record is None or min(self.record_size) < 16):
+            raise FoveateError(
+                f"record_size {self.record_size}: expected a width and height of at least 16 pixels, beside --record"
+            )
+        if self.record_masks and self.record != "droid":
+            raise FoveateError("record_masks: masks stand beside the frames of DROID folders; add --record droid")
+        if self.out is not None and self.trace_out_dir is not None:
+            raise FoveateError(
+                f"out ({self.out}) and trace_out_dir ({self.trace_out_dir}) both name the run folder; give one: "
+                "trace_out_dir turns the trace on, out leaves it off"
+            )
+
+    def jobs(self) -> list[Job]:
+        """All episodes, task by task."""
+        tasks = resolve_tasks(self.task_suite_name, self.env.name)
+        trials = range(self.num_trials_per_task)
+        return [Job(task, i, episode, self.seed + episode) for i, task in enumerate(tasks) for episode in trials]
+
+
+def pruner_label(policy: Policy) -> str | None:
+    """Method and budget: `lightvla`, `random_0.25`; None where all tokens are kept."""
+    if policy.pruner is None or not policy.pruner.enabled:
+        return None
+    options = policy.pruner.config
+    label = next(name for name, cls in CONFIGS.items() if type(options) is cls)
+    budget = getattr(options, "keep_ratio", None) or getattr(options, "keep_tokens", None)
+    return f"{label}_{budget:g}" if budget else label
+
+
+def name_variant(config: SimConfig, policy: Policy) -> str:
+    """The name given, or one from method, budget and controls: `full`, `lightvla`, `random_0.25_blind` ..."""
+    return config.variant or variant_name(pruner_label(policy), config.vision, config.instruction)
+
+
+def simulate(
+    config: SimConfig,
+    policy: Policy,
+    log: RunLog,
+    *,
+    variant: str,
+    on_episode: Callable[[Played], None] = lambda played: None,
+    on_start: Callable[[], None] = lambda: None,
+) -> list[str]:
+    """Play the episodes that are not in the log yet; returns warnings.
+
+    Args:
+        log: of the run folder `log.folder`, where trace and recordings go too.
+        on_start: called when all checks have passed and episode 1 begins.
+    Raises:
+        FoveateError: before episode 1, where conventions, views or tasks do not fit; later, where results cannot
+            be written or the simulator cannot be restarted.
+    """
+    done = log.done
+    jobs = [job for job in config.jobs() if (variant, job.task, job.episode) not in done]
+    if not jobs:
+        return []
+    tasks = tuple(dict.fromkeys(job.task for job in config.jobs()))
+    if config.replan_steps > policy.spec.action_horizon:
+        raise FoveateError(
+            f"replan_steps {config.replan_steps}: the policy gives {policy.spec.action_horizon} actions at a time"
+        )
+    policy.trace = _trace_options(config)
+    with ExitStack() as stack:
+        envs = _start(config, tasks, min(config.num_workers, len(jobs)), stack)
+        check_conventions(envs[0].conventions, policy.spec.conventions)
+        perceive = _perception(config, envs[0], tasks)
+        # A real observation through the policy: a missing view or a state of another size shows up here, and the
+        # first inferences of either size, which are slow, are not measured.
+        first = envs[0].reset(jobs[0].task, jobs[0].seed)
+        if config.record_size is not None and envs[0].snapshot() is None:
+            raise FoveateError(
+                f"record_size: environment {config.env.name!r} renders no other pictures than the policy's; leave "
+                "--record_size out, or choose --env.image_size"
+            )
+        if config.record_masks and envs[0].segment() is None:
+            raise FoveateError(f"record_masks: environment {config.env.name!r} cannot tell objects apart; leave it out")
+        for batch in {1, min(len(envs), config.max_batch or config.num_workers)}:
+            policy.infer_batch([first] * batch)
+        watch = KeepWatch()
+        store = _trace_store(config, log.folder, policy, stack)
+
+        def on_inference(query: Query, chunk: ActionChunk) -> None:
+            trace = chunk.trace
+            assert trace is not None and trace.keep is not None
+            watch.add((query.job.task, query.job.episode, query.step), trace.keep, trace.layout.view_slices)
+            if store is not None:
+                store.submit(trace, query.observation, _meta(config, query, variant))
+
+        def finish(played: Played) -> None:
+            log.add(played.result, played.queries)
+            on_episode(played)
+
+        on_start()
+        rollout(
+            policy,
+            envs,
+            jobs,
+            RolloutConfig(
+                seed=config.seed,
+                max_steps=envs[0].max_steps,
+                replan_steps=config.replan_steps,
+                max_batch=config.max_batch or config.num_workers,
+                variant=variant,
+            ),
+            noise_shape=(policy.spec.action_horizon, policy.config.action_dim),
+            on_episode=finish,
+            on_inference=on_inference,
+            perceive=perceive,
+            gflops=lambda trace: _gflops(policy, trace),
+            recorder=make_recorder(
+                config.record,
+                log.folder,
+                envs[0].conventions,
+                policy.spec.name,
+                done,
+                config.record_size,
+                config.record_masks,
+            )
+            if config.record
+            else None,
+        )
+    warnings = trace_warnings(store) if store is not None else []
+    if policy.pruner is not None and policy.pruner.enabled:
+        warnings += watch.warnings()
+    return warnings
+
+
+def _trace_options(config: SimConfig) -> TraceOptions:
+    """Routing evidence is always asked for: the kept tokens stand in every result."""
+    traced = config.trace_out_dir is not None
+    return TraceOptions(
+        routing=True,
+        attn_layers=config.trace_attn_layers if traced and config.trace_dump_attn else (),
+        raw_score=traced and config.store_raw_score,
+    )
+
+
+def _trace_store(config: SimConfig, folder: Path, policy: Policy, stack: ExitStack) -> TraceStore | None:
+    if config.trace_out_dir is None:
+        return None
+    store = TraceStore(
+        folder,
+        config.trace_max_dumps_per_run,
+        config.trace_save_policy_images,
+        config.trace_dump_routing,
+        config.trace_dump_attn,
+        views=policy.processor.robot.views,
+        model_image_size=policy.config.vision.image_size,
+    )
+    stack.callback(store.close)
+    return store
+
+
+def trace_warnings(store: TraceStore) -> list[str]:
+    """What went wrong with the trace, and how many inferences have no dump because of it."""
+    became = store.close()
+    if not became["failed"]:
+        return list(store.warnings)
+    without = became["failed"] + became["dropped"]
+    return [*store.warnings, f"trace: {without} of {without + became['written']} inferences have no dump"]
+
+
+def _start(config: SimConfig, tasks: Sequence[str], count: int, stack: ExitStack) -> list[WorkerEnv]:
+    """Start the workers at once: a simulator takes seconds to load."""
+    options = {"tasks": tuple(tasks), **config.env.options()}
+
+    def start(_: int) -> WorkerEnv:
+        env = WorkerEnv(config.env.name, python=config.env.python, timeout_s=config.env.timeout_s, **options)
+        stack.callback(env.close)
+        return env
+
+    with ThreadPoolExecutor(count) as pool:
+        return list(pool.map(start, range(count)))
+
+
+def _perception(config: SimConfig, env: WorkerEnv, tasks: Sequence[str]) -> Perception:
+    """The control's filter; where instructions are swapped, each task is asked for its own first."""
+    shuffled = config.instruction == "shuffled"
+    instructions = {task: env.reset(task, config.seed).prompt for task in tasks} if shuffled else {}
+    return Perception(config.vision, config.instruction, instructions, config.seed)
+
+
+def _meta(config: SimConfig, query: Query, variant: str) -> dict[str, Any]:
+    return {
+        "task": query.job.task,
+        "task_id": query.job.task_id,
+        "episode": query.job.episode,
+        "step": query.step,
+        "query": query.index,
+        "instruction": query.observation.prompt,
+        "checkpoint": config.policy,
+        "variant": variant,
+        "seed": query.job.seed,
+    }
+
+
+def _gflops(policy: Policy, trace: Trace) -> float:
+    assert trace.keep is not None
+    views = sum(bool(trace.keep["valid"][part].any()) for part in trace.layout.view_slices.values())
+    tokens = trace.seq_lens["post_seq_len"]
+    return gflops(policy.config, views=views, tokens=tokens, num_steps=policy.num_steps)["total"]

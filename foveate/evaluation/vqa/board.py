@@ -1,0 +1,130 @@
+"""All passes over one data set, scored: what the rows of a comparison are looked up in."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from foveate.errors import FoveateError
+from foveate.evaluation.vqa.cache import PassCache, data_hash, sample_key, unpack_hidden
+from foveate.evaluation.vqa.passes import IMAGE_PASS, TEXT_PASS, TOKENS_PASS, Thinned
+from foveate.types import VQASample
+from foveate.vision_value.config import LEVELS
+from foveate.vision_value.outcomes import Outcomes
+
+Scorer = Callable[[VQASample, Mapping[str, Any]], tuple[float, bool]]
+"""A question and its answer's row -> score in [0, 1], and whether an answer could be read off."""
+
+
+@dataclass(frozen=True)
+class ThinnedOutcome:
+    """A FULL look with fewer tokens, at all questions."""
+
+    thinned: Thinned
+    correct: np.ndarray
+    """float64 [n]."""
+    loss: np.ndarray
+    """float64 [n], nats per answer token."""
+    remaining: np.ndarray
+    """float64 [n], vision tokens that are left."""
+    parsed: np.ndarray
+    """bool [n]."""
+
+
+@dataclass(frozen=True)
+class Board:
+    """n readable questions of one data set."""
+
+    dataset: str
+    samples: tuple[VQASample, ...]
+    outcomes: Outcomes
+    parsed: np.ndarray
+    """bool [n, 3]: an answer could be read off; True where the pass was not made."""
+    answers: Mapping[str, tuple[dict[str, Any], ...]]
+    """Pass -> the answers' rows."""
+    thinned: tuple[ThinnedOutcome, ...] = ()
+    broken: Mapping[str, str] | None = None
+    """Id of a question whose picture cannot be read -> why."""
+    data_hash: str = ""
+
+    def __len__(self) -> int:
+        return len(self.samples)
+
+
+def make_board(
+    dataset: str,
+    samples: Sequence[VQASample],
+    cache: PassCache,
+    names: Iterable[str],
+    score: Scorer,
+    thinned: Sequence[Thinned] = (),
+) -> Board:
+    """Gather the passes of a data set from the cache.
+
+    Raises:
+        FoveateError: the set is empty, no picture of it is readable, or a pass is incomplete.
+    """
+    if not samples:
+        raise FoveateError(f"data set {dataset!r} is empty; check its file, its split and --max_samples")
+    keys = [sample_key(sample) for sample in samples]
+    images = cache.rows(IMAGE_PASS)
+    broken = {s.id: images[k]["error"] for s, k in zip(samples, keys, strict=True) if images[k]["error"]}
+    pairs = [(s, k) for s, k in zip(samples, keys, strict=True) if s.id not in broken]
+    if not pairs:
+        raise FoveateError(
+            f"data set {dataset!r}: not one of {len(samples)} pictures can be read: {next(iter(broken.values()))}"
+        )
+    names = set(names)
+    wanted = {name: cache.rows(name) for name in (*names, *(t.name for t in thinned))}
+    for name, rows in wanted.items():
+        lacking = [s.id for s, k in pairs if k not in rows]
+        if lacking:
+            raise FoveateError(
+                f"pass {name} over {dataset!r} lacks {len(lacking)} of {len(pairs)} questions ({lacking[0]} ...); "
+                "run the same command again"
+            )
+    chosen = {name: tuple(rows[k] for _, k in pairs) for name, rows in wanted.items()}
+    healthy = tuple(s for s, _ in pairs)
+    n = len(healthy)
+    columns = {name: np.full((n, 3), np.nan) for name in ("correct", "loss", "tokens", "entropy", "margin")}
+    parsed = np.ones((n, 3), dtype=bool)
+    for column, level in enumerate(LEVELS):
+        if level not in chosen:
+            continue
+        scored = _score(healthy, chosen[level], score)
+        columns["correct"][:, column], parsed[:, column] = scored
+        for name in ("loss", "tokens", "entropy", "margin"):
+            columns[name][:, column] = _numbers(chosen[level], name)
+    columns["tokens"][:, 0] = 0
+    if TOKENS_PASS in chosen:
+        columns["tokens"][:, 2] = _numbers(chosen[TOKENS_PASS], "tokens")
+    text = chosen.get(TEXT_PASS)
+    outcomes = Outcomes(
+        questions=tuple(s.question for s in healthy),
+        correct=columns["correct"],
+        loss=columns["loss"],
+        tokens=columns["tokens"],
+        answer_entropy=columns["entropy"],
+        answer_margin=columns["margin"],
+        entropy=_numbers(text, "entropy") if text else np.full(n, np.nan),
+        margin=_numbers(text, "margin") if text else np.full(n, np.nan),
+        hidden=np.stack([unpack_hidden(row["hidden"]) for row in text]) if text else np.zeros((n, 0), np.float32),
+    )
+    thin = []
+    for spec in thinned:
+        correct, read = _score(healthy, chosen[spec.name], score)
+        rows_ = chosen[spec.name]
+        thin.append(ThinnedOutcome(spec, correct, _numbers(rows_, "loss"), _numbers(rows_, "remaining"), read))
+    return Board(dataset, healthy, outcomes, parsed, chosen, tuple(thin), broken, data_hash(samples))
+
+
+def _score(samples: Sequence[VQASample], rows: Sequence[Mapping[str, Any]], score: Scorer) -> tuple[Any, Any]:
+    scored = [score(sample, row) for sample, row in zip(samples, rows, strict=True)]
+    return np.array([s for s, _ in scored], dtype=np.float64), np.array([p for _, p in scored], dtype=bool)
+
+
+def _numbers(rows: Sequence[Mapping[str, Any]], name: str) -> np.ndarray:
+    return np.array([np.nan if row[name] is None else row[name] for row in rows], dtype=np.float64)

@@ -1,0 +1,191 @@
+"""From the keys of an experiment to the things they name: the model, the questions, the trained policies."""
+
+from __future__ import annotations
+
+import functools
+import importlib
+from pathlib import Path
+from typing import Any
+
+from foveate.data.vqa.jsonl import SUFFIXES
+from foveate.data.vqa.load import load_vqa
+from foveate.errors import FoveateError
+from foveate.evaluation.vqa.config import VqaConfig
+from foveate.evaluation.vqa.passes import VLMLike
+from foveate.training.value.stage1 import FOLDER, check_origin
+from foveate.types import VQASample
+from foveate.vision_value.checkpoint import TrainedPolicy, adopt_weights, load_policy, newest_checkpoint
+
+
+def load_model(config: VqaConfig, device: str | None = None) -> VLMLike:
+    """The model of `model.*`, as stage 1 has left it in `tuned_folder`; `module:factory` names one's own.
+
+    Args:
+        device: in place of `model.device`.
+    """
+    keys = config.model
+    if ":" in keys.path and not Path(keys.path).exists():
+        return _own_model(keys.path)
+    from foveate.models.vlm.load import Lora, load_vlm
+
+    path, lora, tuned = keys.path, keys.lora, tuned_folder(config)
+    if tuned.is_dir() and (config.training.stage1_epochs or _beside_policy(config)):
+        check_origin(tuned, path)
+        path, lora = (path, str(tuned)) if (tuned / "adapter_config.json").exists() else (str(tuned), None)
+    return load_vlm(
+        path,
+        device=device or keys.device,
+        dtype=keys.dtype,
+        budget=config.vision_budget,
+        prompt_template=config.data.prompt_template,
+        lora=None if lora is None else Lora(path=lora),
+        batch_size=config.eval.batch_size,
+    )
+
+
+def tuned_folder(config: VqaConfig) -> Path:
+    """Where stage 1 has left the model: beside the first of the named policies, else in `training.output_dir`."""
+    return _beside_policy(config) or Path(config.training.output_dir) / FOLDER
+
+
+def _beside_policy(config: VqaConfig) -> Path | None:
+    """The tuned model in the folder of the first named policy."""
+    for name in (*config.checkpoint, config.eval.ddp_checkpoint_path):
+        if name:
+            path = Path(name)
+            found = (path if path.is_dir() else path.parent) / FOLDER
+            return found if found.is_dir() else None
+    return None
+
+
+def stage1_recipe(config: VqaConfig, data: str) -> dict[str, Any]:
+    """All that the tuned model depends on, as plain values.
+
+    Args:
+        data: hash of the training questions.
+    """
+    keys = ("stage1_epochs", "stage1_baseline_name", "stage1_lr", "batch_size", "weight_decay", "seed")
+    lora = None if config.model.lora is None else str(config.model.lora)
+    own = {key: getattr(config.training, key) for key in keys}
+    return {**own, "model": config.model.path, "lora": lora, "prompt": config.data.prompt_template, "data": data}
+
+
+def untuned(config: VqaConfig) -> list[str]:
+    """A warning where the configuration has a stage 1 whose model is not there."""
+    folder = tuned_folder(config)
+    if not config.training.stage1_epochs or folder.is_dir() or ":" in config.model.path:
+        return []
+    return [
+        f"training.stage1_epochs is {config.training.stage1_epochs}, but there is no tuned model in {folder}: "
+        f"{config.model.path} was evaluated as it is; `foveate train value` tunes it"
+    ]
+
+
+def load_sets(config: VqaConfig) -> dict[str, list[VQASample]]:
+    """Data set -> its questions: those of `--dataset_config`, else `data.eval_jsonl`."""
+    names = [name.strip() for name in (config.dataset_config or config.data.eval_jsonl or "").split(",")]
+    names = [name for name in names if name]
+    if not names:
+        raise FoveateError(
+            "no questions to evaluate: name data sets with --dataset_config (mmbench, mmmu, textvqa, easy_vqa, mixed, "
+            "or a JSONL file, separated by commas), or set data.eval_jsonl"
+        )
+    keys = config.data
+    sets = {
+        short_name(name): list(_questions(name, keys.split, keys.root, config.max_samples))
+        for name in dict.fromkeys(names)
+    }
+    if len(sets) < len(set(names)):
+        raise FoveateError(f"--dataset_config {config.dataset_config}: two files have one name; rename one of them")
+    return sets
+
+
+def load_training_set(config: VqaConfig) -> list[VQASample]:
+    """The questions of `data.train_jsonl`."""
+    keys = config.data
+    if not keys.train_jsonl:
+        raise FoveateError(
+            "no questions to train on: set data.train_jsonl to a JSONL file (`foveate data vqa-train` builds one from "
+            "the published sets), or to the name of a data set"
+        )
+    split = None if keys.train_jsonl.endswith(SUFFIXES) else keys.train_split
+    return list(_questions(keys.train_jsonl, split, keys.root, config.max_train_samples))
+
+
+def _questions(name: str, split: str | None, root: str | None, max_samples: int | None) -> tuple[VQASample, ...]:
+    """A verb that runs several experiments reads a set once; a file that was edited meanwhile is read anew."""
+    path = Path(name)
+    return _read(name, split, root, max_samples, path.stat().st_mtime_ns if path.is_file() else 0)
+
+
+@functools.lru_cache(maxsize=4)
+def _read(
+    name: str, split: str | None, root: str | None, max_samples: int | None, _changed: int
+) -> tuple[VQASample, ...]:
+    return tuple(load_vqa(name, split=split, root=root, max_samples=max_samples))
+
+
+def short_name(name: str) -> str:
+    """`data/mine.jsonl` -> `mine`; a preset stays what it is."""
+    return Path(name).stem if name.endswith(SUFFIXES) else name
+
+
+def load_policies(config: VqaConfig, vlm: VLMLike) -> tuple[list[TrainedPolicy], list[str]]:
+    """The trained policies, and warnings.
+
+    Those of `--checkpoint` and `eval.ddp_checkpoint_path`; else of those in `training.output_dir` and beside a shipped
+    model the first that belongs to this model, or else the first; else none.
+    """
+    named = [*config.checkpoint, *([config.eval.ddp_checkpoint_path] if config.eval.ddp_checkpoint_path else [])]
+    policies = [load_policy(path, config.policy) for path in named]
+    if not named:
+        places = [Path(config.training.output_dir), shipped_policy(config.model.path)]
+        found = [load_policy(p, config.policy) for p in places if p.is_dir() and newest_checkpoint(p)]
+        policies = sorted(found, key=lambda trained: trained.facts.get("model") != vlm.fingerprint)[:1]
+    warnings = []
+    for trained in policies:
+        module = getattr(vlm, "model", None)
+        if trained.model_weights and module is not None and (count := adopt_weights(module, trained.model_weights)):
+            warnings.append(f"{trained.path}: {count} tensors of the model itself were taken from it too")
+        model = trained.facts.get("model")
+        if model and model != vlm.fingerprint:
+            warnings.append(
+                f"{trained.path} was trained on the passes of another model, prompt or budget ({model}; this one is "
+                f"{vlm.fingerprint}): its gains may not hold here"
+            )
+        warnings += _idle_options(trained, config)
+    return policies, warnings
+
+
+def _idle_options(trained: TrainedPolicy, config: VqaConfig) -> list[str]:
+    """What this configuration asks of a policy that was settled when it was trained."""
+    told, seed = [], trained.facts.get("seed", config.training.seed)
+    if seed != config.training.seed:
+        told.append(
+            f"{trained.path} was trained with seed {seed}: training.seed {config.training.seed} changes bootstraps and "
+            "sampled answers alone; `foveate sweep seeds` trains a policy per seed"
+        )
+    if config.pareto and trained.head.shape.learns == "policy":
+        told.append(
+            f"{trained.path} has its lambda trained into it: --pareto does nothing to it; train one per lambda, or one "
+            "that learns gains (policy.use_straight_through: null) for a whole curve"
+        )
+    return told
+
+
+def shipped_policy(model: str) -> Path:
+    """Folder of the policy that ships with a shipped model."""
+    import foveate
+
+    return Path(foveate.__file__).parent / "vlms" / model / "policy"
+
+
+def _own_model(path: str) -> Any:
+    module, _, factory = path.partition(":")
+    try:
+        return getattr(importlib.import_module(module), factory)()
+    except (ImportError, AttributeError) as error:
+        raise FoveateError(
+            f"model.path {path}: expected a checkpoint folder, a name, or one's own as `module:factory` on the Python "
+            f"path ({error})"
+        ) from error

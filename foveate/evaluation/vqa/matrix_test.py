@@ -1,0 +1,245 @@
+"""The three-pass comparison on a model of arithmetic: prices, equality with lone runs, resuming, shards, bad input."""
+
+from __future__ import annotations
+
+import dataclasses
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from foveate.errors import FoveateError
+from foveate.evaluation.vqa.config import EvalConfig, ModelConfig, VqaConfig
+from foveate.evaluation.vqa.files import by_category
+from foveate.evaluation.vqa.matrix import Experiment, asked, asked_rules, matrix_rules
+from foveate.evaluation.vqa.passes import inspect_images
+from foveate.evaluation.vqa.profile import profile_row
+from foveate.evaluation.vqa.rows import bootstrap_columns
+from foveate.testing.golden import REPO
+from foveate.training.value.stage2 import fit, split_by_image
+from foveate.types import VQASample
+from foveate.vision_value.baselines import EVERY_PASS, Always
+from foveate.vision_value.checkpoint import load_policy, save_policy
+from foveate.vision_value.config import PolicyConfig, TrainingConfig
+
+sys.path.append(str(REPO / "tests"))
+from fake_vlm import FakeVLM, fake_samples
+
+
+def score(sample, row):
+    return (float(row["text"] == sample.answers[0]) if sample.answers else float("nan")), True
+
+
+def make(folder: Path, vlm=None, **policy) -> Experiment:
+    config = VqaConfig(
+        model=ModelConfig(path="fake"),
+        policy=PolicyConfig(**policy),
+        eval=EvalConfig(cache_dir=str(folder), batch_size=16, bootstrap=200),
+        training=TrainingConfig(stage2_epochs=30, batch_size=32),
+        pareto=(0.0, 0.1, 0.5) if not policy.get("baseline_name") else (),
+    )
+    return Experiment(config, vlm or FakeVLM(), score)
+
+
+def board_of(experiment: Experiment, samples, needs=EVERY_PASS, thinned=()):
+    inspect_images(samples, experiment.cache)
+    experiment.make_passes(samples, needs, thinned)
+    return experiment.board("fake", samples, needs, thinned)
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """A trained policy, the test board, and its matrix."""
+    folder = tmp_path_factory.mktemp("whole")
+    experiment = make(folder / "cache")
+    training = board_of(experiment, fake_samples(300, seed=1))
+    held = split_by_image([s.image for s in training.samples], 0.3)
+    config = experiment.config
+    trained = fit(
+        training.outcomes.take(~held), training.outcomes.take(held), config.policy, config.training, model="fake"
+    )
+    experiment.vlm.calls.clear()
+    samples = fake_samples(200)
+    board = board_of(experiment, samples)
+    experiment.cache.close()
+    return experiment, trained, board, experiment.rows(board, matrix_rules(config, board, [trained])), samples
+
+
+def test_a_matrix_costs_three_passes(whole):
+    experiment, _, _, rows, samples = whole
+    made = {}
+    for name, count in experiment.vlm.calls:
+        made[name] = made.get(name, 0) + count
+    assert made == {"text": 200, "NO": 200, "COARSE": 200, "FULL": 200}
+    assert len(rows) >= 20
+    before = len(experiment.vlm.calls)
+    board_of(experiment, samples)
+    assert len(experiment.vlm.calls) == before, "everything was cached"
+
+
+LONE = {
+    "always_full": {"baseline_name": "always_full"},
+    "always_coarse": {"baseline_name": "always_coarse"},
+    "no_vision": {"baseline_name": "no_vision"},
+    "oracle": {"baseline_name": "oracle"},
+    "uncertainty_threshold": {
+        "baseline_name": "uncertainty_threshold", "baseline_uncertainty": "entropy", "baseline_threshold": 0.5,
+    },
+    "cascade": {"baseline_name": "cascade", "baseline_uncertainty": "entropy", "baseline_threshold": 0.5},
+    "random_policy_matched": {"baseline_name": "random_policy_matched", "baseline_target_ratios": (0.2, 0.3, 0.5)},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", LONE)
+def test_a_row_is_what_running_its_rule_alone_gives(whole, tmp_path, name):
+    _, _, board, _, samples = whole
+    lone = make(tmp_path, **LONE[name])
+    needs, _ = asked(lone.config)
+    alone = board_of(lone, samples, needs)
+    expected = lone.rows(alone, asked_rules(lone.config, alone, []))
+    looked = lone.rows(board, asked_rules(lone.config, board, []))
+    assert [i.row for i in looked] == [i.row for i in expected]
+    passes = {n for n, _ in lone.vlm.calls}
+    assert passes == set(needs), "no pass too many"
+
+
+def test_fixed_rules_have_their_ratios_and_costs(whole):
+    rows = {i.row["row"]: i.row for i in whole[3]}
+    rates = ("action_rate_no", "action_rate_coarse", "action_rate_full")
+    assert [rows["always_full"][r] for r in rates] == [0, 0, 1] and rows["always_full"]["avg_cost"] == 1
+    assert [rows["no_vision"][r] for r in rates] == [1, 0, 0] and rows["no_vision"]["avg_cost"] == 0
+    assert rows["always_coarse"]["avg_cost"] == pytest.approx((4 + 2) / (16 + 2))
+    assert rows["oracle"]["accuracy"] == max(r["accuracy"] for r in rows.values())
+    for row in rows.values():
+        assert row["accuracy_low"] <= row["accuracy"] <= row["accuracy_high"]
+
+
+def test_lambda_moves_the_learned_policy_towards_no(whole):
+    learned = [i.row for i in whole[3] if i.row["baseline_name"] == "" and i.row["chosen"] is None]
+    costs = [row["avg_cost"] for row in learned]
+    assert costs == sorted(costs, reverse=True) and costs[-1] < costs[0]
+    full = next(i.row for i in whole[3] if i.row["row"] == "always_full")
+    chosen = next(i.row for i in whole[3] if i.row["chosen"])
+    assert chosen["accuracy"] >= full["accuracy"] - 0.03 and chosen["avg_cost"] < 0.75
+
+
+def test_random_matched_hits_its_ratios(whole):
+    rows = [i.row for i in whole[3]]
+    learned = [r for r in rows if r["baseline_name"] == ""]
+    matched = [r for r in rows if r["matched"] == "global"]
+    for one, other in zip(learned, matched, strict=True):
+        for level in ("no", "coarse", "full"):
+            assert one[f"action_rate_{level}"] == pytest.approx(other[f"action_rate_{level}"], abs=0.02)
+
+
+def test_a_profile_answers_as_the_look_up_says(whole):
+    experiment, _, board, rows, _ = whole
+    for item in rows:
+        found = profile_row(FakeVLM(), board, item, experiment.options, 20)
+        assert found.rerouted == 0
+        for i, answer in enumerate(found.answers):
+            assert float(answer.text == "yes") == item.correct[i], item.row["row"]
+        assert item.row["latency"] > 0 and item.row["mem"] > 0
+
+
+def test_shares_of_several_processes_merge_into_the_same_rows(whole, tmp_path):
+    _, trained, _, rows, samples = whole
+    parts = [make(tmp_path) for _ in range(3)]
+    inspect_images(samples, parts[0].cache)
+    for rank, part in enumerate(parts):
+        part.rank, part.processes = rank, 3
+        part.make_passes(samples, EVERY_PASS)
+    assert len(list(tmp_path.glob("FULL.*.jsonl"))) == 3
+    merged = parts[0].board("fake", samples, EVERY_PASS)
+    again = parts[0].rows(merged, matrix_rules(parts[0].config, merged, [trained]))
+    for one, other in zip(rows, again, strict=True):
+        assert {k: v for k, v in one.row.items() if k not in ("latency", "latency_p95", "mem")} == {
+            k: v for k, v in other.row.items() if k not in ("latency", "latency_p95", "mem")
+        }
+
+
+def test_a_run_goes_on_where_it_was_cut(tmp_path):
+    samples = fake_samples(60)
+
+    class Dying(FakeVLM):
+        def answer(self, samples, level, **options):
+            if len(self.calls) > 6:
+                raise KeyboardInterrupt
+            return super().answer(samples, level, **options)
+
+    dying = make(tmp_path, Dying())
+    with pytest.raises(KeyboardInterrupt):
+        board_of(dying, samples)
+    dying.cache.close()
+    with (tmp_path / "FULL.0.jsonl").open("ab") as file:
+        file.write(b'{"key": "torn')
+    experiment = make(tmp_path)
+    board = board_of(experiment, samples)
+    made = sum(count for _, count in (*dying.vlm.calls, *experiment.vlm.calls))
+    assert made == 4 * len(samples) and np.isfinite(board.outcomes.loss).all()
+
+
+def test_a_cache_of_another_model_is_refused(tmp_path):
+    make(tmp_path, FakeVLM("one"))
+    with pytest.raises(FoveateError, match="fingerprint: 'one' there, 'two' now"):
+        make(tmp_path, FakeVLM("two"))
+
+
+def test_a_broken_picture_is_marked_and_the_run_goes_on(tmp_path):
+    samples = fake_samples(20)
+    samples[3] = dataclasses.replace(samples[3], image=b"no picture")
+    samples.append(VQASample("plain", "fake", "no image? need=NO", ("yes",), None))
+    board = board_of(make(tmp_path), samples)
+    assert len(board) == 20 and list(board.broken) == [samples[3].id]
+    assert board.outcomes.tokens[-1].tolist() == [0, 0, 0]
+
+
+def test_pruned_looks_are_passes_of_their_own(tmp_path):
+    from foveate.evaluation.vqa.matrix import thinned_looks
+
+    experiment = make(tmp_path)
+    thinned = thinned_looks((1.0, 0.5, 0.25), ("stride", "random", "downsample"))
+    board = board_of(experiment, fake_samples(40), EVERY_PASS, thinned)
+    rows = experiment.rows(board, board.thinned)
+    left = {i.row["row"]: i.row["remaining_vision_tokens"] for i in rows}
+    assert left["stride 1"] == 16 and left["stride 0.5"] == 8 and left["stride 0.25"] == 4 and len(rows) == 9
+    made = {name: sum(n for kind, n in experiment.vlm.calls if kind == name) for name in ("FULL", "pruned")}
+    assert made == {"FULL": 3 * 40, "pruned": 4 * 40}, "all tokens cost no pass, smaller pictures are FULL looks"
+
+
+def test_a_policy_survives_its_file(whole, tmp_path):
+    _, trained, board, _, _ = whole
+    path = save_policy(tmp_path, 30, trained)
+    for place in (path, tmp_path):
+        again = load_policy(place, PolicyConfig())
+        assert np.array_equal(again.head.scores(board.outcomes), trained.head.scores(board.outcomes))
+        assert again.lookup == trained.lookup and again.facts["model"] == "fake"
+
+
+def test_bootstrap_columns_cover_the_mean():
+    values = np.random.default_rng(0).normal(3.0, 2.0, (400, 1))
+    low, high = bootstrap_columns(values, 2000)
+    half = 1.96 * values.std() / 20
+    assert low[0] == pytest.approx(values.mean() - half, abs=0.04)
+    assert high[0] == pytest.approx(values.mean() + half, abs=0.04)
+
+
+def test_a_question_without_an_answer_empties_no_category(tmp_path):
+    samples = fake_samples(20)
+    samples[3] = dataclasses.replace(samples[3], answers=())
+    experiment = make(tmp_path, baseline_name="always_full")
+    board = board_of(experiment, samples)
+    (row,) = [r for r in by_category(board, experiment.rows(board, [Always("FULL")])) if r["category"] == "all"]
+    known = [i for i in range(20) if i != 3]
+    assert row["samples"] == 19 and row["accuracy"] == pytest.approx(board.outcomes.correct[known, 2].mean())
+
+
+def test_rows_are_called_apart_and_a_rule_that_goes_on_says_so():
+    from foveate.evaluation.vqa.rows import label
+
+    facts = {"threshold": 2.08114, "coarse_threshold": -1.0, "uncertainty": "entropy"}
+    assert label("cascade", facts) == "cascade entropy 2.081/always on to FULL"
+    assert label("cascade", facts | {"coarse_threshold": 0.3}) == "cascade entropy 2.081/0.3"
+    assert label("uncertainty_threshold", {"threshold": 2.07652, "uncertainty": "entropy"}) == "threshold entropy 2.077"
+    assert label("uncertainty_threshold", {"threshold": 0.12346, "uncertainty": "margin"}, 6).endswith("0.12346")

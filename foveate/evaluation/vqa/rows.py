@@ -1,0 +1,194 @@
+"""One row per rule and data set, looked up in a board; with bootstrap intervals over its questions.
+
+    rows = look_up(board, [Always("FULL"), Oracle()], policy)
+
+A row is a flat mapping with the columns of `results.csv` (docs/value-of-vision.md).
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from foveate.evaluation.vqa.board import Board, ThinnedOutcome
+from foveate.vision_value.baselines import Rule
+from foveate.vision_value.config import PolicyConfig
+from foveate.vision_value.cost import action_costs, look_cost
+from foveate.vision_value.outcomes import Decisions
+
+PRUNING = "vision_token_pruning_proxy"
+COLUMNS = (
+    "dataset", "baseline_name", "row", "lambda_cost", "chosen", "threshold", "coarse_threshold", "uncertainty",
+    "vision", "matched", "pruning_ratio", "pruning_mode", "fallback_mode", "checkpoint", "seed", "samples",
+    "action_rate_no", "action_rate_coarse", "action_rate_full", "action_ratio", "accuracy", "accuracy_low",
+    "accuracy_high", "avg_cost", "cost_low", "cost_high", "vision_tokens", "remaining_vision_tokens", "loss_nats",
+    "fallback_trigger_rate", "unparsed", "skipped", "latency", "latency_p95", "mem", "cache_reuse",
+)  # fmt: skip
+"""Columns of `results.csv` and `eval_matrix.csv`; what does not concern a row is empty."""
+
+
+SHORT = {
+    "": "learned",
+    "uncertainty_threshold": "threshold",
+    "random_policy_matched": "random matched",
+    "string_lookup": "string lookup",
+}
+"""Names of rows for people, where they are not the `baseline_name` itself."""
+
+
+@dataclass(frozen=True)
+class Looked:
+    """One rule over one board: the row, and what it did with each question."""
+
+    row: dict[str, Any]
+    rule: Rule | ThinnedOutcome
+    decisions: Decisions
+    correct: np.ndarray
+    """float64 [n]."""
+    cost: np.ndarray
+    """float64 [n], of every pass that was paid."""
+
+
+def look_up(
+    board: Board, rules: Sequence[Rule | ThinnedOutcome], policy: PolicyConfig, *, resamples: int = 1000, seed: int = 0
+) -> list[Looked]:
+    """What each rule would have got, from passes already made."""
+    found = [
+        _thinned(board, rule, policy) if isinstance(rule, ThinnedOutcome) else _looked(board, rule, policy)
+        for rule in rules
+    ]
+    found = _told_apart(found)
+    # Which answers are public does not depend on the rule.
+    public = np.isfinite(found[0].correct) if found else np.zeros(0, dtype=bool)
+    for key, rows, values in (
+        ("accuracy", public, [item.correct for item in found]),
+        ("cost", np.ones(len(board), dtype=bool), [item.cost for item in found]),
+    ):
+        if rows.any():
+            low, high = bootstrap_columns(np.stack(values, axis=1)[rows], resamples, seed)
+            for i, item in enumerate(found):
+                item.row[f"{key}_low"], item.row[f"{key}_high"] = float(low[i]), float(high[i])
+    for item in found:
+        item.row["seed"] = seed
+    return found
+
+
+def _told_apart(found: list[Looked]) -> list[Looked]:
+    """Names with more digits where rows read the same; a rule that stands there twice is kept once."""
+    for digits in (6, 9, 17):
+        twins = Counter((item.row["row"], item.row["checkpoint"]) for item in found)
+        for item in found:
+            if not isinstance(item.rule, ThinnedOutcome) and twins[item.row["row"], item.row["checkpoint"]] > 1:
+                item.row["row"] = label(item.rule.name, item.rule.facts(), digits)
+    same = ("row", "checkpoint", "action_ratio", "accuracy", "avg_cost")
+    return list({str([item.row[key] for key in same]): item for item in reversed(found)}.values())[::-1]
+
+
+def bootstrap_columns(
+    values: np.ndarray, resamples: int, seed: int = 0, confidence: float = 0.95
+) -> tuple[np.ndarray, np.ndarray]:
+    """Percentile intervals of the means of columns [n, R]; the same resamples of rows serve every column."""
+    n = len(values)
+    rng = np.random.default_rng(seed)
+    means = [
+        rng.multinomial(n, np.full(n, 1 / n), size=len(part)) @ values / n
+        for part in np.array_split(np.arange(resamples), max(1, resamples * n // 4_000_000))
+    ]
+    tail = (1 - confidence) / 2
+    low, high = np.quantile(np.concatenate(means), [tail, 1 - tail], axis=0)
+    return low, high
+
+
+def _looked(board: Board, rule: Rule, policy: PolicyConfig) -> Looked:
+    outcomes, decisions = board.outcomes, rule.decide(board.outcomes)
+    n = len(board)
+    chosen = np.arange(n), decisions.action
+    costs = action_costs(outcomes.tokens, policy)
+    # A pass that nobody paid for may not have been made: NaN there does not count.
+    cost = np.where(decisions.paid, costs, 0.0).sum(-1)
+    paid_tokens = np.where(decisions.paid, outcomes.tokens, 0.0).sum(-1)
+    no, coarse, full = decisions.ratios
+    row = _row(board) | {
+        "baseline_name": rule.name,
+        "row": label(rule.name, rule.facts()),
+        **rule.facts(),
+        **action_columns(no, coarse, full),
+        "accuracy": _mean(outcomes.correct[chosen]),
+        "avg_cost": float(cost.mean()),
+        "vision_tokens": float(paid_tokens.mean()),
+        "remaining_vision_tokens": float(outcomes.tokens[chosen].mean()),
+        "loss_nats": _mean(outcomes.loss[chosen]),
+        "fallback_trigger_rate": float(decisions.fallback.mean()),
+        "unparsed": int((~board.parsed[chosen]).sum()),
+    }
+    return Looked(row, rule, decisions, outcomes.correct[chosen], cost)
+
+
+def _thinned(board: Board, thin: ThinnedOutcome, policy: PolicyConfig) -> Looked:
+    decisions = Decisions.of(np.full(len(board), 2))
+    cost = look_cost(thin.remaining, board.outcomes.tokens[:, 2], policy)
+    left, asked = float(thin.remaining.mean()), thin.thinned.ratio * float(board.outcomes.tokens[:, 2].mean())
+    # A smaller picture keeps the sides in proportion: its grid may miss the share.
+    told = f" ({left:.3g} tokens)" if abs(left - asked) >= 1 else ""
+    row = _row(board) | {
+        "baseline_name": PRUNING,
+        "row": f"{thin.thinned.mode} {thin.thinned.ratio:g}{told}",
+        "pruning_ratio": thin.thinned.ratio,
+        "pruning_mode": thin.thinned.mode,
+        **action_columns(0, 0, 1),
+        "accuracy": _mean(thin.correct),
+        "avg_cost": float(cost.mean()),
+        "vision_tokens": _mean(board.outcomes.tokens[:, 2]),
+        "remaining_vision_tokens": left,
+        "loss_nats": _mean(thin.loss),
+        "fallback_trigger_rate": 0.0,
+        "unparsed": int((~thin.parsed).sum()),
+    }
+    return Looked(row, thin, decisions, thin.correct, cost)
+
+
+def _row(board: Board) -> dict[str, Any]:
+    row: dict[str, Any] = dict.fromkeys(COLUMNS)
+    return row | {"dataset": board.dataset, "samples": len(board), "skipped": len(board.broken or {})}
+
+
+def action_columns(no: float, coarse: float, full: float) -> dict[str, Any]:
+    """Shares of the actions, one column each, and all three in one: `action_ratio`."""
+    rates = [float(no), float(coarse), float(full)]
+    names = ("action_rate_no", "action_rate_coarse", "action_rate_full")
+    return {**dict(zip(names, rates, strict=True)), "action_ratio": rates}
+
+
+def label(name: str, facts: dict[str, Any], digits: int = 4) -> str:
+    """A short name for people: `learned λ=0.05`, `cascade entropy 0.3/0.7`."""
+    return " ".join([SHORT.get(name, name), *_parts(facts, digits)])
+
+
+def _parts(facts: dict[str, Any], digits: int) -> Iterator[str]:
+    if facts.get("lambda_cost") is not None:
+        yield f"λ={facts['lambda_cost']:g}"
+    if facts.get("chosen"):
+        yield "(chosen)"
+    if facts.get("threshold") is not None:
+        second, pair = facts.get("coarse_threshold"), f"{facts['threshold']:.{digits}g}"
+        if second is not None:
+            # No entropy is below 0: every coarse answer counts as unsure.
+            always = facts["uncertainty"] == "entropy" and second < 0
+            pair += "/always on to FULL" if always else f"/{second:.{digits}g}"
+        yield f"{facts['uncertainty']} {pair}"
+    if facts.get("vision") == "coarse":
+        yield "coarse"
+    if facts.get("matched") == "entropy_buckets":
+        yield "by entropy"
+    if facts.get("fallback_mode"):
+        yield f"fallback {facts['fallback_mode']}"
+
+
+def _mean(values: np.ndarray) -> float | None:
+    """Mean of what there is; None without any."""
+    finite = values[np.isfinite(values)]
+    return float(finite.mean()) if finite.size else None

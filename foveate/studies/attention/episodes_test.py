@@ -1,0 +1,285 @@
+"""The pipeline on small synthetic episodes, with maps made up instead of a model."""
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import av
+import numpy as np
+import pytest
+from PIL import Image
+
+from foveate.data.droid.reader import find_episodes
+from foveate.data.droid.writer import DroidWriter
+from foveate.errors import FoveateError
+from foveate.studies.attention.archive import MAPS, EpisodeMaps
+from foveate.studies.attention.clips import Filming, clips_of, film
+from foveate.studies.attention.episodes import MARKER, PARTIAL, Pipeline, Plan, Reading
+from foveate.studies.attention.pictures import Drawing
+from foveate.studies.attention.redraw import film_all, pictured_episodes, rank_over, redraw, stored_episodes
+from foveate.types import AttentionMaps
+from foveate.viz.attention import Style
+
+CAMERAS = {"corner": "varied_camera_1", "gripperPOV": "hand_camera"}
+READING = Reading(
+    cameras=CAMERAS,
+    state=(("hand_position", 3), ("gripper_opening", 1)),
+    views={"corner": "corner", "gripperPOV": "gripperPOV"},
+    model_hw=(112, 112),
+    policy="made up",
+    layers=(0, 1, 2),
+    heads=(0, 1),
+)
+PLAN = Plan(keyframe_interval=4, batch=2, drawing=Drawing(layers=(0, 2), style=Style(size=(160, 120))))
+
+
+def look(places, observations):
+    """Head 1 of every layer looks at one patch, the next one in each frame; head 0 everywhere; a view is absent."""
+    found = []
+    for _, frame in places:
+        maps = np.full((3, 2, 3, 4, 4), 0.01, np.float16)
+        maps[:, 1] = 0
+        maps[:, 1, 0, (frame // 4) % 4, 2] = 0.5
+        valid = np.ones((3, 4, 4), bool)
+        valid[2] = False
+        found.append(
+            {"prefix": AttentionMaps("prefix", (0, 1, 2), (0, 1), ("corner", "gripperPOV", "none"), maps, valid)}
+        )
+    return found
+
+
+def write(root, rows=10, outcome="success", size=(48, 64)):
+    episode = DroidWriter(root).begin(tuple(CAMERAS))
+    for i in range(rows):
+        images = {view: np.full((*size, 3), 20 * i % 250, np.uint8) for view in CAMERAS}
+        episode.add(images, np.array([0.1 * i, 0.6, 0.2, 0.75]), np.zeros(4))
+    return episode.finish(outcome, "push the puck", 80.0, "eef_xyz+gripper", {})
+
+
+def run(root, out, look=look, plan=PLAN, **options):
+    return list(Pipeline(look, READING, plan, out / "results", out / "videos", 2, **options)(find_episodes(root)))
+
+
+def length(path):
+    with av.open(str(path)) as container:
+        return sum(1 for _ in container.decode(video=0))
+
+
+def test_names_are_those_that_users_have(tmp_path):
+    folder = write(tmp_path / "data")
+    ticks = []
+    (outcome,) = run(tmp_path / "data", tmp_path, on_keyframes=ticks.append)
+    assert outcome.status == "done" and outcome.episode == f"success/{folder.parent.name}/{folder.name}"
+    assert ticks == [2, 1]
+    results = tmp_path / "results" / outcome.episode
+    assert sorted(p.name for p in results.iterdir()) == ["00000", "00004", "00008", "heads.json", MAPS, MARKER]
+    summaries = ["prefix_L0_attn_vis_max.jpg", "prefix_L2_attn_vis_max.jpg"]
+    assert sorted(p.name for p in (results / "00004").iterdir()) == ["L0_prefix_heads", "L2_prefix_heads", *summaries]
+    heads = results / "00004" / "L2_prefix_heads"
+    assert sorted(p.name for p in heads.iterdir()) == ["head_00.jpg", "head_01.jpg"]
+    # The most active head is head 1.
+    assert (results / "00004" / summaries[1]).read_bytes() == (heads / "head_01.jpg").read_bytes()
+    marker = (results / MARKER).read_text()
+    for line in ("Outcome: success", "Total frames: 10", "Keyframes: [0, 4, 8]", f"Episode: {folder.name}"):
+        assert line in marker
+    videos = tmp_path / "videos" / outcome.episode
+    assert sorted(p.relative_to(videos).as_posix() for p in videos.rglob("*.*")) == [
+        "L0/H00_prefix.webm", "L0/H01_prefix.webm", "L00_prefix_max.webm", "L02_prefix_max.webm",
+        "L2/H00_prefix.webm", "L2/H01_prefix.webm", "instruction.txt",
+    ]  # fmt: skip
+    assert length(videos / "L02_prefix_max.webm") == 3
+    assert (videos / "instruction.txt").read_text() == "push the puck\n"
+    ranking = json.loads((results / "heads.json").read_text())["prefix"]
+    assert [(r["head"], r["first"]) for r in ranking[:3]] == [(1, 1.0)] * 3
+
+
+def test_pictures_show_the_map_of_their_frame(tmp_path):
+    write(tmp_path / "data")
+    (outcome,) = run(tmp_path / "data", tmp_path)
+    for k, frame in enumerate((0, 4, 8)):
+        path = tmp_path / "results" / outcome.episode / f"{frame:05d}" / "L0_prefix_heads" / "head_01.jpg"
+        with Image.open(path) as picture:
+            pixels = np.asarray(picture, int)
+        red = pixels[..., 0] - pixels[..., 2]
+        # The corner view is left; its picture of 64x48 is padded by half a patch row of 4 above and below.
+        assert red[:, : pixels.shape[1] // 2].max() > 60, k
+
+
+def test_maps_are_stored_and_drawn_again(tmp_path):
+    write(tmp_path / "data")
+    write(tmp_path / "data", outcome="failure", rows=5)
+    outcomes = run(tmp_path / "data", tmp_path)
+    results = tmp_path / "results"
+    keys = stored_episodes(results)
+    assert sorted(keys) == sorted(o.episode for o in outcomes) == sorted(pictured_episodes(results))
+    stored = EpisodeMaps.load(results / keys[-1] / MAPS)
+    assert stored.about.keyframes == (0, 4, 8) and stored.about.views == CAMERAS
+    assert stored.maps["prefix"].dtype == np.float16 and stored.maps["prefix"].shape == (3, 3, 2, 2, 4, 4)
+    np.testing.assert_array_equal(stored.at(4, "prefix").maps[1, 1, 0, 1], np.float16([0, 0, 0.5, 0]))
+    # A layer that was not drawn at first, into another folder; then again: passed over.
+    drawing = Drawing(layers=(1,), style=Style(colormap="viridis", size=(200, 150)))
+    for status in ("done", "skipped"):
+        again = list(redraw(keys, results, tmp_path / "data", tmp_path / "other", drawing))
+        assert [o.status for o in again] == [status] * 2
+    frame = tmp_path / "other" / keys[-1] / "00008"
+    assert sorted(p.name for p in frame.iterdir()) == ["L1_prefix_heads", "prefix_L1_attn_vis_max.jpg"]
+    # In place: the same picture as the pipeline drew.
+    path = results / keys[-1] / "00004" / "prefix_L2_attn_vis_max.jpg"
+    before = path.read_bytes()
+    path.write_bytes(b"damaged")
+    assert [o.status for o in redraw(keys, results, tmp_path / "data", results, PLAN.drawing)] == ["done"] * 2
+    assert path.read_bytes() == before
+    # A layer that is not stored.
+    (failed, _) = redraw(keys, results, tmp_path / "data", results, Drawing(layers=(7,)))
+    assert failed.status == "failed" and "layer 7: the maps hold 3 layers, 0, 1, 2" in failed.error
+    assert rank_over(results, keys)["all"]["prefix"][0]["head"] == 1
+
+
+@pytest.mark.parametrize("format", ["webm", "mp4", "avi"])
+def test_videos_of_all_formats(tmp_path, format):
+    write(tmp_path / "data")
+    (outcome,) = run(tmp_path / "data", tmp_path, plan=Plan(4, 2, drawing=PLAN.drawing, filming=None))
+    assert not (tmp_path / "videos").exists()
+    results, out, filming = tmp_path / "results", tmp_path / "films", Filming(format, fps=5, burn_in=True)
+    assert [o.status for o in film_all([outcome.episode], results, out, filming)] == ["done"]
+    path = out / outcome.episode / "L2" / f"H01_prefix.{format}"
+    with av.open(str(path)) as container:
+        stream = container.streams.video[0]
+        assert stream.codec_context.name in ("vp9", "libvpx-vp9", "h264", "mpeg4")
+        frames = [frame.to_ndarray(format="rgb24") for frame in container.decode(stream)]
+    assert len(frames) == 3 and abs(float(stream.average_rate) - 5) < 0.01
+    with Image.open(results / outcome.episode / "00000" / "L2_prefix_heads" / "head_01.jpg") as picture:
+        drawn = np.asarray(picture, int)
+    assert frames[0].shape[0] == drawn.shape[0] + 24 and np.abs(frames[0][: drawn.shape[0]] - drawn).mean() < 6
+    assert frames[0][-24:].max() > 150  # the line burnt in
+    # Videos that are newer than their pictures stay; a new picture makes its video again.
+    assert [o.status for o in film_all([outcome.episode], results, out, filming)] == ["skipped"]
+    before = {p: p.stat().st_mtime_ns for p in out.rglob(f"*.{format}")}
+    fresh = results / outcome.episode / "00004" / "prefix_L0_attn_vis_max.jpg"
+    os.utime(fresh, (time.time() + 5, time.time() + 5))
+    assert [o.status for o in film_all([outcome.episode], results, out, filming)] == ["done"]
+    assert [p.name for p, t in before.items() if p.stat().st_mtime_ns != t] == [f"L00_prefix_max.{format}"]
+
+
+def test_bad_episodes_are_named_and_the_rest_go_on(tmp_path):
+    data = tmp_path / "data"
+    folders = [write(data, outcome=outcome) for outcome in ("success", "failure", "failure", "failure", "success")]
+    (folders[1] / "recordings/frames/varied_camera_1/00004.jpg").unlink()
+    whole = (folders[2] / "trajectory.h5").read_bytes()
+    (folders[2] / "trajectory.h5").write_bytes(whole[: len(whole) // 2])
+    (folders[3] / "recordings/frames/hand_camera/00008.jpg").write_bytes(b"\xff\xd8\xff no picture")
+    outcomes = {o.episode.rpartition("/")[2]: o for o in run(data, tmp_path)}
+    assert [outcomes[f.name].status for f in folders] == ["done", "failed", "failed", "failed", "done"]
+    for folder, what in zip(
+        folders[1:4], ("varied_camera_1/00004.jpg", "trajectory.h5", "hand_camera/00008.jpg"), strict=True
+    ):
+        assert folder.name in outcomes[folder.name].error and what in outcomes[folder.name].error
+        assert not (tmp_path / "results" / outcomes[folder.name].episode).exists()
+    assert not list((tmp_path / "results" / PARTIAL).glob("*"))
+    # Mended, the same call makes what is missing, and nothing else.
+    shutil_copy(folders[0], folders[1])
+    again = {o.episode.rpartition("/")[2]: o.status for o in run(data, tmp_path)}
+    assert [again[f.name] for f in folders] == ["skipped", "done", "failed", "failed", "skipped"]
+
+
+def shutil_copy(source, target):
+    name = "recordings/frames/varied_camera_1/00004.jpg"
+    (target / name).write_bytes((source / name).read_bytes())
+
+
+def test_a_pictureless_folder_cannot_be_filmed(tmp_path):
+    with pytest.raises(FoveateError, match="no attention pictures"):
+        clips_of(tmp_path)
+    with pytest.raises(FoveateError, match="no such folder"):
+        stored_episodes(tmp_path / "no")
+    with pytest.raises(FoveateError, match="no finished episode"):
+        pictured_episodes(tmp_path)
+    (tmp_path / "00000").mkdir()
+    (tmp_path / "00000" / "prefix_L1_attn_vis_max.jpg").write_bytes(b"x")
+    (clip,) = clips_of(tmp_path)
+    with pytest.raises(FoveateError, match="not a readable picture"):
+        film(tmp_path, tmp_path / "out", clip, Filming())
+    assert not list((tmp_path / "out").glob("*.webm"))
+
+
+CHILD = """
+import sys
+from pathlib import Path
+from foveate.studies.attention.episodes_test import run
+for outcome in run(Path(sys.argv[1]), Path(sys.argv[2])):
+    assert outcome.status != "failed", outcome
+"""
+
+
+def test_killed_at_any_moment_and_started_again(tmp_path):
+    """kill -9 at random moments: nothing half done is ever visible, nothing that is done is done again."""
+    data, partial, rng = tmp_path / "data", tmp_path / "results" / PARTIAL, random.Random(0)
+    for i in range(8):
+        write(data, rows=14, outcome="success" if i % 2 else "failure")
+    keys = [episode.key for episode in find_episodes(data)]
+    finished: dict[str, int] = {}
+    left_behind = 0
+    for attempt in range(5):
+        child = subprocess.Popen([sys.executable, "-c", CHILD, str(data), str(tmp_path)], cwd=REPO)
+        if attempt < 4:
+            before = set(partial.glob("*/*"))
+            while child.poll() is None and set(partial.glob("*/*")) <= before:
+                time.sleep(0.01)  # until it works on an episode
+            time.sleep(rng.uniform(0, 0.3))
+            child.send_signal(signal.SIGKILL)
+        status = child.wait()
+        assert status == (0 if attempt == 4 else status)
+        left_behind += any(partial.glob("*"))
+        for key in keys:
+            folder = tmp_path / "results" / key
+            if folder.exists():
+                check_whole(tmp_path, key)
+                stamp = (folder / MARKER).stat().st_mtime_ns
+                assert finished.setdefault(key, stamp) == stamp, "an episode was done twice"
+    assert left_behind >= 2  # it was killed in the middle, not between
+    assert set(finished) == set(keys)
+    assert not any(partial.glob("*"))
+    assert not list(tmp_path.rglob("*.draft*"))
+
+
+REPO = Path(__file__).resolve().parents[3]
+
+
+def check_whole(root, key):
+    folder, videos = root / "results" / key, root / "videos" / key
+    assert (folder / MARKER).exists()
+    for frame in (0, 4, 8, 12):
+        pictures = list((folder / f"{frame:05d}").rglob("*.jpg"))
+        assert len(pictures) == 6
+        for path in pictures:
+            with Image.open(path) as picture:
+                picture.load()
+    assert EpisodeMaps.load(folder / MAPS).about.keyframes == (0, 4, 8, 12)
+    assert [length(path) for path in videos.rglob("*.webm")] == [4] * 6
+
+
+@pytest.mark.slow
+def test_memory_stays_flat_over_a_hundred_episodes(tmp_path):
+    data = tmp_path / "data"
+    one = write(data, size=(120, 160))
+    for i in range(99):
+        copy = one.with_name(f"{one.name}_{i:02d}")
+        os.symlink(one, copy)
+    sizes = []
+    pipeline = Pipeline(look, READING, PLAN, tmp_path / "results", tmp_path / "videos", 2)
+    for outcome in pipeline(find_episodes(data)):
+        assert outcome.status == "done"
+        sizes.append(resident_mb())
+    assert len(sizes) == 100
+    print("resident MB:", {n: round(sizes[n - 1]) for n in (1, 10, 25, 50, 75, 100)})
+    assert sizes[99] < sizes[9] + 25
+
+
+def resident_mb():
+    pages = int(Path("/proc/self/statm").read_text().split()[1])
+    return pages * os.sysconf("SC_PAGE_SIZE") / 1e6

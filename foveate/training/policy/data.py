@@ -1,0 +1,205 @@
+"""Demonstrations as training batches: everything in memory, images as uint8 at the model's size, no workers.
+
+A sample is an instant with pictures: its images, state and instruction, and the `action_horizon` actions from there
+on. Beyond the episode's end the last action is repeated and masked out of the loss.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Generator, Tensor
+
+from foveate.data.demos import DemoDataset, DemoEpisode
+from foveate.errors import FoveateError, unknown
+from foveate.models.common.images import model_images, to_uint8
+from foveate.models.common.normalize import NormStats, RunningStats
+from foveate.models.common.robots import RobotMapping
+from foveate.models.pi0.model import ModelInputs
+from foveate.models.pi0.processing import Processor
+from foveate.training.config import DataConfig
+from foveate.training.loop import DRAWS, ORDER, Share, seed_of
+from foveate.training.policy.augment import recolour, shift, uniform
+from foveate.training.policy.losses import FlowBatch, sample_time
+
+GREY = 128
+MIN_SPREAD = 0.05
+"""Least distance of the quantiles, as a share of the largest one of the vector; see `norm_stats`."""
+
+
+def check_path(config: DataConfig) -> None:
+    """Folders of demonstrations must be named."""
+    if not config.path:
+        raise FoveateError(
+            "data.path is empty; name a folder of demonstrations (`foveate data metaworld-demos` records)"
+        )
+
+
+def load_demos(config: DataConfig, progress: Callable[[int, int], None] | None = None) -> list[DemoEpisode]:
+    """The episodes of all folders, of the tasks asked for.
+
+    Raises:
+        FoveateError: no folder is named, one holds no demonstrations, or a task is not there.
+    """
+    check_path(config)
+    episodes = DemoDataset.load(*config.path, progress=progress).episodes
+    there = {episode.env_task for episode in episodes}
+    for task in config.tasks:
+        if task not in there:
+            raise unknown(f"task in {', '.join(config.path)}", task, there)
+    return [episode for episode in episodes if not config.tasks or episode.env_task in config.tasks]
+
+
+def chunks(episode: DemoEpisode, starts: np.ndarray, horizon: int) -> tuple[np.ndarray, np.ndarray]:
+    """Actions float32 [N, H, A] from each start on, and bool [N, H]: whether the episode still ran."""
+    steps = starts[:, None] + np.arange(horizon)
+    return episode.actions[np.minimum(steps, len(episode) - 1)], steps < len(episode)
+
+
+def norm_stats(episodes: list[DemoEpisode], robot: RobotMapping, horizon: int) -> dict[str, NormStats]:
+    """Statistics of states and action chunks in the model's convention.
+
+    A number that hardly varies would be blown up by its tiny spread, so quantiles are kept at least `MIN_SPREAD`
+    of the widest spread apart, and deviations alike.
+    """
+    state, actions = RunningStats(), RunningStats()
+    for episode in episodes:
+        chunk, mask = chunks(episode, np.arange(len(episode)), horizon)
+        state.update(robot.to_model_state(episode.states))
+        actions.update(robot.to_model_actions(chunk, episode.states)[mask])
+    return {"state": _widened(state.result()), "actions": _widened(actions.result())}
+
+
+def _widened(stats: NormStats) -> NormStats:
+    assert stats.q01 is not None and stats.q99 is not None
+    spread = stats.q99 - stats.q01
+    missing = np.maximum(MIN_SPREAD * max(float(spread.max()), 1e-3) - spread, 0)
+    std = np.maximum(stats.std, MIN_SPREAD * max(float(stats.std.max()), 1e-3))
+    return NormStats(stats.mean, std, stats.q01 - missing / 2, stats.q99 + missing / 2)
+
+
+@dataclass
+class Samples:
+    """All samples of a set of demonstrations, ready to be batched."""
+
+    images: Tensor
+    """uint8 [N, V, 3, S, S]."""
+    states: np.ndarray
+    """float32 [N, S], normalised."""
+    actions: Tensor
+    """float32 [N, H, A], normalised, zero-padded."""
+    mask: Tensor
+    """bool [N, H]."""
+    prompts: list[str]
+    """[N]."""
+
+    def __len__(self) -> int:
+        return len(self.prompts)
+
+
+def make_samples(episodes: list[DemoEpisode], processor: Processor, stride: int = 1) -> Samples:
+    """Cut episodes into samples; the episodes' pictures are given back as they are taken over."""
+    config, robot = processor.config, processor.robot
+    size, horizon = config.vision.image_size, config.action_horizon
+    total = sum(len(episode.frames[::stride]) for episode in episodes)
+    images = torch.empty(total, len(config.views), 3, size, size, dtype=torch.uint8)
+    states, actions, masks, prompts = [], [], [], []
+    done = 0
+    for episode in episodes:
+        starts = episode.frames[::stride]
+        rows = slice(done, done := done + len(starts))
+        for v, pictures in enumerate(robot.select_views(episode.images).values()):
+            if pictures is None:
+                raise FoveateError(
+                    f"the demonstrations lack the model's view {config.views[v]!r}: they hold {list(episode.images)}; "
+                    "set model.views to the views that are there"
+                )
+            pictures = pictures[::stride]
+            if pictures.shape[1:3] != (size, size):
+                pictures = to_uint8(model_images(list(pictures), size, processor.resize))
+            images[rows, v] = torch.from_numpy(np.ascontiguousarray(pictures)).movedim(-1, 1)
+        episode.images = {}
+        chunk, mask = chunks(episode, starts, horizon)
+        state = robot.to_model_state(episode.states[starts])
+        states.append(processor.state_norm.normalize(state) if processor.state_norm else state.astype(np.float32))
+        actions.append(processor.targets(chunk, episode.states[starts]))
+        masks.append(torch.from_numpy(mask))
+        prompts += [episode.task] * len(starts)
+    return Samples(images, np.concatenate(states), torch.cat(actions), torch.cat(masks), prompts)
+
+
+class DemoSource:
+    """Batches of samples: every epoch visits all of them once, in an order of its own."""
+
+    def __init__(self, samples: Samples, processor: Processor, config: DataConfig, seed: int) -> None:
+        self.samples, self.processor, self.config, self.seed = samples, processor, config, seed
+        self._epoch: tuple[int, Tensor] | None = None
+
+    def rows(self, step: int, size: int) -> Tensor:
+        """int64 [size]: the samples of one step's batch; the last, incomplete batch of an epoch is left out."""
+        if size > len(self.samples):
+            raise FoveateError(
+                f"loop.batch_size {size} exceeds the {len(self.samples)} samples; record more or lower it"
+            )
+        per_epoch = len(self.samples) // size
+        epoch, place = divmod(step, per_epoch)
+        if self._epoch is None or self._epoch[0] != epoch:
+            generator = Generator().manual_seed(seed_of(self.seed, ORDER, epoch))
+            self._epoch = (epoch, torch.randperm(len(self.samples), generator=generator))
+        return self._epoch[1][place * size : (place + 1) * size]
+
+    def batch(self, share: Share) -> FlowBatch:
+        """The rows of one share; draws are made for the whole batch, so that shares fit together."""
+        draws = Generator().manual_seed(seed_of(self.seed, DRAWS, share.step))
+        mine = slice(share.start, share.stop)
+        index = self.rows(share.step, share.size)[mine]
+        actions = self.samples.actions[index]
+        flows = (share.size, self.config.flow_samples)
+        noise = torch.randn(*flows, *actions.shape[1:], generator=draws)[mine]
+        time = sample_time(flows, draws)[mine]
+        images = self._images(index, mine, share.size, draws)
+        states = self.samples.states[index]
+        jitter = torch.randn(share.size, states.shape[1], generator=draws)[mine].numpy()
+        tokens, token_masks = self._tokens(index, states + self.config.state_noise * jitter)
+        padded = torch.zeros(len(index), actions.shape[-1])
+        padded[:, : states.shape[1]] = torch.from_numpy(states)
+        present = torch.ones(images.shape[:2], dtype=torch.bool)
+        inputs = ModelInputs(images, present, tokens, token_masks, padded)
+        return FlowBatch(inputs, actions, noise, time, self.samples.mask[index])
+
+    def _images(self, index: Tensor, mine: slice, size: int, draws: Generator) -> Tensor:
+        """float32 [B, V, 3, S, S] in [-1, 1], augmented."""
+        config = self.config
+        views = self.samples.images.shape[1]
+        moves = torch.randint(-config.shift_px, config.shift_px + 1, (size, views, 2), generator=draws)[mine]
+        brightness = uniform((size, views), config.brightness, draws)[mine].flatten()
+        contrast = uniform((size, views), config.contrast, draws)[mine].flatten()
+        images = self.samples.images[index].flatten(0, 1)
+        if config.blind:
+            return (torch.full(images.shape, GREY / 127.5 - 1)).unflatten(0, (-1, views))
+        if config.shift_px:
+            images = shift(images, moves.flatten(0, 1))
+        pixels = images.float().div_(127.5).sub_(1)
+        if config.brightness or config.contrast:
+            pixels = recolour(pixels, brightness, contrast)
+        return pixels.unflatten(0, (-1, views))
+
+    def _tokens(self, index: Tensor, states: np.ndarray) -> tuple[Tensor, Tensor]:
+        """Token ids int64 [B, L] and mask bool [B, L], cut to the longest prompt of the share."""
+        tokenizer, with_state = self.processor.tokenizer, self.processor.state_in_prompt
+        pairs = [
+            tokenizer(self.samples.prompts[i], state if with_state else None)
+            for i, state in zip(index.tolist(), states, strict=True)
+        ]
+        tokens, masks = (torch.from_numpy(np.stack(column)) for column in zip(*pairs, strict=True))
+        longest = int(masks.sum(1).max())
+        return tokens[:, :longest], masks[:, :longest]
+
+
+def asset_folder(out: Path, robot: RobotMapping) -> Path:
+    """Where the norm stats of a policy folder stand."""
+    return out / "assets" / (robot.asset_ids[0] if robot.asset_ids else robot.name)

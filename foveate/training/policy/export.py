@@ -1,0 +1,103 @@
+"""From averaged weights to a policy folder that `load_policy` opens.
+
+config.json  model.safetensors  tokenizer.model  robot.yaml  train_config.yaml  README.md
+assets/<asset_id>/norm_stats.json
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+
+from foveate.errors import FoveateError
+from foveate.models.common.normalize import NormStats, save_norm_stats
+from foveate.models.common.robots import RobotMapping
+from foveate.models.pi0.model import Pi0
+from foveate.models.pi0.weights import save_weights
+from foveate.training.policy.data import asset_folder
+
+CARD = """# {name}
+
+A small {kind} policy for {robot}: {parameters:.2f} M parameters, {views} view(s) of {size} px ({patches} visual
+tokens), chunks of {horizon} actions. Trained by `foveate train policy` with `train_config.yaml`: {steps} steps of
+{batch} samples{pruned}.
+
+Tasks in the demonstrations: {tasks}.
+
+Measured: not yet. Fill in with `foveate eval sim --policy {name}`.
+"""
+
+
+def export_policy(
+    out: Path,
+    model: Pi0,
+    robot: RobotMapping,
+    stats: Mapping[str, NormStats],
+    tokenizer: Path,
+    *,
+    pruner: Mapping[str, Any] | None,
+    train_config: Mapping[str, Any],
+    tasks: list[str],
+) -> Path:
+    """Write the policy folder; weights are rounded to float16.
+
+    Args:
+        pruner: the config that the policy was trained with, as plain values with `name`.
+    """
+    try:
+        folder = asset_folder(out, robot)
+        save_norm_stats(folder, stats)
+        document = {
+            "model": model.config.to_dict(),
+            "robot": robot.name,
+            "norm": "quantile" if model.config.pi05 else "zscore",
+            "asset_id": folder.name,
+            "resize": "torch",
+        }
+        if pruner is not None:
+            document["pruner"] = dict(pruner)
+        (out / "config.json").write_text(json.dumps(document, indent=2) + "\n")
+        (out / "robot.yaml").write_text(yaml.safe_dump(_without_none(robot.to_dict()), sort_keys=False))
+        (out / "train_config.yaml").write_text(yaml.safe_dump(dict(train_config), sort_keys=False))
+        (out / "README.md").write_text(_card(out.name, model, robot, pruner, train_config, tasks))
+        if tokenizer.resolve() != (out / "tokenizer.model").resolve():
+            shutil.copyfile(tokenizer, out / "tokenizer.model")
+        save_weights(model, out / "model.safetensors", torch.float16)
+    except OSError as error:
+        raise FoveateError(f"cannot write policy {out}: {error}; free some space or choose another --out") from error
+    return out
+
+
+def _without_none(values: dict[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in values.items() if value is not None}
+
+
+def _card(
+    name: str,
+    model: Pi0,
+    robot: RobotMapping,
+    pruner: Mapping[str, Any] | None,
+    train_config: Mapping[str, Any],
+    tasks: list[str],
+) -> str:
+    config = model.config
+    return CARD.format(
+        name=name,
+        kind="π0.5" if config.pi05 else "π0",
+        robot=robot.name,
+        parameters=sum(p.numel() for p in model.parameters()) / 1e6,
+        views=len(config.views),
+        size=config.vision.image_size,
+        patches=len(config.views) * config.vision.grid[0] * config.vision.grid[1],
+        horizon=config.action_horizon,
+        steps=train_config["loop"]["steps"],
+        batch=train_config["loop"]["batch_size"],
+        pruned="" if pruner is None else f", its visual tokens pruned by `{pruner['name']}`",
+        tasks="; ".join(tasks),
+    )

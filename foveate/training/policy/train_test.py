@@ -1,0 +1,151 @@
+"""`foveate train policy` from demonstrations to a policy folder, on a model of a few thousand weights."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import yaml
+
+from foveate.cli.main import main
+from foveate.data.demos import write_episode, write_meta
+from foveate.errors import FoveateError
+from foveate.models.pi0.config import Pi0Config
+from foveate.models.pi0.detect import detect
+from foveate.models.pi0.model import Pi0
+from foveate.models.pi0.weights import load_weights
+from foveate.policy import load_policy
+from foveate.pruning import make_pruner
+from foveate.training.config import DataConfig, LoopConfig, NoiseConfig, OptimConfig
+from foveate.training.loop import Share
+from foveate.training.policy.data_test import MODEL, episode, source
+from foveate.training.policy.losses import FlowMatching
+from foveate.training.policy.train import TrainPolicyConfig, train_policy
+from foveate.types import Observation
+
+LOOP = LoopConfig(steps=4, batch_size=4, log_every=1, save_every=2, device="cpu")
+OPTIM = OptimConfig(lr=1e-3, final_lr=1e-4, warmup_steps=1)
+DATA = DataConfig(flow_samples=2, shift_px=1, brightness=0.1)
+
+
+@pytest.fixture(scope="module")
+def demos(tmp_path_factory: pytest.TempPathFactory) -> str:
+    root = tmp_path_factory.mktemp("demos")
+    prompts = ["push the puck to the goal", "reach the red marker with the hand"]
+    for i in range(4):
+        write_episode(root, i, episode(i, task=prompts[i % 2]), i % 2, fps=80.0)
+    write_meta(root, prompts, 80.0, 2, {})
+    return str(root)
+
+
+@pytest.fixture(scope="module")
+def base(demos: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    data = dataclasses.replace(DATA, path=(demos,))
+    out = str(tmp_path_factory.mktemp("base"))
+    return train_policy(TrainPolicyConfig(out=out, model=MODEL, data=data, optim=OPTIM, loop=LOOP))
+
+
+def _metrics(out: Path) -> list[dict[str, float]]:
+    return [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
+
+
+def test_the_exported_policy_acts(base: Path) -> None:
+    policy = load_policy(base)
+    rng = np.random.default_rng(0)
+    images = {v: rng.integers(0, 256, (56, 56, 3), dtype=np.uint8) for v in MODEL.views}
+    chunk = policy.infer(Observation(images, np.zeros(4, np.float32), "push the puck to the goal"))
+    assert chunk.actions.shape == (MODEL.action_horizon, 4)
+    assert np.isfinite(chunk.actions).all()
+    assert detect(base).missing == ()
+
+
+def test_the_exported_weights_are_the_averaged_ones(base: Path) -> None:
+    from safetensors.torch import load_file
+
+    average = load_file(base.parent / "checkpoints" / "step_00000004" / "ema.safetensors")
+    exported = dict(load_weights(base / "model.safetensors", MODEL).named_parameters())
+    assert {f"model.{name}" for name in exported} == set(average)
+    for name, value in exported.items():
+        torch.testing.assert_close(value.detach(), average[f"model.{name}"], rtol=1e-3, atol=1e-6)
+
+
+def test_an_interrupted_run_goes_on_as_if_nothing_had_happened(base: Path, demos: str, tmp_path: Path) -> None:
+    import shutil
+
+    config = TrainPolicyConfig(
+        out=str(tmp_path), model=MODEL, data=dataclasses.replace(DATA, path=(demos,)), optim=OPTIM, loop=LOOP
+    )
+    shutil.copytree(base.parent, tmp_path, dirs_exist_ok=True)
+    shutil.rmtree(tmp_path / "checkpoints" / "step_00000004")
+    shutil.rmtree(tmp_path / "policy")
+    train_policy(config)
+    for key in ("step", "loss", "grad_norm", "lr"):
+        assert [m[key] for m in _metrics(tmp_path)] == [m[key] for m in _metrics(base.parent)], key
+    assert (tmp_path / "policy" / "model.safetensors").read_bytes() == (base / "model.safetensors").read_bytes()
+
+
+def test_fine_tuning_with_a_pruner_from_the_command_line(base: Path, demos: str, tmp_path: Path) -> None:
+    words = f"--init_from {base} --data.path {demos} --out {tmp_path} --pruner lightvla --pruner.train_form paper"
+    short = "--loop.steps 3 --loop.batch_size 4 --loop.log_every 1 --loop.device cpu --pruner-noise.start 0.5"
+    assert main(["train", "policy", *words.split(), *short.split()]) == 0
+    metrics = _metrics(tmp_path)
+    assert [m["noise_scale"] for m in metrics] == [0.5, 0.25, 0.0]
+    assert all(1 <= m["kept/corner"] <= 4 and m["kept"] == m["kept/corner"] + m["kept/gripperPOV"] for m in metrics)
+    assert json.loads((tmp_path / "policy" / "config.json").read_text())["pruner"]["name"] == "lightvla"
+    kept = (tmp_path / "policy" / "assets" / "metaworld" / "norm_stats.json").read_text()
+    assert kept == (base / "assets" / "metaworld" / "norm_stats.json").read_text()  # the base policy's, not new ones
+    assert "model" not in yaml.safe_load((tmp_path / "policy" / "train_config.yaml").read_text())  # the base's sizes
+    for name in ("config.yaml", "tensorboard"):
+        assert (tmp_path / name).exists()
+
+
+def test_the_loss_falls_on_one_repeated_batch() -> None:
+    torch.manual_seed(0)
+    objective = FlowMatching(Pi0(MODEL), NoiseConfig())
+    batch = source(DataConfig(flow_samples=2)).batch(Share(0, 0, 6, 6))
+    optimizer = torch.optim.AdamW(objective.parameters(), lr=3e-3)
+    losses = []
+    for _ in range(60):
+        loss = objective(batch)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(float(loss.detach()))
+    assert losses[-1] < 0.5 * losses[0]
+
+
+def test_the_deduplicated_form_trains_on_what_evaluation_computes() -> None:
+    torch.manual_seed(0)
+    model = Pi0(MODEL)
+    model.pruner = make_pruner("lightvla")
+    objective, batch = FlowMatching(model, NoiseConfig(0.0, 0.0)), source().batch(Share(0, 0, 4, 4))
+    objective.begin_step(0, 1)
+    with torch.no_grad():
+        training, evaluation = objective.train()(batch), objective.eval()(batch)
+    torch.testing.assert_close(training, evaluation, rtol=1e-5, atol=1e-6)
+
+
+def test_the_mask_takes_elements_out_of_the_loss() -> None:
+    torch.manual_seed(0)
+    objective = FlowMatching(Pi0(MODEL), NoiseConfig())
+    batch = source().batch(Share(0, 0, 4, 4))
+    error = objective.model(batch.inputs, batch.actions, batch.noise, batch.time)
+    assert float(objective(dataclasses.replace(batch, mask=torch.zeros_like(batch.mask)))) == 0
+    only = torch.zeros_like(batch.mask)
+    only[1, 0] = True
+    expected = error[1, 0, 0].sum() / error.numel()
+    torch.testing.assert_close(objective(dataclasses.replace(batch, mask=only)), expected)
+
+
+def test_contradictions_are_told() -> None:
+    with pytest.raises(FoveateError, match="exclude each other"):
+        TrainPolicyConfig(init_from="x", model=MODEL)
+    with pytest.raises(FoveateError, match=r"data\.path is empty"):
+        train_policy(TrainPolicyConfig(model=MODEL))
+    with pytest.raises(FoveateError, match="no such checkpoint folder"):
+        train_policy(TrainPolicyConfig(init_from="/nowhere/at/all", data=dataclasses.replace(DATA, path=("x",))))
+    assert TrainPolicyConfig(init_from="x").model == Pi0Config()

@@ -1,0 +1,52 @@
+import itertools
+import math
+
+import numpy as np
+import pytest
+
+from foveate.util.stats import bootstrap_mean, holm, permutation_test
+
+
+def test_permutation_test_counts_all_divisions():
+    # Of the 20 ways to choose 3 of {1, 2, 3, 11, 12, 13} only the observed one and its mirror are as far apart.
+    assert permutation_test([1, 2, 3], [11, 12, 13]) == pytest.approx(2 / 20)
+    assert permutation_test([1, 4], [2, 3]) == 1.0  # equal means
+    assert permutation_test([1, math.nan, 2, 3], [11, 12, 13]) == pytest.approx(2 / 20)
+    assert math.isnan(permutation_test([], [1.0]))
+
+
+def test_random_permutations_agree_with_all_of_them():
+    rng = np.random.default_rng(1)
+    a, b = rng.normal(0.9, 1, 7), rng.normal(0, 1, 6)
+    exact = permutation_test(a, b, resamples=2000)  # 1716 divisions
+    pooled, observed = np.concatenate([a, b]), abs(a.mean() - b.mean())
+    by_hand = [
+        abs(pooled[list(c)].mean() - np.delete(pooled, list(c)).mean()) >= observed - 1e-12
+        for c in itertools.combinations(range(13), 7)
+    ]
+    assert exact == pytest.approx(np.mean(by_hand))
+    assert permutation_test(a, b, resamples=1000) == pytest.approx(exact, abs=0.04)
+
+
+def test_holm_by_hand():
+    # Sorted 0.01, 0.02, 0.03, times 3, 2, 1, made monotone: 0.03, 0.04, 0.04.
+    assert holm([0.02, math.nan, 0.01, 0.03])[0] == pytest.approx(0.04)
+    assert holm([0.02, 0.01, 0.03]) == pytest.approx([0.04, 0.03, 0.04])
+    assert holm([0.9, 0.8]) == [1.0, 1.0]
+
+
+def test_bootstrap_resamples_groups():
+    values = np.random.default_rng(0).normal(5, 1, 400)
+    low, high = bootstrap_mean(values)
+    assert high - low == pytest.approx(2 * 1.96 * values.std() / 20, rel=0.1)
+    # Every value four times is no more knowledge, when the copies belong together.
+    copies, groups = np.repeat(values, 4), np.repeat(np.arange(400), 4)
+    np.testing.assert_allclose(bootstrap_mean(copies, groups.tolist()), (low, high), rtol=0.01)
+    assert np.isnan(bootstrap_mean(values[:3], ["a", "a", "a"])).all()
+
+
+def test_bootstrap_of_columns_leaves_nan_out():
+    low, high = bootstrap_mean(np.array([[1.0, np.nan, np.nan], [3.0, 2.0, np.nan]]))
+    assert (low[0], high[0]) == (1.0, 3.0)
+    assert low[1] == high[1] == 2.0
+    assert np.isnan(low[2]) and np.isnan(high[2])

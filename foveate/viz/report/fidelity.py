@@ -1,0 +1,299 @@
+"""The reports of `foveate attn fidelity`: Markdown, and one self-contained HTML file. Reads numbers and pictures alone.
+
+write_reports(result, pictures, Path("runs/fidelity"))     # `result` is the content of fidelity.json
+"""
+
+from __future__ import annotations
+
+import base64
+import re
+from collections.abc import Mapping, Sequence
+from html import escape
+from pathlib import Path
+from typing import Any
+
+from foveate.errors import FoveateError
+from foveate.viz.report import charts
+from foveate.viz.report.page import TEMPLATE
+
+Row = dict[str, Any]
+KINDS = ("high", "random", "low")
+NAMES = {
+    "mse": "MSE",
+    "si_mse": "scale-invariant MSE",
+    "scale": "change of scale",
+    "direction": "change of direction (1 − cosine)",
+}
+PRUNER_NAMES = {
+    "drop_kept": "without what it keeps",
+    "random_kept": "without as many at random",
+    "drop_dropped": "without what it drops",
+    "random_dropped": "without as many at random",
+    "kept_matters": "difference, kept",
+    "dropped_matters": "difference, dropped",
+}
+
+
+def write_reports(result: Mapping[str, Any], pictures: Sequence[Path], out: Path) -> tuple[Path, Path]:
+    """Write `fidelity.md` and `index.html`, each whole or not at all, and return their paths.
+
+    Args:
+        result: content of `fidelity.json`; what could not be computed is None in it.
+        pictures: of what was covered, below `out`.
+    """
+    markdown, html = out / "fidelity.md", out / "index.html"
+    for path, text in ((markdown, to_markdown(result, pictures, out)), (html, to_html(result, pictures))):
+        draft = path.with_name(f".{path.name}.draft")
+        try:
+            draft.write_text(text, encoding="utf-8")
+            draft.replace(path)
+        except OSError as error:
+            raise FoveateError(f"{path}: the report cannot be written ({error.strerror})") from error
+    return markdown, html
+
+
+def to_markdown(result: Mapping[str, Any], pictures: Sequence[Path], out: Path) -> str:
+    """The report as Markdown, pictures linked."""
+    lines = [f"# Fidelity of the attention maps of {result['policy']}", "", _what(result), ""]
+    for choice in result["rankings"]:
+        lines += [f"## Layers by what covering {_view_words(choice)} does", ""]
+        lines += _md_table(*ranking_table(result, choice))
+        lines.append("")
+    metric = result["metric"]
+    lines += [f"## All measures, {_view_words(result['views'][0])}", ""]
+    for name in (m for m in NAMES if m != metric):
+        lines += [f"{NAMES[name]}:", "", *_md_table(*_measures(result, result["views"][0], name)), ""]
+    lines += [f"## Action by action: {NAMES[metric]}, high − random", "", *_md_table(*_dims(result)), ""]
+    if result["curves"]:
+        lines += ["## Deletion and insertion", "", *_md_table(*_curve_table(result)), ""]
+    if result["pruner"]:
+        lines += ["## The pruner", "", _pruner_words(result), "", *_md_table(*_pruner_table(result)), ""]
+    if pictures:
+        lines += ["## What was covered", ""]
+        lines += [f"![{p.stem}]({p.relative_to(out).as_posix()})" for p in pictures]
+        lines.append("")
+    return "\n".join(lines)
+
+
+def to_html(result: Mapping[str, Any], pictures: Sequence[Path]) -> str:
+    """The report as one page that needs no server, network or file beside it."""
+    metric = result["metric"]
+    parts = [_section("How to read it", _what(result), "")]
+    for choice in result["rankings"]:
+        chart = _layer_chart(result, choice, metric)
+        body = f'<div class="scroll">{_html_table(*ranking_table(result, choice))}</div>'
+        parts.append(_section(f"Layers by what covering {_view_words(choice)} does", "", _legend(KINDS) + chart + body))
+    first = result["views"][0]
+    charts_of = "".join(_layer_chart(result, first, name) for name in NAMES if name != metric)
+    tables = "".join(
+        f'<p><b>{escape(NAMES[name])}</b></p><div class="scroll">{_html_table(*_measures(result, first, name))}</div>'
+        for name in NAMES
+        if name != metric
+    )
+    parts.append(
+        _section(
+            "The other measures",
+            f"Covering {_view_words(first)}; 95 % intervals.",
+            _legend(KINDS) + f'<div class="charts">{charts_of}</div>{tables}',
+        )
+    )
+    parts.append(
+        _section(
+            "Action by action",
+            f"{NAMES[metric]} of each action dimension's course: high − random, with its interval.",
+            f'<div class="scroll">{_html_table(*_dims(result))}</div>',
+        )
+    )
+    if result["curves"]:
+        note = (
+            "Deletion covers the patches in the map's order, insertion uncovers them in that order. A true map has a "
+            "deletion curve that rises early and an insertion curve that falls early: a large gap between the areas. "
+            "MSE of the action chunk against the share of the picture."
+        )
+        body = f'<div class="charts">{_curve_charts(result)}</div>'
+        body += f'<div class="scroll">{_html_table(*_curve_table(result))}</div>'
+        legend = _legend(["deletion", "insertion"])
+        parts.append(_section("Deletion and insertion", note, legend + body))
+    if result["pruner"]:
+        table = f'<div class="scroll">{_html_table(*_pruner_table(result))}</div>'
+        parts.append(_section("The pruner", _pruner_words(result), table))
+    if pictures:
+        figures = "".join(_figure(path) for path in pictures)
+        note = "The map of a layer, then the pictures that the policy was shown, at the source's own resolution."
+        parts.append(_section("What was covered", note, figures))
+    page = {
+        "title": escape(f"Are the attention maps true? {result['policy']}"),
+        "subtitle": escape(f"{result['frames']} frames of {result['episodes']} episodes · {_settings(result)}"),
+        "body": "\n".join(parts),
+        "footer": escape(f"Made by foveate, revision {str((result['git'] or {}).get('revision', 'unknown'))[:12]}"),
+        "gallery": "[]",
+    }
+    return re.sub(r"\{\{(\w+)\}\}", lambda match: page[match[1]], TEMPLATE.read_text(encoding="utf-8"))
+
+
+def _what(result: Mapping[str, Any]) -> str:
+    cover = 100 - result["plan"]["percentile"]
+    return (
+        f"In each of {result['frames']} frames the {cover:g} % of the picture that a layer's map marks highest was "
+        f"covered ({result['plan']['fill']}) in the source picture, and the policy was asked again with the same noise "
+        f"(high). Controls: as much area elsewhere, {result['plan']['draws']} random draws (random), and the area "
+        "marked lowest (low). A map is true as far as high changes the actions more than random does: difference = "
+        f"high − random, in {NAMES[result['metric']]} unless said otherwise; ratio = high / random; wins: share of "
+        "frames in which high changes more than the mean of the random draws. Brackets: 95 % bootstrap intervals over "
+        f"{'episodes' if result['episodes'] > 1 else 'frames'}; shown: the interval lies above 0 and rests on five or "
+        "more of them."
+    )
+
+
+def _settings(result: Mapping[str, Any]) -> str:
+    plan = result["plan"]
+    return f"{plan['phase']} maps, heads: {plan['heads']}, fill {plan['fill']}, seed {plan['seed']}"
+
+
+def _view_words(choice: str) -> str:
+    return {"both": "all views", "side": "the side view", "wrist": "the wrist view"}.get(choice, f"view {choice}")
+
+
+Table = tuple[list[str], list[list[str]]]
+
+
+def _row_of(result: Mapping[str, Any], choice: str, layer: int) -> Row:
+    return next(r for r in result["summary"] if r["views"] == choice and r["layer"] == layer)
+
+
+def ranking_table(result: Mapping[str, Any], choice: str) -> Table:
+    """Head and rows: the layers of one choice of views, the most causal first."""
+    rows = []
+    for row in result["rankings"][choice]:
+        m = _row_of(result, choice, row["layer"])["metrics"][result["metric"]]
+        means = [_number(m[kind]["mean"]) for kind in KINDS]
+        place = [str(row["rank"]), str(row["layer"])]
+        verdict = "yes" if row["proven"] else "no"
+        rows.append([*place, *means, with_ci(row), _number(row["ratio"]), f"{row['wins']:.0%}", verdict])
+    return ["rank", "layer", *KINDS, "high − random", "ratio", "wins", "shown"], rows
+
+
+def _measures(result: Mapping[str, Any], choice: str, metric: str) -> Table:
+    rows = [
+        [str(row["layer"]), *(with_ci(row["metrics"][metric][kind]) for kind in (*KINDS, "difference"))]
+        for row in result["summary"]
+        if row["views"] == choice
+    ]
+    return ["layer", *KINDS, "high − random"], rows
+
+
+def _dims(result: Mapping[str, Any]) -> Table:
+    rows = []
+    for row in result["summary"]:
+        if row["views"] == result["views"][0]:
+            d = row["dims"][result["metric"]]
+            cells = zip(d["difference"], d["difference_ci95"], strict=True)
+            rows.append([str(row["layer"]), *(with_ci({"mean": m, "ci95": ci}) for m, ci in cells)])
+    count = len(rows[0]) - 1
+    return ["layer", *(f"action {i}" for i in range(count))], rows
+
+
+def _curve_table(result: Mapping[str, Any]) -> Table:
+    rows = [
+        ["random order" if c["layer"] is None else f"layer {c['layer']}"]
+        + [with_ci(c[name]) for name in ("deletion_area", "insertion_area", "gap")]
+        for c in result["curves"]
+    ]
+    return ["order", "area below deletion", "area below insertion", "gap"], rows
+
+
+def _pruner_words(result: Mapping[str, Any]) -> str:
+    p = result["pruner"]
+    return (
+        f"{p['name']} keeps {p['kept']:.1f} of {p['patches']:.0f} patches. The reference is the inference with all of "
+        "them. Dropping what it keeps should change the actions more than dropping as many at random (difference, "
+        "kept, above 0), and dropping what it drops less (difference, dropped, below 0)."
+    )
+
+
+def _pruner_table(result: Mapping[str, Any]) -> Table:
+    rows = [
+        [NAMES[m], *(with_ci(values[kind]) for kind in PRUNER_NAMES)]
+        for m, values in result["pruner"]["metrics"].items()
+    ]
+    return ["", *PRUNER_NAMES.values()], rows
+
+
+def _layer_chart(result: Mapping[str, Any], choice: str, metric: str) -> str:
+    rows = [row for row in result["summary"] if row["views"] == choice]
+    layers = [row["layer"] for row in rows]
+    points = [row["metrics"][metric][kind] for row in rows for kind in KINDS]
+    top = max((v for p in points for v in (p["mean"], p["ci95"][1]) if v is not None), default=1)
+    frame = charts.Frame(
+        (min(layers) - 0.5, max(layers) + 0.5), (0, top * 1.05), x_label="layer", y_label=NAMES[metric], size=(460, 260)
+    )
+    for row in rows:
+        for i, kind in enumerate(KINDS):
+            p = row["metrics"][metric][kind]
+            if p["mean"] is None:
+                continue
+            ci = p["ci95"] if None not in p["ci95"] else None
+            label = f"layer {row['layer']}, {kind}: {with_ci(p)}"
+            frame.dot(row["layer"] + (i - 1) * 0.16, p["mean"], i, label, ci and (ci[0], ci[1]))
+    return frame.svg(f"{NAMES[metric]} by layer, covering {_view_words(choice)}")
+
+
+def _curve_charts(result: Mapping[str, Any]) -> str:
+    reference = next(c for c in result["curves"] if c["layer"] is None)
+    top = max(max(c["deletion"] + c["insertion"]) for c in result["curves"]) * 1.05
+    drawn = []
+    for c in result["curves"]:
+        lines = [charts.Line(k, i, c["shares"], c[k]) for i, k in enumerate(("deletion", "insertion"))]
+        if c["layer"] is not None:
+            lines += [
+                charts.Line(f"{k}, random order", i, c["shares"], reference[k], faint=True, dashed=True)
+                for i, k in enumerate(("deletion", "insertion"))
+            ]
+        title = "random order" if c["layer"] is None else f"layer {c['layer']}"
+        drawn.append(charts.lines(lines, x_label="share of the picture", y_label="MSE", title=title, y=(0, top)))
+    return "".join(drawn)
+
+
+def _section(title: str, note: str, body: str) -> str:
+    card = f'<div class="card">{body}</div>' if body else ""
+    return f'<h2>{escape(title)}</h2><p class="note">{escape(note)}</p>{card}'
+
+
+def _legend(names: Sequence[str]) -> str:
+    dots = (f'<i class="dot" style="background:{charts.color(i)}"></i>' for i in range(len(names)))
+    spans = "".join(f"<span>{dot}{escape(name)}</span>" for dot, name in zip(dots, names, strict=True))
+    return f'<div class="legend">{spans}</div>'
+
+
+def _figure(path: Path) -> str:
+    data = base64.b64encode(path.read_bytes()).decode()
+    name = escape(path.stem.replace("__", ", "))
+    return (
+        f'<figure><img src="data:image/jpeg;base64,{data}" alt="what was covered: {name}">'
+        f"<figcaption>{name}</figcaption></figure>"
+    )
+
+
+def _md_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+    lines = [head, ["---"] * len(head), *rows]
+    return [f"| {' | '.join(cells)} |" for cells in lines]
+
+
+def _html_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    heads = "".join(f"<th>{escape(cell)}</th>" for cell in head)
+    body = "".join("<tr>" + "".join(f"<td>{escape(cell)}</td>" for cell in row) + "</tr>" for row in rows)
+    return f"<table><thead><tr>{heads}</tr></thead><tbody>{body}</tbody></table>"
+
+
+def with_ci(value: Mapping[str, Any]) -> str:
+    """`0.12 [0.08, 0.15]`."""
+    low, high = value["ci95"]
+    if low is None or high is None:
+        return _number(value["mean"])
+    return f"{_number(value['mean'])} [{_number(low)}, {_number(high)}]"
+
+
+def _number(value: float | None) -> str:
+    if value is None:
+        return "–"
+    return "0" if value == 0 else f"{value:.3g}"

@@ -1,0 +1,101 @@
+"""What every value-of-vision plot needs: the figure, its limits and whiskers, words and fonts, and its file."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from foveate.errors import FoveateError, unknown
+from foveate.viz.value.labels import LABELS
+
+Row = Mapping[str, Any]
+CJK_FONTS = (
+    "Noto Sans CJK SC", "Noto Sans CJK JP", "Noto Sans SC", "Source Han Sans SC", "Source Han Sans CN",
+    "WenQuanYi Micro Hei", "WenQuanYi Zen Hei", "SimHei", "Microsoft YaHei", "PingFang SC", "Heiti SC",
+    "AR PL UMing CN", "Droid Sans Fallback",
+)  # fmt: skip
+
+
+def whiskers(rows: Sequence[Row]) -> list[list[float]]:
+    """Lengths below and above each accuracy, in points."""
+    below, above = [], []
+    for row in rows:
+        spread = row.get("accuracy_std")
+        low = row["accuracy"] - spread if spread is not None else row.get("accuracy_low")
+        high = row["accuracy"] + spread if spread is not None else row.get("accuracy_high")
+        below.append(100 * max(0.0, row["accuracy"] - (row["accuracy"] if low is None else low)))
+        above.append(100 * max(0.0, (row["accuracy"] if high is None else high) - row["accuracy"]))
+    return [below, above]
+
+
+def new_figure(width: float, height: float, panels: tuple[int, int] = (1, 1)) -> tuple[Any, Any]:
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(width, height), dpi=150, layout="constrained")
+    grid = figure.subplots(*panels, squeeze=False)
+    for axes in grid.flat:
+        axes.grid(True, color="#DDDDDD", linewidth=0.6)
+        axes.set_axisbelow(True)
+        for side in ("top", "right"):
+            axes.spines[side].set_visible(False)
+    return figure, grid if panels != (1, 1) else grid[0, 0]
+
+
+def frame(axes: Any, handlelength: float | None = None) -> None:
+    """Limits of a curve, once it is drawn: accuracy within 0 to 100 %, 10 points of it at least; cost or tokens from 0.
+    A margin keeps markers at the ends whole. The legend stands beside the data."""
+    low, high = axes.get_ylim()
+    half = min(max((high - low) / 2, 5.0), 50.0)
+    middle = min(max((low + high) / 2, half), 100 - half)
+    low, high, margin = middle - half, middle + half, half / 15
+    axes.set_ylim(low - margin * (low <= 0), high + margin * (high >= 100))
+    dearest = axes.dataLim.x1 or 1.0
+    axes.set_xlim(-0.03 * dearest, 1.05 * dearest)
+    axes.legend(fontsize=8, frameon=False, handlelength=handlelength, loc="center left", bbox_to_anchor=(1.0, 0.5))
+
+
+def save(figure: Any, path: Path) -> Path:
+    partial = path.with_name(f".{path.name}.partial.png")
+    for text in figure.findobj(match=lambda artist: hasattr(artist, "set_fontfamily")):
+        if any(ord(c) > 0x2E7F for c in text.get_text()):
+            text.set_fontfamily(["DejaVu Sans", *_cjk_fonts()[:1]])
+    log = logging.getLogger("matplotlib.font_manager")
+    before = log.level
+    log.setLevel(logging.ERROR)  # it warns where a font has one weight only
+    try:
+        figure.savefig(partial, bbox_inches="tight")  # a long title, too
+        partial.replace(path)
+    except OSError as error:
+        raise FoveateError(f"{path}: the plot cannot be written ({error.strerror}); choose another folder") from error
+    finally:
+        log.setLevel(before)
+    return path
+
+
+def labels_of(language: str) -> Mapping[str, str]:
+    """The words of a language; refuses Chinese where no font has it."""
+    if language not in LABELS:
+        raise unknown("language of plots", language, LABELS)
+    if language == "zh" and not _cjk_fonts():
+        raise FoveateError(
+            "--language zh: matplotlib finds no font with Chinese characters (looked for "
+            f"{', '.join(CJK_FONTS[:5])} ...); install one, as Debian's fonts-noto-cjk, or use --language en"
+        )
+    return LABELS[language]
+
+
+def _cjk_fonts() -> list[str]:
+    """Fonts of `CJK_FONTS` on this machine; those too that were installed after matplotlib wrote its list of fonts."""
+    from matplotlib import font_manager
+
+    manager = font_manager.fontManager
+    if not any(font.name in CJK_FONTS for font in manager.ttflist):
+        listed = {font.fname for font in manager.ttflist}
+        for path in set(font_manager.findSystemFonts()) - listed:
+            with contextlib.suppress(OSError, RuntimeError):  # a damaged file is no font
+                manager.addfont(path)
+    known = {font.name for font in manager.ttflist}
+    return [name for name in CJK_FONTS if name in known]
