@@ -1,16 +1,63 @@
-"""How far, how fast, how long still: a bar on a terminal; in a log file a line when work begins, and now and then."""
+"""How far, how fast, how long still: a bar on a terminal; in a log file a line when work begins, and now and then.
+
+def study(config, report=SILENT):
+    with report.status("loading the policy"): ...
+    with report.bar("recording", "episodes", total=60) as bar: ... bar.advance()
+
+study(config)                                   # a notebook: silent
+study(config, Reporter(rich.console.Console())) # a command line
+"""
 
 from __future__ import annotations
 
 import time
+from contextlib import AbstractContextManager, nullcontext
 from datetime import timedelta
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Any, Self
 
 if TYPE_CHECKING:
     from rich.console import Console
 
 LOG_SECONDS = 30.0
 """Between two lines of a log file."""
+
+
+class Reporter:
+    """Where long work says what it is doing; it is handed in, so that a study knows no screen."""
+
+    def __init__(self, console: Console | None = None) -> None:
+        """
+        Args:
+            console: without one, nothing is shown.
+        """
+        self.console = console
+
+    def bar(self, label: str, unit: str, total: int | None = None, done: int = 0, facts: str = "") -> ProgressBar:
+        """A bar around countable work; arguments as `ProgressBar` has them."""
+        return ProgressBar(self.console, label, unit, total, done, facts)
+
+    def status(self, text: str) -> AbstractContextManager[Any]:
+        """Says what is being done, as long as it lasts."""
+        return nullcontext() if self.console is None else self.console.status(text)
+
+    def rule(self, title: str) -> None:
+        """A heading between the parts of long work."""
+        if self.console is not None:
+            self.console.rule(title)
+
+    def line(self, text: str) -> None:
+        """A line that stays; rich's markup, and paths are not broken."""
+        if self.console is not None:
+            self.console.print(text, soft_wrap=True, highlight=False)
+
+    def warn(self, text: str) -> None:
+        """A line about something that the person should know."""
+        from rich.markup import escape
+
+        self.line(f"[yellow]warning:[/] {escape(text)}")
+
+
+SILENT = Reporter()
 
 
 class ProgressBar:

@@ -5,7 +5,7 @@ import pytest
 from rich.console import Console
 
 from foveate.util import progress
-from foveate.util.progress import ProgressBar, rate
+from foveate.util.progress import SILENT, ProgressBar, Reporter, rate
 
 
 @pytest.mark.parametrize(
@@ -78,3 +78,18 @@ def test_silent_without_a_console(capsys):
         bar.begin(0)
         bar.advance(2)
     assert capsys.readouterr() == ("", "")
+
+
+def test_a_study_reports_to_a_console_or_to_nobody(capsys):
+    def study(report):
+        with report.status("loading"), report.bar("answers", "questions", 3) as bar:
+            bar.advance(2)
+        report.rule("second part")
+        report.line("[bold]done[/]")
+        report.warn("no [GPU]")
+        return bar.done
+
+    file = io.StringIO()
+    assert study(Reporter(Console(file=file, width=200))) == study(SILENT) == 2
+    assert "\ndone\nwarning: no [GPU]\n" in file.getvalue()
+    assert capsys.readouterr().out == ""
