@@ -30,6 +30,7 @@ from foveate.cli.choices import TAGS, Choice
 from foveate.cli.flags import plain_flag, read_flags, sequence_of, take
 from foveate.cli.type_words import Help, in_words, names_of
 from foveate.errors import FoveateError, unknown
+from foveate.util.choices import choices_of, name_of
 from foveate.util.provenance import provenance
 
 T = TypeVar("T")
@@ -86,11 +87,11 @@ def parse(
 def to_dict(config: Any) -> Any:
     """A config as plain YAML values; a choice carries its `name`, so that `--config` reads the result back."""
     if dataclasses.is_dataclass(config) and not isinstance(config, type):
+        hints = typing.get_type_hints(type(config))
         values = {name: to_dict(getattr(config, name)) for name in _field_names(type(config))}
-        for key, choice in _make_choices(type(config)).items():
-            if values[key] is not None:
-                choice.choose(type(getattr(config, key)).__name__)
-                values[key] = {"name": choice.name, **values[key]}
+        for name in values:
+            if values[name] is not None and choices_of(hints[name]):
+                values[name] = {"name": name_of(type(getattr(config, name))), **values[name]}
         return values
     if isinstance(config, Mapping):
         return {str(key): to_dict(value) for key, value in config.items()}
