@@ -231,9 +231,9 @@ class Paper:
 
     def identity(self, device: str) -> str:
         """Hash of the configuration, the model as it is before stage 1, and all questions with their pictures."""
-        from foveate.cli.config import to_dict
         from foveate.evaluation.vqa.cache import config_hash, data_hash
         from foveate.evaluation.vqa.load import load_model, load_sets, load_training_set
+        from foveate.util.run_folder import to_dict
 
         base = self.base
         untuned = dataclasses.replace(base, training=dataclasses.replace(base.training, stage1_epochs=0))

@@ -22,7 +22,6 @@ def write_files(
     seconds: float,
 ) -> None:
     """`results.csv`, `eval_matrix.*`, `summary.json`, error slices, accuracy by category, `config.yaml`, `run.json`."""
-    from foveate.cli.config import to_dict, write_run_files
     from foveate.evaluation.vqa.benchmarks import circular_accuracies, unparsed_answers
     from foveate.evaluation.vqa.cache import config_hash
     from foveate.evaluation.vqa.compare import COLUMNS as COMPARED
@@ -40,6 +39,7 @@ def write_files(
     )
     from foveate.evaluation.vqa.matrix import reuse_note
     from foveate.util.provenance import provenance
+    from foveate.util.run_folder import to_dict, write_run_files
 
     config, folder = experiment.config, done.folder
     remove_earlier(folder, RUN_FILES)

@@ -36,7 +36,6 @@ class SeedsConfig(VqaConfig):
 
 def run_seeds(config: SeedsConfig, console: Console) -> list[dict[str, Any]]:
     """Folder `seed_S` for each, and `seeds.csv/json`, `results.csv`, a plot over all; the averaged rows."""
-    from foveate.cli.config import to_dict, write_run_files
     from foveate.cli.eval.vqa import joined, prepare_folder, run_experiment
     from foveate.cli.value.report import asked_mode, data_facts, rows_table
     from foveate.cli.value.train import train_policy
@@ -45,6 +44,7 @@ def run_seeds(config: SeedsConfig, console: Console) -> list[dict[str, Any]]:
     from foveate.evaluation.vqa.load import load_sets
     from foveate.evaluation.vqa.rows import COLUMNS
     from foveate.util.provenance import provenance
+    from foveate.util.run_folder import to_dict, write_run_files
     from foveate.viz.value.curves import plot_rows
 
     folder = Path(config.output_dir or "outputs/sweep_seeds")

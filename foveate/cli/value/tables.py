@@ -56,11 +56,11 @@ def _gather(words: list[str]) -> list[str]:
 
 def write_tables(config: TablesConfig) -> tuple[list[Path], list[str]]:
     """The tables and plots of some runs, and warnings; `results.csv` holds all rows, `summary.json` their origin."""
-    from foveate.cli.config import to_dict, write_run_files
     from foveate.cli.eval.vqa import prepare_folder
     from foveate.evaluation.vqa.cache import config_hash
     from foveate.evaluation.vqa.files import PLOTS, SCHEMA_VERSION, remove_earlier, write_json, write_table
     from foveate.util.provenance import provenance
+    from foveate.util.run_folder import to_dict, write_run_files
     from foveate.viz.value.curves import plot_rows
 
     out = Path(config.output_dir)

@@ -144,7 +144,7 @@ POLICY_FILES = ("checkpoint-*.pt", "metrics.jsonl", "summary.json", "results.csv
 
 def set_aside(folder: Path, config: VqaConfig) -> Path | None:
     """Move a finished policy that was trained otherwise to `folder/earlier_N`; that folder, or None."""
-    from foveate.cli.config import differing_options
+    from foveate.util.run_folder import differing_options
 
     counts = ("policy.", "training.", "model.path", "data.train_jsonl", "max_train_samples")
     otherwise = any(key.startswith(counts) for key in differing_options(folder, config))
@@ -187,12 +187,12 @@ def write_training(
     config: VqaConfig, folder: Path, passes: TrainingPasses, trained: TrainedPolicy, checkpoint: str
 ) -> None:
     """`results.csv` (the policy on validation), `summary.json`, `config.yaml`, `run.json`."""
-    from foveate.cli.config import to_dict, write_run_files
     from foveate.evaluation.vqa.cache import config_hash
     from foveate.evaluation.vqa.files import SCHEMA_VERSION, write_json, write_table
     from foveate.evaluation.vqa.matrix import learned_rules
     from foveate.evaluation.vqa.rows import look_up
     from foveate.util.provenance import provenance
+    from foveate.util.run_folder import to_dict, write_run_files
     from foveate.vision_value.baselines import Always
 
     board = passes.board
