@@ -21,6 +21,7 @@ import numpy as np
 
 from foveate.errors import FoveateError, unknown
 from foveate.types import AttentionMaps
+from foveate.util.files import draft
 
 Activity = Literal["variance", "entropy"]
 ACTIVITIES: tuple[Activity, ...] = ("variance", "entropy")
@@ -207,13 +208,8 @@ def save_maps(path: Path, named: Mapping[str, AttentionMaps]) -> None:
             f"{name}/tokens": np.array(maps.tokens, np.str_),
             f"{name}/phase": np.array(maps.phase),
         }
-    draft = path.with_name(f".{path.name}.draft")
-    try:
-        with draft.open("wb") as file:
-            np.savez_compressed(file, **arrays)  # type: ignore[arg-type]  # numpy's stub takes the names for its flags
-        draft.replace(path)
-    except OSError as error:
-        raise FoveateError(f"{path}: the maps cannot be written there ({error.strerror or error})") from error
+    with draft(path, "the maps") as begun, begun.open("wb") as file:
+        np.savez_compressed(file, **arrays)  # type: ignore[arg-type]  # numpy's stub takes the names for its flags
 
 
 def load_maps(path: Path) -> dict[str, AttentionMaps]:

@@ -7,7 +7,7 @@ from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
-from foveate.errors import FoveateError
+from foveate.util.files import write_text
 from foveate.util.progress import ProgressBar
 
 HELP = "measure"
@@ -53,8 +53,5 @@ def trace(argv: list[str]) -> int:
     document = json.dumps({"policy": config.policy, "rows": rows, **provenance()}, indent=2)
     print(document)
     if config.json:
-        try:
-            Path(config.json).write_text(document + "\n")
-        except OSError as error:
-            raise FoveateError(f"--json {config.json}: cannot be written ({error.strerror})") from error
+        write_text(Path(config.json), document + "\n")
     return 0

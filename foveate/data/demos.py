@@ -21,7 +21,6 @@ from __future__ import annotations
 
 import io
 import json
-import os
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -31,6 +30,7 @@ from typing import Any
 import numpy as np
 
 from foveate.errors import FoveateError
+from foveate.util.files import draft, json_lines, write_text
 
 EPISODES_PER_CHUNK = 1000
 
@@ -95,10 +95,9 @@ def write_episode(root: Path, index: int, episode: DemoEpisode, task_index: int,
     }
     table = pa.table(columns).replace_schema_metadata({"foveate": json.dumps(line)})
     path = episode_path(root, index)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_suffix(f".{os.getpid()}.partial")
-    pq.write_table(table, partial, compression="snappy")
-    partial.rename(path)
+    with draft(path, "the demonstration", shared=True) as begun:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        pq.write_table(table, begun, compression="snappy")
 
 
 def finished_episodes(root: Path) -> dict[int, dict[str, Any]]:
@@ -148,9 +147,9 @@ def write_meta(root: Path, tasks: Sequence[str], fps: float, image_every: int, i
         },
         **info,
     }
-    _write_text(root / "meta" / "tasks.jsonl", _jsonl({"task_index": i, "task": t} for i, t in enumerate(tasks)))
-    _write_text(root / "meta" / "episodes.jsonl", _jsonl(lines[i] for i in sorted(lines)))
-    _write_text(root / "meta" / "info.json", json.dumps(document, indent=2) + "\n")
+    write_text(root / "meta" / "tasks.jsonl", json_lines({"task_index": i, "task": t} for i, t in enumerate(tasks)))
+    write_text(root / "meta" / "episodes.jsonl", json_lines(lines[i] for i in sorted(lines)))
+    write_text(root / "meta" / "info.json", json.dumps(document, indent=2) + "\n")
 
 
 class DemoDataset:
@@ -233,14 +232,3 @@ def _decode(data: bytes) -> np.ndarray:
     from PIL import Image
 
     return np.asarray(Image.open(io.BytesIO(data)).convert("RGB"))
-
-
-def _jsonl(rows: Any) -> str:
-    return "".join(json.dumps(row) + "\n" for row in rows)
-
-
-def _write_text(path: Path, text: str) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_suffix(path.suffix + ".partial")
-    partial.write_text(text)
-    partial.rename(path)

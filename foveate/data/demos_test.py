@@ -57,7 +57,7 @@ def test_layout_is_lerobots(root):
 
 
 def test_half_written_episode_does_not_count(root):
-    episode_path(root, 2).with_suffix(".123.partial").write_bytes(b"PAR1")
+    episode_path(root, 2).with_name(".episode_000002.parquet.123.draft").write_bytes(b"PAR1")
     assert sorted(finished_episodes(root)) == [0, 1]
 
 

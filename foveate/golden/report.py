@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
-from foveate.errors import FoveateError
+from foveate.util.files import write_text
 
 Status = Literal["ok", "MISS", "excluded", "absent", "not compared"]
 Kind = Literal["hidden", "loss", "action", "gradient", "gradient norm", "pruner", "image"]
@@ -194,11 +194,7 @@ class Report:
             "exit_status": self.exit_status(),
             "rows": [asdict(r) for r in self.rows],
         }
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_text(json.dumps(_finite(document), indent=1) + "\n", encoding="utf-8")
-        except OSError as error:
-            raise FoveateError(f"--json {path}: cannot be written ({error.strerror})") from error
+        write_text(path, json.dumps(_finite(document), indent=1) + "\n")
 
 
 def _finite(value: object) -> object:

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import io
 import logging
-import os
 import queue
 import threading
 from collections.abc import Iterator, Mapping, Sequence
@@ -28,6 +27,7 @@ from PIL import Image
 from foveate.errors import FoveateError
 from foveate.tracing.schema import SCHEMA_VERSION, capabilities
 from foveate.types import Observation, Trace
+from foveate.util.files import CannotWrite, write_bytes
 
 QUEUE = 128
 """Inferences that wait to be written; two 224 px views are 0.3 MB each."""
@@ -148,12 +148,13 @@ class TraceStore:
             try:
                 self._write(sample)
                 self._written += 1
-            except OSError as error:
+            except (OSError, CannotWrite) as error:
                 self._failed += 1
                 self._broken = True
+                reason = error.reason if isinstance(error, CannotWrite) else error.strerror or error
                 self._warn(
                     f"trace: {sample_id(sample.meta)} could not be written under {self.run_dir} "
-                    f"({error.strerror or error}); no more dumps are written in this run, results are not affected"
+                    f"({reason}); no more dumps are written in this run, results are not affected"
                 )
             except Exception as error:  # one inference with odd evidence does not end the trace
                 self._failed += 1
@@ -175,9 +176,10 @@ class TraceStore:
                     paths[view] = f"images/{relative}__img{index}.png"
                     buffer = io.BytesIO()
                     Image.fromarray(sample.pictures[view]).save(buffer, "PNG", compress_level=1)
-                    _replace(self.run_dir / paths[view], buffer.getvalue())
+                    write_bytes(self.run_dir / paths[view], buffer.getvalue(), sync=False)
         # The dump comes last: whoever sees it finds its pictures.
-        _replace(self.run_dir / "dumps" / f"{relative}.pt", _to_bytes(self._dump(sample, list(paths.values()))))
+        dump = self._dump(sample, list(paths.values()))
+        write_bytes(self.run_dir / "dumps" / f"{relative}.pt", _to_bytes(dump), sync=False)
 
     def _forget_episode(self, episode: Path) -> None:
         for kind in ("dumps", "images"):
@@ -270,18 +272,6 @@ def _to_bytes(dump: dict[str, Any]) -> bytes:
     buffer = io.BytesIO()
     torch.save(tensors(dump), buffer)
     return buffer.getvalue()
-
-
-def _replace(path: Path, content: bytes) -> None:
-    """A file appears whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.partial")
-    try:
-        partial.write_bytes(content)
-        os.replace(partial, path)
-    except OSError:
-        partial.unlink(missing_ok=True)
-        raise
 
 
 def dump_paths(run_dir: str | Path) -> list[Path]:

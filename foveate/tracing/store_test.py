@@ -140,8 +140,8 @@ def test_a_disk_that_fails_ends_the_trace_and_not_the_run(tmp_path):
 
 def test_submit_does_not_wait_for_the_disk(tmp_path, monkeypatch):
     trace, observation = inference(RNG, 0.3, 20, layout())
-    gate, write = threading.Event(), store_module._replace
-    monkeypatch.setattr(store_module, "_replace", lambda *args: (gate.wait(20), write(*args)))
+    gate, write = threading.Event(), store_module.write_bytes
+    monkeypatch.setattr(store_module, "write_bytes", lambda *args, **how: (gate.wait(20), write(*args, **how)))
     store = TraceStore(tmp_path, save_images=False)
     for step in range(50):
         store.submit(trace, observation, meta(step=step))

@@ -8,7 +8,6 @@ Needs the dumps alone. A dump that cannot be read is named in the files, skipped
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -22,6 +21,7 @@ from foveate.tracing.record import Record, to_record
 from foveate.tracing.schema import SCHEMA_VERSION, capabilities, lookup, validate
 from foveate.tracing.store import dump_paths, iter_dumps
 from foveate.tracing.summary import summarize, summarize_capabilities
+from foveate.util.files import json_lines, write_json, write_text
 
 IDENTITY = ("sample_id", "dump", "task", "task_id", "episode", "step", "query", "variant", "seed")
 STAGES = ("vision", "prune", "prefill", "kv_cache", "denoise", "total")
@@ -102,9 +102,8 @@ def write_token_log(run_dir: str | Path, diagnose: Diagnose | None = None) -> To
         "schema_problems": dict(problems.most_common(20)),
         "warnings": diagnose(scored) if diagnose and scored else [],
     }
-    lines = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in log.rows)
-    write_report_file(run_dir, "tokens.jsonl", lines)
-    write_report_file(run_dir, "tokens_summary.json", json.dumps(log.summary, indent=2, ensure_ascii=False) + "\n")
+    write_text(run_dir / "report" / "tokens.jsonl", json_lines(log.rows))
+    write_json(run_dir / "report" / "tokens_summary.json", log.summary, indent=2)
     return log
 
 
@@ -126,7 +125,7 @@ def write_capabilities(run_dir: str | Path) -> dict[str, Any]:
         "views": sorted({view for names in views for view in names}),
         **summarize_capabilities([capabilities(dump) for _, dump in good], layers),
     }
-    write_report_file(run_dir, "capabilities.json", json.dumps(content, indent=2, ensure_ascii=False) + "\n")
+    write_json(run_dir / "report" / "capabilities.json", content, indent=2)
     return content
 
 
@@ -141,16 +140,3 @@ def check_run(run_dir: str | Path) -> Path:
             "`foveate eval sim --trace_out_dir ...` or `foveate trace predict`"
         )
     return run_dir
-
-
-def write_report_file(run_dir: Path, name: str, text: str) -> Path:
-    """A file of the run's `report` folder, whole or not at all."""
-    path = run_dir / "report" / name
-    partial = path.with_name(f".{name}.partial")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        partial.write_text(text, encoding="utf-8")
-        partial.replace(path)
-    except OSError as error:
-        raise FoveateError(f"{path}: cannot be written ({error.strerror})") from error
-    return path

@@ -10,7 +10,6 @@ because none is carried from step to step: every draw of step `s` comes from gen
 
 from __future__ import annotations
 
-import os
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +21,7 @@ from torch import Tensor, nn
 
 from foveate.errors import FoveateError
 from foveate.training.ema import Ema
+from foveate.util.files import draft_folder
 
 FORMAT = 1
 
@@ -40,26 +40,16 @@ class Progress:
 def save_checkpoint(folder: Path, progress: Progress, config: dict[str, Any], keep_last: int = 2) -> Path:
     """Write `folder/step_XXXXXXXX` atomically, then remove all but the newest `keep_last`."""
     final = folder / f"step_{progress.step:08d}"
-    partial = folder / f".{final.name}.partial"
-    shutil.rmtree(partial, ignore_errors=True)
-    try:
-        partial.mkdir(parents=True)
-        save_file(_plain(progress.module.state_dict()), partial / "model.safetensors")
-        save_file(_plain(progress.ema.state_dict()), partial / "ema.safetensors")
+    with draft_folder(final, "the checkpoint") as begun:
+        save_file(_plain(progress.module.state_dict()), begun / "model.safetensors")
+        save_file(_plain(progress.ema.state_dict()), begun / "ema.safetensors")
         state = {
             "format": FORMAT,
             "step": progress.step,
             "config": config,
             "optimizer": progress.optimizer.state_dict(),
         }
-        torch.save(state, partial / "state.pt")
-        shutil.rmtree(final, ignore_errors=True)
-        os.replace(partial, final)
-    except OSError as error:
-        shutil.rmtree(partial, ignore_errors=True)
-        raise FoveateError(
-            f"cannot write checkpoint {final}: {error}; free some space or choose another --out"
-        ) from error
+        torch.save(state, begun / "state.pt")
     for old in checkpoints(folder)[:-keep_last]:
         shutil.rmtree(old)
     return final

@@ -19,6 +19,7 @@ from typing import Any, Self
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from foveate.errors import FoveateError
+from foveate.util.files import write_text
 
 log = logging.getLogger(__name__)
 SMOOTHING = 0.9
@@ -123,7 +124,7 @@ def _reopen(path: Path, done: int) -> Any:
     """Open for appending, without the lines after step `done`, which a resumed run writes anew."""
     if path.exists():
         lines = [line for line in path.read_text().splitlines() if _step_of(line) <= done]
-        path.write_text("".join(line + "\n" for line in lines))
+        write_text(path, "".join(line + "\n" for line in lines))
     return path.open("a")
 
 

@@ -92,7 +92,7 @@ def test_the_average_survives_a_resume(tmp_path: Path) -> None:
 
 
 def test_only_the_newest_checkpoints_stay_and_a_half_written_one_is_ignored(tmp_path: Path) -> None:
-    (tmp_path / "checkpoints" / ".step_00000009.partial").mkdir(parents=True)
+    (tmp_path / "checkpoints" / ".step_00000009.draft").mkdir(parents=True)
     _fit(tmp_path, dataclasses.replace(LOOP, save_every=2, keep_checkpoints=3))
     assert [p.name for p in checkpoints(tmp_path / "checkpoints")] == [f"step_{n:08d}" for n in (8, 10, 12)]
 

@@ -24,6 +24,7 @@ from PIL import Image, ImageChops, ImageDraw, ImageFont
 
 from foveate.errors import FoveateError, unknown
 from foveate.geometry import ResizeGeometry
+from foveate.util.files import draft
 
 PAPER, INK = (250, 250, 248), (28, 32, 38)
 GAP, LINE = 8, 20
@@ -225,12 +226,8 @@ def save_jpeg(path: Path, picture: Image.Image | np.ndarray, quality: int = 85) 
         quality: 1 to 95.
     """
     image = Image.fromarray(picture) if isinstance(picture, np.ndarray) else picture
-    draft = path.with_name(f".{path.name}.draft")
-    try:
-        image.save(draft, "JPEG", quality=quality)
-        draft.replace(path)
-    except OSError as error:
-        raise FoveateError(f"{path}: the picture cannot be written there ({error.strerror or error})") from error
+    with draft(path, "the picture", sync=False) as begun:
+        image.save(begun, "JPEG", quality=quality)
 
 
 def visible(grid: np.ndarray, geometry: ResizeGeometry) -> tuple[np.ndarray, tuple[float, float, float, float]]:

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import functools
 import json
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -98,12 +97,11 @@ def fidelity(argv: list[str]) -> int:
     """The verb."""
     from rich.console import Console
 
-    from foveate.cli.config import parse
+    from foveate.cli.config import check_same_config, parse, write_run_files
     from foveate.cli.observation import take_all
-    from foveate.evaluation.sim.results import JsonLines
     from foveate.studies.attention.fidelity_run import Frame, Sight
     from foveate.studies.attention.kept_inference import measure_frame
-    from foveate.util.run_folder import check_same_config, write_run_files
+    from foveate.util.files import JsonLines
 
     words, images = take_all(argv, "image")
     words += [f"--image={json.dumps(images)}"] if images else []
@@ -180,10 +178,10 @@ def finish(
 
     from foveate.attention.fidelity import rank, summarise, summarise_curves
     from foveate.attention.fidelity_pruner import summarise_pruner
-    from foveate.evaluation.sim.results import write_text
+    from foveate.cli.config import to_dict
     from foveate.pruning import CONFIGS
+    from foveate.util.files import nan_to_null, write_text
     from foveate.util.provenance import provenance
-    from foveate.util.run_folder import to_dict
     from foveate.viz.report.fidelity import write_reports
 
     def flat(name: str) -> list[dict[str, Any]]:
@@ -207,7 +205,7 @@ def finish(
         "config": to_dict(config),
         **provenance(),
     }
-    result = _without_nan(result)
+    result = nan_to_null(result)
     write_text(out / "fidelity.json", json.dumps(result, indent=1) + "\n")
     write_reports(result, sorted((out / "pictures").glob("*.jpg")), out)
     return result
@@ -306,12 +304,3 @@ def _pruner_table(result: dict[str, Any]) -> Any:
     for kind, name in PRUNER_NAMES.items():
         table.add_row(name, with_ci(pruner["metrics"][result["metric"]][kind]))
     return table
-
-
-def _without_nan(value: Any) -> Any:
-    """JSON has no NaN: None stands for what could not be computed."""
-    if isinstance(value, dict):
-        return {key: _without_nan(v) for key, v in value.items()}
-    if isinstance(value, list | tuple):
-        return [_without_nan(v) for v in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -27,9 +27,9 @@ from foveate.cli.attn.scene import (
     parse_scene,
     print_table,
     sheet_of,
-    write_json,
 )
 from foveate.errors import FoveateError
+from foveate.util.files import write_json
 
 if TYPE_CHECKING:
     from foveate.types import AttentionMaps, Phase

@@ -93,10 +93,9 @@ def objects(argv: list[str]) -> int:
     from rich.console import Console
 
     from foveate.cli.attn.fidelity import episodes_at
-    from foveate.cli.config import parse
+    from foveate.cli.config import check_same_config, parse, write_run_files
     from foveate.studies.attention.episodes import Outcome
     from foveate.studies.attention.objects_run import Targets
-    from foveate.util.run_folder import check_same_config, write_run_files
 
     aliases = {"checkpoint": "policy", "pretrained_checkpoint": "policy"}
     config = parse(ObjectsConfig, argv, "foveate attn objects", aliases=aliases, positional=("data_root",))
@@ -147,9 +146,9 @@ def _study(
     episode: Episode, folder: Path, maps: EpisodeMaps, masks: MaskSource, targets: Targets, pictures: bool
 ) -> None:
     """Pictures, videos, and last of all `metrics.json`."""
-    from foveate.evaluation.sim.results import write_text
     from foveate.studies.attention.objects_pictures import draw_objects, film_objects
     from foveate.studies.attention.objects_run import study_episode
+    from foveate.util.files import write_json
 
     about, order = maps.about, []  # type: ignore[var-annotated]
     folder.mkdir(parents=True, exist_ok=True)
@@ -161,7 +160,7 @@ def _study(
     metrics = study_episode(maps, episode, masks, targets, draw if pictures else None)
     if pictures:
         film_objects(folder, about.keyframes, targets.phase, metrics["layers"])
-    write_text(folder / "metrics.json", json.dumps({"schema": SCHEMA, **metrics}, ensure_ascii=False) + "\n")
+    write_json(folder / "metrics.json", {"schema": SCHEMA, **metrics}, indent=None)
 
 
 def _map_reader(config: ObjectsConfig, console: Console) -> Callable[[Episode], EpisodeMaps]:
@@ -238,10 +237,10 @@ def _mask_reader(config: ObjectsConfig, alone: bool) -> Callable[[Episode], Mask
 def _aggregate(config: ObjectsConfig, studied: Sequence[dict[str, Any]], out: Path) -> dict[str, Any]:
     """`objects.json`, `objects.md` and `objects.png` over all episodes."""
     from foveate.attention.objects_aggregate import aggregate
-    from foveate.evaluation.sim.results import write_text
-    from foveate.studies.attention.objects_run import plain
+    from foveate.cli.config import to_dict
+    from foveate.studies.attention.objects_run import DIGITS
+    from foveate.util.files import nan_to_null, write_json, write_text
     from foveate.util.provenance import provenance
-    from foveate.util.run_folder import to_dict
     from foveate.viz.report.objects import draw_curves, to_markdown
 
     result = {
@@ -250,11 +249,11 @@ def _aggregate(config: ObjectsConfig, studied: Sequence[dict[str, Any]], out: Pa
         "target": config.target,
         "phase": config.phase,
         "episodes": [{key: e[key] for key in ("episode", "outcome", "objects", "pictures")} for e in studied],
-        "rows": plain(aggregate(studied, config.target)),
+        "rows": nan_to_null(aggregate(studied, config.target), DIGITS),
         "config": to_dict(config),
         **provenance(),
     }
-    write_text(out / "objects.json", json.dumps(result, indent=1, ensure_ascii=False) + "\n")
+    write_json(out / "objects.json", result)
     write_text(out / "objects.md", to_markdown(result))
     draw_curves(result, out / "objects.png")
     return result

@@ -27,9 +27,9 @@ from foveate.cli.attn.scene import (
     parse_scene,
     print_table,
     sheet_of,
-    write_json,
 )
 from foveate.errors import FoveateError
+from foveate.util.files import nan_to_null, write_json
 
 if TYPE_CHECKING:
     from foveate.policy import Policy
@@ -104,9 +104,9 @@ def _rows(found: Sequence[Mapping[Phase, AttentionMaps]], pairs: Sequence[tuple[
             for at, layer in enumerate(first.layers):
                 heads = {name: values[at] for name, values in gap.items()}
                 row: dict[str, Any] = {"phase": phase, "layer": layer, "prompts": [i, j]}
-                row |= {name: _number(_mean(values)) for name, values in heads.items()}
+                row |= {name: nan_to_null(_mean(values), 6) for name, values in heads.items()}
                 row["farthest_head"] = first.heads[int(heads["relative_l2"].argmax())]
-                row["heads"] = {name: [_number(value) for value in values] for name, values in heads.items()}
+                row["heads"] = {name: nan_to_null(values, 6) for name, values in heads.items()}
                 rows.append(row)
     return rows
 
@@ -190,11 +190,6 @@ def _largest(views: Mapping[str, np.ndarray]) -> float:
 
 def _mean(values: np.ndarray) -> float:
     return float(np.nanmean(values)) if np.isfinite(values).any() else float("nan")
-
-
-def _number(value: float) -> float | None:
-    """For JSON, which knows no NaN."""
-    return round(float(value), 6) if np.isfinite(value) else None
 
 
 def _text(value: float | None) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -85,7 +84,7 @@ def noise_for(config: SceneConfig, policy: Policy, batch: int) -> np.ndarray:
 
 
 def begin(config: SceneConfig) -> Path:
-    from foveate.util.run_folder import write_run_files
+    from foveate.cli.config import write_run_files
 
     write_run_files(config.out, config, config.seed)
     return Path(config.out)
@@ -105,9 +104,3 @@ def print_table(console: Any, title: str, columns: Sequence[str], rows: Sequence
     for row in rows:
         table.add_row(*map(str, row))
     console.print(table)
-
-
-def write_json(path: Path, document: dict[str, Any]) -> None:
-    from foveate.evaluation.sim.results import write_text
-
-    write_text(path, json.dumps(document, indent=1, ensure_ascii=False) + "\n")

@@ -12,7 +12,7 @@ from rich.console import Console
 from foveate.cli.value import tables
 from foveate.cli.value.paper import Paper
 from foveate.cli.value.seeds import SeedsConfig
-from foveate.evaluation.vqa.files import write_json
+from foveate.util.files import write_json
 
 LEAK = "mmbench leaks into train[1].jsonl: of 50 questions, ..."
 RUNS = {

@@ -24,6 +24,7 @@ from foveate.data.vqa.leakage import Leakage, Seen, compare, seen
 from foveate.data.vqa.load import load_vqa
 from foveate.errors import FoveateError
 from foveate.types import VQASample
+from foveate.util.files import write_bytes, write_text
 
 
 @dataclass(frozen=True)
@@ -124,9 +125,9 @@ def build(
         if not lines[part]:
             (out / f"{part}.jsonl").unlink(missing_ok=True)
             continue
-        _write(out / f"{part}.jsonl", "".join(f"{line}\n" for line in lines[part]))
+        write_text(out / f"{part}.jsonl", "".join(f"{line}\n" for line in lines[part]))
         about[f"{part}_sha256"] = hashlib.sha256("".join(lines[part]).encode()).hexdigest()[:16]
-    _write(out / "data.json", json.dumps(about, indent=1) + "\n")
+    write_text(out / "data.json", json.dumps(about, indent=1) + "\n")
     return about
 
 
@@ -190,10 +191,7 @@ def _line(sample: VQASample, image: str, out: Path) -> dict[str, Any]:
     if isinstance(sample.image, bytes):
         line["image"] = f"images/{image}{_suffix(sample.image)}"
         if not (out / line["image"]).exists():
-            (out / "images").mkdir(parents=True, exist_ok=True)
-            partial = out / f"{line['image']}.partial"
-            partial.write_bytes(sample.image)
-            partial.replace(out / line["image"])
+            write_bytes(out / line["image"], sample.image)
     elif sample.image:
         line["image"] = str(Path(sample.image).resolve())
     return {key: value for key, value in line.items() if value not in (None, "", [])}
@@ -202,13 +200,6 @@ def _line(sample: VQASample, image: str, out: Path) -> dict[str, Any]:
 def _suffix(encoded: bytes) -> str:
     kinds = {b"\x89PNG": ".png", b"\xff\xd8\xff": ".jpg", b"RIFF": ".webp", b"GIF8": ".gif"}
     return next((suffix for magic, suffix in kinds.items() if encoded.startswith(magic)), ".img")
-
-
-def _write(path: Path, text: str) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f"{path.name}.partial")
-    partial.write_text(text, encoding="utf-8")
-    partial.replace(path)
 
 
 def _in_words(counter: Counter[str]) -> str:

@@ -242,7 +242,7 @@ def test_a_build_that_was_killed_goes_on_to_the_same_files(root: Path, tmp_path:
     pictures = list((tmp_path / "killed" / "images").iterdir())
     assert pictures and not (tmp_path / "killed" / "train.jsonl").exists()
     # What was written is kept, and a picture that was cut off in the middle is written again.
-    (tmp_path / "killed" / "images" / f"{pictures[0].name}.partial").write_bytes(b"half")
+    (tmp_path / "killed" / "images" / f".{pictures[0].name}.draft").write_bytes(b"half")
     pictures[0].unlink()
     written = {p.name: p.stat().st_mtime_ns for p in pictures[1:]}
     build(config("killed"), lambda samples, _: samples)

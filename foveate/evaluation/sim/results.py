@@ -6,16 +6,13 @@ The schema of each file is in docs/results-schema.md.
 
 from __future__ import annotations
 
-import contextlib
 import csv
 import dataclasses
-import errno
 import io
 import json
 import math
-import os
 import statistics
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +20,7 @@ import numpy as np
 
 from foveate.errors import FoveateError
 from foveate.types import EpisodeResult
+from foveate.util.files import JsonLines, write_text
 
 SCHEMA_VERSION = "foveate.results/v1"
 STAGES = ("vision", "prune", "prefill", "denoise", "total")
@@ -64,65 +62,6 @@ def bootstrap_mean(
     return float(low), float(high)
 
 
-class JsonLines:
-    """A file of JSON lines that survives `kill -9`: each append is on the disk before it returns.
-
-    Opening an existing file drops a torn last line (one without its newline).
-
-    Raises:
-        FoveateError: the folder is not writable, the disk is full, or a line in the middle is no JSON.
-    """
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        try:
-            self._file = path.open("a+b")
-            self.rows = self._recover()
-        except OSError as error:
-            raise _cannot_write(path, error) from error
-
-    def _recover(self) -> list[dict[str, Any]]:
-        self._file.seek(0)
-        content = self._file.read()
-        whole = content[: content.rfind(b"\n") + 1]
-        if len(whole) < len(content):
-            self._file.truncate(len(whole))
-        rows = []
-        for number, line in enumerate(whole.splitlines(), 1):
-            try:
-                rows.append(json.loads(line))
-            except json.JSONDecodeError as error:
-                raise FoveateError(
-                    f"{self.path}, line {number}: expected one JSON object, got {line[:60]!r} ({error.msg}); "
-                    "remove that line, or choose another folder"
-                ) from error
-        return rows
-
-    def append(self, rows: Iterable[Mapping[str, Any]]) -> None:
-        """Write rows in one piece and wait until the disk has them."""
-        added = [dict(row) for row in rows]
-        try:
-            self._file.write(b"".join(json.dumps(row, ensure_ascii=False).encode() + b"\n" for row in added))
-            self._file.flush()
-            os.fsync(self._file.fileno())
-        except OSError as error:
-            raise _cannot_write(self.path, error) from error
-        self.rows += added
-
-    def replace(self, rows: list[dict[str, Any]]) -> None:
-        """Put these rows in place of all others, at once or not at all."""
-        text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
-        self._file.close()
-        write_text(self.path, text)
-        self._file = self.path.open("a+b")
-        self.rows = rows
-
-    def close(self) -> None:
-        # What a full disk refused is tried once more here; `append` has told of it already.
-        with contextlib.suppress(OSError):
-            self._file.close()
-
-
 class RunLog:
     """The episodes of one run and their inferences, resumable.
 
@@ -134,7 +73,10 @@ class RunLog:
         try:
             folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise _cannot_write(folder, error) from error
+            raise FoveateError(
+                f"{folder}: cannot write there ({error.strerror}); choose a writable folder with --out or "
+                "--trace_out_dir"
+            ) from error
         self.folder = folder
         self._episodes = JsonLines(folder / "episodes.jsonl")
         self._queries = JsonLines(folder / "queries.jsonl")
@@ -237,19 +179,6 @@ def write_results(log: RunLog, *, provenance: Mapping[str, Any], warnings: Seque
     return summary
 
 
-def write_text(path: Path, text: str) -> None:
-    """Replace a file at once, so that a reader or a crash never meets half of it."""
-    partial = path.with_name(path.name + ".partial")
-    try:
-        with open(partial, "w", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        partial.replace(path)
-    except OSError as error:
-        raise _cannot_write(path, error) from error
-
-
 def _csv_row(variant: str, task: str, group: Mapping[str, Any]) -> dict[str, Any]:
     latency = group["latency_ms"]
     row = {
@@ -280,14 +209,3 @@ def _percentiles(values: Sequence[float]) -> dict[str, float | None]:
         return {"p50": None, "p95": None, "mean": None}
     p50, p95 = np.percentile(values, [50, 95])
     return {"p50": float(p50), "p95": float(p95), "mean": float(np.mean(values))}
-
-
-def _cannot_write(path: Path, error: OSError) -> FoveateError:
-    if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return FoveateError(
-            f"{path}: the disk is full, and results must not be lost; free some space and run the same command "
-            "again: it goes on after the last episode written"
-        )
-    return FoveateError(
-        f"{path}: cannot write there ({error.strerror}); choose a writable folder with --out or --trace_out_dir"
-    )

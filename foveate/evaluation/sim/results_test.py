@@ -2,17 +2,14 @@ import csv
 import errno
 import json
 import os
-from pathlib import Path
 
 import numpy as np
 import pytest
 from scipy import stats
 
 from foveate.errors import FoveateError
-from foveate.evaluation.sim import results
 from foveate.evaluation.sim.results import (
     CSV_COLUMNS,
-    JsonLines,
     RunLog,
     aggregate,
     bootstrap_mean,
@@ -20,6 +17,7 @@ from foveate.evaluation.sim.results import (
     write_results,
 )
 from foveate.types import EpisodeResult
+from foveate.util import files
 
 
 def episode(index=0, status="success", task="push-v3", **kwargs):
@@ -61,22 +59,6 @@ def test_bootstrap_agrees_with_the_normal_interval():
     assert bootstrap_mean(data) == (low, high)
     assert bootstrap_mean([3.0] * 5) == (3.0, 3.0)
     assert all(np.isnan(bootstrap_mean([])))
-
-
-def test_torn_last_line_is_dropped(tmp_path):
-    path = tmp_path / "episodes.jsonl"
-    path.write_bytes(b'{"a": 1}\n{"a": 2}\n{"a": ')
-    lines = JsonLines(path)
-    assert lines.rows == [{"a": 1}, {"a": 2}]
-    lines.append([{"a": 3}])
-    lines.close()
-    assert [json.loads(line) for line in path.read_text().splitlines()] == [{"a": 1}, {"a": 2}, {"a": 3}]
-
-
-def test_broken_line_in_the_middle_is_named(tmp_path):
-    (tmp_path / "episodes.jsonl").write_text('{"a": 1}\nnot json\n{"a": 3}\n')
-    with pytest.raises(FoveateError, match=r"line 2.*not json"):
-        JsonLines(tmp_path / "episodes.jsonl")
 
 
 def test_log_drops_inferences_of_unfinished_episodes(tmp_path):
@@ -123,7 +105,7 @@ def test_written_files(tmp_path):
     assert summary["crash_reasons"] == ["reach-v3 episode 0: died"]
     assert summary["warnings"] == ["careful"] and summary["seed"] == 7
     assert summary["total"]["episodes"] == 2
-    assert not list(tmp_path.glob("*.partial"))
+    assert not list(tmp_path.glob(".*"))
 
 
 def test_full_disk_is_fatal_and_says_so(tmp_path, monkeypatch):
@@ -132,19 +114,9 @@ def test_full_disk_is_fatal_and_says_so(tmp_path, monkeypatch):
     def full(_):
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(results.os, "fsync", full)
+    monkeypatch.setattr(files.os, "fsync", full)
     with pytest.raises(FoveateError, match=r"disk is full.*same command"):
         log.add(episode(0), [])
-
-
-@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no device that is always full")
-def test_closing_on_a_full_disk_does_not_hide_what_was_said(tmp_path):
-    lines = JsonLines(tmp_path / "lines.jsonl")
-    lines.close()
-    lines._file = open("/dev/full", "ab")  # noqa: SIM115
-    with pytest.raises(FoveateError, match="disk is full"):
-        lines.append([{"a": 1}])
-    lines.close()
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")

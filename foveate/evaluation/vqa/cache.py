@@ -15,7 +15,6 @@ import base64
 import fcntl
 import hashlib
 import json
-import os
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TextIO
@@ -23,8 +22,8 @@ from typing import Any, TextIO
 import numpy as np
 
 from foveate.errors import FoveateError
-from foveate.evaluation.sim.results import JsonLines
 from foveate.types import VQASample
+from foveate.util.files import JsonLines, draft, read_json_lines
 
 FORMAT = 1
 
@@ -91,7 +90,7 @@ class PassCache:
             # Listed before the look for meta.json: whatever another process puts here stands there after its meta.json.
             # Drafts and locks of such processes are hidden files.
             others = sorted(entry.name for entry in folder.iterdir() if not entry.name.startswith("."))
-            known = json.loads(path.read_text()) if path.exists() else None
+            known = json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
         except (OSError, ValueError) as error:
             raise FoveateError(f"{folder}: not a folder of cached answers ({error}); name another") from error
         if known is None and others:
@@ -100,10 +99,8 @@ class PassCache:
                 f"{', '.join(others[:4])}{', ...' if len(others) > 4 else ''}; name another with --eval.cache_dir"
             )
         if known is None:
-            # Several processes may begin at once; each has a draft of its own, and they all say the same.
-            draft = folder / f".meta.{os.getpid()}.draft"
-            draft.write_text(json.dumps(meta, indent=1, ensure_ascii=False) + "\n")
-            draft.replace(path)
+            with draft(path, shared=True) as begun:  # several processes may begin at once; they all say the same
+                begun.write_text(json.dumps(meta, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
         elif known != meta:
             differing = sorted(k for k in known.keys() | meta.keys() if known.get(k) != meta.get(k))
             told = "; ".join(f"{k}: {known.get(k)!r} there, {meta.get(k)!r} now" for k in differing)
@@ -116,12 +113,7 @@ class PassCache:
         """Question key -> its row; the first of doubles counts. A torn last line is passed over."""
         found: dict[str, dict[str, Any]] = {}
         for path in sorted(self.folder.glob(f"{name}.*.jsonl")):
-            content = path.read_bytes()
-            for line in content[: content.rfind(b"\n") + 1].splitlines():
-                try:
-                    row = json.loads(line)
-                except ValueError as error:
-                    raise FoveateError(f"{path}: a line is not JSON ({error}); delete the file") from error
+            for row in read_json_lines(path):
                 found.setdefault(row["key"], row)
         return found
 

@@ -23,7 +23,7 @@ def test_a_folder_of_something_else_is_refused_and_left_alone(tmp_path: Path) ->
 
 
 def test_what_processes_that_begin_leave_is_no_content(tmp_path: Path) -> None:
-    for name in (".meta.123.draft", ".writer0.lock"):
+    for name in (".meta.json.123.draft", ".writer0.lock"):
         (tmp_path / name).write_text("")
     cache = PassCache(tmp_path, META)
     cache.add("FULL", [{"key": "k"}])

@@ -14,9 +14,9 @@ from pathlib import Path
 from xml.sax.saxutils import escape
 
 from foveate.errors import FoveateError
-from foveate.evaluation.sim.results import write_text
 from foveate.evaluation.vqa.metrics import LETTERS, chosen_letter
 from foveate.types import VQASample
+from foveate.util.files import draft, write_text
 
 Cell = str | int
 
@@ -100,14 +100,9 @@ def _write_sheet(path: Path, rows: Sequence[Sequence[Cell]]) -> Path:
         f'<worksheet xmlns="http://schemas.openxmlformats.org/spreadsheetml/2006/main"><sheetData>{lines}</sheetData>'
     )
     parts = {**_PARTS, "xl/worksheets/sheet1.xml": sheet + "</worksheet>"}
-    partial = path.with_name(path.name + ".partial")
-    try:
-        with zipfile.ZipFile(partial, "w", zipfile.ZIP_DEFLATED) as archive:
-            for name, text in parts.items():
-                archive.writestr(zipfile.ZipInfo(name), _HEADER + text, zipfile.ZIP_DEFLATED)
-        partial.replace(path)
-    except OSError as error:
-        raise FoveateError(f"{path}: cannot write there ({error.strerror}); choose another folder") from error
+    with draft(path) as begun, zipfile.ZipFile(begun, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, text in parts.items():
+            archive.writestr(zipfile.ZipInfo(name), _HEADER + text, zipfile.ZIP_DEFLATED)
     return path
 
 

@@ -20,8 +20,9 @@ from foveate.errors import FoveateError
 from foveate.models.common.normalize import NORM_FILE, Normalizer, NormKind
 from foveate.models.common.robots import ROBOTS_DIR, RobotMapping
 from foveate.models.pi0.config import SIGLIP_SO400M, GemmaConfig, Pi0Config, VisionConfig
-from foveate.models.pi0.lerobot import read_json, read_lerobot
+from foveate.models.pi0.lerobot import read_lerobot
 from foveate.models.pi0.weights import read_header
+from foveate.util.files import read_json
 
 CheckpointFormat = Literal["foveate", "openpi", "lerobot"]
 Header = Mapping[str, tuple[tuple[int, ...], str]]

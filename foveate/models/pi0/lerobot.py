@@ -10,7 +10,6 @@ policy_postprocessor.json, ...unnormalizer_processor.safetensors  `action.q01`, 
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +21,7 @@ from safetensors import SafetensorError, safe_open
 from foveate.errors import FoveateError, unknown
 from foveate.models.common.normalize import Normalizer, NormKind, NormStats
 from foveate.models.common.robots import RobotMapping
+from foveate.util.files import read_json
 
 _IMAGES = "observation.images."
 _STATE, _ACTION = "observation.state", "action"
@@ -51,19 +51,6 @@ class LeRobotPolicy:
     """None: the state enters as it is, or the statistics were not found (see `missing`)."""
     action_norm: Normalizer | None
     missing: tuple[str, ...]
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """A JSON object, or a FoveateError that names the file."""
-    try:
-        values = json.loads(path.read_text())
-    except OSError as error:
-        raise FoveateError(f"{path}: cannot be read ({error.strerror})") from None
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise FoveateError(f"{path}: not JSON ({error}); copy the file again") from None
-    if not isinstance(values, dict):
-        raise FoveateError(f"{path}: expected a JSON object, got {type(values).__name__}")
-    return values
 
 
 def read_lerobot(folder: Path, config: Mapping[str, Any]) -> LeRobotPolicy:

@@ -6,7 +6,6 @@ Fused projections (`qkv_proj`, `gate_up_proj`) are stored as their parts.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -18,6 +17,7 @@ from torch import Tensor
 from foveate.errors import FoveateError
 from foveate.models.pi0.config import Pi0Config
 from foveate.models.pi0.model import Pi0
+from foveate.util.files import draft
 
 _PALIGEMMA = "paligemma_with_expert.paligemma."
 _VISION = _PALIGEMMA + "model.vision_tower.vision_model."
@@ -156,7 +156,6 @@ def openpi_state_dict(model: Pi0, dtype: torch.dtype | None = None) -> dict[str,
 def save_weights(model: Pi0, path: str | Path, dtype: torch.dtype | None = None) -> None:
     """Write `model.safetensors` in openpi's layout; renamed into place when whole."""
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(path.name + ".partial")
-    save_file(openpi_state_dict(model, dtype), partial, metadata={"format": "pt"})
-    os.replace(partial, path)
+    with draft(path, "the weights") as begun:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        save_file(openpi_state_dict(model, dtype), begun, metadata={"format": "pt"})

@@ -21,6 +21,7 @@ import numpy as np
 from foveate.attention.maps import rank_heads
 from foveate.errors import FoveateError
 from foveate.types import AttentionMaps, Phase
+from foveate.util.files import draft
 
 MAPS = "maps.npz"
 HEADS = "heads.json"
@@ -89,13 +90,8 @@ class EpisodeMaps:
     def save(self, path: Path) -> None:
         arrays: dict[str, Any] = {f"{phase}/maps": values for phase, values in self.maps.items()}
         arrays |= {f"{phase}/valid": values for phase, values in self.valid.items()}
-        draft = path.with_name(f".{path.name}.draft")
-        try:
-            with draft.open("wb") as file:
-                np.savez_compressed(file, about=np.array(self.about.to_json()), **arrays)
-            draft.replace(path)
-        except OSError as error:
-            raise FoveateError(f"{path}: the maps cannot be written there ({error.strerror or error})") from error
+        with draft(path, "the maps") as begun, begun.open("wb") as file:
+            np.savez_compressed(file, about=np.array(self.about.to_json()), **arrays)
 
     @classmethod
     def load(cls, path: Path) -> EpisodeMaps:

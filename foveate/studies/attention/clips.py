@@ -19,6 +19,7 @@ from typing import Literal
 import numpy as np
 
 from foveate.errors import FoveateError
+from foveate.util.files import draft
 from foveate.viz.video import VideoWriter
 
 Format = Literal["webm", "mp4", "avi"]
@@ -96,13 +97,11 @@ def film(folder: Path, out: Path, clip: Clip, filming: Filming, instruction: str
     """
     path = out / f"{clip.name}.{filming.format}"
     path.parent.mkdir(parents=True, exist_ok=True)
-    draft = path.with_name(f".{path.stem}.draft.{filming.format}")
     # One thread each: the videos of an episode are made side by side.
-    with VideoWriter(draft, filming.fps, threads=1) as video:
+    with draft(path, suffix=f".draft{path.suffix}") as begun, VideoWriter(begun, filming.fps, threads=1) as video:
         for frame in keyframes_of(folder):
             picture = _read(folder / f"{frame:05d}" / clip.picture)
             video.add(burnt_in(picture, f"frame {frame:05d}", instruction) if filming.burn_in else picture)
-    draft.replace(path)
     return path
 
 

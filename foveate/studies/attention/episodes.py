@@ -33,6 +33,7 @@ from foveate.studies.attention.archive import HEADS, MAPS, About, EpisodeMaps
 from foveate.studies.attention.clips import Clip, Filming, clips_of, film
 from foveate.studies.attention.pictures import Drawing, draw_keyframe, marker_text, named_views
 from foveate.types import AttentionMaps, Observation, Phase
+from foveate.util.files import CannotWrite
 
 MARKER = "pi05.md"
 PARTIAL = ".partial"
@@ -239,6 +240,8 @@ def _ended(episode: Episode, future: Future[None]) -> Outcome:
     """What became of an episode; what is not about this episode (a bug, a full disk) is raised."""
     try:
         future.result()
+    except CannotWrite:
+        raise
     except FoveateError as error:
         return Outcome(episode.key, "failed", str(error))
     return Outcome(episode.key, "done")

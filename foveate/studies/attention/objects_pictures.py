@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from foveate.types import AttentionMaps
+from foveate.util.files import draft
 from foveate.viz.attention import Sheet, Style, save_jpeg
 from foveate.viz.outline import draw_outlines
 from foveate.viz.video import VideoWriter
@@ -54,11 +55,9 @@ def film_objects(folder: Path, keyframes: Sequence[int], phase: str, layers: Seq
     paths = []
     for layer in layers:
         path = folder / f"L{layer:02d}_{phase}_objects.webm"
-        draft = path.with_name(f".{path.stem}.draft.webm")
-        with VideoWriter(draft, FPS) as video:
+        with draft(path, suffix=".draft.webm") as begun, VideoWriter(begun, FPS) as video:
             for frame in keyframes:
                 with Image.open(folder / f"{frame:05d}" / picture_name(phase, layer)) as picture:
                     video.add(np.asarray(picture.convert("RGB")))
-        draft.replace(path)
         paths.append(path)
     return paths

@@ -19,6 +19,7 @@ from foveate.errors import FoveateError, unknown
 from foveate.studies.attention.archive import EpisodeMaps
 from foveate.studies.attention.pictures import select
 from foveate.types import AttentionMaps, Phase
+from foveate.util.files import nan_to_null
 
 NO_TARGETS = ("robot",)
 """Objects that are left out where none are named: the arm is in every picture and is no object of the task."""
@@ -95,15 +96,4 @@ def study_episode(
     known: dict[str, Any] = {"episode": about.episode, "outcome": about.outcome, "instruction": about.instruction}
     known |= {"policy": about.policy, "phase": targets.phase, "layers": list(maps.layers), "heads": list(maps.heads)}
     known |= {"views": cameras, "objects": [n for n in dict.fromkeys(r["object"] for r in rows) if n != ANY], **counts}
-    return plain({**known, "means": episode_means(rows), "frames": rows})
-
-
-def plain(value: Any) -> Any:
-    """Rounded, and None for what has no value."""
-    if isinstance(value, dict):
-        return {key: plain(v) for key, v in value.items()}
-    if isinstance(value, list):
-        return [plain(v) for v in value]
-    if isinstance(value, float):
-        return round(value, DIGITS) if np.isfinite(value) else None
-    return value
+    return nan_to_null({**known, "means": episode_means(rows), "frames": rows}, DIGITS)

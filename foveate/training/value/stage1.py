@@ -1,4 +1,4 @@
-"""Stage 1: tune the model itself while it always looks (or never), before a head is fitted to its passes.
+"""Stage 1: tune the model itself while it always looks (or never), before a policy is fitted to its passes.
 
 Adapters alone where `model.lora` is set, else all weights; on the loop that trains everything here, so it resumes and
 runs under `torchrun`.
@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import logging
 import math
-import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,6 +18,7 @@ from foveate.training.config import LoopConfig, OptimConfig
 from foveate.training.loop import fit
 from foveate.training.vlm.train import LevelMix, ListedQuestions, QuestionLoss, QuestionSource
 from foveate.types import VQASample
+from foveate.util.files import draft_folder
 from foveate.util.world import World
 from foveate.vision_value.config import TrainingConfig
 
@@ -131,11 +131,9 @@ def tune(
     out = folder / FOLDER
     with ema.applied():
         if world.leads:
-            draft = folder / f"{FOLDER}.draft"
-            shutil.rmtree(draft, ignore_errors=True)
-            save(vlm, draft)
-            (draft / RECIPE).write_text(json.dumps(dict(recipe), indent=1) + "\n")
-            draft.rename(out)  # a folder of that name is a whole model
+            with draft_folder(out) as begun:  # a folder of that name is a whole model
+                save(vlm, begun)
+                (begun / RECIPE).write_text(json.dumps(dict(recipe), indent=1) + "\n")
     world.barrier()
     vlm.model.eval()
     return out

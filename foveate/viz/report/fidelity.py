@@ -12,7 +12,7 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
-from foveate.errors import FoveateError
+from foveate.util.files import write_text
 from foveate.viz.report import charts
 from foveate.viz.report.page import TEMPLATE
 
@@ -43,12 +43,7 @@ def write_reports(result: Mapping[str, Any], pictures: Sequence[Path], out: Path
     """
     markdown, html = out / "fidelity.md", out / "index.html"
     for path, text in ((markdown, to_markdown(result, pictures, out)), (html, to_html(result, pictures))):
-        draft = path.with_name(f".{path.name}.draft")
-        try:
-            draft.write_text(text, encoding="utf-8")
-            draft.replace(path)
-        except OSError as error:
-            raise FoveateError(f"{path}: the report cannot be written ({error.strerror})") from error
+        write_text(path, text, "the report")
     return markdown, html
 
 

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from foveate.attention.objects import METRICS
+from foveate.util.files import draft
 
 Row = dict[str, Any]
 LABELS = {
@@ -54,9 +55,8 @@ def draw_curves(result: Mapping[str, Any], path: Path) -> None:
             axes.spines[["top", "right"]].set_visible(False)
     handles, labels = grid[0][0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=len(labels), frameon=False)
-    draft = path.with_name(f".{path.name}.draft")
-    figure.savefig(draft, format="png", dpi=130)
-    draft.replace(path)
+    with draft(path, "the plot") as begun:
+        figure.savefig(begun, format="png", dpi=130)
 
 
 def to_markdown(result: Mapping[str, Any]) -> str:

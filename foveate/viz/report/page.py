@@ -23,6 +23,7 @@ from PIL import Image
 
 from foveate.errors import FoveateError
 from foveate.tracing.record import read_record
+from foveate.util.files import write_text
 from foveate.viz.overlay import layers
 from foveate.viz.plots import load_images
 from foveate.viz.report import charts
@@ -75,13 +76,7 @@ def build_report(run_dirs: Sequence[Path], out: Path) -> Path:
     page["title"] = escape(page["title"])
     html = re.sub(r"\{\{(\w+)\}\}", lambda match: page[match[1]], TEMPLATE.read_text(encoding="utf-8"))
     path = out / "index.html"
-    partial = out / ".index.html.partial"
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-        partial.write_text(html, encoding="utf-8")
-        partial.replace(path)
-    except OSError as error:
-        raise FoveateError(f"{path}: the report cannot be written ({error.strerror})") from error
+    write_text(path, html, "the report")
     return path
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from foveate.errors import FoveateError, unknown
+from foveate.util.files import draft
 from foveate.viz.value.labels import LABELS
 
 Row = Mapping[str, Any]
@@ -58,7 +59,6 @@ def frame(axes: Any, handlelength: float | None = None) -> None:
 
 
 def save(figure: Any, path: Path) -> Path:
-    partial = path.with_name(f".{path.name}.partial.png")
     for text in figure.findobj(match=lambda artist: hasattr(artist, "set_fontfamily")):
         if any(ord(c) > 0x2E7F for c in text.get_text()):
             text.set_fontfamily(["DejaVu Sans", *_cjk_fonts()[:1]])
@@ -66,10 +66,8 @@ def save(figure: Any, path: Path) -> Path:
     before = log.level
     log.setLevel(logging.ERROR)  # it warns where a font has one weight only
     try:
-        figure.savefig(partial, bbox_inches="tight")  # a long title, too
-        partial.replace(path)
-    except OSError as error:
-        raise FoveateError(f"{path}: the plot cannot be written ({error.strerror}); choose another folder") from error
+        with draft(path, "the plot") as begun:
+            figure.savefig(begun, format="png", bbox_inches="tight")  # a long title, too
     finally:
         log.setLevel(before)
     return path

@@ -1,0 +1,228 @@
+"""Files that appear whole or not at all, lines that survive `kill -9`, and JSON.
+
+    write_text(folder / "results.csv", table)
+    with draft(folder / "maps.npz") as path:      # any other writer: renamed into place when the block ends
+        np.savez(path, **arrays)
+
+A draft is a hidden file beside its target (`.maps.npz.draft`); the next one goes over what a killed process left of it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import json
+import math
+import os
+import shutil
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from foveate.errors import FoveateError
+
+
+class CannotWrite(FoveateError):
+    """The disk is full, or a folder or file cannot be written."""
+
+    def __init__(self, path: Path, error: OSError, what: str = "") -> None:
+        """
+        Args:
+            what: is written, for the sentence: `the maps`.
+        """
+        self.reason = error.strerror or str(error)
+        full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+        super().__init__(
+            f"{path}: the disk is full; free some space and run the same command again"
+            if full
+            else f"{path}: {what}{' ' if what else ''}cannot be written there ({self.reason}); choose a writable folder"
+        )
+
+
+@contextlib.contextmanager
+def draft(
+    path: Path, what: str = "", *, suffix: str = ".draft", shared: bool = False, sync: bool = True
+) -> Iterator[Path]:
+    """Hand out the path of a draft; it takes the place of `path` when the block ends, and is gone when it fails.
+
+    Args:
+        what: is written, for the error: `the maps`.
+        suffix: of the draft, for writers that take the format from it.
+        shared: other processes may write the same file now: the draft is this process's own.
+        sync: wait until the disk has the data; not worth it for what is many and can be made again.
+    Raises:
+        CannotWrite: an OSError, in the block too.
+    """
+    own = f".{os.getpid()}" if shared else ""
+    begun = path.with_name(f".{path.name}{own}{suffix}")
+    try:
+        yield begun
+        if sync:
+            _sync(begun)
+        begun.replace(path)
+    except BaseException as error:
+        with contextlib.suppress(OSError):
+            begun.unlink(missing_ok=True)
+        if isinstance(error, OSError):
+            raise CannotWrite(path, error, what) from error
+        raise
+
+
+@contextlib.contextmanager
+def draft_folder(path: Path, what: str = "") -> Iterator[Path]:
+    """As `draft`, for a folder: an empty one is handed out, and takes the place of `path`.
+
+    Raises:
+        CannotWrite: an OSError, in the block too.
+    """
+    begun = path.with_name(f".{path.name}.draft")
+    try:
+        shutil.rmtree(begun, ignore_errors=True)
+        begun.mkdir(parents=True)
+        yield begun
+        for file in begun.rglob("*"):
+            if file.is_file():
+                _sync(file)
+        if path.exists():
+            shutil.rmtree(path)
+        begun.rename(path)
+    except BaseException as error:
+        shutil.rmtree(begun, ignore_errors=True)
+        if isinstance(error, OSError):
+            raise CannotWrite(path, error, what) from error
+        raise
+
+
+def write_text(path: Path, text: str, what: str = "") -> None:
+    """Replace a file at once, in UTF-8; a reader or a crash never meets half of it. A missing folder is made.
+
+    Raises:
+        CannotWrite: naming the file and the reason.
+    """
+    write_bytes(path, text.encode(), what)
+
+
+def write_bytes(path: Path, content: bytes, what: str = "", *, sync: bool = True) -> None:
+    """Replace a file at once; a missing folder is made. Arguments and errors as of `draft`."""
+    with draft(path, what, sync=sync) as begun:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        begun.write_bytes(content)
+
+
+def write_json(path: Path, content: Any, indent: int | None = 1) -> None:
+    """Replace a JSON file at once; what is not finite is null in it (`nan_to_null`)."""
+    write_text(path, json.dumps(nan_to_null(content), indent=indent, ensure_ascii=False) + "\n")
+
+
+def nan_to_null(value: Any, digits: int | None = None) -> Any:
+    """JSON values of nested mappings, lists, arrays and NumPy numbers; NaN and infinities become None.
+
+    Args:
+        digits: round numbers to so many behind the point.
+    """
+    if isinstance(value, Mapping):
+        return {str(key): nan_to_null(item, digits) for key, item in value.items()}
+    if isinstance(value, list | tuple | set | frozenset):
+        return [nan_to_null(item, digits) for item in value]
+    if isinstance(value, np.ndarray | np.generic):
+        return nan_to_null(value.tolist(), digits)
+    if isinstance(value, float):
+        return None if not math.isfinite(value) else value if digits is None else round(value, digits)
+    return value
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """A JSON object, or a FoveateError that names the file."""
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise FoveateError(f"{path}: cannot be read ({error.strerror})") from None
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise FoveateError(f"{path}: not JSON ({error}); copy the file again") from None
+    if not isinstance(values, dict):
+        raise FoveateError(f"{path}: expected a JSON object, got {type(values).__name__}")
+    return values
+
+
+def json_lines(rows: Iterable[Mapping[str, Any]]) -> str:
+    """A line of JSON per row."""
+    return "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+
+
+def read_json_lines(path: Path) -> list[dict[str, Any]]:
+    """The rows of a file of JSON lines; a torn last line (one without its newline) is passed over.
+
+    Raises:
+        FoveateError: a line is not JSON.
+    """
+    content = path.read_bytes()
+    return _parse_lines(content[: content.rfind(b"\n") + 1], path)
+
+
+class JsonLines:
+    """A file of JSON lines that survives `kill -9`: each append is on the disk before it returns.
+
+    Opening an existing file drops a torn last line (one without its newline).
+
+    Raises:
+        FoveateError: the folder is not writable, the disk is full, or a line in the middle is no JSON.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        try:
+            self._file = path.open("a+b")
+            self.rows = self._recover()
+        except OSError as error:
+            raise CannotWrite(path, error) from error
+
+    def _recover(self) -> list[dict[str, Any]]:
+        self._file.seek(0)
+        content = self._file.read()
+        whole = content[: content.rfind(b"\n") + 1]
+        if len(whole) < len(content):
+            self._file.truncate(len(whole))
+        return _parse_lines(whole, self.path)
+
+    def append(self, rows: Iterable[Mapping[str, Any]]) -> None:
+        """Write rows in one piece and wait until the disk has them."""
+        added = [dict(row) for row in rows]
+        try:
+            self._file.write(json_lines(added).encode())
+            self._file.flush()
+            os.fsync(self._file.fileno())
+        except OSError as error:
+            raise CannotWrite(self.path, error) from error
+        self.rows += added
+
+    def replace(self, rows: list[dict[str, Any]]) -> None:
+        """Put these rows in place of all others, at once or not at all."""
+        self._file.close()
+        write_text(self.path, json_lines(rows))
+        self._file = self.path.open("a+b")
+        self.rows = rows
+
+    def close(self) -> None:
+        # What a full disk refused is tried once more here; `append` has told of it already.
+        with contextlib.suppress(OSError):
+            self._file.close()
+
+
+def _parse_lines(content: bytes, path: Path) -> list[dict[str, Any]]:
+    rows = []
+    for number, line in enumerate(content.splitlines(), 1):
+        try:
+            rows.append(json.loads(line))
+        except ValueError as error:
+            raise FoveateError(
+                f"{path}, line {number}: expected one JSON object, got {line[:60]!r} ({error}); remove that line, or "
+                "choose another folder"
+            ) from error
+    return rows
+
+
+def _sync(path: Path) -> None:
+    with path.open("rb") as file:
+        os.fsync(file.fileno())
