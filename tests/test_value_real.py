@@ -15,8 +15,8 @@ from foveate.cli.main import main
 from foveate.errors import FoveateError
 from foveate.models.vlm.load import save_vlm
 from foveate.testing.vlm import tiny_vlm
-from foveate.vision_value.checkpoint import adopt_weights, load_policy
-from foveate.vision_value.config import PolicyConfig
+from foveate.vision_value.checkpoint import adopt_weights, load_head
+from foveate.vision_value.config import HeadConfig
 
 
 @pytest.fixture(scope="module")
@@ -140,22 +140,22 @@ def test_checkpoints_of_other_trainers(tmp_path):
     hidden = torch.nn.functional.gelu(inputs @ plain["vow_head.net.0.weight"].T + plain["vow_head.net.0.bias"])
     logits = hidden @ plain["vow_head.net.2.weight"].T + plain["vow_head.net.2.bias"]
     for place in (tmp_path / "checkpoint-7.pt", tmp_path, tmp_path / "state"):
-        head = load_policy(place, PolicyConfig()).head
+        head = load_head(place, HeadConfig()).head
         assert head.shape.hidden_size == 128 and head.shape.learns == "policy"
         assert torch.allclose(head(inputs), logits - logits[:, :1], atol=1e-4)
     # A trainer keeps the state of its random generators beside the weights, and its head may have another activation.
     state = {"numpy": np.random.get_state(), "torch": torch.get_rng_state()}
     torch.save({"model": weights, "rng": state}, tmp_path / "checkpoint-8.pt")
-    other = load_policy(tmp_path / "checkpoint-8.pt", PolicyConfig(vow_activation="relu")).head
+    other = load_head(tmp_path / "checkpoint-8.pt", HeadConfig(vow_activation="relu")).head
     hidden = (inputs @ plain["vow_head.net.0.weight"].T + plain["vow_head.net.0.bias"]).relu()
     logits = hidden @ plain["vow_head.net.2.weight"].T + plain["vow_head.net.2.bias"]
     assert torch.allclose(other(inputs), logits - logits[:, :1], atol=1e-4)
     torch.save({"model": weights, "code": Path}, tmp_path / "checkpoint-9.pt")
     with pytest.raises(FoveateError, match="code is not run"):
-        load_policy(tmp_path, PolicyConfig())
+        load_head(tmp_path, HeadConfig())
     torch.save({"model": {"other": torch.zeros(2)}}, tmp_path / "checkpoint-11.pt")
     with pytest.raises(FoveateError, match=r"no policy head in it.*found other"):
-        load_policy(tmp_path, PolicyConfig())
+        load_head(tmp_path, HeadConfig())
 
 
 def test_tuned_weights_of_another_trainer_are_adopted():

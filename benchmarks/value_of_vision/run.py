@@ -85,9 +85,9 @@ def slices(options: argparse.Namespace, seed: str) -> list[Row]:
     policy = str(options.out / "seeds" / f"seed_{seed}" / "policy")
     words = [*common(options, f"slices_{seed}", options.questions), "--checkpoint", policy]
     done = run_experiment(parse(VqaConfig, words, "run.py"), Console(quiet=True))
-    board, chosen = done.boards["mixed"], next(item for item in done.matrix if item.row["chosen"])
-    facts = [facts_of(sample) for sample in board.samples]
-    kinds = [sample.category for sample in board.samples]
+    scored, chosen = done.datasets["mixed"], next(item for item in done.matrix if item.row["chosen"])
+    facts = [facts_of(sample) for sample in scored.samples]
+    kinds = [sample.category for sample in scored.samples]
     among = {
         "known wordings": np.array([not f.held for f in facts]),
         "held-out wordings": np.array([f.held for f in facts]),
@@ -102,8 +102,8 @@ def slices(options: argparse.Namespace, seed: str) -> list[Row]:
             "questions": int(index.sum()),
             "accuracy": float(chosen.correct[index].mean()),
             "cost": float(chosen.cost[index].mean()),
-            "always_full": float(board.outcomes.correct[index, 2].mean()),
-            "without_looking": float(board.outcomes.correct[index, 0].mean()),
+            "always_full": float(scored.outcomes.correct[index, 2].mean()),
+            "without_looking": float(scored.outcomes.correct[index, 0].mean()),
             "looked_fully": float((chosen.decisions.action[index] == 2).mean()),
         }
         for name, index in among.items()
@@ -155,10 +155,10 @@ def checks(folder: Path, matrices: list[list[Row]]) -> dict[str, bool]:
             full["action_rate_full"] == 1 == full["avg_cost"],
         )
         check("no_vision is [1, 0, 0] at 0", none["action_rate_no"] == 1 and none["avg_cost"] == 0)
-        policies = [r for r in matrix if r["baseline_name"] == ""]
+        heads = [r for r in matrix if r["baseline_name"] == ""]
         matched = [r for r in matrix if r["matched"] == "global"]
         rates = ("action_rate_no", "action_rate_coarse", "action_rate_full")
-        near = all(abs(a[k] - b[k]) <= 0.02 for a, b in zip(policies, matched, strict=True) for k in rates)
+        near = all(abs(a[k] - b[k]) <= 0.02 for a, b in zip(heads, matched, strict=True) for k in rates)
         check("random matched hits its ratios within 2 points", near)
     for look in ("full", "coarse"):
         rows = read(folder / f"threshold_{look}" / "pareto_threshold.csv")

@@ -25,7 +25,7 @@ from rich.table import Table
 
 from foveate.data.vqa.load import load_vqa
 from foveate.evaluation.vqa.config import EvalConfig, ModelConfig, VqaConfig
-from foveate.evaluation.vqa.load import shipped_policy
+from foveate.evaluation.vqa.load import shipped_head
 from foveate.evaluation.vqa.matrix import Experiment, matrix_rules
 from foveate.evaluation.vqa.metrics import score_row
 from foveate.evaluation.vqa.passes import inspect_images
@@ -33,8 +33,8 @@ from foveate.models.vlm.decoding import Decoding
 from foveate.models.vlm.load import load_vlm, shipped
 from foveate.util.provenance import provenance
 from foveate.vision_value.baselines import EVERY_PASS
-from foveate.vision_value.checkpoint import load_policy
-from foveate.vision_value.config import PolicyConfig
+from foveate.vision_value.checkpoint import load_head
+from foveate.vision_value.config import HeadConfig
 
 LEVELS = ("NO", "COARSE", "FULL")
 
@@ -68,8 +68,8 @@ def three_passes(vlm, samples, folder: Path, batch_size: int) -> tuple[Experimen
     inspect_images(samples, experiment.cache)
     experiment.make_passes(samples, EVERY_PASS)
     experiment.cache.close()
-    board = experiment.board("mixed", samples, EVERY_PASS)
-    said = {s.id: tuple(board.answers[level][i]["text"] for level in LEVELS) for i, s in enumerate(board.samples)}
+    scored = experiment.scored("mixed", samples, EVERY_PASS)
+    said = {s.id: tuple(scored.answers[level][i]["text"] for level in LEVELS) for i, s in enumerate(scored.samples)}
     return experiment, said
 
 
@@ -92,7 +92,7 @@ def main() -> None:
     trained = "tiny_qwen3vl" in shipped()
     vlm = load_vlm("tiny_qwen3vl", batch_size=options.batch_size) if trained else untrained()
     samples = load_vqa("mixed", split="test", max_samples=options.questions)
-    policies = [load_policy(shipped_policy("tiny_qwen3vl"), PolicyConfig())] if trained else []
+    heads = [load_head(shipped_head("tiny_qwen3vl"), HeadConfig())] if trained else []
     plain_loop(vlm, samples[:4])
     times: dict[str, list[float]] = {"plain loop, batch 1": [], "three passes": [], "matrix": []}
     processor: dict[str, list[float]] = {name: [] for name in times}
@@ -111,8 +111,8 @@ def main() -> None:
                 times[side].append(time.perf_counter() - start)
                 processor[side].append(time.process_time() - busy)
             start, busy = time.perf_counter(), time.process_time()
-            board = experiment.board("mixed", samples, EVERY_PASS)
-            rows = len(experiment.rows(board, matrix_rules(experiment.config, board, policies)))
+            scored = experiment.scored("mixed", samples, EVERY_PASS)
+            rows = len(experiment.rows(scored, matrix_rules(experiment.config, scored, heads)))
             times["matrix"].append(time.perf_counter() - start)
             processor["matrix"].append(time.process_time() - busy)
         differing += sum(said["plain loop, batch 1"][s.id] != said["three passes"][s.id] for s in samples)

@@ -1,7 +1,6 @@
-"""From a command line and YAML files to one frozen dataclass, by jsonargparse; and what a run was made with.
+"""From a command line and YAML files to one frozen dataclass, by jsonargparse.
 
     config = parse(EvalConfig, argv, "foveate eval sim")
-    write_run_files(out_dir, config, seed=config.seed)
 
 Fields become flags (`--env.image_size 96`), their docstrings the help. `--config a.yaml --config b.yaml` are merged
 in order, and flags win over files. `_` and `-` are the same in flags; `--flag` alone means true; a tuple field takes
@@ -30,8 +29,7 @@ from foveate.cli.choices import TAGS, Choice
 from foveate.cli.flags import plain_flag, read_flags, sequence_of, take
 from foveate.cli.type_words import Help, in_words, names_of
 from foveate.errors import FoveateError, unknown
-from foveate.util.choices import choices_of, name_of
-from foveate.util.provenance import provenance
+from foveate.util.run_folder import field_names, to_dict
 
 T = TypeVar("T")
 
@@ -79,92 +77,9 @@ def parse(
     namespace = _run(parser, {key: _as_text(value) for key, value in values.items()}, known, prog)
     try:
         instances = parser.instantiate(namespace)
-        return config_cls(**{name: instances.get(name) for name in _field_names(config_cls)})
+        return config_cls(**{name: instances.get(name) for name in field_names(config_cls)})
     except (ValueError, TypeError) as error:
         raise FoveateError(str(error)) from error
-
-
-def to_dict(config: Any) -> Any:
-    """A config as plain YAML values; a choice carries its `name`, so that `--config` reads the result back."""
-    if dataclasses.is_dataclass(config) and not isinstance(config, type):
-        hints = typing.get_type_hints(type(config))
-        values = {name: to_dict(getattr(config, name)) for name in _field_names(type(config))}
-        for name in values:
-            if values[name] is not None and choices_of(hints[name]):
-                values[name] = {"name": name_of(type(getattr(config, name))), **values[name]}
-        return values
-    if isinstance(config, Mapping):
-        return {str(key): to_dict(value) for key, value in config.items()}
-    if isinstance(config, list | tuple | set | frozenset):
-        return [to_dict(value) for value in config]
-    return config if isinstance(config, bool | int | float | str | None) else str(config)
-
-
-def write_run_files(out_dir: str | Path, config: Any, seed: int | None) -> None:
-    """Write `config.yaml` (resolved; `--config` reads it) and `run.json` (where the results beside it came from).
-
-    Each file appears whole or not at all. A run that goes on in the same folder keeps the records of its earlier
-    starts under `earlier`.
-
-    Raises:
-        FoveateError: the folder cannot be written.
-    """
-    folder = Path(out_dir)
-    record = folder / "run.json"
-    run = {**provenance(), "seed": seed}
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        if record.exists():
-            before = json.loads(record.read_text())
-            run["earlier"] = [*before.pop("earlier", []), before]
-        _replace(folder / "config.yaml", yaml.safe_dump(to_dict(config), sort_keys=False, allow_unicode=True))
-        _replace(record, json.dumps(run, indent=1) + "\n")
-    except OSError as error:
-        raise FoveateError(f"{folder}: the run's config cannot be written there: {error.strerror}") from error
-    except ValueError as error:
-        raise FoveateError(f"{record}: not the JSON that an earlier run wrote; move it away: {error}") from error
-
-
-def check_same_config(out_dir: str | Path, config: Any, may_change: Sequence[str]) -> None:
-    """Refuse to mix two configurations in one folder of results; names the options that differ.
-
-    Args:
-        may_change: dotted options that change no result.
-    """
-    differing = differing_options(out_dir, config)
-    told = [f"{k}: {there!r} there, {now!r} now" for k, (there, now) in differing.items() if k not in may_change]
-    if told:
-        raise FoveateError(
-            f"{out_dir} holds a run with another configuration ({'; '.join(told)}); choose another folder, or give the "
-            "same options to go on with that run"
-        )
-
-
-def differing_options(out_dir: str | Path, config: Any) -> dict[str, tuple[Any, Any]]:
-    """Dotted option -> (value of the run in the folder, value now), where they differ; none without a run."""
-    record = Path(out_dir) / "config.yaml"
-    if not record.exists():
-        return {}
-    before, now = _dotted(yaml.safe_load(record.read_text()) or {}), _dotted(to_dict(config))
-    keys = sorted(before.keys() | now.keys())
-    return {key: (before.get(key), now.get(key)) for key in keys if before.get(key) != now.get(key)}
-
-
-def _dotted(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for key, value in values.items():
-        flat |= _dotted(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": value}
-    return flat
-
-
-def _replace(path: Path, text: str) -> None:
-    draft = path.with_name(f".{path.name}.draft")
-    draft.write_text(text)
-    draft.replace(path)
-
-
-def _field_names(config_cls: type) -> list[str]:
-    return [f.name for f in dataclasses.fields(config_cls) if f.init]
 
 
 def _make_choices(config_cls: type) -> dict[str, Choice]:
@@ -273,7 +188,7 @@ def _make_parser(
     # jsonargparse evaluates annotations in the class's own module, where names of an inherited field may be missing; it
     # would then accept anything.
     hints = typing.get_type_hints(config_cls)
-    config_cls.__init__.__annotations__.update({name: hints[name] for name in _field_names(config_cls)})  # type: ignore[misc]
+    config_cls.__init__.__annotations__.update({name: hints[name] for name in field_names(config_cls)})  # type: ignore[misc]
     parser.add_argument("--config", type=str, help="a YAML file of these options; repeatable, later ones win")
     parser.add_class_arguments(config_cls, as_group=False, skip=set(choices))
     for key, choice in choices.items():

@@ -9,8 +9,9 @@ from typing import Literal
 import pytest
 import yaml
 
-from foveate.cli.config import parse, to_dict, write_run_files
+from foveate.cli.config import parse
 from foveate.errors import FoveateError
+from foveate.util.run_folder import to_dict, write_run_files
 
 
 @dataclass(frozen=True)

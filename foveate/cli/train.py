@@ -10,8 +10,9 @@ HELP = "train a policy"
 
 def policy(argv: list[str]) -> int:
     """The verb's entry: parse, train, say where the policy is. Runs under `torchrun` as well."""
-    from foveate.cli.config import parse, write_run_files
+    from foveate.cli.config import parse
     from foveate.training.policy.train import TrainPolicyConfig, train_policy
+    from foveate.util.run_folder import write_run_files
 
     config = parse(TrainPolicyConfig, argv, "foveate train policy")
     leads = os.environ.get("RANK", "0") == "0"
@@ -26,8 +27,9 @@ def policy(argv: list[str]) -> int:
 
 def vlm(argv: list[str]) -> int:
     """The verb's entry: parse, train, say where the model is. Runs under `torchrun` as well."""
-    from foveate.cli.config import parse, write_run_files
+    from foveate.cli.config import parse
     from foveate.training.vlm.train import TrainVlmConfig, train_vlm
+    from foveate.util.run_folder import write_run_files
 
     config = parse(TrainVlmConfig, argv, "foveate train vlm")
     leads = os.environ.get("RANK", "0") == "0"

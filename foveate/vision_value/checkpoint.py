@@ -1,4 +1,4 @@
-"""A trained policy on the disk: head, wording table, and thresholds that were chosen on validation.
+"""A trained head on the disk: head, wording table, and thresholds that were chosen on validation.
 
     OUT/checkpoint-000300.pt     {"policy": weights, "shape": {...}, "facts": {...}}
 
@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from foveate.errors import FoveateError
 from foveate.util.files import draft
-from foveate.vision_value.config import PolicyConfig
+from foveate.vision_value.config import HeadConfig
 from foveate.vision_value.head import HeadShape, ValueHead
 
 HEAD_NAMES = ("vow_head", "value_head", "policy_head", "policy", "vow", "head")
@@ -31,7 +31,7 @@ STATE_FILES = ("model.safetensors", "pytorch_model.bin", "pytorch_model.safetens
 
 
 @dataclass(frozen=True)
-class TrainedPolicy:
+class TrainedHead:
     """A head, and what was learned beside it."""
 
     head: ValueHead
@@ -44,7 +44,7 @@ class TrainedPolicy:
     """Of another trainer's checkpoint: all tensors in it, among which the tuned model's may be."""
 
 
-def save_policy(folder: Path, step: int, trained: TrainedPolicy) -> Path:
+def save_head(folder: Path, step: int, trained: TrainedHead) -> Path:
     """Write `folder/checkpoint-STEP.pt`, whole or not at all."""
     final = folder / f"checkpoint-{step:06d}.pt"
     payload = {
@@ -75,11 +75,11 @@ def newest_checkpoint(folder: Path) -> Path | None:
     return max(found, key=lambda path: int(re.findall(r"\d+", path.stem)[-1]), default=None)
 
 
-def load_policy(path: str | Path, policy: PolicyConfig) -> TrainedPolicy:
+def load_head(path: str | Path, config: HeadConfig) -> TrainedHead:
     """Open a `checkpoint-*.pt`, a folder of them (the newest), or an accelerate state folder.
 
     Args:
-        policy: says what features a head of another trainer reads.
+        config: says what features a head of another trainer reads.
     Raises:
         FoveateError: there is none, it cannot be read, or it holds no head.
     """
@@ -98,9 +98,9 @@ def load_policy(path: str | Path, policy: PolicyConfig) -> TrainedPolicy:
         head = ValueHead(HeadShape(**content["shape"]))
         head.load_state_dict(content["policy"])
         lookup = {key: (gains[0], gains[1], gains[2]) for key, gains in content["lookup"].items()}
-        return TrainedPolicy(head.eval(), str(path), lookup or None, content["facts"])
+        return TrainedHead(head.eval(), str(path), lookup or None, content["facts"])
     weights = weights_of(content)
-    return TrainedPolicy(foreign_head(weights, policy, file).eval(), str(path), model_weights=weights)
+    return TrainedHead(foreign_head(weights, config, file).eval(), str(path), model_weights=weights)
 
 
 def read_weights(file: Path) -> dict[str, Any]:
@@ -156,7 +156,7 @@ def adopt_weights(model: nn.Module, weights: Mapping[str, Tensor]) -> int:
     return len(found)
 
 
-def foreign_head(weights: Mapping[str, Tensor], policy: PolicyConfig, file: Path) -> ValueHead:
+def foreign_head(weights: Mapping[str, Tensor], config: HeadConfig, file: Path) -> ValueHead:
     """The two linear layers of another trainer's head, as a head that chooses by argmax of its logits."""
     layers = [
         (name.removesuffix(".weight"), value)
@@ -177,10 +177,10 @@ def foreign_head(weights: Mapping[str, Tensor], policy: PolicyConfig, file: Path
             f"or 3 outputs; found {', '.join(list(weights)[:6]) or 'no tensors'}"
         )
     (first_name, first), (last_name, final) = layers[last - 1], layers[last]
-    extra = ("entropy" in policy.feature_mode) + ("margin" in policy.feature_mode)
+    extra = ("entropy" in config.feature_mode) + ("margin" in config.feature_mode)
     space: Literal["binary", "ternary"] = "ternary" if final.shape[0] == 3 else "binary"
     reads = first.shape[1] - extra
-    shape = HeadShape(reads, policy.feature_mode, first.shape[0], space, "policy", activation=policy.vow_activation)
+    shape = HeadShape(reads, config.feature_mode, first.shape[0], space, "policy", activation=config.vow_activation)
     rows = [0, 1, 2] if space == "ternary" else [0, 2]
     bias = {n: weights.get(f"{n}.bias", torch.zeros(len(w))) for n, w in ((first_name, first), (last_name, final))}
     # The head's own layers are net.0 and net.3; an action that the other trainer did not have keeps zeros.

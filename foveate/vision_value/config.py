@@ -34,29 +34,31 @@ Ratios = tuple[float, float, float]
 
 
 @dataclass(frozen=True)
-class PolicyConfig:
-    """Who decides whether, and how closely, to look."""
+class HeadConfig:
+    """Who decides whether, and how closely, to look: a learned head, or a fixed rule in its place."""
 
     baseline_name: BaselineName | None = None
-    """A fixed rule in place of the learned policy; null: the learned policy."""
+    """A fixed rule in place of the learned head; null: the learned head."""
     baseline_uncertainty: Uncertainty | None = None
-    """Of `uncertainty_threshold` and `cascade`: entropy (nats), or margin (first probability less the second)."""
+    """Uncertainty that `uncertainty_threshold` and `cascade` read: entropy (nats), or margin (first probability less
+    the second, in [0, 1])."""
     baseline_threshold: float | None = None
-    """Of `uncertainty_threshold` and `cascade`: look where entropy is above it, or margin below it."""
+    """Threshold of `uncertainty_threshold` and `cascade`: they look where entropy is above it, or margin below it."""
     baseline_vision: Look = "full"
-    """Of `uncertainty_threshold`: how to look."""
+    """Level at which `uncertainty_threshold` looks."""
     baseline_target_ratios: Ratios | None = None
-    """Of `random_policy_matched`: shares of NO, COARSE and FULL."""
+    """Shares of NO, COARSE and FULL that `random_policy_matched` draws; their sum is 1."""
     baseline_seed: int = 42
-    """Of `random_policy_matched`: who draws which action."""
+    """Random seed of the actions that `random_policy_matched` draws."""
     baseline_bucket_ratios: tuple[Ratios, Ratios, Ratios] | None = None
-    """Of `random_policy_matched`: shares per entropy bucket, low to high; `foveate value buckets` writes them."""
+    """Shares that `random_policy_matched` draws in each of three entropy buckets, low to high; `foveate value buckets`
+    writes them."""
     baseline_bucket_thresholds: tuple[float, float] | None = None
     """Entropies between the buckets, in nats; null: terciles of the set at hand."""
     baseline_pruning_ratio: float = 0.5
-    """Of `vision_token_pruning_proxy`: share of the vision tokens that is kept, in (0, 1]."""
+    """Share of the vision tokens that `vision_token_pruning_proxy` keeps, in (0, 1]."""
     baseline_pruning_mode: PruningMode = "stride"
-    """Of `vision_token_pruning_proxy`: which tokens are kept. `downsample` shows a smaller picture instead, `pool`
+    """Which tokens `vision_token_pruning_proxy` keeps. `downsample` shows a smaller picture instead, `pool`
     averages neighbours, `lightvla` ranks them by the question."""
     lambda_cost: float = 0.05
     """What one unit of cost must earn, in nats per answer token (with `cost_unit: full`: what FULL must earn)."""
@@ -72,23 +74,23 @@ class PolicyConfig:
     gain_loss: Literal["regress", "rank"] = "regress"
     """How gains are learned: smooth L1, or by the order of the actions with the gains as margins."""
     gumbel_temperature: float = 1.0
-    """Of the Gumbel draw, of `use_straight_through: true`."""
+    """Temperature of the Gumbel-softmax with `use_straight_through: true`; above 0."""
     feature_mode: FeatureMode = "hidden_entropy_margin"
-    """What the head sees of the text-first pass."""
+    """Inputs of the head, out of the text-first pass: hidden state, entropy, margin."""
     action_space: Literal["binary", "ternary"] = "ternary"
-    """`binary`: NO or FULL; `ternary`: COARSE too."""
+    """Actions to choose from. `binary`: NO or FULL; `ternary`: COARSE too."""
     vow_hidden_dim: int = 256
-    """Width of the head's hidden layers."""
+    """Width of the head's hidden layers, in units."""
     vow_hidden_layers: int = 3
-    """How many hidden layers the head has."""
+    """Number of hidden layers of the head."""
     vow_activation: Activation = "gelu"
-    """Of the hidden layers; a checkpoint of another trainer does not say which one its head had."""
+    """Activation of the hidden layers; a checkpoint of another trainer does not say which one its head had."""
     fallback_mode: Look | None = None
     """Raise NO to this where the text-first pass is unsure; null: never."""
     fallback_entropy_threshold: float | None = None
     """NO is raised above this entropy, in nats."""
     fallback_margin_threshold: float | None = None
-    """NO is raised below this margin."""
+    """NO is raised below this margin, in [0, 1]."""
 
     def __post_init__(self) -> None:
         self._check_numbers()
@@ -160,32 +162,33 @@ class PolicyConfig:
 
 @dataclass(frozen=True)
 class TrainingConfig:
-    """How the model (stage 1) and the policy (stage 2) are trained."""
+    """How the model (stage 1) and the head (stage 2) are trained."""
 
     seed: int = 0
-    """Of initial weights, order of samples and draws; of evaluation: of sampled answers and of bootstraps."""
+    """Random seed of the head's initial weights, of the order of samples and of draws; in evaluation of sampled answers
+    and of bootstraps."""
     stage1_epochs: int = 0
-    """Epochs in which the model itself is tuned; 0: it is left as it is."""
+    """Number of epochs in which the model itself is tuned; 0 leaves it as it is."""
     stage1_baseline_name: Literal["always_full", "always_coarse", "no_vision"] = "always_full"
-    """What it sees meanwhile."""
+    """Level at which the model looks during stage 1."""
     stage1_lr: float = 1e-5
     """Learning rate of stage 1."""
     stage2_epochs: int = 30
-    """Epochs of the policy over the cached passes."""
+    """Number of epochs of the head over the cached passes."""
     batch_size: int = 64
-    """Samples per step of stage 2, and of stage 1 over all processes."""
+    """Questions per step of stage 2, and of stage 1 over all processes together."""
     learning_rate: float = 1e-3
     """Learning rate of stage 2 (AdamW, cosine to 0)."""
     weight_decay: float = 0.02
-    """Of AdamW."""
+    """Weight decay of AdamW."""
     dropout: float = 0.1
-    """Of the head, while it is trained."""
+    """Dropout probability in the head's hidden layers during training."""
     val_fraction: float = 0.2
     """Share of the training images whose questions choose the epoch, lambdas and thresholds."""
     save_every: int = 500
-    """Steps between checkpoints."""
+    """Number of steps between two checkpoints."""
     output_dir: str = "outputs"
-    """Where checkpoints go, unless `--output_dir` says otherwise."""
+    """Folder of the checkpoints, unless `--output_dir` names another."""
 
     def __post_init__(self) -> None:
         for key in ("stage2_epochs", "batch_size", "save_every"):

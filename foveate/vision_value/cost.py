@@ -9,18 +9,18 @@ from __future__ import annotations
 
 import numpy as np
 
-from foveate.vision_value.config import PolicyConfig
+from foveate.vision_value.config import HeadConfig
 
 
-def look_cost(tokens: np.ndarray, full_tokens: np.ndarray, policy: PolicyConfig) -> np.ndarray:
+def look_cost(tokens: np.ndarray, full_tokens: np.ndarray, config: HeadConfig) -> np.ndarray:
     """Cost of looks of `tokens` vision tokens, where a FULL look has `full_tokens`; 0 where nothing is looked at."""
-    if policy.cost_unit == "tokens":
+    if config.cost_unit == "tokens":
         return tokens.astype(np.float64)
-    overhead = policy.cost_overhead_tokens
+    overhead = config.cost_overhead_tokens
     cost = (tokens + overhead) / np.maximum(full_tokens + overhead, 1e-9)
     return np.where(tokens > 0, cost, 0.0)
 
 
-def action_costs(tokens: np.ndarray, policy: PolicyConfig) -> np.ndarray:
+def action_costs(tokens: np.ndarray, config: HeadConfig) -> np.ndarray:
     """float64 [n, 3]: cost of NO (0), COARSE and FULL, of tokens [n, 3]."""
-    return look_cost(tokens, tokens[:, 2:], policy)
+    return look_cost(tokens, tokens[:, 2:], config)

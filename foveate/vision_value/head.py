@@ -1,10 +1,10 @@
 """The head: a small MLP from the text-first pass to a score for NO, COARSE and FULL.
 
-    head = ValueHead(HeadShape.of(policy, hidden_size=128))
+    head = ValueHead(HeadShape.of(config, hidden_size=128))
     scores = head.scores(outcomes)          # [n, 3]; column NO is 0
 
-A head of gains is chosen from by argmax(score - lambda * cost), with any lambda; a head of a policy has its lambda
-trained into it, and is chosen from by argmax(score).
+A head of gains is chosen from by argmax(score - lambda * cost), with any lambda; one that learns a policy over
+the actions has its lambda trained into it, and is chosen from by argmax(score).
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from foveate.errors import FoveateError
-from foveate.vision_value.config import Activation, FeatureMode, PolicyConfig
+from foveate.vision_value.config import Activation, FeatureMode, HeadConfig
 from foveate.vision_value.outcomes import COARSE, Outcomes
 
 ACTIVATIONS: dict[Activation, type[nn.Module]] = {
@@ -46,16 +46,16 @@ class HeadShape:
     activation: Activation = "gelu"
 
     @classmethod
-    def of(cls, policy: PolicyConfig, hidden_size: int) -> HeadShape:
-        learns: Literal["gains", "policy"] = "gains" if policy.use_straight_through is None else "policy"
+    def of(cls, config: HeadConfig, hidden_size: int) -> HeadShape:
+        learns: Literal["gains", "policy"] = "gains" if config.use_straight_through is None else "policy"
         return cls(
             hidden_size,
-            policy.feature_mode,
-            policy.vow_hidden_dim,
-            policy.action_space,
+            config.feature_mode,
+            config.vow_hidden_dim,
+            config.action_space,
             learns,
-            policy.vow_hidden_layers,
-            policy.vow_activation,
+            config.vow_hidden_layers,
+            config.vow_activation,
         )
 
     @property
@@ -114,7 +114,7 @@ class ValueHead(nn.Module):
         inputs = torch.from_numpy(features(outcomes, self.shape.feature_mode)).to(self.mean.device)
         if inputs.shape[1] != self.shape.features:
             raise FoveateError(
-                f"this policy was trained on a text-first pass of width {self.shape.hidden_size}, and the model gives "
+                f"this head was trained on a text-first pass of width {self.shape.hidden_size}, and the model gives "
                 f"{outcomes.hidden.shape[1]}: it belongs to another model; train one with `foveate train value`"
             )
         return self(inputs).double().cpu().numpy()

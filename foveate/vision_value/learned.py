@@ -1,4 +1,4 @@
-"""The learned policy as a rule among the others, and the fallback that any rule can be given."""
+"""The learned head as a rule among the others, and the fallback that any rule can be given."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ import numpy as np
 from foveate.vision_value.baselines.base import EVERY_PASS, Rule
 from foveate.vision_value.baselines.uncertainty_threshold import unsure
 from foveate.vision_value.choose import best_action
-from foveate.vision_value.config import Look, PolicyConfig
+from foveate.vision_value.config import HeadConfig, Look
 from foveate.vision_value.head import ValueHead
 from foveate.vision_value.outcomes import COARSE, FULL, NO, Decisions, Outcomes
 
 
 @dataclass(frozen=True)
 class Learned:
-    """argmax(gain - lambda * cost) of a head of gains; argmax(score) of a head of a policy, whose lambda is its own."""
+    """argmax(gain - lambda * cost) of a head of gains; argmax(score) of one that learns actions."""
 
     head: ValueHead
     lambda_cost: float
-    policy: PolicyConfig = field(default_factory=PolicyConfig)
+    config: HeadConfig = field(default_factory=HeadConfig)
     checkpoint: str = ""
     chosen: bool = False
     """Lambda was chosen on validation, for an accuracy near always FULL's."""
@@ -37,7 +37,7 @@ class Learned:
         scores = self.head.scores(outcomes)
         if self.head.shape.learns == "policy":
             return Decisions.of(scores.argmax(-1))
-        return Decisions.of(best_action(scores, outcomes.tokens, self.lambda_cost, self.policy))
+        return Decisions.of(best_action(scores, outcomes.tokens, self.lambda_cost, self.config))
 
 
 @dataclass(frozen=True)
@@ -74,8 +74,8 @@ class WithFallback:
         return dataclasses.replace(before, action=action, paid=paid, fallback=raised)
 
 
-def with_fallback(rule: Rule, policy: PolicyConfig) -> Rule:
+def with_fallback(rule: Rule, config: HeadConfig) -> Rule:
     """The rule as `policy.fallback_*` says."""
-    if policy.fallback_mode is None:
+    if config.fallback_mode is None:
         return rule
-    return WithFallback(rule, policy.fallback_mode, policy.fallback_entropy_threshold, policy.fallback_margin_threshold)
+    return WithFallback(rule, config.fallback_mode, config.fallback_entropy_threshold, config.fallback_margin_threshold)

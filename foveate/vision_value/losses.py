@@ -1,4 +1,4 @@
-"""What stage 2 minimises: gains (regression or ranking), or task + lambda * cost of the policy itself.
+"""What stage 2 minimises: gains (regression or ranking), or task + lambda * cost of the actions themselves.
 
 All work on the cached passes: `loss` [B, 3] holds the nats per answer token of each action's answer, so the model need
 not run again. A model that expands image tokens in place has sequences of another length for every action, and its

@@ -22,7 +22,7 @@ from foveate.vision_value.baselines import (
 from foveate.vision_value.baselines.random_matched import apportion, bucket_of, bucket_ratios
 from foveate.vision_value.baselines.string_lookup import fit_lookup, wording
 from foveate.vision_value.choose import best_action
-from foveate.vision_value.config import PolicyConfig, TrainingConfig
+from foveate.vision_value.config import HeadConfig, TrainingConfig
 from foveate.vision_value.cost import action_costs
 from foveate.vision_value.head import HeadShape, ValueHead, features
 from foveate.vision_value.learned import Learned, WithFallback
@@ -47,20 +47,20 @@ def outcomes(**changes) -> Outcomes:
 
 
 def test_full_costs_one_and_every_look_pays_the_overhead():
-    policy = PolicyConfig(cost_overhead_tokens=2)
-    assert action_costs(np.array([[0, 4, 16.0], [0, 0, 0]]), policy).tolist() == [[0, 6 / 18, 1], [0, 0, 0]]
-    assert action_costs(np.array([[0, 4, 16.0]]), PolicyConfig(cost_unit="tokens")).tolist() == [[0, 4, 16]]
+    config = HeadConfig(cost_overhead_tokens=2)
+    assert action_costs(np.array([[0, 4, 16.0], [0, 0, 0]]), config).tolist() == [[0, 6 / 18, 1], [0, 0, 0]]
+    assert action_costs(np.array([[0, 4, 16.0]]), HeadConfig(cost_unit="tokens")).tolist() == [[0, 4, 16]]
 
 
 def test_the_choice_pays_lambda_for_cost():
     gains = np.array([[0, 0.30, 0.35]])
     tokens = np.array([[0, 4, 16.0]])
-    policy = PolicyConfig(cost_overhead_tokens=2)  # costs 0, 1/3, 1
+    config = HeadConfig(cost_overhead_tokens=2)  # costs 0, 1/3, 1
     for lam, action in ((0.0, 2), (0.07, 2), (0.08, 1), (0.89, 1), (0.91, 0)):
-        assert best_action(gains, tokens, lam, policy) == [action], lam
-    binary = dataclasses.replace(policy, action_space="binary")
+        assert best_action(gains, tokens, lam, config) == [action], lam
+    binary = dataclasses.replace(config, action_space="binary")
     assert [int(best_action(gains, tokens, lam, binary)[0]) for lam in (0.34, 0.36)] == [2, 0]
-    raw = PolicyConfig(cost_unit="tokens", cost_scale=0.01)  # 0.04 and 0.16 a look
+    raw = HeadConfig(cost_unit="tokens", cost_scale=0.01)  # 0.04 and 0.16 a look
     assert [int(best_action(gains, tokens, lam, raw)[0]) for lam in (0.4, 0.5, 8)] == [2, 1, 0]
 
 
@@ -205,11 +205,11 @@ def test_costs_and_choices_against_float64_loops():
     tokens[::9] = 0  # questions without a picture
     gains = rng.normal(size=(50, 3)) * [0, 1, 1]
     for overhead, scale, lam in ((0.0, 1.0, 0.2), (2.0, 1.0, 0.5), (7.5, 0.4, 3.0)):
-        policy = PolicyConfig(cost_overhead_tokens=overhead, cost_scale=scale)
+        config = HeadConfig(cost_overhead_tokens=overhead, cost_scale=scale)
         costs = [[0.0 if not t else (t + overhead) / (row[2] + overhead) for t in row] for row in tokens]
-        np.testing.assert_allclose(action_costs(tokens, policy), costs, atol=1e-12)
+        np.testing.assert_allclose(action_costs(tokens, config), costs, atol=1e-12)
         worth = [[g - lam * scale * c for g, c in zip(*pair, strict=True)] for pair in zip(gains, costs, strict=True)]
-        assert best_action(gains, tokens, lam, policy).tolist() == [w.index(max(w)) for w in worth]
+        assert best_action(gains, tokens, lam, config).tolist() == [w.index(max(w)) for w in worth]
 
 
 def test_policy_losses_by_hand():
@@ -261,11 +261,11 @@ def test_policy_losses_teach_the_cheapest_good_action(gumbel):
 )
 def test_contradictions_are_spelled_out(keys, said):
     with pytest.raises(FoveateError, match=said):
-        PolicyConfig(**keys)
+        HeadConfig(**keys)
 
 
 def test_more_contradictions():
     with pytest.raises(FoveateError, match="val_fraction"):
         TrainingConfig(val_fraction=1.0)
     with pytest.raises(FoveateError, match="foveate train value"):
-        make_rule(PolicyConfig(baseline_name="string_lookup"))
+        make_rule(HeadConfig(baseline_name="string_lookup"))

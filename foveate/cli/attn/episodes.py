@@ -84,9 +84,10 @@ def episodes(argv: list[str]) -> int:
     """The verb: policy and data in, pictures, maps and videos out."""
     from rich.console import Console
 
-    from foveate.cli.config import check_same_config, parse
+    from foveate.cli.config import parse
     from foveate.data.droid.reader import find_episodes
     from foveate.studies.attention.episodes import Outcome, is_done
+    from foveate.util.run_folder import check_same_config
 
     aliases = {"checkpoint": "policy", "pretrained_checkpoint": "policy"}
     config: EpisodesConfig = parse(
@@ -109,7 +110,7 @@ def episodes(argv: list[str]) -> int:
 
 
 def _work(config: EpisodesConfig, todo: Sequence[Episode], tick: Callable[[int], None]) -> Iterator[Outcome]:
-    from foveate.cli.config import write_run_files
+    from foveate.util.run_folder import write_run_files
 
     if config.workers == "ray":
         from foveate.util.ray import over_ray

@@ -97,11 +97,12 @@ def fidelity(argv: list[str]) -> int:
     """The verb."""
     from rich.console import Console
 
-    from foveate.cli.config import check_same_config, parse, write_run_files
+    from foveate.cli.config import parse
     from foveate.cli.observation import take_all
     from foveate.studies.attention.fidelity_run import Frame, Sight
     from foveate.studies.attention.kept_inference import measure_frame
     from foveate.util.files import JsonLines
+    from foveate.util.run_folder import check_same_config, write_run_files
 
     words, images = take_all(argv, "image")
     words += [f"--image={json.dumps(images)}"] if images else []
@@ -178,10 +179,10 @@ def finish(
 
     from foveate.attention.fidelity import rank, summarise, summarise_curves
     from foveate.attention.fidelity_pruner import summarise_pruner
-    from foveate.cli.config import to_dict
     from foveate.pruning import CONFIGS
     from foveate.util.files import nan_to_null, write_text
     from foveate.util.provenance import provenance
+    from foveate.util.run_folder import to_dict
     from foveate.viz.report.fidelity import write_reports
 
     def flat(name: str) -> list[dict[str, Any]]:

@@ -93,9 +93,10 @@ def objects(argv: list[str]) -> int:
     from rich.console import Console
 
     from foveate.cli.attn.fidelity import episodes_at
-    from foveate.cli.config import check_same_config, parse, write_run_files
+    from foveate.cli.config import parse
     from foveate.studies.attention.episodes import Outcome
     from foveate.studies.attention.objects_run import Targets
+    from foveate.util.run_folder import check_same_config, write_run_files
 
     aliases = {"checkpoint": "policy", "pretrained_checkpoint": "policy"}
     config = parse(ObjectsConfig, argv, "foveate attn objects", aliases=aliases, positional=("data_root",))
@@ -237,10 +238,10 @@ def _mask_reader(config: ObjectsConfig, alone: bool) -> Callable[[Episode], Mask
 def _aggregate(config: ObjectsConfig, studied: Sequence[dict[str, Any]], out: Path) -> dict[str, Any]:
     """`objects.json`, `objects.md` and `objects.png` over all episodes."""
     from foveate.attention.objects_aggregate import aggregate
-    from foveate.cli.config import to_dict
     from foveate.studies.attention.objects_run import DIGITS
     from foveate.util.files import nan_to_null, write_json, write_text
     from foveate.util.provenance import provenance
+    from foveate.util.run_folder import to_dict
     from foveate.viz.report.objects import draw_curves, to_markdown
 
     result = {

@@ -84,7 +84,7 @@ def noise_for(config: SceneConfig, policy: Policy, batch: int) -> np.ndarray:
 
 
 def begin(config: SceneConfig) -> Path:
-    from foveate.cli.config import write_run_files
+    from foveate.util.run_folder import write_run_files
 
     write_run_files(config.out, config, config.seed)
     return Path(config.out)

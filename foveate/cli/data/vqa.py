@@ -12,8 +12,9 @@ def run(argv: list[str]) -> int:
     """The verb: 0 when the files are written, 1 where training still holds a picture that it must not know."""
     from rich.console import Console
 
-    from foveate.cli.config import parse, write_run_files
+    from foveate.cli.config import parse
     from foveate.data.vqa.train import VqaTrainConfig, build
+    from foveate.util.run_folder import write_run_files
 
     config = parse(VqaTrainConfig, argv, "foveate data vqa-train")
     console = Console()

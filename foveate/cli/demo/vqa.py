@@ -34,11 +34,11 @@ def run(argv: list[str]) -> int:
     from foveate.cli.eval.vqa import run_experiment
     from foveate.cli.value.report import compare_all, plot, rows_table, tell
     from foveate.evaluation.vqa.config import EvalConfig, ModelConfig, VqaConfig
-    from foveate.evaluation.vqa.load import shipped_policy
+    from foveate.evaluation.vqa.load import shipped_head
 
     demo = parse(DemoVqaConfig, argv, "foveate demo vqa")
     console, begun = Console(), time.monotonic()
-    policy = shipped_policy(MODEL)
+    policy = shipped_head(MODEL)
     config = VqaConfig(
         model=ModelConfig(path=MODEL),
         eval=EvalConfig(batch_size=64, max_new_tokens=1, cache_dir=None),

@@ -61,10 +61,10 @@ def evaluate(config: SimConfig, console: Console, label: str = "") -> Evaluated:
     Args:
         label: stands before the progress bar; empty: the variant's name.
     """
-    from foveate.cli.config import write_run_files
     from foveate.evaluation.sim.results import RunLog, write_results
     from foveate.evaluation.sim.simulate import name_variant, simulate
     from foveate.util.provenance import provenance
+    from foveate.util.run_folder import write_run_files
 
     jobs = config.jobs()
     with console.status("loading the policy"):
@@ -92,7 +92,7 @@ def evaluate(config: SimConfig, console: Console, label: str = "") -> Evaluated:
 
 def check_same_run(folder: Path, config: SimConfig) -> None:
     """Refuse to mix two configurations in one folder; names the options that differ."""
-    from foveate.cli.config import check_same_config
+    from foveate.util.run_folder import check_same_config
 
     log = folder / "episodes.jsonl"
     if log.exists() and log.stat().st_size > 0:
@@ -171,6 +171,6 @@ def _earlier_warnings(folder: Path) -> list[str]:
 
 
 def _plain(config: SimConfig) -> dict[str, Any]:
-    from foveate.cli.config import to_dict
+    from foveate.util.run_folder import to_dict
 
     return to_dict(config)

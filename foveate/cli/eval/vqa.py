@@ -19,17 +19,17 @@ from foveate.util.progress import ProgressBar
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from foveate.evaluation.vqa.board import Board, ThinnedOutcome
     from foveate.evaluation.vqa.config import VqaConfig
     from foveate.evaluation.vqa.matrix import Experiment
-    from foveate.evaluation.vqa.rows import Looked
+    from foveate.evaluation.vqa.rows import RuleResult
+    from foveate.evaluation.vqa.scored import PrunedOutcomes, ScoredPasses
     from foveate.types import VQASample
     from foveate.util.world import World
     from foveate.vision_value.baselines import Rule
-    from foveate.vision_value.checkpoint import TrainedPolicy
+    from foveate.vision_value.checkpoint import TrainedHead
 
-Rules = Callable[["VqaConfig", "Board", "Sequence[TrainedPolicy]"], "list[Rule | ThinnedOutcome]"]
-"""(config, board, policies) -> the rows of a data set."""
+Rules = Callable[["VqaConfig", "ScoredPasses", "Sequence[TrainedHead]"], "list[Rule | PrunedOutcomes]"]
+"""(config, scored passes, heads) -> the rows of a data set."""
 
 
 @dataclass
@@ -37,20 +37,20 @@ class Finished:
     """What a command has found; processes that do not lead get none of it."""
 
     folder: Path
-    rows: list[Looked] = field(default_factory=list)
+    rows: list[RuleResult] = field(default_factory=list)
     """Of `results.csv`."""
-    matrix: list[Looked] = field(default_factory=list)
+    matrix: list[RuleResult] = field(default_factory=list)
     """Of `eval_matrix.csv`."""
-    boards: dict[str, Board] = field(default_factory=dict)
+    datasets: dict[str, ScoredPasses] = field(default_factory=dict)
     warnings: list[str] = field(default_factory=list)
     vlm: Any = None
     """The model, for the next command over the same one; every process has it."""
 
-    def slices(self, item: Looked) -> list[dict[str, Any]]:
+    def slices(self, item: RuleResult) -> list[dict[str, Any]]:
         """Where a row's answers are wrong, by action and category; none of a pruned look."""
         from foveate.evaluation.vqa.files import error_slices
 
-        return error_slices(self.boards[item.row["dataset"]], item)[0] if hasattr(item.rule, "decide") else []
+        return error_slices(self.datasets[item.row["dataset"]], item)[0] if hasattr(item.rule, "decide") else []
 
 
 _joined: list[World] = []
@@ -121,7 +121,7 @@ def run_experiment(
     rules: Rules | None = None,
     matrix: bool = True,
     needs: frozenset[str] | None = None,
-    policies: Sequence[TrainedPolicy] | None = None,
+    heads: Sequence[TrainedHead] | None = None,
     vlm: Any = None,
 ) -> Finished:
     """Make the passes that are lacking, look the rows up, write every file of a run.
@@ -136,8 +136,8 @@ def run_experiment(
     """
     from foveate.cli.value.report import write_files
     from foveate.data.vqa.leakage import leak_warnings
-    from foveate.evaluation.vqa.load import load_model, load_policies, load_sets, untuned
-    from foveate.evaluation.vqa.matrix import Experiment, asked, asked_rules, matrix_rules, need_policy
+    from foveate.evaluation.vqa.load import load_heads, load_model, load_sets, untuned
+    from foveate.evaluation.vqa.matrix import Experiment, asked, asked_rules, matrix_rules, need_head
     from foveate.evaluation.vqa.metrics import score_row
     from foveate.util.ray import require_ray
 
@@ -151,31 +151,31 @@ def run_experiment(
         with console.status("loading the model"):
             vlm = vlm or load_model(config, str(world.device))
         warnings: list[str] = []
-        if policies is None:
-            policies, warnings = load_policies(config, vlm)
-        need_policy(config, policies)
+        if heads is None:
+            heads, warnings = load_heads(config, vlm)
+        need_head(config, heads)
         experiment = Experiment(config, vlm, score_row, world.rank, world.size)
-        passes, thinned = asked(config)
+        passes, pruned = asked(config)
         passes = passes if needs is None else needs
-        make_all_passes(experiment, sets, passes, thinned, console, world)
+        make_all_passes(experiment, sets, passes, pruned, console, world)
         done = Finished(config.folder, warnings=[*untuned(config), *warnings], vlm=vlm)
         if not world.leads:
             return done
-        trained_on = [trained.facts.get("trained_on") for trained in policies]
+        trained_on = [trained.facts.get("trained_on") for trained in heads]
         done.warnings += leak_warnings([*trained_on, config.data.train_jsonl], sets)
         for name, samples in sets.items():
-            board = experiment.board(name, samples, passes, thinned)
-            done.boards[name] = board
-            wanted = (rules or asked_rules)(config, board, policies)
+            scored = experiment.scored(name, samples, passes, pruned)
+            done.datasets[name] = scored
+            wanted = (rules or asked_rules)(config, scored, heads)
             if wanted:
-                done.rows += experiment.rows(board, wanted)
+                done.rows += experiment.rows(scored, wanted)
             if matrix:
-                done.matrix += experiment.rows(board, matrix_rules(config, board, policies))
+                done.matrix += experiment.rows(scored, matrix_rules(config, scored, heads))
         done.rows = done.rows or done.matrix
         done.matrix = done.matrix or done.rows
         if config.eval.profile:
             profile(experiment, done, console)
-        write_files(experiment, done, policies, time.monotonic() - start)
+        write_files(experiment, done, heads, time.monotonic() - start)
     return done
 
 
@@ -183,7 +183,7 @@ def make_all_passes(
     experiment: Experiment,
     sets: Mapping[str, Sequence[VQASample]],
     needs: frozenset[str],
-    thinned: Sequence[Any],
+    pruned: Sequence[Any],
     console: Console,
     world: Any,
 ) -> None:
@@ -197,9 +197,9 @@ def make_all_passes(
         world.barrier()
         with ProgressBar(console if world.leads else None, f"{name}: answers", "answers") as bar:
             if experiment.config.eval.workers == "ray":
-                run_on_ray(experiment, samples, needs, thinned, bar.begin, bar.advance)
+                run_on_ray(experiment, samples, needs, pruned, bar.begin, bar.advance)
             else:
-                experiment.make_passes(samples, needs, thinned, bar.begin, bar.advance)
+                experiment.make_passes(samples, needs, pruned, bar.begin, bar.advance)
         world.barrier()
     experiment.cache.close()
 
@@ -209,11 +209,11 @@ def profile(experiment: Experiment, done: Finished, console: Console) -> None:
     from foveate.evaluation.vqa.profile import profile_row
 
     limit = experiment.config.eval.profile_samples
-    total = sum(min(limit, len(done.boards[item.row["dataset"]])) for item in done.rows)
+    total = sum(min(limit, len(done.datasets[item.row["dataset"]])) for item in done.rows)
     with ProgressBar(console, "profile", "questions", total) as bar:
         for item in done.rows:
-            board = done.boards[item.row["dataset"]]
-            found = profile_row(experiment.vlm, board, item, experiment.options, limit, bar.advance)
+            scored = done.datasets[item.row["dataset"]]
+            found = profile_row(experiment.vlm, scored, item, experiment.options, limit, bar.advance)
             if found.rerouted:
                 done.warnings.append(
                     f"{item.row['row']}: {found.rerouted} of {len(found.answers)} profiled questions were routed "

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 from rich.console import Console
 
-from foveate.cli.config import parse, write_run_files
+from foveate.cli.config import parse
 from foveate.cli.observation import read_observation, take_all
 from foveate.cli.trace.view import exit_status, write_evidence
 from foveate.errors import FoveateError
@@ -17,6 +17,7 @@ from foveate.evaluation.sim.controls import variant_name
 from foveate.evaluation.sim.simulate import pruner_label, trace_warnings
 from foveate.policy import LoadOptions, TraceOptions
 from foveate.tracing.store import TraceStore
+from foveate.util.run_folder import write_run_files
 from foveate.viz.report.page import build_report
 
 

@@ -15,8 +15,8 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from foveate.evaluation.vqa.config import VqaConfig
-    from foveate.vision_value.checkpoint import TrainedPolicy
-    from foveate.vision_value.config import PolicyConfig
+    from foveate.vision_value.checkpoint import TrainedHead
+    from foveate.vision_value.config import HeadConfig
 
 LAMBDAS = (0.02, 0.05, 0.1, 0.2, 0.5)
 """Where a head of gains is read off, unless `--pareto` says otherwise."""
@@ -55,7 +55,7 @@ def run_ablation(config: VqaConfig, console: Console) -> None:
     """Train every variant on the training passes and read it off on the evaluation sets."""
     from foveate.cli.eval.vqa import joined, prepare_folder, run_experiment
     from foveate.cli.value.report import tell
-    from foveate.cli.value.train import fit_policy, training_passes
+    from foveate.cli.value.train import fit_head, training_passes
     from foveate.evaluation.vqa.files import write_both
     from foveate.evaluation.vqa.load import load_sets, tuned_folder
     from foveate.evaluation.vqa.rows import COLUMNS
@@ -80,14 +80,14 @@ def run_ablation(config: VqaConfig, console: Console) -> None:
             # The configured policy stands in several of the ablations.
             known = repr(own.policy)
             if known not in fitted:
-                fitted[known] = fit_policy(own, passes, console, label=name)
+                fitted[known] = fit_head(own, passes, console, label=name)
             trained.append((name, own.policy, fitted[known]))
         done = run_experiment(
             config,
             console,
-            rules=lambda config, board, _: _rules(config, trained),
+            rules=lambda config, scored, _: _rules(config, trained),
             matrix=False,
-            policies=[one for _, _, one in trained],
+            heads=[one for _, _, one in trained],
             vlm=passes.vlm,
         )
     rows = [{"ablation": VARIANTS.get(i.row["checkpoint"] or "", ("",))[0], **i.row} for i in done.rows]
@@ -98,7 +98,7 @@ def run_ablation(config: VqaConfig, console: Console) -> None:
         console.print(f"plot: {path}", highlight=False, soft_wrap=True)
 
 
-def _rules(config: VqaConfig, trained: Sequence[tuple[str, PolicyConfig, TrainedPolicy]]) -> list[Any]:
+def _rules(config: VqaConfig, trained: Sequence[tuple[str, HeadConfig, TrainedHead]]) -> list[Any]:
     """The fixed rules, and each variant's head: of gains at every lambda, of a policy at its own."""
     from foveate.vision_value.baselines import Always
     from foveate.vision_value.learned import Learned

@@ -18,9 +18,9 @@ if TYPE_CHECKING:
 
     from foveate.cli.eval.vqa import Rules
     from foveate.cli.value.seeds import SeedsConfig
-    from foveate.evaluation.vqa.board import Board
     from foveate.evaluation.vqa.config import VqaConfig
-    from foveate.vision_value.checkpoint import TrainedPolicy
+    from foveate.evaluation.vqa.scored import ScoredPasses
+    from foveate.vision_value.checkpoint import TrainedHead
 
 THRESHOLDS = (0.1, 0.2, 0.3, 0.4, 0.5)
 LAMBDAS = (0.0, 0.02, 0.05, 0.1, 0.2, 0.5)
@@ -42,18 +42,18 @@ def paper(argv: list[str]) -> int:
     return 0
 
 
-def profiled(config: VqaConfig, board: Board, policies: Sequence[TrainedPolicy]) -> list[Any]:
+def profiled(config: VqaConfig, scored: ScoredPasses, heads: Sequence[TrainedHead]) -> list[Any]:
     """The rows whose latency is measured: the fixed rules, a cascade, and the learned policy at every lambda."""
     import numpy as np
 
     from foveate.evaluation.vqa.matrix import learned_rules
     from foveate.vision_value.baselines import Always, Cascade
 
-    median = float(np.median(board.outcomes.answer_entropy[:, 0]))
-    return [Always("FULL"), Always("COARSE"), Always("NO"), Cascade(median), *learned_rules(config, policies)]
+    median = float(np.median(scored.outcomes.answer_entropy[:, 0]))
+    return [Always("FULL"), Always("COARSE"), Always("NO"), Cascade(median), *learned_rules(config, heads)]
 
 
-def fixed(config: VqaConfig, board: Board, policies: Sequence[TrainedPolicy]) -> list[Any]:
+def fixed(config: VqaConfig, scored: ScoredPasses, heads: Sequence[TrainedHead]) -> list[Any]:
     """The rules that do the same with every question."""
     from foveate.vision_value.baselines import Always
 
@@ -231,9 +231,9 @@ class Paper:
 
     def identity(self, device: str) -> str:
         """Hash of the configuration, the model as it is before stage 1, and all questions with their pictures."""
-        from foveate.cli.config import to_dict
         from foveate.evaluation.vqa.cache import config_hash, data_hash
         from foveate.evaluation.vqa.load import load_model, load_sets, load_training_set
+        from foveate.util.run_folder import to_dict
 
         base = self.base
         untuned = dataclasses.replace(base, training=dataclasses.replace(base.training, stage1_epochs=0))

@@ -9,20 +9,19 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from foveate.cli.eval.vqa import Finished
-    from foveate.evaluation.vqa.board import Board
     from foveate.evaluation.vqa.config import VqaConfig
     from foveate.evaluation.vqa.matrix import Experiment
-    from foveate.vision_value.checkpoint import TrainedPolicy
+    from foveate.evaluation.vqa.scored import ScoredPasses
+    from foveate.vision_value.checkpoint import TrainedHead
 
 
 def write_files(
     experiment: Experiment,
     done: Finished,
-    policies: Sequence[TrainedPolicy],
+    heads: Sequence[TrainedHead],
     seconds: float,
 ) -> None:
     """`results.csv`, `eval_matrix.*`, `summary.json`, error slices, accuracy by category, `config.yaml`, `run.json`."""
-    from foveate.cli.config import to_dict, write_run_files
     from foveate.evaluation.vqa.benchmarks import circular_accuracies, unparsed_answers
     from foveate.evaluation.vqa.cache import config_hash
     from foveate.evaluation.vqa.compare import COLUMNS as COMPARED
@@ -40,6 +39,7 @@ def write_files(
     from foveate.evaluation.vqa.matrix import reuse_note
     from foveate.util.files import write_json
     from foveate.util.provenance import provenance
+    from foveate.util.run_folder import to_dict, write_run_files
 
     config, folder = experiment.config, done.folder
     remove_earlier(folder, RUN_FILES)
@@ -48,16 +48,16 @@ def write_files(
     write_table(folder / "results.csv", [item.row for item in done.rows])
     write_both(folder, "eval_matrix", [item.row for item in done.matrix])
     slices, examples, categories = [], [], []
-    for name, board in done.boards.items():
+    for name, scored in done.datasets.items():
         mine = [item for item in done.rows if item.row["dataset"] == name]
-        categories += by_category(board, mine)
+        categories += by_category(scored, mine)
         for item in mine:
             if hasattr(item.rule, "decide"):
-                found, wrong = error_slices(board, item)
+                found, wrong = error_slices(scored, item)
                 slices += found
                 examples += [{"row": item.row["row"], **example} for example in wrong]
     write_table(folder / "error_slices.csv", slices, SLICE_COLUMNS)
-    unparsed = unparsed_answers(done.boards)
+    unparsed = unparsed_answers(done.datasets)
     write_json(folder / "error_slices.json", {"slices": slices, "examples": examples, "unparsed": unparsed})
     write_table(folder / "categories.csv", categories, CATEGORY_COLUMNS)
     margins = compare_all(done, config.training.seed)
@@ -69,15 +69,15 @@ def write_files(
         "seed": config.training.seed,
         "config": plain,
         "config_hash": config_hash(plain),
-        "data": data_facts(done.boards),
+        "data": data_facts(done.datasets),
         "model": experiment.meta,
         "cache_folder": str(experiment.cache.folder),
         "cache_reuse": reuse_note(experiment.vlm, config.eval.cache_reuse),
-        "policies": [{"path": p.path, **p.facts} for p in policies],
-        "mean_gains": mean_gains(done.boards),
+        "policies": [{"path": p.path, **p.facts} for p in heads],
+        "mean_gains": mean_gains(done.datasets),
         "comparison": margins,
         "rows": [item.row for item in done.rows],
-        "circular_accuracy": circular_accuracies(done.boards, done.rows),
+        "circular_accuracy": circular_accuracies(done.datasets, done.rows),
         "warnings": done.warnings,
         "seconds": round(seconds, 2),
         **provenance(),
@@ -85,11 +85,11 @@ def write_files(
     write_json(folder / "summary.json", summary)
 
 
-def data_facts(boards: Mapping[str, Board]) -> dict[str, Any]:
+def data_facts(datasets: Mapping[str, ScoredPasses]) -> dict[str, Any]:
     """Data set -> its hash, questions, and those that were left out with the reason."""
     return {
-        name: {"hash": board.data_hash, "samples": len(board), "skipped": board.broken}
-        for name, board in boards.items()
+        name: {"hash": scored.data_hash, "samples": len(scored), "skipped": scored.broken}
+        for name, scored in datasets.items()
     }
 
 
@@ -99,7 +99,7 @@ def compare_all(done: Finished, seed: int) -> list[dict[str, Any]]:
 
     return [
         margin
-        for name in done.boards
+        for name in done.datasets
         for margin in compare([item for item in done.matrix if item.row["dataset"] == name], seed=seed)
     ]
 
@@ -111,22 +111,22 @@ def write_submissions(done: Finished) -> None:
     from foveate.vision_value.config import LEVELS
 
     for item in done.rows:
-        board = done.boards[item.row["dataset"]]
-        if any(sample.answers for sample in board.samples) or not hasattr(item.rule, "decide"):
+        scored = done.datasets[item.row["dataset"]]
+        if any(sample.answers for sample in scored.samples) or not hasattr(item.rule, "decide"):
             continue
-        texts = [board.answers[LEVELS[a]][i]["text"] for i, a in enumerate(item.decisions.action)]
-        stem = submission_stem(board.dataset, item.row["row"])
-        path = write_submission(done.folder / stem, board.samples, texts)
-        done.warnings.append(f"{board.dataset}: the answers are not public; for its server: {path}")
+        texts = [scored.answers[LEVELS[a]][i]["text"] for i, a in enumerate(item.decisions.action)]
+        stem = submission_stem(scored.dataset, item.row["row"])
+        path = write_submission(done.folder / stem, scored.samples, texts)
+        done.warnings.append(f"{scored.dataset}: the answers are not public; for its server: {path}")
 
 
-def mean_gains(boards: Mapping[str, Board]) -> dict[str, dict[str, float]]:
+def mean_gains(datasets: Mapping[str, ScoredPasses]) -> dict[str, dict[str, float]]:
     """Data set -> nats per answer token that COARSE and FULL earn over NO, on average."""
     import numpy as np
 
     found = {}
-    for name, board in boards.items():
-        gains = board.outcomes.gains[:, 1:]
+    for name, scored in datasets.items():
+        gains = scored.outcomes.gains[:, 1:]
         gains = gains[np.isfinite(gains).all(-1)]
         if len(gains):
             found[name] = dict(zip(("coarse", "full"), gains.mean(0).tolist(), strict=True))
@@ -165,17 +165,17 @@ def tell(done: Finished, console: Console) -> None:
     """Mean gains (the scale of lambda), what was left out, warnings, and where the files are."""
     from foveate.vision_value.config import LEVELS
 
-    for name, gains in mean_gains(done.boards).items():
+    for name, gains in mean_gains(done.datasets).items():
         console.print(
             f"{name}: a look earns {gains['coarse']:.3f} (coarse) and {gains['full']:.3f} (full) nats per answer token "
             "on average: the scale of lambda",
             highlight=False,
         )
-    for name, board in done.boards.items():
-        if board.broken:
-            first = next(iter(board.broken.values()))
-            console.print(f"[yellow]{name}: {len(board.broken)} questions left out:[/] {first}", highlight=False)
-        lacking = " and ".join(level for level in LEVELS if level not in board.answers)
+    for name, scored in done.datasets.items():
+        if scored.broken:
+            first = next(iter(scored.broken.values()))
+            console.print(f"[yellow]{name}: {len(scored.broken)} questions left out:[/] {first}", highlight=False)
+        lacking = " and ".join(level for level in LEVELS if level not in scored.answers)
         if lacking:
             console.print(
                 f"{name}: {lacking} passes were not made; what hangs on them is empty in error_slices.* and "

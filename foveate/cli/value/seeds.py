@@ -36,16 +36,16 @@ class SeedsConfig(VqaConfig):
 
 def run_seeds(config: SeedsConfig, console: Console) -> list[dict[str, Any]]:
     """Folder `seed_S` for each, and `seeds.csv/json`, `results.csv`, a plot over all; the averaged rows."""
-    from foveate.cli.config import to_dict, write_run_files
     from foveate.cli.eval.vqa import joined, prepare_folder, run_experiment
     from foveate.cli.value.report import asked_mode, data_facts, rows_table
-    from foveate.cli.value.train import train_policy
+    from foveate.cli.value.train import train_head
     from foveate.evaluation.vqa.cache import config_hash
     from foveate.evaluation.vqa.files import PLOTS, SCHEMA_VERSION, remove_earlier, write_both, write_table
     from foveate.evaluation.vqa.load import load_sets
     from foveate.evaluation.vqa.rows import COLUMNS
     from foveate.util.files import write_json
     from foveate.util.provenance import provenance
+    from foveate.util.run_folder import to_dict, write_run_files
     from foveate.viz.value.curves import plot_rows
 
     folder = Path(config.output_dir or "outputs/sweep_seeds")
@@ -61,11 +61,11 @@ def run_seeds(config: SeedsConfig, console: Console) -> list[dict[str, Any]]:
             if world.leads:
                 console.rule(f"seed {seed}")
             if config.data.train_jsonl and not config.checkpoint:
-                train_policy(dataclasses.replace(own, output_dir=str(place / "policy")), console)
+                train_head(dataclasses.replace(own, output_dir=str(place / "policy")), console)
                 own = dataclasses.replace(own, checkpoint=(str(place / "policy"),))
             done = run_experiment(dataclasses.replace(own, output_dir=str(place)), console)
             found.append([item.row for item in done.matrix])
-            data |= data_facts(done.boards)
+            data |= data_facts(done.datasets)
         if not world.leads:
             return []
     rows = average(found, config.seeds)

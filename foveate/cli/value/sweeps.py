@@ -14,8 +14,8 @@ from foveate.errors import FoveateError
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from foveate.evaluation.vqa.board import Board
     from foveate.evaluation.vqa.config import VqaConfig
+    from foveate.evaluation.vqa.scored import ScoredPasses
 
 
 def pareto(argv: list[str]) -> int:
@@ -27,8 +27,8 @@ def pareto(argv: list[str]) -> int:
     config, console = _parse(argv, "pareto")
     config = config if config.pareto else dataclasses.replace(config, pareto=(0.0, 0.02, 0.05, 0.1, 0.2, 0.5))
 
-    def rules(config: VqaConfig, board: Board, policies: Sequence[Any]) -> list[Any]:
-        learned = [with_fallback(rule, config.policy) for rule in learned_rules(config, policies)]
+    def rules(config: VqaConfig, scored: ScoredPasses, heads: Sequence[Any]) -> list[Any]:
+        learned = [with_fallback(rule, config.policy) for rule in learned_rules(config, heads)]
         return [Always("FULL"), Always("COARSE"), Always("NO"), *learned, Oracle()]
 
     _sweep(config, console, "pareto_lambda", rules, None)
@@ -46,9 +46,9 @@ def run_threshold(config: VqaConfig, console: Console, vlm: Any = None) -> None:
     from foveate.evaluation.vqa.matrix import threshold_rules
     from foveate.vision_value.baselines import Always
 
-    def rules(config: VqaConfig, board: Board, policies: Sequence[Any]) -> list[Any]:
+    def rules(config: VqaConfig, scored: ScoredPasses, heads: Sequence[Any]) -> list[Any]:
         look = Always("FULL" if config.vision == "full" else "COARSE")
-        return [*threshold_rules(config, board, {}), look, Always("NO")]  # the ends of the curve, of the same passes
+        return [*threshold_rules(config, scored, {}), look, Always("NO")]  # the ends of the curve, of the same passes
 
     needs = frozenset({"text", "NO", config.vision.upper()})
     _sweep(config, console, "pareto_threshold", rules, needs, vlm, only="uncertainty_threshold")
@@ -66,8 +66,8 @@ def run_pruning(config: VqaConfig, console: Console, vlm: Any = None) -> None:
 
     config = config if config.ratios else dataclasses.replace(config, ratios=(1.0, 0.75, 0.5, 0.25))
 
-    def rules(config: VqaConfig, board: Board, policies: Sequence[Any]) -> list[Any]:
-        return [Always("FULL"), *board.thinned]
+    def rules(config: VqaConfig, scored: ScoredPasses, heads: Sequence[Any]) -> list[Any]:
+        return [Always("FULL"), *scored.pruned]
 
     _sweep(config, console, "pareto_pruning", rules, frozenset({"FULL"}), vlm)
 
@@ -83,12 +83,12 @@ def oracle(argv: list[str]) -> int:
 
     config, console = _parse(argv, "oracle")
 
-    def rules(config: VqaConfig, board: Board, policies: Sequence[Any]) -> list[Any]:
+    def rules(config: VqaConfig, scored: ScoredPasses, heads: Sequence[Any]) -> list[Any]:
         return [Always("FULL"), Always("COARSE"), Always("NO"), Oracle()]
 
-    done = run_experiment(config, console, rules=rules, matrix=False, needs=EVERY_ANSWER, policies=())
+    done = run_experiment(config, console, rules=rules, matrix=False, needs=EVERY_ANSWER, heads=())
     if done.rows:
-        found = {name: analyse(board, config.policy) for name, board in done.boards.items()}
+        found = {name: analyse(scored, config.policy) for name, scored in done.datasets.items()}
         write_json(done.folder / "analysis_oracle.json", found)
         console.print(rows_table([item.row for item in done.rows]))
         tell(done, console)
@@ -143,7 +143,7 @@ def _sweep(
     from foveate.evaluation.vqa.files import write_both
 
     done = run_experiment(
-        config, console, rules=rules, matrix=False, needs=needs, policies=None if needs is None else (), vlm=vlm
+        config, console, rules=rules, matrix=False, needs=needs, heads=None if needs is None else (), vlm=vlm
     )
     if done.rows:
         rows = [item.row for item in done.rows]

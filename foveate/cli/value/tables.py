@@ -56,19 +56,19 @@ def _gather(words: list[str]) -> list[str]:
 
 def write_tables(config: TablesConfig) -> tuple[list[Path], list[str]]:
     """The tables and plots of some runs, and warnings; `results.csv` holds all rows, `summary.json` their origin."""
-    from foveate.cli.config import to_dict, write_run_files
     from foveate.cli.eval.vqa import prepare_folder
     from foveate.evaluation.vqa.cache import config_hash
     from foveate.evaluation.vqa.files import PLOTS, SCHEMA_VERSION, remove_earlier, write_table
     from foveate.util.files import write_json
     from foveate.util.provenance import provenance
+    from foveate.util.run_folder import to_dict, write_run_files
     from foveate.viz.value.curves import plot_rows
 
     out = Path(config.output_dir)
     prepare_folder(out, config.language)
     runs = short_names(config.runs)
     rows = merge(named_by_policy(config.runs, runs))
-    tell_apart(rows)
+    distinct_names(rows)
     chosen = [row for row in rows if config.dataset in (None, row["dataset"])]
     if not chosen:
         there = ", ".join(sorted({row["dataset"] for row in rows})) or "none"
@@ -125,15 +125,15 @@ def named_by_policy(runs: Sequence[str], names: Sequence[str]) -> list[dict[str,
     for run, name in zip(runs, names, strict=True):
         path = Path(run)
         summary = summary_of(path)
-        policies = {policy["path"]: policy for policy in summary.get("policies", [])}
+        heads = {policy["path"]: policy for policy in summary.get("policies", [])}
         rows = read_rows(path / "results.csv" if path.is_dir() else path)
         for row in rows:
             row["run"] = name
             if row.get("lambda_cost") is not None:
                 # A run of one policy names it by its file alone, a run of several by their paths.
-                own = policies.get(row.get("checkpoint")) if len(policies) > 1 else policies
+                own = heads.get(row.get("checkpoint")) if len(heads) > 1 else heads
                 identity = json.dumps(own or summary.get("config_hash"), sort_keys=True)
-                said = row.get("checkpoint") if len(policies) > 1 else None
+                said = row.get("checkpoint") if len(heads) > 1 else None
                 owners.setdefault(row["dataset"], {}).setdefault(identity, said or name)
                 learned.append((row, identity))
         read += rows
@@ -145,7 +145,7 @@ def named_by_policy(runs: Sequence[str], names: Sequence[str]) -> list[dict[str,
     return read
 
 
-def tell_apart(rows: Sequence[dict[str, Any]]) -> None:
+def distinct_names(rows: Sequence[dict[str, Any]]) -> None:
     """A row that is called as another of its data set gets the name of its run."""
     seen: set[tuple[str, str]] = set()
     for row in rows:

@@ -16,9 +16,9 @@ from foveate.util.progress import ProgressBar
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from foveate.evaluation.vqa.board import Board
     from foveate.evaluation.vqa.config import VqaConfig
-    from foveate.vision_value.checkpoint import TrainedPolicy
+    from foveate.evaluation.vqa.scored import ScoredPasses
+    from foveate.vision_value.checkpoint import TrainedHead
 
 
 def train(argv: list[str]) -> int:
@@ -37,7 +37,7 @@ def train(argv: list[str]) -> int:
     ):
         if value:
             console.print(f"warning: {flag} counts in evaluation alone; {instead}", highlight=False, soft_wrap=True)
-    train_policy(config, console)
+    train_head(config, console)
     return 0
 
 
@@ -46,25 +46,25 @@ class TrainingPasses:
     """The cached passes of the training questions, cut into training and validation."""
 
     vlm: Any
-    board: Board
+    scored: ScoredPasses
     held: Any
     """bool [n]: validation."""
 
     @property
     def train(self) -> Any:
-        return self.board.outcomes.take(~self.held)
+        return self.scored.outcomes.take(~self.held)
 
     @property
     def val(self) -> Any:
-        return self.board.outcomes.take(self.held)
+        return self.scored.outcomes.take(self.held)
 
 
-def train_policy(config: VqaConfig, console: Console) -> Path:
+def train_head(config: VqaConfig, console: Console) -> Path:
     """Train under this configuration; the folder with the checkpoints. Runs under `torchrun` as well."""
     from foveate.cli.eval.vqa import joined, prepare_folder
     from foveate.training.lock import sole_training
     from foveate.training.log import MetricsFile
-    from foveate.vision_value.checkpoint import save_policy
+    from foveate.vision_value.checkpoint import save_head
 
     folder = Path(config.output_dir or config.training.output_dir)
     prepare_folder(folder, config.language)
@@ -82,10 +82,10 @@ def train_policy(config: VqaConfig, console: Console) -> Path:
             told = f"{folder} held a policy of another configuration, now in {kept} (--checkpoint {kept} takes it)"
             console.print(f"warning: {told}", highlight=False, soft_wrap=True)
         with MetricsFile(folder / "metrics.jsonl") as metrics:
-            trained = fit_policy(
-                config, passes, console, lambda step, t: save_policy(folder, step, t), on_metrics=metrics.write
+            trained = fit_head(
+                config, passes, console, lambda step, t: save_head(folder, step, t), on_metrics=metrics.write
             )
-        path = save_policy(folder, trained.facts["steps"], trained)
+        path = save_head(folder, trained.facts["steps"], trained)
         write_training(config, folder, passes, trained, path.name)
     gains = trained.facts["mean_gains"]
     console.print(
@@ -130,12 +130,14 @@ def training_passes(config: VqaConfig, console: Console, world: Any, folder: Pat
     make_all_passes(experiment, {"training": samples}, EVERY_PASS, (), console, world)
     if not world.leads:
         return None
-    board = experiment.board("training", samples, EVERY_PASS)
-    if board.broken:
-        told = f"{len(board.broken)} of {len(samples)} training questions left out: {next(iter(board.broken.values()))}"
+    scored = experiment.scored("training", samples, EVERY_PASS)
+    if scored.broken:
+        told = (
+            f"{len(scored.broken)} of {len(samples)} training questions left out: {next(iter(scored.broken.values()))}"
+        )
         console.print(f"warning: {told}", markup=False, highlight=False, soft_wrap=True)
-    held = split_by_image([image_bytes(s) or s.id.encode() for s in board.samples], config.training.val_fraction)
-    return TrainingPasses(vlm, board, held)
+    held = split_by_image([image_bytes(s) or s.id.encode() for s in scored.samples], config.training.val_fraction)
+    return TrainingPasses(vlm, scored, held)
 
 
 POLICY_FILES = ("checkpoint-*.pt", "metrics.jsonl", "summary.json", "results.csv", "config.yaml", "run.json")
@@ -144,7 +146,7 @@ POLICY_FILES = ("checkpoint-*.pt", "metrics.jsonl", "summary.json", "results.csv
 
 def set_aside(folder: Path, config: VqaConfig) -> Path | None:
     """Move a finished policy that was trained otherwise to `folder/earlier_N`; that folder, or None."""
-    from foveate.cli.config import differing_options
+    from foveate.util.run_folder import differing_options
 
     counts = ("policy.", "training.", "model.path", "data.train_jsonl", "max_train_samples")
     otherwise = any(key.startswith(counts) for key in differing_options(folder, config))
@@ -158,14 +160,14 @@ def set_aside(folder: Path, config: VqaConfig) -> Path | None:
     return kept
 
 
-def fit_policy(
+def fit_head(
     config: VqaConfig,
     passes: TrainingPasses,
     console: Console,
-    on_checkpoint: Callable[[int, TrainedPolicy], object] | None = None,
+    on_checkpoint: Callable[[int, TrainedHead], object] | None = None,
     label: str = "stage 2",
     on_metrics: Callable[[dict[str, float]], object] | None = None,
-) -> TrainedPolicy:
+) -> TrainedHead:
     """Stage 2 with a progress bar."""
     from foveate.training.value.stage2 import fit
 
@@ -184,26 +186,26 @@ def fit_policy(
 
 
 def write_training(
-    config: VqaConfig, folder: Path, passes: TrainingPasses, trained: TrainedPolicy, checkpoint: str
+    config: VqaConfig, folder: Path, passes: TrainingPasses, trained: TrainedHead, checkpoint: str
 ) -> None:
     """`results.csv` (the policy on validation), `summary.json`, `config.yaml`, `run.json`."""
-    from foveate.cli.config import to_dict, write_run_files
     from foveate.evaluation.vqa.cache import config_hash
     from foveate.evaluation.vqa.files import SCHEMA_VERSION, write_table
     from foveate.evaluation.vqa.matrix import learned_rules
-    from foveate.evaluation.vqa.rows import look_up
+    from foveate.evaluation.vqa.rows import rule_results
     from foveate.util.files import write_json
     from foveate.util.provenance import provenance
+    from foveate.util.run_folder import to_dict, write_run_files
     from foveate.vision_value.baselines import Always
 
-    board = passes.board
-    kept = tuple(s for s, held in zip(board.samples, passes.held, strict=True) if held)
+    scored = passes.scored
+    kept = tuple(s for s, held in zip(scored.samples, passes.held, strict=True) if held)
     val = dataclasses.replace(
-        board, dataset="validation", samples=kept, outcomes=passes.val, parsed=board.parsed[passes.held]
+        scored, dataset="validation", samples=kept, outcomes=passes.val, parsed=scored.parsed[passes.held]
     )
     named = dataclasses.replace(trained, path=str(folder))
     rules: list[Any] = [Always("FULL"), Always("COARSE"), Always("NO"), *learned_rules(config, [named])]
-    rows = look_up(val, rules, config.policy, resamples=config.eval.bootstrap, seed=config.training.seed)
+    rows = rule_results(val, rules, config.policy, resamples=config.eval.bootstrap, seed=config.training.seed)
     plain = to_dict(config)
     write_run_files(folder, config, config.training.seed)
     write_table(folder / "results.csv", [item.row for item in rows])
@@ -212,7 +214,7 @@ def write_training(
         "seed": config.training.seed,
         "config": plain,
         "config_hash": config_hash(plain),
-        "data": {"training": {"hash": board.data_hash, "samples": len(board), "skipped": board.broken}},
+        "data": {"training": {"hash": scored.data_hash, "samples": len(scored), "skipped": scored.broken}},
         "checkpoint": checkpoint,
         "policy": trained.facts,
         "rows": [item.row for item in rows],

@@ -7,32 +7,34 @@ from typing import Any
 
 import numpy as np
 
-from foveate.evaluation.vqa.board import Board
 from foveate.evaluation.vqa.metrics import circular_accuracy
-from foveate.evaluation.vqa.rows import Looked
+from foveate.evaluation.vqa.rows import RuleResult
+from foveate.evaluation.vqa.scored import ScoredPasses
 from foveate.vision_value.config import LEVELS
 
 
-def circular_accuracies(boards: Mapping[str, Board], looked: Sequence[Looked]) -> dict[str, dict[str, float]]:
+def circular_accuracies(
+    datasets: Mapping[str, ScoredPasses], results: Sequence[RuleResult]
+) -> dict[str, dict[str, float]]:
     """Data set -> row -> share of questions that are right under every order of their options; MMBench alone."""
     found: dict[str, dict[str, float]] = {}
-    for item in looked:
-        board = boards[item.row["dataset"]]
-        value = circular_accuracy(board.samples, item.correct.tolist())
+    for item in results:
+        scored = datasets[item.row["dataset"]]
+        value = circular_accuracy(scored.samples, item.correct.tolist())
         if value is not None and np.isfinite(value):
-            found.setdefault(board.dataset, {})[item.row["row"]] = value
+            found.setdefault(scored.dataset, {})[item.row["row"]] = value
     return found
 
 
-def unparsed_answers(boards: Mapping[str, Board]) -> list[dict[str, Any]]:
+def unparsed_answers(datasets: Mapping[str, ScoredPasses]) -> list[dict[str, Any]]:
     """Every answer that could not be read off, with the level it was given at."""
     return [
         {
             "dataset": name,
-            "id": board.samples[i].id,
+            "id": scored.samples[i].id,
             "action": LEVELS[column],
-            "answer": board.answers[LEVELS[column]][i]["text"],
+            "answer": scored.answers[LEVELS[column]][i]["text"],
         }
-        for name, board in boards.items()
-        for i, column in np.argwhere(~board.parsed)
+        for name, scored in datasets.items()
+        for i, column in np.argwhere(~scored.parsed)
     ]

@@ -18,13 +18,13 @@ def test_both_of_a_board() -> None:
     parsed = np.ones((4, 3), dtype=bool)
     parsed[3, 2] = False
     rows = tuple({"text": f"said {i}"} for i in range(4))
-    board: Any = SimpleNamespace(
+    scored: Any = SimpleNamespace(
         dataset="mmbench", samples=samples, parsed=parsed, answers={"NO": rows, "COARSE": rows, "FULL": rows}
     )
     row = {"dataset": "mmbench", "row": "always_full"}
-    looked: Any = SimpleNamespace(row=row, correct=np.array([1.0, 1.0, 1.0, 0.0]))
-    boards = {"mmbench": board}
-    assert circular_accuracies(boards, [looked]) == {"mmbench": {"always_full": 0.5}}
-    assert unparsed_answers(boards) == [
+    result: Any = SimpleNamespace(row=row, correct=np.array([1.0, 1.0, 1.0, 0.0]))
+    scored = {"mmbench": scored}
+    assert circular_accuracies(scored, [result]) == {"mmbench": {"always_full": 0.5}}
+    assert unparsed_answers(scored) == [
         {"dataset": "mmbench", "id": "mmbench/dev/1000002", "action": "FULL", "answer": "said 3"}
     ]

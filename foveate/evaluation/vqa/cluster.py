@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from foveate.evaluation.vqa.passes import PassOptions, Thinned, Work, make_rows, plan
+from foveate.evaluation.vqa.passes import PassOptions, PrunedPass, Work, make_rows, plan
 from foveate.types import VQASample
 from foveate.util.ray import over_ray
 
@@ -29,7 +29,7 @@ def run_on_ray(
     experiment: Experiment,
     samples: Sequence[VQASample],
     needs: Iterable[str],
-    thinned: Sequence[Thinned],
+    pruned: Sequence[PrunedPass],
     on_plan: Callable[[int], None],
     on_answers: Callable[[int], None],
 ) -> None:
@@ -41,7 +41,7 @@ def run_on_ray(
     from foveate.evaluation.vqa.matrix import passes_of
 
     config = experiment.config
-    batches = plan(samples, experiment.cache, passes_of(needs), thinned, config.eval.batch_size)
+    batches = plan(samples, experiment.cache, passes_of(needs), pruned, config.eval.batch_size)
     todo = [work for work in batches if work.answers]
     on_plan(sum(work.answers for work in todo))
     most = config.eval.ray_workers if config.model.device == "cpu" else None

@@ -1,4 +1,4 @@
-"""Does the learned policy lie above its rivals' curves? Accuracy at the same cost, with paired bootstrap intervals.
+"""Does the learned head lie above its rivals' curves? Accuracy at the same cost, with paired bootstrap intervals.
 
 A rival is given every help: the concave envelope over all its operating points and the three fixed rules, since anybody
 may toss a coin between two of them. Points are chosen on the very questions that are scored, which flatters it further.
@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from foveate.evaluation.vqa.rows import Looked
+from foveate.evaluation.vqa.rows import RuleResult
 
 FIXED = ("always_full", "always_coarse", "no_vision")
 RIVALS = ("random_policy_matched", "string_lookup", "uncertainty_threshold", "cascade")
@@ -20,7 +20,7 @@ COLUMNS = (
 )  # fmt: skip
 
 
-def compare(rows: Sequence[Looked], resamples: int = 400, seed: int = 0) -> list[dict[str, Any]]:
+def compare(rows: Sequence[RuleResult], resamples: int = 400, seed: int = 0) -> list[dict[str, Any]]:
     """One row per learned row and rival of one data set: the margin in accuracy at the learned row's cost.
 
     The rival `always_full` stands for its accuracy at its own cost: how much of it is kept.

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from foveate.evaluation.vqa.compare import compare, envelope
-from foveate.evaluation.vqa.rows import Looked
+from foveate.evaluation.vqa.rows import RuleResult
 from foveate.vision_value.outcomes import Decisions
 
 
@@ -14,20 +14,20 @@ def test_the_envelope_mixes_two_points():
     assert envelope(np.array([0.5, 0.0, 2.0]), costs, accuracies).tolist() == pytest.approx([0.7, 0.4, 1.0])
 
 
-def looked(name: str, correct: np.ndarray, cost: float) -> Looked:
+def result(name: str, correct: np.ndarray, cost: float) -> RuleResult:
     n = len(correct)
     row = {"dataset": "set", "baseline_name": name, "row": name or "learned", "accuracy": correct.mean()}
-    return Looked(row, None, Decisions.of(np.zeros(n)), correct, np.full(n, cost))
+    return RuleResult(row, None, Decisions.of(np.zeros(n)), correct, np.full(n, cost))
 
 
 def test_margins_are_taken_at_the_same_cost():
     n = 400
     right = (np.arange(n) < 320).astype(float)
     rows = [
-        looked("always_full", np.ones(n), 1.0),
-        looked("no_vision", np.zeros(n), 0.0),
-        looked("cascade", np.zeros(n), 0.4),
-        looked("", right, 0.5),
+        result("always_full", np.ones(n), 1.0),
+        result("no_vision", np.zeros(n), 0.0),
+        result("cascade", np.zeros(n), 0.4),
+        result("", right, 0.5),
     ]
     found = {row["rival"]: row for row in compare(rows, 300)}
     assert found["always_full"]["margin"] == pytest.approx(-0.2)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Literal
 
 from foveate.errors import FoveateError
 from foveate.models.vlm.budget import VisionBudget
-from foveate.vision_value.config import PolicyConfig, PruningMode, TrainingConfig
+from foveate.vision_value.config import HeadConfig, PruningMode, TrainingConfig
 
 if TYPE_CHECKING:
     from foveate.models.vlm.decoding import Decoding
@@ -21,9 +21,9 @@ class ModelConfig:
     path: str = "tiny_qwen3vl"
     """Checkpoint folder, hub name, or the name of a model that ships with foveate."""
     device: str = "cpu"
-    """Torch device."""
+    """Torch device: cpu, cuda, cuda:1."""
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
-    """Of the weights."""
+    """Number format of the model's weights."""
     lora: str | None = None
     """LoRA adapters (peft) on the language layers: a saved folder; an empty string: new ones, for stage 1."""
 
@@ -33,7 +33,7 @@ class DataConfig:
     """Which questions."""
 
     train_jsonl: str | None = None
-    """Questions that the policy is trained on: a JSONL file, or the name of a data set."""
+    """Questions that the head is trained on: a JSONL file, or the name of a data set."""
     eval_jsonl: str | None = None
     """Questions that are evaluated where `--dataset_config` names none."""
     prompt_template: str | None = None
@@ -51,13 +51,13 @@ class EvalConfig:
     """How answers are made and kept."""
 
     max_new_tokens: int = 16
-    """Tokens of an answer at most."""
+    """Longest answer, in tokens."""
     num_beams: int = 1
-    """Beams; 1: greedy, or sampling."""
+    """Number of beams in beam search; 1 is greedy decoding, or sampling."""
     do_sample: bool = False
-    """Draw the tokens, seeded per sample by `training.seed`."""
+    """Sample the tokens instead of taking the likeliest; seeded per question by `training.seed`."""
     temperature: float = 1.0
-    """Of the draw."""
+    """Temperature of sampling, above 0; counts with `do_sample` alone, without it decoding is greedy."""
     batch_size: int = 32
     """Questions per forward pass; alike in length and resolution, so that little is padded."""
     cache_reuse: bool = True
@@ -65,17 +65,17 @@ class EvalConfig:
     profile: bool = False
     """Really execute the chosen path, question by question, for latency and memory."""
     profile_samples: int = 50
-    """Questions of a profiling run; the first ones warm up."""
+    """Number of questions that a profiling run executes per row; the first ones warm up."""
     cache_dir: str | None = None
     """Folder of the answers; null: one under outputs/vqa_cache, named by model, prompt, decoding and budget."""
     ddp_checkpoint_path: str | None = None
-    """A `checkpoint-*.pt` of the policy (`--checkpoint` takes an accelerate state folder)."""
+    """A `checkpoint-*.pt` of a trained head (`--checkpoint` takes an accelerate state folder too)."""
     workers: Literal["local", "ray"] = "local"
     """`ray`: spread the passes over a Ray cluster; under `torchrun` they are spread over its processes."""
     ray_workers: int = 2
     """Workers on a Ray cluster without GPUs; with GPUs there is one for each."""
     bootstrap: int = 1000
-    """Resamples of an interval."""
+    """Number of bootstrap resamples behind each 95 % interval."""
 
     def __post_init__(self) -> None:
         for key in ("batch_size", "profile_samples", "bootstrap", "ray_workers"):
@@ -104,7 +104,7 @@ class VqaConfig:
 
     model: ModelConfig = field(default_factory=ModelConfig)
     data: DataConfig = field(default_factory=DataConfig)
-    policy: PolicyConfig = field(default_factory=PolicyConfig)
+    policy: HeadConfig = field(default_factory=HeadConfig)
     vision_budget: VisionBudget | None = None
     """What COARSE and FULL may cost; null: as the model's folder says."""
     eval: EvalConfig = field(default_factory=EvalConfig)
@@ -112,27 +112,27 @@ class VqaConfig:
     dataset_config: str | None = None
     """Data sets to evaluate, separated by commas: mmbench, mmmu, textvqa, easy_vqa, mixed, or a JSONL file."""
     output_dir: str | None = None
-    """Where the results go; null: outputs/vqa, and of a training `training.output_dir`."""
+    """Folder of the results; null: outputs/vqa, and for training `training.output_dir`."""
     checkpoint: tuple[str, ...] = ()
-    """Trained policies: accelerate state folders, output folders of `foveate train value`, or `checkpoint-*.pt`."""
+    """Trained heads: accelerate state folders, output folders of `foveate train value`, or `checkpoint-*.pt`."""
     max_samples: int | None = None
-    """Questions of each data set at most; null: all."""
+    """Largest number of questions of each data set; null: all."""
     max_train_samples: int | None = None
-    """Training questions at most; null: all."""
+    """Largest number of training questions; null: all."""
     pareto: tuple[float, ...] = ()
-    """Values of lambda, one row of the learned policy each; empty: policy.lambda_cost alone."""
+    """Values of lambda, one row of the learned head for each; empty: policy.lambda_cost alone."""
     thresholds: tuple[float, ...] = ()
-    """Thresholds of the uncertainty rule, one row each."""
+    """Thresholds of the uncertainty rule (entropy in nats, or margin in [0, 1]), one row for each."""
     uncertainty: Literal["entropy", "margin"] = "entropy"
-    """What `--thresholds` are thresholds of."""
+    """Quantity that `--thresholds` are compared with."""
     vision: Literal["coarse", "full"] = "full"
-    """How the uncertainty rule looks."""
+    """Level at which the uncertainty rule looks."""
     ratios: tuple[float, ...] = ()
     """Shares of vision tokens to keep: one more pass, and one row, for each below 1."""
     mode: PruningMode = "stride"
     """Which tokens `--ratios` keep; random and downsample are in the table always."""
     language: Literal["en", "zh"] = "en"
-    """Of plots."""
+    """Language of the plots' labels."""
 
     def __post_init__(self) -> None:
         for ratio in self.ratios:

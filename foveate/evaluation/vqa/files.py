@@ -16,8 +16,8 @@ from typing import Any
 import numpy as np
 
 from foveate.errors import FoveateError
-from foveate.evaluation.vqa.board import Board
-from foveate.evaluation.vqa.rows import COLUMNS, Looked
+from foveate.evaluation.vqa.rows import COLUMNS, RuleResult
+from foveate.evaluation.vqa.scored import ScoredPasses
 from foveate.util.files import write_json, write_text
 from foveate.vision_value.config import LEVELS
 
@@ -101,15 +101,15 @@ def read_rows(path: Path) -> list[dict[str, Any]]:
     return [{key: _number(key, value) for key, value in row.items()} for row in rows]
 
 
-def error_slices(board: Board, looked: Looked) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+def error_slices(scored: ScoredPasses, result: RuleResult) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
     """Where a rule goes wrong: one row per action and category (and over all), and examples of wrong answers.
 
     `looked_too_little`: a dearer action would have been right; `looked_too_much`: a cheaper one would have been. A
     count is None where it hangs on a pass that was not made. A question whose answer is not public is in none.
     """
-    outcomes, action = board.outcomes, looked.decisions.action
-    n = len(board)
-    right, correct, public = looked.correct > 0.5, outcomes.correct > 0.5, np.isfinite(looked.correct)
+    outcomes, action = scored.outcomes, result.decisions.action
+    n = len(scored)
+    right, correct, public = result.correct > 0.5, outcomes.correct > 0.5, np.isfinite(result.correct)
     unknown = ~np.isfinite(outcomes.correct)
     column = np.arange(3)
     dearer, cheaper, other = (compare(column, action[:, None]) for compare in (np.greater, np.less, np.not_equal))
@@ -119,8 +119,8 @@ def error_slices(board: Board, looked: Looked) -> tuple[list[dict[str, Any]], li
         found = (correct & actions).any(-1)
         return None if (member & ~found & (unknown & actions).any(-1)).any() else int((member & found).sum())
 
-    parsed = board.parsed[np.arange(n), action]
-    categories = np.array([s.category or "" for s in board.samples])
+    parsed = scored.parsed[np.arange(n), action]
+    categories = np.array([s.category or "" for s in scored.samples])
     groups = [("", public), *((c, public & (categories == c)) for c in sorted(set(categories) - {""}))]
     rows = []
     for number, level in ((None, "all"), *enumerate(LEVELS)):
@@ -131,12 +131,12 @@ def error_slices(board: Board, looked: Looked) -> tuple[list[dict[str, Any]], li
             wrong, solvable = here & ~right, right_at(here & ~right, other)
             rows.append(
                 {
-                    "dataset": board.dataset,
-                    "row": looked.row["row"],
+                    "dataset": scored.dataset,
+                    "row": result.row["row"],
                     "action": level,
                     "category": category or "all",
                     "samples": int(here.sum()),
-                    "accuracy": float(looked.correct[here].mean()),
+                    "accuracy": float(result.correct[here].mean()),
                     "wrong": int(wrong.sum()),
                     "wrong_looked_too_little": right_at(wrong, dearer),
                     "wrong_at_every_action": None if solvable is None else int(wrong.sum()) - solvable,
@@ -146,15 +146,15 @@ def error_slices(board: Board, looked: Looked) -> tuple[list[dict[str, Any]], li
             )
     examples = []
     for i in np.flatnonzero(public & ~right)[:50]:
-        sample, level = board.samples[i], LEVELS[action[i]]
+        sample, level = scored.samples[i], LEVELS[action[i]]
         examples.append(
             {
-                "dataset": board.dataset,
+                "dataset": scored.dataset,
                 "id": sample.id,
                 "question": sample.question,
                 "expected": list(sample.answers),
                 "action": level,
-                "answer": board.answers[level][i]["text"],
+                "answer": scored.answers[level][i]["text"],
                 "right_at": [name for name, ok in zip(LEVELS, correct[i], strict=True) if ok],
                 "unknown_at": [name for name, absent in zip(LEVELS, unknown[i], strict=True) if absent],
                 "parsed": bool(parsed[i]),
@@ -163,22 +163,23 @@ def error_slices(board: Board, looked: Looked) -> tuple[list[dict[str, Any]], li
     return rows, examples
 
 
-def by_category(board: Board, looked: Sequence[Looked]) -> list[dict[str, Any]]:
+def by_category(scored: ScoredPasses, results: Sequence[RuleResult]) -> list[dict[str, Any]]:
     """Accuracy per category of each rule, of questions with a public answer; those that are right without looking are
     shown apart, where the NO pass was made."""
-    outcomes = board.outcomes
-    categories = np.array([s.category or "" for s in board.samples])
-    groups = [("all", np.ones(len(board), dtype=bool)), *((c, categories == c) for c in sorted(set(categories) - {""}))]
+    outcomes = scored.outcomes
+    categories = np.array([s.category or "" for s in scored.samples])
+    every = np.ones(len(scored), dtype=bool)
+    groups = [("all", every), *((c, categories == c) for c in sorted(set(categories) - {""}))]
     blind, seeing = outcomes.correct[:, 0] > 0.5, outcomes.correct[:, 0] <= 0.5  # neither without a NO pass
     rows = []
     public = np.isfinite(outcomes.correct).any(-1)
-    for category, every in groups:
-        member = every & public if (every & public).any() else every
+    for category, asked in groups:
+        member = asked & public if (asked & public).any() else asked
         no, coarse, full = outcomes.correct[member].mean(0)
-        for item in looked:
+        for item in results:
             rows.append(
                 {
-                    "dataset": board.dataset,
+                    "dataset": scored.dataset,
                     "category": category,
                     "samples": int(member.sum()),
                     "accuracy_no": float(no),

@@ -8,13 +8,13 @@ from typing import Any
 import numpy as np
 import pytest
 
-from foveate.evaluation.vqa.board import Board
 from foveate.evaluation.vqa.files import PLOTS, RUN_FILES, SCHEMA_VERSION, by_category, error_slices, remove_earlier
 from foveate.evaluation.vqa.oracle import analyse
-from foveate.evaluation.vqa.rows import look_up
+from foveate.evaluation.vqa.rows import rule_results
+from foveate.evaluation.vqa.scored import ScoredPasses
 from foveate.types import VQASample
 from foveate.vision_value.baselines import Always
-from foveate.vision_value.config import LEVELS, PolicyConfig
+from foveate.vision_value.config import LEVELS, HeadConfig
 from foveate.vision_value.outcomes import Outcomes
 
 RIGHT = [[1, 1, 1], [0, 1, 1], [0, 0, 0], [1, 0, 0]]
@@ -22,7 +22,7 @@ RIGHT = [[1, 1, 1], [0, 1, 1], [0, 0, 0], [1, 0, 0]]
 CATEGORIES = ("easy", "look", "hard", "blind")
 
 
-def board(*made: str, categories: tuple[str, ...] = CATEGORIES) -> Board:
+def scored(*made: str, categories: tuple[str, ...] = CATEGORIES) -> ScoredPasses:
     """Four questions of which these passes are known."""
     lacking = [level not in made for level in LEVELS]
     right = np.where(lacking, np.nan, np.array(RIGHT, dtype=float))
@@ -39,13 +39,13 @@ def board(*made: str, categories: tuple[str, ...] = CATEGORIES) -> Board:
         np.zeros((4, 0)),
     )
     samples = tuple(VQASample(str(i), "set", "?", ("yes",), None, category=c) for i, c in enumerate(categories))
-    return Board("set", samples, outcomes, known == 0, {level: ({"text": "so"},) * 4 for level in made})
+    return ScoredPasses("set", samples, outcomes, known == 0, {level: ({"text": "so"},) * 4 for level in made})
 
 
 def slices_of(level: Any, *made: str) -> dict[str, tuple[int | None, ...]]:
     """Category -> wrong, looked too little, at every action; right but looked too much."""
-    found = board(*made)
-    (item,) = look_up(found, [Always(level)], PolicyConfig(), resamples=10)
+    found = scored(*made)
+    (item,) = rule_results(found, [Always(level)], HeadConfig(), resamples=10)
     keys = ("wrong", "wrong_looked_too_little", "wrong_at_every_action", "right_but_looked_too_much")
     rows, examples = error_slices(found, item)
     assert all(e["unknown_at"] == [name for name in LEVELS if name not in made] for e in examples)
@@ -76,14 +76,14 @@ def test_what_a_made_pass_settles_is_counted():
 def test_blind_answerable_is_empty_without_the_no_pass():
     keys = ("blind_answerable", "accuracy_where_blind_answerable", "accuracy_elsewhere")
     for made, expected in ((LEVELS, (0.5, 0.5, 0.5)), (("FULL",), (None, None, None))):
-        found = board(*made)
-        row = by_category(found, look_up(found, [Always("FULL")], PolicyConfig(), resamples=10))[0]
+        found = scored(*made)
+        row = by_category(found, rule_results(found, [Always("FULL")], HeadConfig(), resamples=10))[0]
         assert row["accuracy"] == 0.5 and tuple(row[k] for k in keys) == expected
 
 
 def test_a_set_without_categories_has_none_in_the_oracle_analysis():
-    assert analyse(board(*LEVELS, categories=("",) * 4), PolicyConfig())["by_category"] == {}
-    assert list(analyse(board(*LEVELS, categories=("", "a", "b", "a")), PolicyConfig())["by_category"]) == ["a", "b"]
+    assert analyse(scored(*LEVELS, categories=("",) * 4), HeadConfig())["by_category"] == {}
+    assert list(analyse(scored(*LEVELS, categories=("", "a", "b", "a")), HeadConfig())["by_category"]) == ["a", "b"]
 
 
 def test_a_later_run_removes_what_the_earlier_one_wrote_and_nothing_else(tmp_path):

@@ -1,4 +1,4 @@
-"""From the keys of an experiment to the things they name: the model, the questions, the trained policies."""
+"""From the keys of an experiment to the things they name: the model, the questions, the trained heads."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from foveate.evaluation.vqa.config import VqaConfig
 from foveate.evaluation.vqa.passes import VLMLike
 from foveate.training.value.stage1 import FOLDER, check_origin
 from foveate.types import VQASample
-from foveate.vision_value.checkpoint import TrainedPolicy, adopt_weights, load_policy, newest_checkpoint
+from foveate.vision_value.checkpoint import TrainedHead, adopt_weights, load_head, newest_checkpoint
 
 
 def load_model(config: VqaConfig, device: str | None = None) -> VLMLike:
@@ -29,7 +29,7 @@ def load_model(config: VqaConfig, device: str | None = None) -> VLMLike:
     from foveate.models.vlm.load import Lora, load_vlm
 
     path, lora, tuned = keys.path, keys.lora, tuned_folder(config)
-    if tuned.is_dir() and (config.training.stage1_epochs or _beside_policy(config)):
+    if tuned.is_dir() and (config.training.stage1_epochs or _beside_head(config)):
         check_origin(tuned, path)
         path, lora = (path, str(tuned)) if (tuned / "adapter_config.json").exists() else (str(tuned), None)
     return load_vlm(
@@ -44,12 +44,12 @@ def load_model(config: VqaConfig, device: str | None = None) -> VLMLike:
 
 
 def tuned_folder(config: VqaConfig) -> Path:
-    """Where stage 1 has left the model: beside the first of the named policies, else in `training.output_dir`."""
-    return _beside_policy(config) or Path(config.training.output_dir) / FOLDER
+    """Where stage 1 has left the model: beside the first of the named heads, else in `training.output_dir`."""
+    return _beside_head(config) or Path(config.training.output_dir) / FOLDER
 
 
-def _beside_policy(config: VqaConfig) -> Path | None:
-    """The tuned model in the folder of the first named policy."""
+def _beside_head(config: VqaConfig) -> Path | None:
+    """The tuned model in the folder of the first named head."""
     for name in (*config.checkpoint, config.eval.ddp_checkpoint_path):
         if name:
             path = Path(name)
@@ -130,20 +130,20 @@ def short_name(name: str) -> str:
     return Path(name).stem if name.endswith(SUFFIXES) else name
 
 
-def load_policies(config: VqaConfig, vlm: VLMLike) -> tuple[list[TrainedPolicy], list[str]]:
-    """The trained policies, and warnings.
+def load_heads(config: VqaConfig, vlm: VLMLike) -> tuple[list[TrainedHead], list[str]]:
+    """The trained heads, and warnings.
 
     Those of `--checkpoint` and `eval.ddp_checkpoint_path`; else of those in `training.output_dir` and beside a shipped
     model the first that belongs to this model, or else the first; else none.
     """
     named = [*config.checkpoint, *([config.eval.ddp_checkpoint_path] if config.eval.ddp_checkpoint_path else [])]
-    policies = [load_policy(path, config.policy) for path in named]
+    heads = [load_head(path, config.policy) for path in named]
     if not named:
-        places = [Path(config.training.output_dir), shipped_policy(config.model.path)]
-        found = [load_policy(p, config.policy) for p in places if p.is_dir() and newest_checkpoint(p)]
-        policies = sorted(found, key=lambda trained: trained.facts.get("model") != vlm.fingerprint)[:1]
+        places = [Path(config.training.output_dir), shipped_head(config.model.path)]
+        found = [load_head(p, config.policy) for p in places if p.is_dir() and newest_checkpoint(p)]
+        heads = sorted(found, key=lambda trained: trained.facts.get("model") != vlm.fingerprint)[:1]
     warnings = []
-    for trained in policies:
+    for trained in heads:
         module = getattr(vlm, "model", None)
         if trained.model_weights and module is not None and (count := adopt_weights(module, trained.model_weights)):
             warnings.append(f"{trained.path}: {count} tensors of the model itself were taken from it too")
@@ -154,16 +154,16 @@ def load_policies(config: VqaConfig, vlm: VLMLike) -> tuple[list[TrainedPolicy],
                 f"{vlm.fingerprint}): its gains may not hold here"
             )
         warnings += _idle_options(trained, config)
-    return policies, warnings
+    return heads, warnings
 
 
-def _idle_options(trained: TrainedPolicy, config: VqaConfig) -> list[str]:
-    """What this configuration asks of a policy that was settled when it was trained."""
+def _idle_options(trained: TrainedHead, config: VqaConfig) -> list[str]:
+    """What this configuration asks of a head that was settled when it was trained."""
     told, seed = [], trained.facts.get("seed", config.training.seed)
     if seed != config.training.seed:
         told.append(
             f"{trained.path} was trained with seed {seed}: training.seed {config.training.seed} changes bootstraps and "
-            "sampled answers alone; `foveate sweep seeds` trains a policy per seed"
+            "sampled answers alone; `foveate sweep seeds` trains a head per seed"
         )
     if config.pareto and trained.head.shape.learns == "policy":
         told.append(
@@ -173,8 +173,8 @@ def _idle_options(trained: TrainedPolicy, config: VqaConfig) -> list[str]:
     return told
 
 
-def shipped_policy(model: str) -> Path:
-    """Folder of the policy that ships with a shipped model."""
+def shipped_head(model: str) -> Path:
+    """Folder of the head that ships with a shipped model."""
     import foveate
 
     return Path(foveate.__file__).parent / "vlms" / model / "policy"

@@ -1,8 +1,9 @@
 """The price of a whole comparison is three passes: every row is a look-up in the same cached answers.
 
     experiment = Experiment(config, vlm)
-    boards = experiment.boards(needs, thinned)
-    rows = experiment.rows(board, matrix_rules(...))
+    experiment.make_passes(samples, needs, pruned)
+    scored = experiment.scored(dataset, samples, needs, pruned)
+    rows = experiment.rows(scored, matrix_rules(...))
 
 Each question is answered once per action, and once per share of vision tokens that is kept; rules, thresholds, lambdas
 and checkpoints then choose among these answers.
@@ -18,11 +19,11 @@ from typing import Any
 import numpy as np
 
 from foveate.errors import FoveateError
-from foveate.evaluation.vqa.board import Board, Scorer, ThinnedOutcome, make_board
 from foveate.evaluation.vqa.cache import PassCache, config_hash
 from foveate.evaluation.vqa.config import VqaConfig
-from foveate.evaluation.vqa.passes import TOKENS_PASS, PassOptions, Thinned, VLMLike, inspect_images, run_passes
-from foveate.evaluation.vqa.rows import PRUNING, Looked, look_up
+from foveate.evaluation.vqa.passes import TOKENS_PASS, PassOptions, PrunedPass, VLMLike, inspect_images, run_passes
+from foveate.evaluation.vqa.rows import PRUNING, RuleResult, rule_results
+from foveate.evaluation.vqa.scored import PrunedOutcomes, ScoredPasses, Scorer, score_passes
 from foveate.types import VQASample
 from foveate.vision_value.baselines import (
     EVERY_PASS,
@@ -36,7 +37,7 @@ from foveate.vision_value.baselines import (
     make_rule,
 )
 from foveate.vision_value.baselines.random_matched import bucket_ratios, quantile_thresholds
-from foveate.vision_value.checkpoint import TrainedPolicy
+from foveate.vision_value.checkpoint import TrainedHead
 from foveate.vision_value.learned import Learned, WithFallback, with_fallback
 
 ALWAYS_SHOWN = ("random", "downsample")
@@ -64,7 +65,7 @@ class Experiment:
         self,
         samples: Sequence[VQASample],
         needs: Iterable[str],
-        thinned: Sequence[Thinned] = (),
+        pruned: Sequence[PrunedPass] = (),
         on_plan: Callable[[int], None] | None = None,
         on_answers: Callable[[int], None] | None = None,
     ) -> None:
@@ -76,7 +77,7 @@ class Experiment:
             names,
             self.cache,
             self.options,
-            thinned=thinned,
+            pruned=pruned,
             on_plan=on_plan,
             on_answers=on_answers,
         )
@@ -88,18 +89,18 @@ class Experiment:
         seed = self.config.training.seed
         return PassOptions(keys.decoding(seed), keys.batch_size, keys.cache_reuse, self.rank, self.processes)
 
-    def board(
-        self, dataset: str, samples: Sequence[VQASample], needs: Iterable[str], thinned: Sequence[Thinned] = ()
-    ) -> Board:
+    def scored(
+        self, dataset: str, samples: Sequence[VQASample], needs: Iterable[str], pruned: Sequence[PrunedPass] = ()
+    ) -> ScoredPasses:
         """All passes over one data set, scored."""
         inspect_images(samples, self.cache)
-        return make_board(dataset, samples, self.cache, passes_of(needs), self.score, thinned)
+        return score_passes(dataset, samples, self.cache, passes_of(needs), self.score, pruned)
 
-    def rows(self, board: Board, rules: Sequence[Rule | ThinnedOutcome]) -> list[Looked]:
+    def rows(self, scored: ScoredPasses, rules: Sequence[Rule | PrunedOutcomes]) -> list[RuleResult]:
         """The rows of these rules, with intervals and what belongs to every row of this run."""
         config = self.config
-        found = look_up(board, rules, config.policy, resamples=config.eval.bootstrap, seed=config.training.seed)
-        cuts = quantile_thresholds(board.outcomes.entropy)
+        found = rule_results(scored, rules, config.policy, resamples=config.eval.bootstrap, seed=config.training.seed)
+        cuts = quantile_thresholds(scored.outcomes.entropy)
         several = len({item.row["checkpoint"] for item in found} - {None}) > 1
         for item in found:
             if several and item.row["checkpoint"]:
@@ -108,7 +109,7 @@ class Experiment:
             if isinstance(item.rule, Learned | WithFallback):
                 # For `foveate value buckets`; in JSON alone.
                 item.row["bucket_thresholds"] = list(cuts)
-                item.row["bucket_ratios"] = bucket_ratios(board.outcomes.entropy, item.decisions.action, cuts)
+                item.row["bucket_ratios"] = bucket_ratios(scored.outcomes.entropy, item.decisions.action, cuts)
         return found
 
 
@@ -144,115 +145,115 @@ def passes_of(needs: Iterable[str]) -> list[str]:
     return [name for name in ("text", "NO", "COARSE", "FULL", TOKENS_PASS) if name in needs | extra]
 
 
-def thinned_looks(ratios: Iterable[float], modes: Iterable[str]) -> list[Thinned]:
+def pruned_passes(ratios: Iterable[float], modes: Iterable[str]) -> list[PrunedPass]:
     """One look per mode and share; at a share of 1 it is the FULL pass, which costs nothing more."""
-    return [Thinned(mode, ratio) for mode in dict.fromkeys(modes) for ratio in dict.fromkeys(ratios)]
+    return [PrunedPass(mode, ratio) for mode in dict.fromkeys(modes) for ratio in dict.fromkeys(ratios)]
 
 
-def asked(config: VqaConfig) -> tuple[frozenset[str], list[Thinned]]:
+def asked(config: VqaConfig) -> tuple[frozenset[str], list[PrunedPass]]:
     """Passes that this configuration cannot do without, and its looks with fewer tokens."""
-    policy = config.policy
-    thinned = thinned_looks(config.ratios, (config.mode, *ALWAYS_SHOWN))
-    if policy.baseline_name == PRUNING:
-        own = thinned_looks([policy.baseline_pruning_ratio], [policy.baseline_pruning_mode, *ALWAYS_SHOWN])
-        return frozenset({"FULL"}), list(dict.fromkeys([*own, *thinned]))
-    if policy.baseline_name in (None, "string_lookup"):
-        return EVERY_PASS, thinned
-    needs = with_fallback(make_rule(policy), policy).needs
-    return needs | ({"FULL"} if thinned else set()), thinned
+    keys = config.policy
+    pruned = pruned_passes(config.ratios, (config.mode, *ALWAYS_SHOWN))
+    if keys.baseline_name == PRUNING:
+        own = pruned_passes([keys.baseline_pruning_ratio], [keys.baseline_pruning_mode, *ALWAYS_SHOWN])
+        return frozenset({"FULL"}), list(dict.fromkeys([*own, *pruned]))
+    if keys.baseline_name in (None, "string_lookup"):
+        return EVERY_PASS, pruned
+    needs = with_fallback(make_rule(keys), keys).needs
+    return needs | ({"FULL"} if pruned else set()), pruned
 
 
-def asked_rules(config: VqaConfig, board: Board, policies: Sequence[TrainedPolicy]) -> list[Rule | ThinnedOutcome]:
-    """The rows of `results.csv`: the configured rule alone, or the learned policy at every lambda and checkpoint."""
-    policy = config.policy
-    if policy.baseline_name == PRUNING:
-        own = policy.baseline_pruning_mode, policy.baseline_pruning_ratio
-        return [t for t in board.thinned if (t.thinned.mode, t.thinned.ratio) == own]
-    if policy.baseline_name is not None:
-        lookup = next((p.lookup for p in policies if p.lookup), None)
-        return [with_fallback(make_rule(policy, lookup), policy)]
-    return [with_fallback(rule, policy) for rule in learned_rules(config, policies)]
+def asked_rules(config: VqaConfig, scored: ScoredPasses, heads: Sequence[TrainedHead]) -> list[Rule | PrunedOutcomes]:
+    """The rows of `results.csv`: the configured rule alone, or the learned head at every lambda and checkpoint."""
+    keys = config.policy
+    if keys.baseline_name == PRUNING:
+        own = keys.baseline_pruning_mode, keys.baseline_pruning_ratio
+        return [p for p in scored.pruned if (p.spec.mode, p.spec.ratio) == own]
+    if keys.baseline_name is not None:
+        lookup = next((p.lookup for p in heads if p.lookup), None)
+        return [with_fallback(make_rule(keys, lookup), keys)]
+    return [with_fallback(rule, keys) for rule in learned_rules(config, heads)]
 
 
-def learned_rules(config: VqaConfig, policies: Sequence[TrainedPolicy]) -> list[Learned]:
-    """A row per checkpoint and lambda; a policy whose lambda is trained into it has one row."""
+def learned_rules(config: VqaConfig, heads: Sequence[TrainedHead]) -> list[Learned]:
+    """A row per checkpoint and lambda; a head whose lambda is trained into it has one row."""
     rules = []
-    for trained in policies:
+    for trained in heads:
         own = trained.facts.get("lambda_cost", config.policy.lambda_cost)
         lambdas = lambdas_of(config) if trained.head.shape.learns == "gains" else (own,)
-        name = checkpoint_name(trained, policies)
+        name = checkpoint_name(trained, heads)
         rules += [Learned(trained.head, lam, config.policy, name) for lam in lambdas]
     return rules
 
 
-def checkpoint_name(trained: TrainedPolicy, policies: Sequence[TrainedPolicy]) -> str:
-    """What tells a policy from the others of a run: its path, or its file's name where it is alone."""
-    return trained.path if len(policies) > 1 else Path(trained.path).name
+def checkpoint_name(trained: TrainedHead, heads: Sequence[TrainedHead]) -> str:
+    """What tells a head from the others of a run: its path, or its file's name where it is alone."""
+    return trained.path if len(heads) > 1 else Path(trained.path).name
 
 
 def lambdas_of(config: VqaConfig) -> tuple[float, ...]:
     return config.pareto or (config.policy.lambda_cost,)
 
 
-def matrix_rules(config: VqaConfig, board: Board, policies: Sequence[TrainedPolicy]) -> list[Rule | ThinnedOutcome]:
+def matrix_rules(config: VqaConfig, scored: ScoredPasses, heads: Sequence[TrainedHead]) -> list[Rule | PrunedOutcomes]:
     """The rows of `eval_matrix.csv`: the asked ones and what they must be compared with.
 
-    Of the learned policy that is every baseline; a fixed rule has the looks with fewer tokens beside it.
+    Of the learned head that is every baseline; a fixed rule has the looks with fewer tokens beside it.
     """
     if config.policy.baseline_name is not None:
-        wanted = asked_rules(config, board, policies)
-        return [*wanted, *(look for look in board.thinned if all(look is not rule for rule in wanted))]
-    outcomes, policy = board.outcomes, config.policy
-    facts = policies[0].facts if policies else {}
-    rules: list[Rule | ThinnedOutcome] = [Always("FULL"), Always("COARSE"), Always("NO")]
-    learned = learned_rules(config, policies)
+        wanted = asked_rules(config, scored, heads)
+        return [*wanted, *(look for look in scored.pruned if all(look is not rule for rule in wanted))]
+    outcomes, keys = scored.outcomes, config.policy
+    facts = heads[0].facts if heads else {}
+    rules: list[Rule | PrunedOutcomes] = [Always("FULL"), Always("COARSE"), Always("NO")]
+    learned = learned_rules(config, heads)
     learned += [
-        Learned(p.head, p.facts["chosen_lambda"], policy, checkpoint_name(p, policies), True)
-        for p in policies
-        if p.facts.get("chosen_under") == policy.prices
+        Learned(p.head, p.facts["chosen_lambda"], keys, checkpoint_name(p, heads), True)
+        for p in heads
+        if p.facts.get("chosen_under") == keys.prices
     ]
     rules += learned
-    if policy.fallback_mode is not None:
-        rules += [with_fallback(rule, policy) for rule in learned]
+    if keys.fallback_mode is not None:
+        rules += [with_fallback(rule, keys) for rule in learned]
     for rule in learned:
         action = rule.decide(outcomes).action
         no, coarse, full = (np.bincount(action, minlength=3) / len(action)).tolist()
         cuts = quantile_thresholds(outcomes.entropy)
         buckets = bucket_ratios(outcomes.entropy, action, cuts)
         twin: dict[str, Any] = {
-            "seed": policy.baseline_seed,
+            "seed": keys.baseline_seed,
             "lambda_cost": rule.lambda_cost,
             "checkpoint": rule.checkpoint,
         }
         rules.append(RandomMatched((no, coarse, full), **twin))
         shares = tuple((b[0], b[1], b[2]) for b in buckets)
         rules.append(RandomMatched(bucket_ratios=shares, bucket_thresholds=cuts, **twin))
-    lookup = next((p.lookup for p in policies if p.lookup), None)
+    lookup = next((p.lookup for p in heads if p.lookup), None)
     if lookup:
-        rules += [StringLookup(lookup, lam, policy) for lam in lambdas_of(config)]
-    rules += threshold_rules(config, board, facts)
+        rules += [StringLookup(lookup, lam, keys) for lam in lambdas_of(config)]
+    rules += threshold_rules(config, scored, facts)
     pairs = facts.get("cascades") or [(t, t) for t in np.quantile(outcomes.answer_entropy[:, 0], QUANTILES)]
     rules += [Cascade(float(a), float(b)) for a, b in pairs]
     rules.append(Oracle())
-    return [*rules, *board.thinned]
+    return [*rules, *scored.pruned]
 
 
-def threshold_rules(config: VqaConfig, board: Board, facts: Any) -> list[Rule]:
+def threshold_rules(config: VqaConfig, scored: ScoredPasses, facts: Any) -> list[Rule]:
     """The uncertainty rule at the thresholds asked for, else at those chosen on validation, else at quantiles."""
     given: Sequence[float] = config.thresholds
     if not given:
-        values = board.outcomes.entropy if config.uncertainty == "entropy" else board.outcomes.margin
+        values = scored.outcomes.entropy if config.uncertainty == "entropy" else scored.outcomes.margin
         learned = facts.get("thresholds") if config.uncertainty == "entropy" and config.vision == "full" else None
         given = learned or [float(t) for t in np.quantile(values, QUANTILES)]
     return [UncertaintyThreshold(float(t), config.uncertainty, config.vision) for t in given]
 
 
-def need_policy(config: VqaConfig, policies: Sequence[TrainedPolicy]) -> None:
-    """Refuse what only a trained policy can answer where there is none."""
-    if policies or (config.policy.baseline_name not in (None, "string_lookup")) or not config.pareto:
+def need_head(config: VqaConfig, heads: Sequence[TrainedHead]) -> None:
+    """Refuse what only a trained head can answer where there is none."""
+    if heads or (config.policy.baseline_name not in (None, "string_lookup")) or not config.pareto:
         return
     raise FoveateError(
-        "--pareto asks for the learned policy at several lambdas, and there is no trained one: `foveate train value` "
+        "--pareto asks for the learned head at several lambdas, and there is no trained one: `foveate train value` "
         f"writes it into training.output_dir ({config.training.output_dir}); or name one with --checkpoint, or "
         "eval.ddp_checkpoint_path"
     )

@@ -20,8 +20,8 @@ from foveate.testing.golden import REPO
 from foveate.training.value.stage2 import fit, split_by_image
 from foveate.types import VQASample
 from foveate.vision_value.baselines import EVERY_PASS, Always
-from foveate.vision_value.checkpoint import load_policy, save_policy
-from foveate.vision_value.config import PolicyConfig, TrainingConfig
+from foveate.vision_value.checkpoint import load_head, save_head
+from foveate.vision_value.config import HeadConfig, TrainingConfig
 
 sys.path.append(str(REPO / "tests"))
 from fake_vlm import FakeVLM, fake_samples
@@ -34,7 +34,7 @@ def score(sample, row):
 def make(folder: Path, vlm=None, **policy) -> Experiment:
     config = VqaConfig(
         model=ModelConfig(path="fake"),
-        policy=PolicyConfig(**policy),
+        policy=HeadConfig(**policy),
         eval=EvalConfig(cache_dir=str(folder), batch_size=16, bootstrap=200),
         training=TrainingConfig(stage2_epochs=30, batch_size=32),
         pareto=(0.0, 0.1, 0.5) if not policy.get("baseline_name") else (),
@@ -42,18 +42,18 @@ def make(folder: Path, vlm=None, **policy) -> Experiment:
     return Experiment(config, vlm or FakeVLM(), score)
 
 
-def board_of(experiment: Experiment, samples, needs=EVERY_PASS, thinned=()):
+def scored_of(experiment: Experiment, samples, needs=EVERY_PASS, pruned=()):
     inspect_images(samples, experiment.cache)
-    experiment.make_passes(samples, needs, thinned)
-    return experiment.board("fake", samples, needs, thinned)
+    experiment.make_passes(samples, needs, pruned)
+    return experiment.scored("fake", samples, needs, pruned)
 
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory):
-    """A trained policy, the test board, and its matrix."""
+    """A trained head, the test board, and its matrix."""
     folder = tmp_path_factory.mktemp("whole")
     experiment = make(folder / "cache")
-    training = board_of(experiment, fake_samples(300, seed=1))
+    training = scored_of(experiment, fake_samples(300, seed=1))
     held = split_by_image([s.image for s in training.samples], 0.3)
     config = experiment.config
     trained = fit(
@@ -61,9 +61,9 @@ def whole(tmp_path_factory):
     )
     experiment.vlm.calls.clear()
     samples = fake_samples(200)
-    board = board_of(experiment, samples)
+    scored = scored_of(experiment, samples)
     experiment.cache.close()
-    return experiment, trained, board, experiment.rows(board, matrix_rules(config, board, [trained])), samples
+    return experiment, trained, scored, experiment.rows(scored, matrix_rules(config, scored, [trained])), samples
 
 
 def test_a_matrix_costs_three_passes(whole):
@@ -74,7 +74,7 @@ def test_a_matrix_costs_three_passes(whole):
     assert made == {"text": 200, "NO": 200, "COARSE": 200, "FULL": 200}
     assert len(rows) >= 20
     before = len(experiment.vlm.calls)
-    board_of(experiment, samples)
+    scored_of(experiment, samples)
     assert len(experiment.vlm.calls) == before, "everything was cached"
 
 
@@ -93,13 +93,13 @@ LONE = {
 
 @pytest.mark.parametrize("name", LONE)
 def test_a_row_is_what_running_its_rule_alone_gives(whole, tmp_path, name):
-    _, _, board, _, samples = whole
+    _, _, scored, _, samples = whole
     lone = make(tmp_path, **LONE[name])
     needs, _ = asked(lone.config)
-    alone = board_of(lone, samples, needs)
+    alone = scored_of(lone, samples, needs)
     expected = lone.rows(alone, asked_rules(lone.config, alone, []))
-    looked = lone.rows(board, asked_rules(lone.config, board, []))
-    assert [i.row for i in looked] == [i.row for i in expected]
+    result = lone.rows(scored, asked_rules(lone.config, scored, []))
+    assert [i.row for i in result] == [i.row for i in expected]
     passes = {n for n, _ in lone.vlm.calls}
     assert passes == set(needs), "no pass too many"
 
@@ -134,9 +134,9 @@ def test_random_matched_hits_its_ratios(whole):
 
 
 def test_a_profile_answers_as_the_look_up_says(whole):
-    experiment, _, board, rows, _ = whole
+    experiment, _, scored, rows, _ = whole
     for item in rows:
-        found = profile_row(FakeVLM(), board, item, experiment.options, 20)
+        found = profile_row(FakeVLM(), scored, item, experiment.options, 20)
         assert found.rerouted == 0
         for i, answer in enumerate(found.answers):
             assert float(answer.text == "yes") == item.correct[i], item.row["row"]
@@ -151,7 +151,7 @@ def test_shares_of_several_processes_merge_into_the_same_rows(whole, tmp_path):
         part.rank, part.processes = rank, 3
         part.make_passes(samples, EVERY_PASS)
     assert len(list(tmp_path.glob("FULL.*.jsonl"))) == 3
-    merged = parts[0].board("fake", samples, EVERY_PASS)
+    merged = parts[0].scored("fake", samples, EVERY_PASS)
     again = parts[0].rows(merged, matrix_rules(parts[0].config, merged, [trained]))
     for one, other in zip(rows, again, strict=True):
         assert {k: v for k, v in one.row.items() if k not in ("latency", "latency_p95", "mem")} == {
@@ -170,14 +170,14 @@ def test_a_run_goes_on_where_it_was_cut(tmp_path):
 
     dying = make(tmp_path, Dying())
     with pytest.raises(KeyboardInterrupt):
-        board_of(dying, samples)
+        scored_of(dying, samples)
     dying.cache.close()
     with (tmp_path / "FULL.0.jsonl").open("ab") as file:
         file.write(b'{"key": "torn')
     experiment = make(tmp_path)
-    board = board_of(experiment, samples)
+    scored = scored_of(experiment, samples)
     made = sum(count for _, count in (*dying.vlm.calls, *experiment.vlm.calls))
-    assert made == 4 * len(samples) and np.isfinite(board.outcomes.loss).all()
+    assert made == 4 * len(samples) and np.isfinite(scored.outcomes.loss).all()
 
 
 def test_a_cache_of_another_model_is_refused(tmp_path):
@@ -190,18 +190,18 @@ def test_a_broken_picture_is_marked_and_the_run_goes_on(tmp_path):
     samples = fake_samples(20)
     samples[3] = dataclasses.replace(samples[3], image=b"no picture")
     samples.append(VQASample("plain", "fake", "no image? need=NO", ("yes",), None))
-    board = board_of(make(tmp_path), samples)
-    assert len(board) == 20 and list(board.broken) == [samples[3].id]
-    assert board.outcomes.tokens[-1].tolist() == [0, 0, 0]
+    scored = scored_of(make(tmp_path), samples)
+    assert len(scored) == 20 and list(scored.broken) == [samples[3].id]
+    assert scored.outcomes.tokens[-1].tolist() == [0, 0, 0]
 
 
 def test_pruned_looks_are_passes_of_their_own(tmp_path):
-    from foveate.evaluation.vqa.matrix import thinned_looks
+    from foveate.evaluation.vqa.matrix import pruned_passes
 
     experiment = make(tmp_path)
-    thinned = thinned_looks((1.0, 0.5, 0.25), ("stride", "random", "downsample"))
-    board = board_of(experiment, fake_samples(40), EVERY_PASS, thinned)
-    rows = experiment.rows(board, board.thinned)
+    pruned = pruned_passes((1.0, 0.5, 0.25), ("stride", "random", "downsample"))
+    scored = scored_of(experiment, fake_samples(40), EVERY_PASS, pruned)
+    rows = experiment.rows(scored, scored.pruned)
     left = {i.row["row"]: i.row["remaining_vision_tokens"] for i in rows}
     assert left["stride 1"] == 16 and left["stride 0.5"] == 8 and left["stride 0.25"] == 4 and len(rows) == 9
     made = {name: sum(n for kind, n in experiment.vlm.calls if kind == name) for name in ("FULL", "pruned")}
@@ -209,11 +209,11 @@ def test_pruned_looks_are_passes_of_their_own(tmp_path):
 
 
 def test_a_policy_survives_its_file(whole, tmp_path):
-    _, trained, board, _, _ = whole
-    path = save_policy(tmp_path, 30, trained)
+    _, trained, scored, _, _ = whole
+    path = save_head(tmp_path, 30, trained)
     for place in (path, tmp_path):
-        again = load_policy(place, PolicyConfig())
-        assert np.array_equal(again.head.scores(board.outcomes), trained.head.scores(board.outcomes))
+        again = load_head(place, HeadConfig())
+        assert np.array_equal(again.head.scores(scored.outcomes), trained.head.scores(scored.outcomes))
         assert again.lookup == trained.lookup and again.facts["model"] == "fake"
 
 
@@ -229,10 +229,10 @@ def test_a_question_without_an_answer_empties_no_category(tmp_path):
     samples = fake_samples(20)
     samples[3] = dataclasses.replace(samples[3], answers=())
     experiment = make(tmp_path, baseline_name="always_full")
-    board = board_of(experiment, samples)
-    (row,) = [r for r in by_category(board, experiment.rows(board, [Always("FULL")])) if r["category"] == "all"]
+    scored = scored_of(experiment, samples)
+    (row,) = [r for r in by_category(scored, experiment.rows(scored, [Always("FULL")])) if r["category"] == "all"]
     known = [i for i in range(20) if i != 3]
-    assert row["samples"] == 19 and row["accuracy"] == pytest.approx(board.outcomes.correct[known, 2].mean())
+    assert row["samples"] == 19 and row["accuracy"] == pytest.approx(scored.outcomes.correct[known, 2].mean())
 
 
 def test_rows_are_called_apart_and_a_rule_that_goes_on_says_so():

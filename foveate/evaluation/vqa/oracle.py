@@ -1,4 +1,4 @@
-"""Which action each question really needs: the bound of every policy, and where looking closer hurts."""
+"""Which action each question really needs: the bound of every rule, and where looking closer hurts."""
 
 from __future__ import annotations
 
@@ -6,23 +6,23 @@ from typing import Any
 
 import numpy as np
 
-from foveate.evaluation.vqa.board import Board
+from foveate.evaluation.vqa.scored import ScoredPasses
 from foveate.vision_value.baselines import Oracle
-from foveate.vision_value.config import LEVELS, PolicyConfig
+from foveate.vision_value.config import LEVELS, HeadConfig
 from foveate.vision_value.cost import action_costs
 
 
-def analyse(board: Board, policy: PolicyConfig) -> dict[str, Any]:
+def analyse(scored: ScoredPasses, config: HeadConfig) -> dict[str, Any]:
     """The content of `analysis_oracle.json` for one data set.
 
     `cheapest_right`: share of questions whose cheapest right action is each, and of those that no action gets right.
     `by_category`: the same per category, where a set has them. `gap`: what the oracle is above always FULL in accuracy,
     and below it in cost. `looking_hurts`: right without looking, wrong with a FULL look.
     """
-    outcomes = board.outcomes
+    outcomes = scored.outcomes
     known = np.isfinite(outcomes.correct).all(-1)
     right = outcomes.correct[known] > 0.5
-    costs = action_costs(outcomes.tokens, policy)[known]
+    costs = action_costs(outcomes.tokens, config)[known]
     action = Oracle().decide(outcomes).action[known]
     n = max(len(right), 1)
     index = np.arange(len(right))
@@ -35,7 +35,7 @@ def analyse(board: Board, policy: PolicyConfig) -> dict[str, Any]:
         )
         for pattern in np.ndindex(2, 2, 2)
     }
-    categories = np.array([s.category or "" for s in board.samples])[known]
+    categories = np.array([s.category or "" for s in scored.samples])[known]
     return {
         "samples": len(right),
         "accuracy": accuracy,

@@ -67,7 +67,7 @@ class VLMLike(Protocol):
 
 
 @dataclass(frozen=True)
-class Thinned:
+class PrunedPass:
     """A FULL look with a share of its vision tokens."""
 
     mode: str
@@ -98,7 +98,7 @@ def run_passes(
     cache: PassCache,
     options: PassOptions,
     *,
-    thinned: Sequence[Thinned] = (),
+    pruned: Sequence[PrunedPass] = (),
     on_plan: Callable[[int], None] | None = None,
     on_answers: Callable[[int], None] | None = None,
 ) -> None:
@@ -106,11 +106,11 @@ def run_passes(
 
     Args:
         names: of `text`, `NO`, `COARSE`, `FULL`.
-        thinned: further looks, each a pass of its own.
+        pruned: further looks, each a pass of its own.
         on_plan: called with the number of answers to be made.
         on_answers: called with the number of answers that have just been made.
     """
-    share = plan(samples, cache, names, thinned, options.batch_size)[options.rank :: options.processes]
+    share = plan(samples, cache, names, pruned, options.batch_size)[options.rank :: options.processes]
     if on_plan:
         on_plan(sum(work.answers for work in share))
     for work in share:
@@ -128,7 +128,7 @@ class Work:
     keys: tuple[str, ...]
     missing: Mapping[str, tuple[int, ...]]
     """Pass -> positions in the batch."""
-    thinned: Mapping[str, Thinned]
+    pruned: Mapping[str, PrunedPass]
 
     @property
     def answers(self) -> int:
@@ -139,7 +139,7 @@ def plan(
     samples: Sequence[VQASample],
     cache: PassCache,
     names: Iterable[str],
-    thinned: Sequence[Thinned],
+    pruned: Sequence[PrunedPass],
     batch_size: int,
 ) -> list[Work]:
     """Batches over all readable questions, alike in picture size and length; each with what the cache lacks of it.
@@ -153,7 +153,7 @@ def plan(
         (i for i, key in enumerate(keys) if not images[key]["error"]),
         key=lambda i: (images[keys[i]]["width"], images[keys[i]]["height"], _length(samples[i]), i),
     )
-    by_name = {t.name: t for t in thinned}
+    by_name = {t.name: t for t in pruned}
     wanted = [*dict.fromkeys(names), *by_name]
     done = {name: cache.rows(name).keys() for name in wanted}
     work = []
@@ -211,7 +211,7 @@ def make_rows(vlm: VLMLike, work: Work, options: PassOptions) -> Iterable[tuple[
             continue
         # The cache of a text-first pass serves the very same questions only.
         shared = reuse if chosen == reused else None
-        answers = answer_pass(vlm, [work.samples[j] for j in chosen], name, work.thinned, options, shared)
+        answers = answer_pass(vlm, [work.samples[j] for j in chosen], name, work.pruned, options, shared)
         yield name, [answer_row(work.keys[j], a) for j, a in zip(chosen, answers, strict=True)]
 
 
@@ -219,17 +219,17 @@ def answer_pass(
     vlm: VLMLike,
     samples: list[VQASample],
     name: str,
-    thinned: Mapping[str, Thinned],
+    pruned: Mapping[str, PrunedPass],
     options: PassOptions,
     reuse: Any,
 ) -> list[Answer]:
     """Answers in order. A question without a picture is answered without looking, whatever the pass."""
     level: VisionLevel = name if name in LEVELS else "FULL"  # type: ignore[assignment]
-    pruner, thin = None, None if name in LEVELS else thinned.get(name)
-    if thin is not None and thin.mode == "downsample":
-        samples = [shrink(sample, thin.ratio, getattr(vlm, "budget", None)) for sample in samples]
-    elif thin is not None:
-        pruner = make_pruner({"name": POOL.get(thin.mode, thin.mode), "keep_ratio": thin.ratio})
+    pruner, look = None, None if name in LEVELS else pruned.get(name)
+    if look is not None and look.mode == "downsample":
+        samples = [shrink(sample, look.ratio, getattr(vlm, "budget", None)) for sample in samples]
+    elif look is not None:
+        pruner = make_pruner({"name": POOL.get(look.mode, look.mode), "keep_ratio": look.ratio})
     blind = [i for i, s in enumerate(samples) if s.image is None and level != "NO"]
     if not blind:
         return list(vlm.answer(samples, level, decoding=options.decoding, pruner=pruner, reuse=reuse))

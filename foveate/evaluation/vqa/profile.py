@@ -16,10 +16,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from foveate.evaluation.vqa.board import Board, ThinnedOutcome
 from foveate.evaluation.vqa.cache import pack_hidden, unpack_hidden
 from foveate.evaluation.vqa.passes import PassOptions, VLMLike, answer_pass
-from foveate.evaluation.vqa.rows import Looked
+from foveate.evaluation.vqa.rows import RuleResult
+from foveate.evaluation.vqa.scored import PrunedOutcomes, ScoredPasses
 from foveate.vision_value.config import LEVELS
 from foveate.vision_value.outcomes import Outcomes
 
@@ -47,8 +47,8 @@ class Profile:
 
 def profile_row(
     vlm: VLMLike,
-    board: Board,
-    looked: Looked,
+    scored: ScoredPasses,
+    result: RuleResult,
     options: PassOptions,
     limit: int,
     on_question: Callable[[], None] | None = None,
@@ -57,42 +57,42 @@ def profile_row(
 
     Fills `latency` (mean seconds per question), `latency_p95` and `mem` (MiB) of the row.
     """
-    count = min(limit, len(board))
+    count = min(limit, len(scored))
     order = [*range(min(WARM_UP, count)), *range(count)]
     answers, seconds, rerouted = [], [], 0
     reset_peak()
     for step, i in enumerate(order):
         synchronize()
         start = time.perf_counter()
-        answer, action = execute(vlm, board, looked, options, i)
+        answer, action = execute(vlm, scored, result, options, i)
         synchronize()
         elapsed = time.perf_counter() - start
         if step >= len(order) - count:
             answers.append(answer)
             seconds.append(elapsed)
-            rerouted += action != int(looked.decisions.action[i])
+            rerouted += action != int(result.decisions.action[i])
             if on_question:
                 on_question()
     profile = Profile(tuple(answers), tuple(seconds), peak_mib(), rerouted)
-    looked.row["latency"] = float(np.mean(seconds))
-    looked.row["latency_p95"] = float(np.percentile(seconds, 95))
-    looked.row["mem"] = profile.memory_mib
+    result.row["latency"] = float(np.mean(seconds))
+    result.row["latency_p95"] = float(np.percentile(seconds, 95))
+    result.row["mem"] = profile.memory_mib
     return profile
 
 
-def execute(vlm: VLMLike, board: Board, looked: Looked, options: PassOptions, i: int) -> tuple[Answer, int]:
+def execute(vlm: VLMLike, scored: ScoredPasses, result: RuleResult, options: PassOptions, i: int) -> tuple[Answer, int]:
     """Answer question i as the rule would: its answer, and the action taken."""
-    sample, rule = board.samples[i], looked.rule
-    if isinstance(rule, ThinnedOutcome):
-        thin = rule.thinned
-        return answer_pass(vlm, [sample], thin.name, {thin.name: thin}, options, None)[0], 2
+    sample, rule = scored.samples[i], result.rule
+    if isinstance(rule, PrunedOutcomes):
+        spec = rule.spec
+        return answer_pass(vlm, [sample], spec.name, {spec.name: spec}, options, None)[0], 2
     reuse: Any = None
-    path = np.flatnonzero(looked.decisions.paid[i])
+    path = np.flatnonzero(result.decisions.paid[i])
     if "text" in rule.needs:
         text = vlm.text_pass([sample])
         reuse = text if options.reuse else None
         if rule.name in ROUTED_BY_TEXT:
-            path = np.flatnonzero(rule.decide(_live(board.outcomes, i, text)).paid[0])
+            path = np.flatnonzero(rule.decide(_live(scored.outcomes, i, text)).paid[0])
     answers = [answer_pass(vlm, [sample], LEVELS[level], {}, options, reuse)[0] for level in path]
     return answers[-1], int(path[-1])
 

@@ -1,6 +1,6 @@
-"""One row per rule and data set, looked up in a board; with bootstrap intervals over its questions.
+"""One row per rule and data set, looked up in the scored passes; with bootstrap intervals over its questions.
 
-    rows = look_up(board, [Always("FULL"), Oracle()], policy)
+    rows = rule_results(scored, [Always("FULL"), Oracle()], config)
 
 A row is a flat mapping with the columns of `results.csv` (docs/value-of-vision.md).
 """
@@ -14,9 +14,9 @@ from typing import Any
 
 import numpy as np
 
-from foveate.evaluation.vqa.board import Board, ThinnedOutcome
+from foveate.evaluation.vqa.scored import PrunedOutcomes, ScoredPasses
 from foveate.vision_value.baselines import Rule
-from foveate.vision_value.config import PolicyConfig
+from foveate.vision_value.config import HeadConfig
 from foveate.vision_value.cost import action_costs, look_cost
 from foveate.vision_value.outcomes import Decisions
 
@@ -41,11 +41,11 @@ SHORT = {
 
 
 @dataclass(frozen=True)
-class Looked:
-    """One rule over one board: the row, and what it did with each question."""
+class RuleResult:
+    """One rule over one data set: its row, and what it did with each question."""
 
     row: dict[str, Any]
-    rule: Rule | ThinnedOutcome
+    rule: Rule | PrunedOutcomes
     decisions: Decisions
     correct: np.ndarray
     """float64 [n]."""
@@ -53,20 +53,25 @@ class Looked:
     """float64 [n], of every pass that was paid."""
 
 
-def look_up(
-    board: Board, rules: Sequence[Rule | ThinnedOutcome], policy: PolicyConfig, *, resamples: int = 1000, seed: int = 0
-) -> list[Looked]:
+def rule_results(
+    scored: ScoredPasses,
+    rules: Sequence[Rule | PrunedOutcomes],
+    config: HeadConfig,
+    *,
+    resamples: int = 1000,
+    seed: int = 0,
+) -> list[RuleResult]:
     """What each rule would have got, from passes already made."""
     found = [
-        _thinned(board, rule, policy) if isinstance(rule, ThinnedOutcome) else _looked(board, rule, policy)
+        _pruned_result(scored, rule, config) if isinstance(rule, PrunedOutcomes) else _rule_result(scored, rule, config)
         for rule in rules
     ]
-    found = _told_apart(found)
+    found = _distinct_names(found)
     # Which answers are public does not depend on the rule.
     public = np.isfinite(found[0].correct) if found else np.zeros(0, dtype=bool)
     for key, rows, values in (
         ("accuracy", public, [item.correct for item in found]),
-        ("cost", np.ones(len(board), dtype=bool), [item.cost for item in found]),
+        ("cost", np.ones(len(scored), dtype=bool), [item.cost for item in found]),
     ):
         if rows.any():
             low, high = bootstrap_columns(np.stack(values, axis=1)[rows], resamples, seed)
@@ -77,12 +82,12 @@ def look_up(
     return found
 
 
-def _told_apart(found: list[Looked]) -> list[Looked]:
+def _distinct_names(found: list[RuleResult]) -> list[RuleResult]:
     """Names with more digits where rows read the same; a rule that stands there twice is kept once."""
     for digits in (6, 9, 17):
         twins = Counter((item.row["row"], item.row["checkpoint"]) for item in found)
         for item in found:
-            if not isinstance(item.rule, ThinnedOutcome) and twins[item.row["row"], item.row["checkpoint"]] > 1:
+            if not isinstance(item.rule, PrunedOutcomes) and twins[item.row["row"], item.row["checkpoint"]] > 1:
                 item.row["row"] = label(item.rule.name, item.rule.facts(), digits)
     same = ("row", "checkpoint", "action_ratio", "accuracy", "avg_cost")
     return list({str([item.row[key] for key in same]): item for item in reversed(found)}.values())[::-1]
@@ -103,16 +108,16 @@ def bootstrap_columns(
     return low, high
 
 
-def _looked(board: Board, rule: Rule, policy: PolicyConfig) -> Looked:
-    outcomes, decisions = board.outcomes, rule.decide(board.outcomes)
-    n = len(board)
+def _rule_result(scored: ScoredPasses, rule: Rule, config: HeadConfig) -> RuleResult:
+    outcomes, decisions = scored.outcomes, rule.decide(scored.outcomes)
+    n = len(scored)
     chosen = np.arange(n), decisions.action
-    costs = action_costs(outcomes.tokens, policy)
+    costs = action_costs(outcomes.tokens, config)
     # A pass that nobody paid for may not have been made: NaN there does not count.
     cost = np.where(decisions.paid, costs, 0.0).sum(-1)
     paid_tokens = np.where(decisions.paid, outcomes.tokens, 0.0).sum(-1)
     no, coarse, full = decisions.ratios
-    row = _row(board) | {
+    row = _row(scored) | {
         "baseline_name": rule.name,
         "row": label(rule.name, rule.facts()),
         **rule.facts(),
@@ -123,37 +128,37 @@ def _looked(board: Board, rule: Rule, policy: PolicyConfig) -> Looked:
         "remaining_vision_tokens": float(outcomes.tokens[chosen].mean()),
         "loss_nats": _mean(outcomes.loss[chosen]),
         "fallback_trigger_rate": float(decisions.fallback.mean()),
-        "unparsed": int((~board.parsed[chosen]).sum()),
+        "unparsed": int((~scored.parsed[chosen]).sum()),
     }
-    return Looked(row, rule, decisions, outcomes.correct[chosen], cost)
+    return RuleResult(row, rule, decisions, outcomes.correct[chosen], cost)
 
 
-def _thinned(board: Board, thin: ThinnedOutcome, policy: PolicyConfig) -> Looked:
-    decisions = Decisions.of(np.full(len(board), 2))
-    cost = look_cost(thin.remaining, board.outcomes.tokens[:, 2], policy)
-    left, asked = float(thin.remaining.mean()), thin.thinned.ratio * float(board.outcomes.tokens[:, 2].mean())
+def _pruned_result(scored: ScoredPasses, pruned: PrunedOutcomes, config: HeadConfig) -> RuleResult:
+    decisions = Decisions.of(np.full(len(scored), 2))
+    cost = look_cost(pruned.remaining, scored.outcomes.tokens[:, 2], config)
+    left, asked = float(pruned.remaining.mean()), pruned.spec.ratio * float(scored.outcomes.tokens[:, 2].mean())
     # A smaller picture keeps the sides in proportion: its grid may miss the share.
     told = f" ({left:.3g} tokens)" if abs(left - asked) >= 1 else ""
-    row = _row(board) | {
+    row = _row(scored) | {
         "baseline_name": PRUNING,
-        "row": f"{thin.thinned.mode} {thin.thinned.ratio:g}{told}",
-        "pruning_ratio": thin.thinned.ratio,
-        "pruning_mode": thin.thinned.mode,
+        "row": f"{pruned.spec.mode} {pruned.spec.ratio:g}{told}",
+        "pruning_ratio": pruned.spec.ratio,
+        "pruning_mode": pruned.spec.mode,
         **action_columns(0, 0, 1),
-        "accuracy": _mean(thin.correct),
+        "accuracy": _mean(pruned.correct),
         "avg_cost": float(cost.mean()),
-        "vision_tokens": _mean(board.outcomes.tokens[:, 2]),
+        "vision_tokens": _mean(scored.outcomes.tokens[:, 2]),
         "remaining_vision_tokens": left,
-        "loss_nats": _mean(thin.loss),
+        "loss_nats": _mean(pruned.loss),
         "fallback_trigger_rate": 0.0,
-        "unparsed": int((~thin.parsed).sum()),
+        "unparsed": int((~pruned.parsed).sum()),
     }
-    return Looked(row, thin, decisions, thin.correct, cost)
+    return RuleResult(row, pruned, decisions, pruned.correct, cost)
 
 
-def _row(board: Board) -> dict[str, Any]:
+def _row(scored: ScoredPasses) -> dict[str, Any]:
     row: dict[str, Any] = dict.fromkeys(COLUMNS)
-    return row | {"dataset": board.dataset, "samples": len(board), "skipped": len(board.broken or {})}
+    return row | {"dataset": scored.dataset, "samples": len(scored), "skipped": len(scored.broken or {})}
 
 
 def action_columns(no: float, coarse: float, full: float) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Stage 1: tune the model itself while it always looks (or never), before a policy is fitted to its passes.
+"""Stage 1: tune the model itself while it always looks (or never), before a head is fitted to its passes.
 
 Adapters alone where `model.lora` is set, else all weights; on the loop that trains everything here, so it resumes and
 runs under `torchrun`.

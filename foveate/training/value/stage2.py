@@ -1,6 +1,6 @@
 """Stage 2: fit the head to cached passes. The model does not run: an epoch over thousands of questions takes a second.
 
-    trained = fit(train, val, policy, training, model=fingerprint)
+    trained = fit(train, val, config, training, model=fingerprint)
 
 The epoch, the wording table and the thresholds of the rivals are chosen on validation questions, whose pictures the
 training questions do not show.
@@ -22,9 +22,9 @@ from torch import Tensor
 from foveate.errors import FoveateError
 from foveate.vision_value.baselines import Cascade, Rule, UncertaintyThreshold
 from foveate.vision_value.baselines.string_lookup import fit_lookup
-from foveate.vision_value.checkpoint import TrainedPolicy
+from foveate.vision_value.checkpoint import TrainedHead
 from foveate.vision_value.choose import best_action
-from foveate.vision_value.config import PolicyConfig, TrainingConfig
+from foveate.vision_value.config import HeadConfig, TrainingConfig
 from foveate.vision_value.cost import action_costs
 from foveate.vision_value.head import HeadShape, ValueHead, features
 from foveate.vision_value.losses import gain_ranking, gain_regression, soft_mixture, straight_through
@@ -59,15 +59,15 @@ class Batch:
 def fit(
     train: Outcomes,
     val: Outcomes,
-    policy: PolicyConfig,
+    config: HeadConfig,
     training: TrainingConfig,
     *,
     model: str = "",
     trained_on: str | None = None,
     on_step: Callable[[int, int, float], None] | None = None,
-    on_checkpoint: Callable[[int, TrainedPolicy], object] | None = None,
+    on_checkpoint: Callable[[int, TrainedHead], object] | None = None,
     on_metrics: Callable[[dict[str, float]], object] | None = None,
-) -> TrainedPolicy:
+) -> TrainedHead:
     """Train a head; the weights are those of the epoch with the least validation loss.
 
     Args:
@@ -81,16 +81,16 @@ def fit(
         FoveateError: no question has a public answer, or the loss is not a number.
     """
     known, checked = _known(train, "training"), _known(val, "validation")
-    shape = HeadShape.of(policy, train.hidden.shape[1])
+    shape = HeadShape.of(config, train.hidden.shape[1])
     torch.manual_seed(training.seed)
     head = ValueHead(shape, training.dropout)
-    data, held = _batch(known, policy, shape), _batch(checked, policy, shape)
+    data, held = _batch(known, config, shape), _batch(checked, config, shape)
     head.standardise(data.features)
     facts = {
         "model": model,
         "trained_on": trained_on,
         "seed": training.seed,
-        "lambda_cost": policy.lambda_cost,
+        "lambda_cost": config.lambda_cost,
         "mean_gains": dict(zip(("coarse", "full"), known.gains[:, 1:].mean(0).tolist(), strict=True)),
         "questions": {"train": len(known), "val": len(checked)},
     }
@@ -116,7 +116,7 @@ def fit(
         head.train()
         for index in torch.randperm(size, generator=draws).split(training.batch_size):
             part = Batch(data.features[index], data.loss[index], data.cost[index])
-            loss = objective(head, part, policy, draws)
+            loss = objective(head, part, config, draws)
             if not torch.isfinite(loss):
                 raise FoveateError(
                     f"stage 2: the loss is {float(loss.detach())} at step {step}; lower training.learning_rate"
@@ -133,67 +133,67 @@ def fit(
             if step % LOG_EVERY == 0 and step % per_epoch:
                 log(epoch, rate)
             if on_checkpoint and step % training.save_every == 0 and step < steps:
-                on_checkpoint(step, TrainedPolicy(head, "", lookup, facts))
-        value = validate(head, held, policy)
+                on_checkpoint(step, TrainedHead(head, "", lookup, facts))
+        value = validate(head, held, config)
         log(epoch, rate, val_loss=value)
         if value < least:
             best, least = copy.deepcopy(head.state_dict()), value
     head.load_state_dict(best)
-    facts |= {"val_loss": least, "steps": steps, **rivals(checked, policy)}
+    facts |= {"val_loss": least, "steps": steps, **rivals(checked, config)}
     if shape.learns == "gains":
-        facts |= {"chosen_lambda": choose_lambda(head, checked, policy), "chosen_under": policy.prices}
-    return TrainedPolicy(head.eval(), "", lookup, facts)
+        facts |= {"chosen_lambda": choose_lambda(head, checked, config), "chosen_under": config.prices}
+    return TrainedHead(head.eval(), "", lookup, facts)
 
 
-def objective(head: ValueHead, batch: Batch, policy: PolicyConfig, draws: torch.Generator) -> Tensor:
+def objective(head: ValueHead, batch: Batch, config: HeadConfig, draws: torch.Generator) -> Tensor:
     """The loss that `policy.use_straight_through` and `policy.gain_loss` name."""
     scores = head(batch.features)
-    if policy.use_straight_through is None:
-        actions = torch.tensor([True, policy.action_space == "ternary", True])
-        loss = gain_regression if policy.gain_loss == "regress" else gain_ranking
+    if config.use_straight_through is None:
+        actions = torch.tensor([True, config.action_space == "ternary", True])
+        loss = gain_regression if config.gain_loss == "regress" else gain_ranking
         return loss(scores, batch.loss, actions)
-    if policy.use_straight_through:
-        return straight_through(scores, batch.loss, batch.cost, policy.lambda_cost, policy.gumbel_temperature, draws)
-    return soft_mixture(scores, batch.loss, batch.cost, policy.lambda_cost)
+    if config.use_straight_through:
+        return straight_through(scores, batch.loss, batch.cost, config.lambda_cost, config.gumbel_temperature, draws)
+    return soft_mixture(scores, batch.loss, batch.cost, config.lambda_cost)
 
 
 @torch.no_grad()
-def validate(head: ValueHead, held: Batch, policy: PolicyConfig) -> float:
-    """Validation loss: gains as in training; of a policy, task + lambda * cost of the actions it would take."""
+def validate(head: ValueHead, held: Batch, config: HeadConfig) -> float:
+    """Validation loss: gains as in training; where actions are learned, task + lambda * cost of those it would take."""
     head.eval()
-    if policy.use_straight_through is None:
-        return float(objective(head, held, policy, torch.Generator()))
+    if config.use_straight_through is None:
+        return float(objective(head, held, config, torch.Generator()))
     action = head(held.features).argmax(-1, keepdim=True)
-    return float((held.loss + policy.lambda_cost * held.cost).gather(1, action).mean())
+    return float((held.loss + config.lambda_cost * held.cost).gather(1, action).mean())
 
 
-def choose_lambda(head: ValueHead, val: Outcomes, policy: PolicyConfig) -> float:
+def choose_lambda(head: ValueHead, val: Outcomes, config: HeadConfig) -> float:
     """The lambda of the least cost whose accuracy on validation is within `TOLERANCE` of always FULL (or the best)."""
-    scores, costs = head.scores(val), action_costs(val.tokens, policy)
+    scores, costs = head.scores(val), action_costs(val.tokens, config)
     index = np.arange(len(val))
     points = []
     for lam in LAMBDAS:
-        action = best_action(scores, val.tokens, lam, policy)
+        action = best_action(scores, val.tokens, lam, config)
         points.append((lam, float(val.correct[index, action].mean()), float(costs[index, action].mean())))
     enough = min(float(val.correct[:, 2].mean()), max(accuracy for _, accuracy, _ in points)) - TOLERANCE
     return min((p for p in points if p[1] >= enough), key=lambda p: (p[2], p[0]))[0]
 
 
-def rivals(val: Outcomes, policy: PolicyConfig) -> dict[str, Any]:
+def rivals(val: Outcomes, config: HeadConfig) -> dict[str, Any]:
     """Thresholds of the uncertainty rule and of the cascade that lie on their accuracy-cost front on validation."""
     entropies = _quantiles(val.entropy)
     first, second = _quantiles(val.answer_entropy[:, 0]), _quantiles(val.answer_entropy[:, 1])
     single = [UncertaintyThreshold(t) for t in entropies]
     pairs = [Cascade(a, b) for a in first for b in second]
     return {
-        "thresholds": [single[i].threshold for i in front(val, single, policy)],
-        "cascades": [(pairs[i].threshold, pairs[i].coarse_threshold) for i in front(val, pairs, policy)],
+        "thresholds": [single[i].threshold for i in front(val, single, config)],
+        "cascades": [(pairs[i].threshold, pairs[i].coarse_threshold) for i in front(val, pairs, config)],
     }
 
 
-def front(outcomes: Outcomes, rules: Sequence[Rule], policy: PolicyConfig) -> list[int]:
+def front(outcomes: Outcomes, rules: Sequence[Rule], config: HeadConfig) -> list[int]:
     """Rules that no other one beats in both accuracy and cost, by cost; at most `FRONT`, evenly over it."""
-    costs = action_costs(outcomes.tokens, policy)
+    costs = action_costs(outcomes.tokens, config)
     points = []
     for i, rule in enumerate(rules):
         decisions = rule.decide(outcomes)
@@ -227,11 +227,11 @@ def _known(outcomes: Outcomes, what: str) -> Outcomes:
     return known
 
 
-def _batch(outcomes: Outcomes, policy: PolicyConfig, shape: HeadShape) -> Batch:
-    cost = policy.cost_scale * action_costs(outcomes.tokens, policy)
+def _batch(outcomes: Outcomes, config: HeadConfig, shape: HeadShape) -> Batch:
+    cost = config.cost_scale * action_costs(outcomes.tokens, config)
     inputs = features(outcomes, shape.feature_mode)
     loss = torch.from_numpy(outcomes.loss).float()
-    if policy.action_space == "binary":
+    if config.action_space == "binary":
         # What is never chosen must not make 0 * inf.
         loss[:, COARSE] = 0
     return Batch(torch.from_numpy(inputs), loss, torch.from_numpy(cost).float())

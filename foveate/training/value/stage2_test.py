@@ -11,7 +11,7 @@ import pytest
 
 from foveate.training.log import MetricsFile
 from foveate.training.value.stage2 import fit
-from foveate.vision_value.config import PolicyConfig, TrainingConfig
+from foveate.vision_value.config import HeadConfig, TrainingConfig
 from foveate.vision_value.outcomes import Outcomes
 
 
@@ -40,7 +40,7 @@ def test_the_log_of_stage_2_has_the_mean_loss_and_of_each_epoch_the_validation(t
         config = TrainingConfig(stage2_epochs=epochs, batch_size=4, learning_rate=0.01)
         with MetricsFile(path) as metrics:
             trained = fit(
-                train, val, PolicyConfig(), config,
+                train, val, HeadConfig(), config,
                 on_step=lambda step, steps, loss: losses.append(loss), on_metrics=metrics.write,
             )  # fmt: skip
         return trained.facts, [json.loads(line) for line in path.read_text().splitlines()]

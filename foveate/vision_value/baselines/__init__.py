@@ -1,4 +1,4 @@
-"""The rules that the learned policy must beat, one file each."""
+"""The rules that the learned head must beat, one file each."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from foveate.vision_value.baselines.oracle import Oracle
 from foveate.vision_value.baselines.random_matched import RandomMatched
 from foveate.vision_value.baselines.string_lookup import StringLookup
 from foveate.vision_value.baselines.uncertainty_threshold import UncertaintyThreshold
-from foveate.vision_value.config import PolicyConfig
+from foveate.vision_value.config import HeadConfig
 
 __all__ = [
     "EVERY_ANSWER",
@@ -28,27 +28,27 @@ __all__ = [
 ]
 
 
-def make_rule(policy: PolicyConfig, lookup: Mapping[str, tuple[float, float, float]] | None = None) -> Rule:
-    """The rule of `policy.baseline_name`, which is neither null (the learned policy) nor a pruning method.
+def make_rule(config: HeadConfig, lookup: Mapping[str, tuple[float, float, float]] | None = None) -> Rule:
+    """The rule of `policy.baseline_name`, which is neither null (the learned head) nor a pruning method.
 
     Args:
-        lookup: of `string_lookup`: mean gains per wording, which a trained policy carries.
+        lookup: of `string_lookup`: mean gains per wording, which a trained head carries.
     Raises:
         FoveateError: `string_lookup` without its table.
     """
     levels = {name: level for level, name in NAMES.items()}
-    name, threshold = policy.baseline_name, policy.baseline_threshold or 0.0
-    uncertainty = policy.baseline_uncertainty or "entropy"
+    name, threshold = config.baseline_name, config.baseline_threshold or 0.0
+    uncertainty = config.baseline_uncertainty or "entropy"
     if name in levels:
         return Always(levels[name])
     if name == "uncertainty_threshold":
-        return UncertaintyThreshold(threshold, uncertainty, policy.baseline_vision)
+        return UncertaintyThreshold(threshold, uncertainty, config.baseline_vision)
     if name == "random_policy_matched":
         return RandomMatched(
-            policy.baseline_target_ratios,
-            policy.baseline_bucket_ratios,
-            policy.baseline_bucket_thresholds,
-            policy.baseline_seed,
+            config.baseline_target_ratios,
+            config.baseline_bucket_ratios,
+            config.baseline_bucket_thresholds,
+            config.baseline_seed,
         )
     if name == "cascade":
         return Cascade(threshold, uncertainty=uncertainty)
@@ -57,6 +57,6 @@ def make_rule(policy: PolicyConfig, lookup: Mapping[str, tuple[float, float, flo
     if lookup is None:
         raise FoveateError(
             "policy.baseline_name: string_lookup needs the mean gains of the training questions, which `foveate train "
-            "value` writes beside the policy: give its folder with --checkpoint"
+            "value` writes beside the head: give its folder with --checkpoint"
         )
-    return StringLookup(lookup, policy.lambda_cost, policy)
+    return StringLookup(lookup, config.lambda_cost, config)

@@ -12,7 +12,7 @@ class Rule(Protocol):
 
     @property
     def name(self) -> str:
-        """The `baseline_name` of its row; empty for the learned policy."""
+        """The `baseline_name` of its row; empty for the learned head."""
         ...
 
     @property

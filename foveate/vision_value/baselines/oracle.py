@@ -1,4 +1,4 @@
-"""The cheapest action that is right: what no policy can beat. It knows the answers; for analysis alone."""
+"""The cheapest action that is right: what no rule can beat. It knows the answers; for analysis alone."""
 
 from __future__ import annotations
 

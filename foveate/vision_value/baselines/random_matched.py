@@ -1,4 +1,4 @@
-"""Random actions in given shares: what a policy of these costs gets for nothing."""
+"""Random actions in given shares: what a rule of these costs gets for nothing."""
 
 from __future__ import annotations
 

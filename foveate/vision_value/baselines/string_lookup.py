@@ -15,7 +15,7 @@ import numpy as np
 
 from foveate.vision_value.baselines.base import EVERY_ANSWER
 from foveate.vision_value.choose import best_action
-from foveate.vision_value.config import PolicyConfig
+from foveate.vision_value.config import HeadConfig
 from foveate.vision_value.outcomes import Decisions, Outcomes
 
 ANY = ""
@@ -43,7 +43,7 @@ class StringLookup:
 
     table: Mapping[str, tuple[float, float, float]]
     lambda_cost: float
-    policy: PolicyConfig = field(default_factory=PolicyConfig)
+    config: HeadConfig = field(default_factory=HeadConfig)
     name: str = "string_lookup"
     needs: frozenset[str] = EVERY_ANSWER
 
@@ -53,4 +53,4 @@ class StringLookup:
     def decide(self, outcomes: Outcomes) -> Decisions:
         unknown = self.table.get(ANY, (0.0, 0.0, 0.0))
         gains = np.array([self.table.get(wording(q), unknown) for q in outcomes.questions]).reshape(-1, 3)
-        return Decisions.of(best_action(gains, outcomes.tokens, self.lambda_cost, self.policy))
+        return Decisions.of(best_action(gains, outcomes.tokens, self.lambda_cost, self.config))

@@ -10,7 +10,7 @@ import numpy as np
 
 from foveate.errors import FoveateError
 from foveate.evaluation.vqa.cache import PassCache, data_hash, sample_key, unpack_hidden
-from foveate.evaluation.vqa.passes import IMAGE_PASS, TEXT_PASS, TOKENS_PASS, Thinned
+from foveate.evaluation.vqa.passes import IMAGE_PASS, TEXT_PASS, TOKENS_PASS, PrunedPass
 from foveate.types import VQASample
 from foveate.vision_value.config import LEVELS
 from foveate.vision_value.outcomes import Outcomes
@@ -20,10 +20,10 @@ Scorer = Callable[[VQASample, Mapping[str, Any]], tuple[float, bool]]
 
 
 @dataclass(frozen=True)
-class ThinnedOutcome:
+class PrunedOutcomes:
     """A FULL look with fewer tokens, at all questions."""
 
-    thinned: Thinned
+    spec: PrunedPass
     correct: np.ndarray
     """float64 [n]."""
     loss: np.ndarray
@@ -35,7 +35,7 @@ class ThinnedOutcome:
 
 
 @dataclass(frozen=True)
-class Board:
+class ScoredPasses:
     """n readable questions of one data set."""
 
     dataset: str
@@ -45,7 +45,7 @@ class Board:
     """bool [n, 3]: an answer could be read off; True where the pass was not made."""
     answers: Mapping[str, tuple[dict[str, Any], ...]]
     """Pass -> the answers' rows."""
-    thinned: tuple[ThinnedOutcome, ...] = ()
+    pruned: tuple[PrunedOutcomes, ...] = ()
     broken: Mapping[str, str] | None = None
     """Id of a question whose picture cannot be read -> why."""
     data_hash: str = ""
@@ -54,14 +54,14 @@ class Board:
         return len(self.samples)
 
 
-def make_board(
+def score_passes(
     dataset: str,
     samples: Sequence[VQASample],
     cache: PassCache,
     names: Iterable[str],
     score: Scorer,
-    thinned: Sequence[Thinned] = (),
-) -> Board:
+    pruned: Sequence[PrunedPass] = (),
+) -> ScoredPasses:
     """Gather the passes of a data set from the cache.
 
     Raises:
@@ -78,7 +78,7 @@ def make_board(
             f"data set {dataset!r}: not one of {len(samples)} pictures can be read: {next(iter(broken.values()))}"
         )
     names = set(names)
-    wanted = {name: cache.rows(name) for name in (*names, *(t.name for t in thinned))}
+    wanted = {name: cache.rows(name) for name in (*names, *(t.name for t in pruned))}
     for name, rows in wanted.items():
         lacking = [s.id for s, k in pairs if k not in rows]
         if lacking:
@@ -113,12 +113,12 @@ def make_board(
         margin=_numbers(text, "margin") if text else np.full(n, np.nan),
         hidden=np.stack([unpack_hidden(row["hidden"]) for row in text]) if text else np.zeros((n, 0), np.float32),
     )
-    thin = []
-    for spec in thinned:
+    looks = []
+    for spec in pruned:
         correct, read = _score(healthy, chosen[spec.name], score)
         rows_ = chosen[spec.name]
-        thin.append(ThinnedOutcome(spec, correct, _numbers(rows_, "loss"), _numbers(rows_, "remaining"), read))
-    return Board(dataset, healthy, outcomes, parsed, chosen, tuple(thin), broken, data_hash(samples))
+        looks.append(PrunedOutcomes(spec, correct, _numbers(rows_, "loss"), _numbers(rows_, "remaining"), read))
+    return ScoredPasses(dataset, healthy, outcomes, parsed, chosen, tuple(looks), broken, data_hash(samples))
 
 
 def _score(samples: Sequence[VQASample], rows: Sequence[Mapping[str, Any]], score: Scorer) -> tuple[Any, Any]:

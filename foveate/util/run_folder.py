@@ -1,0 +1,103 @@
+"""What stands beside the results of a run: its configuration, and where it came from.
+
+check_same_config(folder, config, may_change=("workers",))    # a run that goes on has the options it began with
+write_run_files(folder, config, config.seed)
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import typing
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from foveate.errors import FoveateError
+from foveate.util.choices import choices_of, name_of
+from foveate.util.provenance import provenance
+
+
+def to_dict(config: Any) -> Any:
+    """A config as plain YAML values; a choice carries its `name`, so that `--config` reads the result back."""
+    if dataclasses.is_dataclass(config) and not isinstance(config, type):
+        hints = typing.get_type_hints(type(config))
+        values = {name: to_dict(getattr(config, name)) for name in field_names(type(config))}
+        for name in values:
+            if values[name] is not None and choices_of(hints[name]):
+                values[name] = {"name": name_of(type(getattr(config, name))), **values[name]}
+        return values
+    if isinstance(config, Mapping):
+        return {str(key): to_dict(value) for key, value in config.items()}
+    if isinstance(config, list | tuple | set | frozenset):
+        return [to_dict(value) for value in config]
+    return config if isinstance(config, bool | int | float | str | None) else str(config)
+
+
+def write_run_files(out_dir: str | Path, config: Any, seed: int | None) -> None:
+    """Write `config.yaml` (resolved; `--config` reads it) and `run.json` (where the results beside it came from).
+
+    Each file appears whole or not at all. A run that goes on in the same folder keeps the records of its earlier
+    starts under `earlier`.
+
+    Raises:
+        FoveateError: the folder cannot be written.
+    """
+    folder = Path(out_dir)
+    record = folder / "run.json"
+    run = {**provenance(), "seed": seed}
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        if record.exists():
+            before = json.loads(record.read_text())
+            run["earlier"] = [*before.pop("earlier", []), before]
+        _replace(folder / "config.yaml", yaml.safe_dump(to_dict(config), sort_keys=False, allow_unicode=True))
+        _replace(record, json.dumps(run, indent=1) + "\n")
+    except OSError as error:
+        raise FoveateError(f"{folder}: the run's config cannot be written there: {error.strerror}") from error
+    except ValueError as error:
+        raise FoveateError(f"{record}: not the JSON that an earlier run wrote; move it away: {error}") from error
+
+
+def check_same_config(out_dir: str | Path, config: Any, may_change: Sequence[str]) -> None:
+    """Refuse to mix two configurations in one folder of results; names the options that differ.
+
+    Args:
+        may_change: dotted options that change no result.
+    """
+    differing = differing_options(out_dir, config)
+    told = [f"{k}: {there!r} there, {now!r} now" for k, (there, now) in differing.items() if k not in may_change]
+    if told:
+        raise FoveateError(
+            f"{out_dir} holds a run with another configuration ({'; '.join(told)}); choose another folder, or give the "
+            "same options to go on with that run"
+        )
+
+
+def differing_options(out_dir: str | Path, config: Any) -> dict[str, tuple[Any, Any]]:
+    """Dotted option -> (value of the run in the folder, value now), where they differ; none without a run."""
+    record = Path(out_dir) / "config.yaml"
+    if not record.exists():
+        return {}
+    before, now = _dotted(yaml.safe_load(record.read_text()) or {}), _dotted(to_dict(config))
+    keys = sorted(before.keys() | now.keys())
+    return {key: (before.get(key), now.get(key)) for key in keys if before.get(key) != now.get(key)}
+
+
+def _dotted(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in values.items():
+        flat |= _dotted(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": value}
+    return flat
+
+
+def _replace(path: Path, text: str) -> None:
+    draft = path.with_name(f".{path.name}.draft")
+    draft.write_text(text)
+    draft.replace(path)
+
+
+def field_names(config_cls: type) -> list[str]:
+    return [f.name for f in dataclasses.fields(config_cls) if f.init]
