@@ -55,6 +55,8 @@ class Family(ABC):
     bidirectional = False
     """Whether the whole prompt attends to itself in both directions."""
     first_position = 0
+    packs_pictures = False
+    """Whether the vision tower puts all pictures of a batch into one sequence."""
     axes: int | None = None
     """Axes of the position ids; None: one."""
     token_cap: int | None = None
@@ -114,6 +116,7 @@ class Qwen(Family):
 
     image_token = "<|image_pad|>"
     marks = ("<|vision_start|>", "<|vision_end|>")
+    packs_pictures = True
     axes = 3
 
     @property

@@ -102,8 +102,9 @@ def assemble(
     config = model.config
     if config.model_type not in FAMILIES:
         raise unknown("image-text model type", config.model_type, FAMILIES)
-    batch_equal_pictures(model)
     family: Family = FAMILIES[config.model_type](config, processor, tokenizer)
+    if family.packs_pictures:
+        batch_equal_pictures(model)
     prompts = PromptMaker(
         tokenizer, Template(template), family.image_token, marks=family.marks, image_first=family.image_first
     )

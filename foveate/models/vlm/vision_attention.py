@@ -1,7 +1,8 @@
 """Vision attention over pictures of one size in one call.
 
-Qwen's vision towers put all pictures of a batch into one sequence, and the stock attention then runs a Python loop over
-them. Pictures of one size form a batch. The modules keep their weights; only their class changes, on this model alone.
+Qwen's vision towers put all pictures of a batch into one sequence. With `sdpa` they then run a Python loop over them;
+an implementation whose name says `flash` gets the whole sequence and its cuts instead. The one here, registered with
+transformers under such a name, takes pictures (or windows) of one length as a batch of `sdpa`.
 """
 
 from __future__ import annotations
@@ -12,50 +13,52 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-LOOPING = ("Qwen3VLVisionAttention", "Qwen2_5_VLVisionAttention", "VisionAttention")
-"""Classes of transformers whose forward splits the sequence at `cu_seqlens`."""
+PACKED_SDPA = "foveate_flash_sdpa"
+"""Name in transformers' registry; it needs no flash-attention package."""
 
 
-def batch_equal_pictures(model: nn.Module) -> int:
-    """Let the vision tower attend to pictures (or windows) of one size at once; returns how many modules changed."""
-    changed = 0
-    for module in model.modules():
-        kind = type(module)
-        if kind.__name__ in LOOPING and kind.__module__.startswith("transformers."):
-            module.__class__ = type(f"Batched{kind.__name__}", (_EqualChunks, kind), {})
-            changed += 1
-    return changed
+def batch_equal_pictures(model: Any) -> None:
+    """Let the vision tower of a transformers model attend to pictures (or windows) of one size at once.
+
+    A tower with another attention than the default `sdpa` keeps it.
+    """
+    from transformers import AttentionInterface
+
+    if model.config.vision_config._attn_implementation == "sdpa":
+        AttentionInterface.register(PACKED_SDPA, packed_sdpa)
+        model.set_attn_implementation({"vision_config": PACKED_SDPA})
 
 
-class _EqualChunks:
-    """Before a stock attention in the order of classes: takes over where all chunks have one length."""
+def packed_sdpa(
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: None,
+    *,
+    cu_seq_lens_q: Tensor,
+    max_length_q: int,
+    scaling: float | None = None,
+    dropout: float = 0.0,
+    **kwargs: Any,
+) -> tuple[Tensor, None]:
+    """Attention within each chunk of a packed sequence, as transformers calls it.
 
-    num_heads: int
-    scaling: float
-    qkv: Any
-    proj: Any
-
-    def forward(
-        self,
-        hidden_states: Tensor,
-        cu_seqlens: Tensor,
-        position_embeddings: tuple[Tensor, Tensor] | None = None,
-        **kwargs: Any,
-    ) -> Tensor:
-        lengths = cu_seqlens.diff()
-        chunks, length = len(lengths), int(lengths[0])
-        if chunks == 1 or position_embeddings is None or bool((lengths != length).any()):
-            return super().forward(  # type: ignore[misc]
-                hidden_states, cu_seqlens=cu_seqlens, position_embeddings=position_embeddings, **kwargs
-            )
-        q, k, v = self.qkv(hidden_states).view(chunks, length, 3, self.num_heads, -1).permute(2, 0, 3, 1, 4).unbind(0)
-        cos, sin = (x.float().view(chunks, 1, length, -1) for x in position_embeddings)
-        q, k = _rotate(q, cos, sin), _rotate(k, cos, sin)
-        out = F.scaled_dot_product_attention(q, k, v, scale=self.scaling)
-        return self.proj(out.transpose(1, 2).reshape(chunks * length, -1))
-
-
-def _rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """Rotary position embedding, halves convention, computed in float32."""
-    left, right = x.float().chunk(2, dim=-1)
-    return (x.float() * cos + torch.cat([-right, left], dim=-1) * sin).to(x.dtype)
+    Args:
+        query, key, value: [1, H, N, C], the chunks one after the other.
+        cu_seq_lens_q: int [chunks + 1], where they begin, and N.
+        max_length_q: the longest chunk's length.
+    Returns:
+        [1, N, H, C].
+    """
+    chunks = len(cu_seq_lens_q) - 1
+    if chunks * max_length_q == query.shape[2]:  # all are as long as the longest; known without waiting for the GPU
+        q, k, v = (x[0].unflatten(1, (chunks, max_length_q)).transpose(0, 1) for x in (query, key, value))
+        out = F.scaled_dot_product_attention(q, k, v, dropout_p=dropout, scale=scaling)
+        return out.transpose(1, 2).flatten(0, 1)[None], None
+    lengths = cu_seq_lens_q.diff().tolist()
+    parts = zip(*(x.split(lengths, dim=2) for x in (query, key, value)), strict=True)
+    outs = [
+        F.scaled_dot_product_attention(q, k, v, dropout_p=dropout, scale=scaling).transpose(1, 2) for q, k, v in parts
+    ]
+    return torch.cat(outs, dim=1), None
