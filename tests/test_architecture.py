@@ -1,4 +1,4 @@
-"""What holds for the whole tree: imports point one way, start-up is light, ruff and mypy have nothing to say."""
+"""What holds for the whole tree: imports point one way, start-up is light, folders say what belongs together."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import configparser
 import shutil
 import subprocess
 import sys
+from collections import defaultdict
 from pathlib import Path
 
 import pytest
@@ -62,23 +63,20 @@ def test_light_modules_import_no_torch() -> None:
     )
 
 
-def test_ruff_has_nothing_to_say() -> None:
-    call(tool("ruff"), "check", ".")
-    call(tool("ruff"), "format", "--check", ".")
+def sources() -> list[Path]:
+    """The Python files of the package, tests aside, relative to the repository."""
+    names = [Path(name) for name in call("git", "ls-files", "foveate/*.py").splitlines()]
+    return [name for name in names if not name.stem.endswith("_test") and name.stem != "conftest"]
 
 
-def test_types_check() -> None:
-    call(tool("mypy"))
+def test_a_shared_prefix_is_a_missing_folder() -> None:
+    """No three files of a folder share the part of their names before the first underscore."""
+    kin = defaultdict(list)
+    for path in sources():
+        kin[path.parent, path.stem.strip("_").split("_")[0]].append(path.name)
+    assert {f"{folder}/{prefix}_": names for (folder, prefix), names in kin.items() if len(names) > 2} == {}
 
 
-def test_files_are_of_one_room_each() -> None:
-    """No Python file over 400 lines, no tracked file of 12 MB."""
-    tracked = call("git", "ls-files").splitlines()
-    for name in tracked:
-        path = REPO / name
-        if not path.exists():
-            continue
-        assert path.stat().st_size < 12_000_000, f"{name} is {path.stat().st_size} bytes"
-        if path.suffix == ".py":
-            lines = path.read_text(encoding="utf-8").splitlines()
-            assert len(lines) <= 400, f"{name} has {len(lines)} lines"
+def test_no_tracked_file_is_of_12_mb() -> None:
+    tracked = (REPO / name for name in call("git", "ls-files").splitlines())
+    assert [path for path in tracked if path.exists() and path.stat().st_size >= 12_000_000] == []

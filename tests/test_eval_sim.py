@@ -108,6 +108,7 @@ def test_a_traced_run_leaves_everything(policy, tmp_path, capsys):
     assert "lightvla" in shown and "3/3 (44-100 %)" in shown and "index.html" in shown
 
 
+@pytest.mark.slow
 def test_kill_9_loses_nothing_and_doubles_nothing(policy, tmp_path):
     out, whole = tmp_path / "killed", tmp_path / "whole"
     flags = ["--pruner", "lightvla", "--max_batch", "1"]
@@ -250,6 +251,7 @@ def test_controls_change_what_is_seen(policy, tmp_path):
     assert frame.std() > 20  # the record shows the scene, not what the control left of it
 
 
+@pytest.mark.slow
 def test_recordings_of_another_size(policy, tmp_path, capsys):
     import h5py
     from PIL import Image

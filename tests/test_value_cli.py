@@ -17,6 +17,7 @@ from foveate.testing.golden import REPO
 pytestmark = pytest.mark.usefixtures("trained")
 
 
+@pytest.mark.slow
 def test_the_chosen_lambda_holds_under_its_own_prices_alone():
     chosen = [
         [row["row"] for row in rows_of(f"outputs/{unit}/eval_matrix.csv") if row["chosen"]]
@@ -39,7 +40,7 @@ def test_a_curve_over_lambda():
     assert json.loads(rows[0]["action_ratio"]) == pytest.approx(rates)
 
 
-@pytest.mark.parametrize("by", ["global", "entropy"])
+@pytest.mark.parametrize("by", ["global", pytest.param("entropy", marks=pytest.mark.slow)])
 def test_ratios_of_a_run_make_a_matched_random_policy(by):
     evaluate("outputs/for_buckets", "--pareto", "0.1", "0.5")
     run("value", "buckets", "outputs/for_buckets", "--lambda_cost", "0.5", "--by", by, "--out", f"{by}.yaml")
@@ -105,6 +106,7 @@ def test_tables_gather_runs():
     assert summary["seed"] == 0 and summary["warnings"] == []
 
 
+@pytest.mark.slow
 def test_tables_tell_other_questions_and_other_policies(capsys):
     words = ("--data.train_jsonl", "mixed", "--max_train_samples", "120", "--training.stage2_epochs", "1")
     run("train", "value", *MODEL, *words, "--output_dir", "outputs/other/outputs")
@@ -119,6 +121,7 @@ def test_tables_tell_other_questions_and_other_policies(capsys):
     assert [(r["row"], r["checkpoint"]) for r in rows] == [("learned λ=0.1 (p1)", "p1"), ("learned λ=0.1 (p2)", "p2")]
 
 
+@pytest.mark.slow
 def test_tables_keep_every_row_once_with_what_any_run_measured():
     profiled = ("--eval.profile", "--eval.profile_samples", "2")
     evaluate("outputs/a", "--policy.baseline_name", "always_full")

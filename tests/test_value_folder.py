@@ -20,6 +20,7 @@ def names_after(*words: str, out: str, verb: tuple[str, ...] = ("eval", "vqa"), 
     return {path.name for path in Path(out).iterdir()}
 
 
+@pytest.mark.slow
 def test_a_second_run_leaves_no_file_of_the_first():
     Path("secret.jsonl").write_text('{"id": "q", "question": "what is it? need=NO"}\n')
     first = names_after(out="both", verb=("sweep", "oracle"))
@@ -36,6 +37,7 @@ def test_a_second_run_leaves_no_file_of_the_first():
     assert third >= {"pareto_pruning.csv", "pruning_mixed.png"} and "submission_secret_no_vision.jsonl" not in third
 
 
+@pytest.mark.slow
 def test_tables_leave_no_plot_of_other_sets_and_keep_what_a_run_wrote():
     Path("known.jsonl").write_text('{"id": "q", "question": "what is it? need=NO", "answer": "yes"}\n')
     for dataset, name in (("mixed", "a"), ("known.jsonl", "b")):

@@ -101,6 +101,7 @@ def test_stage_1_passes_over_broken_pictures(model):
     assert len(summary["data"]["training"]["skipped"]) == 3 and summary["data"]["training"]["samples"] == 27
 
 
+@pytest.mark.slow
 def test_reuse_and_batches_change_no_row(model):
     tables = []
     for name, more in (

@@ -21,6 +21,7 @@ with sole_training(Path(sys.argv[1]), World()):
 """
 
 
+@pytest.mark.slow
 def test_a_second_training_is_refused_until_the_first_is_gone(tmp_path):
     other = subprocess.Popen([sys.executable, "-c", HOLD, str(tmp_path)], cwd=REPO, stdout=subprocess.PIPE, text=True)
     try:

@@ -146,6 +146,7 @@ def _train_as_one_of_many(out: str) -> None:
             torch.save(stub.state_dict(), Path(out) / "weights.pt")
 
 
+@pytest.mark.slow
 def test_two_processes_train_as_one_with_the_joint_batch(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", __file__]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parents[2])}

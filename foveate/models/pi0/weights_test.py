@@ -189,6 +189,7 @@ print(memory("VmHWM") - before, sum(p.nbytes for p in model.parameters()))
 @pytest.mark.parametrize(
     ("file_dtype", "dtype"), [("float32", "float32"), ("bfloat16", "float32"), ("float32", "bfloat16")]
 )
+@pytest.mark.slow
 def test_peak_memory_is_at_most_a_fifth_above_file_or_model(tmp_path: Path, file_dtype: str, dtype: str) -> None:
     """On a checkpoint of 300 MB in float32, in a process of its own."""
     stack = {"width": 1024, "depth": 2, "mlp_dim": 4096, "num_heads": 8, "num_kv_heads": 1, "head_dim": 64}

@@ -216,6 +216,7 @@ for outcome in run(Path(sys.argv[1]), Path(sys.argv[2])):
 """
 
 
+@pytest.mark.slow
 def test_killed_at_any_moment_and_started_again(tmp_path):
     """kill -9 at random moments: nothing half done is ever visible, nothing that is done is done again."""
     data, partial, rng = tmp_path / "data", tmp_path / "results" / PARTIAL, random.Random(0)
