@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from foveate.cli.demo.sim import DemoConfig, clear, sim_config
 from foveate.cli.main import main
 from foveate.policy import POLICIES
+from foveate.studies.demo import DemoConfig, clear, sim_config
 
 shipped = pytest.mark.skipif(
     not (POLICIES / "metaworld_tiny" / "model.safetensors").exists(), reason="the policy's weights are not here"

@@ -10,8 +10,6 @@ from pathlib import Path
 from foveate.util.files import write_text
 from foveate.util.progress import ProgressBar
 
-HELP = "measure"
-
 
 @dataclass(frozen=True)
 class BenchTraceConfig:

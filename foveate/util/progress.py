@@ -51,10 +51,21 @@ class Reporter:
             self.console.print(text, soft_wrap=True, highlight=False)
 
     def warn(self, text: str) -> None:
-        """A line about something that the person should know."""
+        """A line about something that the person should know; no markup."""
+        self._mark("yellow", "warning", text)
+
+    def fail(self, what: str, text: str) -> None:
+        """A line about something that went wrong; no markup.
+
+        Args:
+            what: stands before it: `failed`, `damaged`.
+        """
+        self._mark("red", what, text)
+
+    def _mark(self, colour: str, what: str, text: str) -> None:
         from rich.markup import escape
 
-        self.line(f"[yellow]warning:[/] {escape(text)}")
+        self.line(f"[{colour}]{what}:[/] {escape(text)}")
 
 
 SILENT = Reporter()

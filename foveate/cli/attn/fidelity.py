@@ -24,7 +24,7 @@ from foveate.cli.attn.scene import layers_of
 from foveate.errors import FoveateError
 from foveate.policy import LoadOptions
 from foveate.types import Phase
-from foveate.util.progress import ProgressBar
+from foveate.util.progress import ProgressBar, Reporter
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -98,7 +98,7 @@ def fidelity(argv: list[str]) -> int:
     from rich.console import Console
 
     from foveate.cli.config import parse
-    from foveate.cli.observation import take_all
+    from foveate.cli.words import take_all
     from foveate.studies.attention.fidelity_run import Frame, Sight
     from foveate.studies.attention.kept_inference import measure_frame
     from foveate.util.files import JsonLines
@@ -219,9 +219,9 @@ Place = tuple[str, int, Callable[[], Any]]
 def _places(config: FidelityConfig, policy: Policy, console: Console) -> tuple[list[Place], dict[str, str]]:
     """Every frame to be tested, and the episodes that cannot be read, with the reason."""
     if config.data_root is None:
-        from foveate.cli.observation import read_observation
+        from foveate.evaluation.scene import read_observation
 
-        observation = read_observation(config.image, config.state, config.prompt, policy, console)
+        observation = read_observation(config.image, config.state, config.prompt, policy, Reporter(console))
         return [("picture", 0, lambda: observation)], {}
     from foveate.data.droid.reader import cameras_of
     from foveate.viz.plots import spread

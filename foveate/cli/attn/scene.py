@@ -13,6 +13,7 @@ from foveate.cli.attn.options import LookOptions
 from foveate.errors import FoveateError
 from foveate.policy import LoadOptions
 from foveate.types import Observation, Phase
+from foveate.util.progress import Reporter
 
 if TYPE_CHECKING:
     from foveate.policy import Policy
@@ -54,7 +55,7 @@ class SceneConfig(LookOptions, LoadOptions):
 def parse_scene(config_cls: type[Any], argv: list[str], verb: str, several: Sequence[str]) -> Any:
     """Flags of paths and sentences, which may hold commas, are taken out before lists are split."""
     from foveate.cli.config import parse
-    from foveate.cli.observation import take_all
+    from foveate.cli.words import take_all
 
     words, taken = list(argv), {}
     for flag in several:
@@ -64,11 +65,11 @@ def parse_scene(config_cls: type[Any], argv: list[str], verb: str, several: Sequ
 
 
 def observe(config: SceneConfig, prompt: str | None, policy: Policy, console: Any) -> Observation:
-    from foveate.cli.observation import read_frame, read_observation
+    from foveate.evaluation.scene import read_frame, read_observation
 
     if config.episode:
         return read_frame(config.episode, config.frame, config.camera, prompt, policy)
-    return read_observation(config.image, config.state, str(prompt), policy, console)
+    return read_observation(config.image, config.state, str(prompt), policy, Reporter(console))
 
 
 def layers_of(asked: tuple[int, ...], depth: int) -> tuple[int, ...]:

@@ -12,10 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
-
 from foveate.errors import FoveateError
-from foveate.util.progress import ProgressBar
+from foveate.util.progress import Reporter
 
 DAMAGED = 3
 """Exit status where dumps were passed over."""
@@ -67,78 +65,46 @@ class ReportConfig(RunConfig):
 
 def plot(argv: list[str]) -> int:
     """The verb: overlays of a run folder."""
-    config, console = _parse(PlotConfig, argv, "plot"), Console()
-    return exit_status(console, _plot(config.folder, config.limit, console))
+    from foveate.evaluation.evidence import draw_overlays
+
+    config, screen = _parse(PlotConfig, argv, "plot")
+    return exit_status(screen, draw_overlays(config.folder, config.limit, screen))
 
 
 def tokens(argv: list[str]) -> int:
     """The verb: token log and capabilities of a run folder."""
-    config, console = _parse(TokensConfig, argv, "tokens"), Console()
-    return exit_status(console, _tokens(config.folder, console))
+    from foveate.evaluation.evidence import log_tokens
+
+    config, screen = _parse(TokensConfig, argv, "tokens")
+    return exit_status(screen, log_tokens(config.folder, screen))
 
 
 def report(argv: list[str]) -> int:
     """The verb: HTML report over one or more run folders, with fresh token logs."""
+    from foveate.evaluation.evidence import log_tokens
     from foveate.tracing.store import dump_paths
     from foveate.viz.report.page import build_report
 
-    config, console = _parse(ReportConfig, argv, "report"), Console()
+    config, screen = _parse(ReportConfig, argv, "report")
     folders = [config.folder, *map(Path, config.compare)]
-    damaged = [text for folder in folders if dump_paths(folder) for text in _tokens(folder, console)]
+    damaged = [text for folder in folders if dump_paths(folder) for text in log_tokens(folder, screen)]
     path = build_report(folders, Path(config.out) if config.out else config.folder / "report")
-    console.print(f"report: {path}", soft_wrap=True)
-    return exit_status(console, damaged)
+    screen.line(f"report: {path}")
+    return exit_status(screen, damaged)
 
 
-def write_evidence(folder: Path, console: Console, limit: int | None = None) -> list[str]:
-    """Overlays, token log and capabilities of a traced run, as `foveate eval sim` ends; returns what was damaged.
+def _parse(config_cls: type[Any], argv: list[str], verb: str) -> tuple[Any, Reporter]:
+    from rich.console import Console
 
-    Args:
-        limit: inferences to draw, evenly over the run; None: all.
-    """
-    return list(dict.fromkeys([*_plot(folder, limit, console), *_tokens(folder, console)]))
-
-
-def _plot(folder: Path, limit: int | None, console: Console) -> list[str]:
-    from foveate.tracing.store import dump_paths
-    from foveate.tracing.tokens import check_run
-    from foveate.viz.plots import plot_run, spread
-
-    total = len(spread(dump_paths(check_run(folder)), limit))
-    with ProgressBar(console, f"overlays of {folder.name}", "inferences", total) as bar:
-        done = plot_run(folder, limit, bar.advance)
-    console.print(
-        f"overlays: {done.files} pictures, {done.inferences} inferences, in {folder / 'plots'}", soft_wrap=True
-    )
-    if done.left_out:
-        console.print(f"          {done.left_out} inferences left out; `foveate trace plot {folder}` draws all")
-    if done.without_pictures:
-        console.print(f"[yellow]warning:[/] {done.without_pictures} inferences have no saved pictures to draw on")
-    return done.unreadable
-
-
-def _tokens(folder: Path, console: Console) -> list[str]:
-    from foveate.evaluation.sim.collapse import diagnose
-    from foveate.tracing.tokens import write_capabilities, write_token_log
-
-    log = write_token_log(folder, diagnose)
-    write_capabilities(folder)
-    console.print(f"token log: {len(log.rows)} inferences in {folder / 'report/tokens.jsonl'}", soft_wrap=True)
-    for warning in log.summary["warnings"]:
-        console.print(f"[yellow]warning:[/] {warning}")
-    for problem, count in log.summary["schema_problems"].items():
-        console.print(f"[yellow]schema:[/] {problem} ({count} dumps)", highlight=False)
-    return log.unreadable
-
-
-def _parse(config_cls: type[Any], argv: list[str], verb: str) -> Any:
     from foveate.cli.config import parse
 
-    return parse(config_cls, argv, f"foveate trace {verb}", aliases={"exp_dir": "run_root"}, positional=("run_root",))
+    aliases = {"exp_dir": "run_root"}
+    config = parse(config_cls, argv, f"foveate trace {verb}", aliases=aliases, positional=("run_root",))
+    return config, Reporter(Console())
 
 
-def exit_status(console: Console, damaged: Sequence[str]) -> int:
+def exit_status(screen: Reporter, damaged: Sequence[str]) -> int:
     """Name what was passed over; 0 where nothing was."""
     for text in damaged:
-        console.print(f"[red]damaged:[/] {text}", highlight=False, soft_wrap=True)
+        screen.fail("damaged", text)
     return DAMAGED if damaged else 0

@@ -3,19 +3,20 @@ import json
 
 import pytest
 
-from foveate.cli.data.demos import MetaWorldDemosConfig, metaworld_demos, plan, record_demos
+from foveate.cli.data.demos import metaworld_demos
 from foveate.data.demos import DemoDataset, episode_path
+from foveate.demonstrations.record import MetaWorldDemosConfig, episodes_of, record_demos
 from foveate.errors import FoveateError
 
 pytestmark = pytest.mark.skipif(importlib.util.find_spec("metaworld") is None, reason="needs metaworld")
 
 
 def test_plan_goes_task_by_task_whatever_the_workers():
-    slots = plan(MetaWorldDemosConfig("x", tasks="push:4,reach", episodes=2, workers=1))
-    assert slots == plan(MetaWorldDemosConfig("x", tasks="push:4,reach", episodes=2, workers=9))
-    assert [s.task for s in slots] == ["push-v3"] * 4 + ["reach-v3"] * 2
-    assert [s.index for s in slots] == list(range(6))
-    assert [s.seed for s in slots if s.task == "push-v3"] == [10000, 10001, 10002, 10003]
+    planned = episodes_of(MetaWorldDemosConfig("x", tasks="push:4,reach", episodes=2, workers=1))
+    assert planned == episodes_of(MetaWorldDemosConfig("x", tasks="push:4,reach", episodes=2, workers=9))
+    assert [e.task for e in planned] == ["push-v3"] * 4 + ["reach-v3"] * 2
+    assert [e.index for e in planned] == list(range(6))
+    assert [e.seed for e in planned if e.task == "push-v3"] == [10000, 10001, 10002, 10003]
 
 
 @pytest.mark.parametrize(
@@ -29,7 +30,7 @@ def test_plan_goes_task_by_task_whatever_the_workers():
 )
 def test_wrong_options(options, message):
     with pytest.raises(FoveateError, match=message):
-        plan(MetaWorldDemosConfig("x", **options))
+        episodes_of(MetaWorldDemosConfig("x", **options))
 
 
 def test_records_resumes_and_refuses_other_settings(tmp_path, capsys):

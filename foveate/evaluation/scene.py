@@ -1,4 +1,4 @@
-"""One observation from a command line: pictures and a state, or one frame of a DROID-format episode."""
+"""One observation from files: pictures and a state, or one frame of a DROID-format episode."""
 
 from __future__ import annotations
 
@@ -9,45 +9,25 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from foveate.data.droid.reader import SIDES, Episode, cameras_of
 from foveate.errors import FoveateError, unknown
+from foveate.types import Observation
+from foveate.util.progress import SILENT, Reporter
 
 if TYPE_CHECKING:
-    from rich.console import Console
-
     from foveate.policy import Policy
-    from foveate.types import Observation
-
-
-def take_all(argv: Sequence[str], flag: str) -> tuple[list[str], list[str]]:
-    """The command line without `--image a --image b c`, and [a, b, c]: paths may hold commas, which lists may not."""
-    rest: list[str] = []
-    values: list[str] = []
-    inside = False
-    for word in argv:
-        name, equals, value = word.partition("=")
-        if name == f"--{flag}":
-            inside = not equals
-            values += [value] if equals else []
-        elif inside and not word.startswith("--"):
-            values.append(word)
-        else:
-            inside = False
-            rest.append(word)
-    return rest, values
 
 
 def read_observation(
-    image: Sequence[str], state: Sequence[float], prompt: str, policy: Policy, console: Console
+    image: Sequence[str], state: Sequence[float], prompt: str, policy: Policy, report: Reporter = SILENT
 ) -> Observation:
     """From picture files.
 
     Args:
         image: a picture per view of the policy: `view=path`, or paths in the order of its views.
-        state: in the robot's units; none: zeros, and the console says so.
+        state: in the robot's units; none: zeros, and the report says so.
     """
     from PIL import Image
-
-    from foveate.types import Observation
 
     views = policy.spec.views
     named = dict(word.partition("=")[::2] for word in image if "=" in word and not Path(word).exists())
@@ -71,7 +51,7 @@ def read_observation(
     values = np.asarray(state, np.float32)
     if not len(state):
         values = np.zeros(policy.spec.state_dim, np.float32)
-        console.print(f"state: none given, {policy.spec.state_dim} zeros are used")
+        report.line(f"state: none given, {policy.spec.state_dim} zeros are used")
     return Observation(images, values, prompt)
 
 
@@ -82,8 +62,6 @@ def read_frame(episode: str, frame: int, side: str, prompt: str | None, policy: 
         episode: `<outcome>/<date>/<episode>` folder, see `data.droid.reader`.
         side: left or right, the exterior camera.
     """
-    from foveate.data.droid.reader import SIDES, Episode, cameras_of
-
     folder = Path(episode).resolve()
     if side not in SIDES:
         raise unknown("camera", side, SIDES)

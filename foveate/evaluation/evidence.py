@@ -1,0 +1,75 @@
+"""What the trace of a run becomes: overlays, token log, capabilities, and one report over a run or several.
+
+Needs run folders alone: no model, no GPU, no simulator. Dumps and pictures that are damaged are passed over and
+returned, one sentence each.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from foveate.evaluation.sim.collapse import diagnose
+from foveate.tracing.store import dump_paths
+from foveate.tracing.tokens import check_run, write_capabilities, write_token_log
+from foveate.util.progress import SILENT, Reporter
+from foveate.viz.plots import plot_run, spread
+from foveate.viz.report.page import build_report
+
+
+def draw_overlays(folder: Path, limit: int | None = None, report: Reporter = SILENT) -> list[str]:
+    """Scores, kept patches and attention over the source pictures, under `plots/`; returns what was damaged.
+
+    Args:
+        limit: inferences to draw, evenly over the run; None: all.
+    Raises:
+        FoveateError: the folder holds no dump, or cannot be written.
+    """
+    total = len(spread(dump_paths(check_run(folder)), limit))
+    with report.bar(f"overlays of {folder.name}", "inferences", total) as bar:
+        drawn = plot_run(folder, limit, bar.advance)
+    report.line(f"overlays: {drawn.files} pictures, {drawn.inferences} inferences, in {folder / 'plots'}")
+    if drawn.left_out:
+        report.line(f"          {drawn.left_out} inferences left out; `foveate trace plot {folder}` draws all")
+    if drawn.without_pictures:
+        report.warn(f"{drawn.without_pictures} inferences have no saved pictures to draw on")
+    return drawn.unreadable
+
+
+def log_tokens(folder: Path, report: Reporter = SILENT) -> list[str]:
+    """`report/tokens.jsonl`, `tokens_summary.json` and `capabilities.json`; returns what was damaged.
+
+    Raises:
+        FoveateError: the folder holds no dump, or cannot be written.
+    """
+    log = write_token_log(folder, diagnose)
+    write_capabilities(folder)
+    report.line(f"token log: {len(log.rows)} inferences in {folder / 'report/tokens.jsonl'}")
+    for warning in log.summary["warnings"]:
+        report.warn(warning)
+    for problem, count in log.summary["schema_problems"].items():
+        report.line(f"[yellow]schema:[/] {problem} ({count} dumps)")
+    return log.unreadable
+
+
+def write_evidence(folder: Path, report: Reporter = SILENT, limit: int | None = None) -> list[str]:
+    """Overlays, token log and capabilities of a traced run; returns what was damaged.
+
+    Args:
+        limit: inferences to draw, evenly over the run; None: all.
+    """
+    return list(dict.fromkeys([*draw_overlays(folder, limit, report), *log_tokens(folder, report)]))
+
+
+def write_report(folders: Sequence[Path], out: Path, report: Reporter = SILENT, max_plots: int | None = None) -> Path:
+    """The evidence of every traced run, and one HTML file over all runs; returns its path.
+
+    Args:
+        max_plots: inferences of each run whose overlays are drawn, evenly over it; None: all.
+    """
+    for folder in folders:
+        if dump_paths(folder):
+            for damaged in write_evidence(folder, report, max_plots):
+                report.warn(f"passed over: {damaged}")
+    with report.status("writing the report"):
+        return build_report(list(folders), out)

@@ -1,0 +1,145 @@
+"""Score a policy in a simulator, with everything that belongs to a result written beside it.
+
+    run = evaluate(SimConfig(policy="metaworld_tiny", task_suite_name="reach", out="runs/reach"))
+    for row in result_rows([run]):
+        print(row.task, row.successes, row.episodes)
+
+A run folder goes on where it was interrupted.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from foveate.evaluation.sim.results import RunLog, write_results
+from foveate.evaluation.sim.rollout import Played
+from foveate.evaluation.sim.simulate import SimConfig, name_variant, simulate
+from foveate.policy import Policy
+from foveate.util.progress import SILENT, Reporter
+from foveate.util.provenance import provenance
+from foveate.util.run_folder import check_same_config, to_dict, write_run_files
+
+MAY_CHANGE = (
+    "num_trials_per_task", "num_workers", "max_batch", "trace_max_dumps_per_run",
+    "trace_max_plots", "env.python", "env.timeout_s",
+)  # fmt: skip
+"""Options that may differ when a run goes on: they change no episode."""
+
+
+@dataclass(frozen=True)
+class Evaluated:
+    """A finished run."""
+
+    folder: Path
+    variant: str
+    summary: dict[str, Any]
+    """The content of `summary.json`."""
+
+
+@dataclass(frozen=True)
+class ResultRow:
+    """One task of one run, or all its tasks (`all`)."""
+
+    task: str
+    variant: str
+    successes: int
+    episodes: int
+    """Those that were played, crashed ones included."""
+    crashes: int
+    ci95: tuple[float, float]
+    """Wilson interval of the success rate."""
+    kept: float | None
+    """Visual tokens per inference after pruning, mean; None: nothing was inferred."""
+    patches: float | None
+    """Visual tokens per inference before pruning, mean."""
+    ms_p50: float | None
+    """Milliseconds of one inference, median."""
+    ms_p95: float | None
+
+
+def evaluate(config: SimConfig, report: Reporter = SILENT, label: str = "", policy: Policy | None = None) -> Evaluated:
+    """Play what the run folder lacks, and write results and trace.
+
+    Args:
+        label: stands before the progress bar; empty: the variant's name.
+        policy: loaded as `config` says; None: it is loaded.
+    Raises:
+        FoveateError: conventions, views or tasks do not fit, or the folder holds a run with other options.
+    """
+    jobs = config.jobs()
+    if policy is None:
+        with report.status("loading the policy"):
+            policy = config.load()
+    variant = name_variant(config, policy)
+    folder = Path(config.trace_out_dir or config.out or _default_folder(config, variant))
+    check_same_run(folder, config)
+    log = RunLog(folder)
+    write_run_files(folder, config, config.seed)
+    warnings = _earlier_warnings(folder)
+    statuses = [episode.status for episode in log.episodes]
+    bar = report.bar(label or variant, "episodes", len(jobs), len(statuses), "starting the simulators")
+
+    def ended(played: Played) -> None:
+        statuses.append(played.result.status)
+        crashes = statuses.count("crash")
+        crashed = f"  [red]{crashes} crashed[/]" if crashes else ""
+        bar.advance(1, f"success {statuses.count('success')}/{len(statuses)}{crashed}")
+
+    try:
+        with bar:
+            begin = partial(bar.begin, len(jobs))
+            warnings += simulate(config, policy, log, variant=variant, on_episode=ended, on_start=begin)
+    except KeyboardInterrupt:
+        report.line(f"{len(log.done)} of {len(jobs)} episodes are kept in {folder}; the same command goes on")
+        raise
+    finally:
+        log.close()
+    facts = {"config": to_dict(config), "seed": config.seed, "policy": policy.spec.name, **provenance()}
+    return Evaluated(folder, variant, write_results(log, provenance=facts, warnings=list(dict.fromkeys(warnings))))
+
+
+def check_same_run(folder: Path, config: SimConfig) -> None:
+    """Refuse to mix two configurations in one folder; names the options that differ."""
+    log = folder / "episodes.jsonl"
+    if log.exists() and log.stat().st_size > 0:
+        check_same_config(folder, config, MAY_CHANGE)
+
+
+def result_rows(runs: Sequence[Evaluated]) -> list[ResultRow]:
+    """Task by task, the runs below each other in it; last all tasks together."""
+    tasks = dict.fromkeys(group["task"] for run in runs for group in run.summary["tasks"])
+    rows = [
+        _row(task, run.variant, group)
+        for task in tasks
+        for run in runs
+        for group in run.summary["tasks"]
+        if group["task"] == task
+    ]
+    return rows + [_row("all", run.variant, run.summary["total"]) for run in runs]
+
+
+def _row(task: str, variant: str, group: dict[str, Any]) -> ResultRow:
+    low, high = group["ci95"]
+    kept, total = group["kept"], group["latency_ms"]["total"]
+    return ResultRow(
+        task, variant, group["successes"], group["episodes"], group["crashes"], (low, high),
+        kept["mean"], kept["patches"], total["p50"], total["p95"],
+    )  # fmt: skip
+
+
+def _default_folder(config: SimConfig, variant: str) -> str:
+    suite = config.task_suite_name.replace(",", "+").replace("/", "-")
+    return f"runs/{Path(config.policy).name}_{suite}_{variant}"
+
+
+def _earlier_warnings(folder: Path) -> list[str]:
+    """Warnings of the part of the run that an earlier call played."""
+    try:
+        return list(json.loads((folder / "summary.json").read_text())["warnings"])
+    except (OSError, ValueError, KeyError):
+        return []
