@@ -1,32 +1,81 @@
-"""Small SVG charts for the report: text with CSS classes, so that the page's light and dark colours hold.
+"""Charts of the report pages: matplotlib's SVG, made to stand inside a page.
 
-Series colours are `var(--c0)` ... of the page. Coordinates are of the `viewBox`; the page scales the picture.
+    chart = Chart((0, 55), (0, 128), x_label="step", y_label="patches kept")
+    chart.line(Line("full, mean", 0, [0, 5, 10], [128, 120, 96]))
+    svg = chart.svg("patches kept over time")
+
+Colours are the page's own (`var(--c0)` ...), so that its light and dark schemes hold; text stays text, in the page's
+font. What a mark says when pointed at is the `<title>` of its group. Equal data give equal bytes. Lengths are in
+points, one to a unit of the `viewBox`; the page scales the picture.
 """
 
 from __future__ import annotations
 
-import math
+import io
+import re
+import warnings
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from html import escape
+from typing import Any
+from xml.etree import ElementTree
 
+from markupsafe import Markup
+
+PALETTE = {
+    "ink": ("#1d2126", "#e8e6e1"),
+    "soft": ("#626a73", "#9aa3ad"),
+    "line": ("#e3e0da", "#30363e"),
+    "grid": ("#ecebe6", "#282d34"),
+    # Series.
+    "c0": ("#2f6db5", "#6fa8e8"),
+    "c1": ("#d9731a", "#f09a4e"),
+    "c2": ("#2a9476", "#5cc4a5"),
+    "c3": ("#9b59a8", "#c58bd2"),
+    "c4": ("#b8932b", "#dcbc5c"),
+    "c5": ("#5b6670", "#a0abb5"),
+    # Stages of an inference.
+    "s0": ("#44679c", "#5d83bd"),
+    "s1": ("#d9822b", "#d98a3d"),
+    "s2": ("#3c9a86", "#3f9f8b"),
+    "s3": ("#8f6fae", "#9a7cb8"),
+    "s4": ("#a5abb2", "#6b737c"),
+}
+"""CSS variable of the pages -> its colour in the light scheme, which no other variable has, and in the dark one."""
 COLORS = 6
-"""Number of series colours that the page defines."""
+"""Number of series colours."""
+SMALL, LARGE = (360, 230), (560, 300)
+"""Width and height."""
+TEXT = 11.5
+
+INK, SOFT, LINE, GRID = (PALETTE[name][0] for name in ("ink", "soft", "line", "grid"))
+STYLE = {
+    "svg.fonttype": "none",
+    "font.family": "DejaVu Sans",
+    "font.size": TEXT,
+    "text.parse_math": False,  # a dollar in the name of a task is a dollar
+    "figure.facecolor": "none",
+    "axes.facecolor": "none",
+    "axes.edgecolor": LINE,
+    "axes.labelcolor": SOFT,
+    "axes.spines.left": False,
+    "axes.spines.right": False,
+    "axes.spines.top": False,
+    "axes.grid": True,
+    "axes.grid.axis": "y",
+    "axes.axisbelow": True,
+    "grid.color": GRID,
+    "grid.linewidth": 1,
+    "xtick.bottom": False,
+    "ytick.left": False,
+    "xtick.labelcolor": SOFT,
+    "ytick.labelcolor": SOFT,
+}
 
 
 def color(index: int) -> str:
+    """The page's colour of a series."""
     return f"var(--c{index % COLORS})"
-
-
-def ticks(low: float, high: float, count: int = 4) -> list[float]:
-    """Round numbers between two bounds, about `count` of them."""
-    if not high > low:
-        return [low]
-    raw = (high - low) / count
-    power = 10 ** math.floor(math.log10(raw))
-    step = next(m * power for m in (1, 2, 2.5, 5, 10) if m * power >= raw * 0.999)
-    first = math.ceil(low / step - 1e-9)
-    return [round(i * step, 10) for i in range(first, math.floor(high / step + 1e-9) + 1)]
 
 
 @dataclass
@@ -42,8 +91,13 @@ class Line:
     dashed: bool = False
 
 
-class Frame:
-    """Axes with a grid; marks are added in data coordinates."""
+class Chart:
+    """Axes with a horizontal grid; marks are added in data coordinates.
+
+    Args:
+        x, y: least and largest value of the axes.
+        percent: of the y axis, whose values are shares.
+    """
 
     def __init__(
         self,
@@ -52,108 +106,143 @@ class Frame:
         *,
         x_label: str,
         y_label: str,
-        title: str = "",
-        size: tuple[int, int] = (360, 230),
+        size: tuple[int, int] = SMALL,
         percent: bool = False,
     ) -> None:
-        self.x_range = x if x[1] > x[0] else (x[0], x[0] + 1)
-        self.y_range = y if y[1] > y[0] else (y[0], y[0] + 1)
-        self.width, self.height = size
-        self.left, self.right, self.top, self.bottom = 56, 12, 30 if title else 14, 40
-        self.parts: list[str] = []
-        base, end = self.height - self.bottom, self.width - self.right
-        if title:
-            self.parts.append(f'<text class="t" x="{self.left}" y="16">{escape(title)}</text>')
-        for tick in ticks(*self.y_range):
-            at, label = self.y(tick), f"{tick:.0%}" if percent else f"{tick:g}"
-            self.parts.append(f'<line class="g" x1="{self.left}" x2="{end}" y1="{at:.1f}" y2="{at:.1f}"/>')
-            self.parts.append(f'<text class="k e" x="{self.left - 7}" y="{at + 3.5:.1f}">{label}</text>')
-        for tick in ticks(*self.x_range):
-            self.parts.append(f'<text class="k m" x="{self.x(tick):.1f}" y="{base + 16}">{tick:g}</text>')
-        self.parts.append(f'<line class="a" x1="{self.left}" x2="{end}" y1="{base}" y2="{base}"/>')
-        middle = (self.left + end) / 2
-        self.parts.append(f'<text class="k m" x="{middle:.0f}" y="{self.height - 6}">{escape(x_label)}</text>')
-        across = (self.top + base) / 2
-        self.parts.append(
-            f'<text class="k m" transform="translate(11 {across:.0f}) rotate(-90)">{escape(y_label)}</text>'
-        )
+        from matplotlib.ticker import MaxNLocator, PercentFormatter, StrMethodFormatter
 
-    def x(self, value: float) -> float:
-        low, high = self.x_range
-        return self.left + (value - low) / (high - low) * (self.width - self.left - self.right)
-
-    def y(self, value: float) -> float:
-        low, high = self.y_range
-        base = self.height - self.bottom
-        return base - (value - low) / (high - low) * (base - self.top)
+        self._said: dict[str, str] = {}
+        with _style():
+            self._figure, self._axes = _new_figure(*size)
+            xlim, ylim = ((low, high if high > low else low + 1) for low, high in (x, y))
+            self._axes.set(xlabel=x_label, ylabel=y_label, xlim=xlim, ylim=ylim)
+            for axis in (self._axes.xaxis, self._axes.yaxis):
+                axis.set_major_locator(MaxNLocator(4, steps=[1, 2, 2.5, 5, 10]))
+                axis.set_major_formatter(StrMethodFormatter("{x:g}"))
+            if percent:
+                self._axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
 
     def line(self, line: Line) -> None:
-        points = " ".join(f"{self.x(a):.1f},{self.y(b):.1f}" for a, b in zip(line.xs, line.ys, strict=True))
-        kind = "l faint" if line.faint else "l"
-        dash = ' stroke-dasharray="4 3"' if line.dashed else ""
-        title = f"<title>{escape(line.label)}</title>"
+        """A line through its points; a single point is a dot."""
         if len(line.xs) == 1:
             self.dot(line.xs[0], line.ys[0], line.index, line.label)
             return
-        self.parts.append(
-            f'<polyline class="{kind}" points="{points}" stroke="{color(line.index)}"{dash}>{title}</polyline>'
-        )
+        (drawn,) = self._axes.plot(line.xs, line.ys, color=_light(f"c{line.index % COLORS}"))
+        drawn.set(linewidth=1 if line.faint else 2.4, alpha=0.38 if line.faint else None)
+        drawn.set(dashes=(4, 3) if line.dashed else (None, None), gid=_says(self._said, line.label))
 
     def dot(self, x: float, y: float, index: int, label: str, interval: tuple[float, float] | None = None) -> None:
         """A point, with the interval of its y where one is known."""
-        at = f"{self.x(x):.1f}"
+        from matplotlib.patches import Circle
+        from matplotlib.transforms import ScaledTranslation
+
+        shade = _light(f"c{index % COLORS}")
         if interval:
-            low, high = (f"{self.y(v):.1f}" for v in interval)
-            self.parts.append(f'<line class="ci" x1="{at}" x2="{at}" y1="{low}" y2="{high}" stroke="{color(index)}"/>')
-        title = f"<title>{escape(label)}</title>"
-        self.parts.append(f'<circle cx="{at}" cy="{self.y(y):.1f}" r="4.5" fill="{color(index)}">{title}</circle>')
+            self._axes.plot([x, x], interval, color=shade, linewidth=1.6, alpha=0.55, gid=_says(self._said, label))
+        # Of a fixed size at a place of the data.
+        place = self._figure.dpi_scale_trans + ScaledTranslation(x, y, self._axes.transData)
+        circle = Circle(
+            (0, 0), 4.5 / 72, transform=place, color=shade, linewidth=0, zorder=3, gid=_says(self._said, label)
+        )
+        self._axes.add_artist(circle)
 
-    def svg(self, label: str) -> str:
-        return svg(self.parts, self.width, self.height, label)
-
-
-def svg(parts: Sequence[str], width: int, height: int, label: str) -> str:
-    return (
-        f'<svg viewBox="0 0 {width} {height}" role="img" aria-label="{escape(label)}" '
-        f'style="max-width:{round(width * 1.3)}px">{"".join(parts)}</svg>'
-    )
+    def svg(self, label: str) -> Markup:
+        """The chart as an `svg` element; the label is read to those who do not see it."""
+        with _style():
+            return _svg(self._figure, label, self._said)
 
 
 def lines(
-    series: Sequence[Line], *, x_label: str, y_label: str, title: str = "", y: tuple[float, float] | None = None
-) -> str:
+    series: Sequence[Line], *, x_label: str, y_label: str, label: str = "", y: tuple[float, float] | None = None
+) -> Markup:
     """A line chart; the x axis covers the data, the y axis starts at 0 unless `y` says otherwise."""
     xs, ys = [v for s in series for v in s.xs], [v for s in series for v in s.ys]
-    frame = Frame(
-        (min(xs, default=0), max(xs, default=1)),
-        y or (0, max(ys, default=1) * 1.05),
-        x_label=x_label,
-        y_label=y_label,
-        title=title,
-    )
+    x = (min(xs, default=0), max(xs, default=1))
+    chart = Chart(x, y or (0, max(ys, default=1) * 1.05), x_label=x_label, y_label=y_label)
     for item in sorted(series, key=lambda s: not s.faint):
-        frame.line(item)
-    return frame.svg(title or y_label)
+        chart.line(item)
+    return chart.svg(label or y_label)
 
 
-def stacked_bars(rows: Sequence[tuple[str, Sequence[float]]], names: Sequence[str], unit: str) -> str:
+def stacked_bars(rows: Sequence[tuple[str, Sequence[float]]], names: Sequence[str], unit: str) -> Markup:
     """One horizontal bar per row, cut into named parts of colours `--s0`, `--s1` ..."""
-    width, left, bar, gap, top = 720, 130, 26, 14, 8
     longest = max((sum(values) for _, values in rows), default=0) or 1.0
-    room = width - left - 70
-    parts = []
-    for i, (label, values) in enumerate(rows):
-        y, x = top + i * (bar + gap), float(left)
-        parts.append(f'<text class="k e b" x="{left - 10}" y="{y + bar / 2 + 4:.0f}">{escape(label)}</text>')
-        for k, (name, value) in enumerate(zip(names, values, strict=True)):
-            size = value / longest * room
-            text = f"{label}, {name}: {value:.1f} {unit}"
-            parts.append(
-                f'<rect x="{x:.1f}" y="{y}" width="{max(0.0, size - 1):.1f}" height="{bar}" rx="2" fill="var(--s{k})">'
-                f"<title>{escape(text)}</title></rect>"
-            )
-            if size > 34:
-                parts.append(f'<text class="in m" x="{x + size / 2:.1f}" y="{y + bar / 2 + 4:.0f}">{value:.1f}</text>')
-            x += size
-        parts.append(f'<text class="k" x="{x + 8:.1f}" y="{y + bar / 2 + 4:.0f}">{sum(values):.1f} {unit}</text>')
-    return svg(parts, width, top + len(rows) * (bar + gap), f"latency by stage in {unit}")
+    said: dict[str, str] = {}
+    with _style():
+        figure, axes = _new_figure(720, 8 + 40 * len(rows))
+        axes.grid(False)
+        axes.spines["bottom"].set_visible(False)
+        axes.set(xlim=(0, 1.12 * longest), ylim=(len(rows) - 0.5, -0.5), xticks=[])
+        axes.set_yticks(range(len(rows)), [label for label, _ in rows], color=INK, fontsize=13)
+        for place, (label, values) in enumerate(rows):
+            left = 0.0
+            for k, (name, value) in enumerate(zip(names, values, strict=True)):
+                gid = _says(said, f"{label}, {name}: {value:.1f} {unit}")
+                gap = min(value, longest / 500)
+                axes.barh(place, value - gap, 0.65, left, color=_light(f"s{k}"), linewidth=0, gid=gid)
+                if value > 0.06 * longest:
+                    axes.text(
+                        left + value / 2, place, f"{value:.1f}", color="#ffffff", ha="center", va="center_baseline"
+                    )
+                left += value
+            axes.text(left + longest / 80, place, f"{left:.1f} {unit}", color=SOFT, va="center_baseline")
+        return _svg(figure, f"latency by stage in {unit}", said)
+
+
+def _light(name: str) -> str:
+    return PALETTE[name][0]
+
+
+def _says(said: dict[str, str], label: str) -> str:
+    """The id of a mark that says this."""
+    gid = f"mark{len(said)}"
+    said[gid] = label
+    return gid
+
+
+def _style() -> AbstractContextManager[None]:
+    import matplotlib
+
+    return matplotlib.rc_context(STYLE)
+
+
+def _new_figure(width: float, height: float) -> tuple[Any, Any]:
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(width / 72, height / 72), layout="constrained")
+    return figure, figure.subplots()
+
+
+ATTRIBUTES = ("d", "style", "x", "y", "transform", "viewBox")
+"""What is left of an element's attributes: others are of a file, or name what the whole page must not hold twice."""
+
+
+def _svg(figure: Any, label: str, said: dict[str, str]) -> Markup:
+    """A figure as an element of a page.
+
+    Clip paths go, too: all marks lie within their axes.
+    """
+    file = io.StringIO()
+    with warnings.catch_warnings():
+        # Told of characters that matplotlib's own font lacks; the page has the reader's fonts.
+        warnings.filterwarnings("ignore", "Glyph")
+        figure.savefig(file, format="svg", metadata={"Date": None})
+    root = ElementTree.fromstring(file.getvalue())
+    variables = {light: f"var(--{name})" for name, (light, _) in PALETTE.items()}
+    for element in list(root.iter()):
+        element.tag, element.tail = element.tag.rpartition("}")[2], None
+        element.text = element.text if element.tag == "text" else None
+        for child in [c for c in element if c.tag.endswith(("}metadata", "}defs"))]:
+            element.remove(child)
+        text = said.get(element.get("id", ""))
+        if text is not None:
+            title = ElementTree.Element("title")
+            title.text = text
+            element.insert(0, title)
+        element.attrib = {name: element.attrib[name] for name in ATTRIBUTES if name in element.attrib}
+        if "style" in element.attrib:
+            style = element.attrib["style"]
+            element.set("style", re.sub("#[0-9a-f]{6}", lambda found: variables.get(found[0], found[0]), style))
+    width = round(figure.get_figwidth() * 72 * 1.3)
+    root.attrib |= {"class": "chart", "role": "img", "aria-label": label, "style": f"max-width:{width}px"}
+    return Markup(ElementTree.tostring(root, encoding="unicode"))

@@ -6,15 +6,13 @@ write_reports(result, pictures, Path("runs/fidelity"))     # `result` is the con
 from __future__ import annotations
 
 import base64
-import re
 from collections.abc import Mapping, Sequence
-from html import escape
 from pathlib import Path
 from typing import Any
 
 from foveate.util.files import write_text
 from foveate.viz.report import charts
-from foveate.viz.report.page import TEMPLATE
+from foveate.viz.report.render import render
 
 Row = dict[str, Any]
 KINDS = ("high", "random", "low")
@@ -72,58 +70,31 @@ def to_markdown(result: Mapping[str, Any], pictures: Sequence[Path], out: Path) 
 
 def to_html(result: Mapping[str, Any], pictures: Sequence[Path]) -> str:
     """The report as one page that needs no server, network or file beside it."""
-    metric = result["metric"]
-    parts = [_section("How to read it", _what(result), "")]
-    for choice in result["rankings"]:
-        chart = _layer_chart(result, choice, metric)
-        body = f'<div class="scroll">{_html_table(*ranking_table(result, choice))}</div>'
-        parts.append(_section(f"Layers by what covering {_view_words(choice)} does", "", _legend(KINDS) + chart + body))
-    first = result["views"][0]
-    charts_of = "".join(_layer_chart(result, first, name) for name in NAMES if name != metric)
-    tables = "".join(
-        f'<p><b>{escape(NAMES[name])}</b></p><div class="scroll">{_html_table(*_measures(result, first, name))}</div>'
-        for name in NAMES
-        if name != metric
+    metric, first = result["metric"], result["views"][0]
+    others = [name for name in NAMES if name != metric]
+    return render(
+        "fidelity.html.j2",
+        title=f"Are the attention maps true? {result['policy']}",
+        subtitle=f"{result['frames']} frames of {result['episodes']} episodes · {_settings(result)}",
+        what=_what(result),
+        kinds=KINDS,
+        rankings={
+            _view_words(choice): {
+                "chart": _layer_chart(result, choice, metric, (460, 260)),
+                "table": ranking_table(result, choice),
+            }
+            for choice in result["rankings"]
+        },
+        first_views=_view_words(first),
+        measure_charts={NAMES[name]: _layer_chart(result, first, name) for name in others},
+        measure_tables={NAMES[name]: _measures(result, first, name) for name in others},
+        metric=NAMES[metric],
+        dims=_dims(result),
+        curves=result["curves"] and {"charts": _curve_charts(result), "table": _curve_table(result)},
+        pruner=result["pruner"] and {"note": _pruner_words(result), "table": _pruner_table(result)},
+        pictures={path.stem.replace("__", ", "): _data_uri(path) for path in pictures},
+        footer=f"Made by foveate, revision {str((result['git'] or {}).get('revision', 'unknown'))[:12]}",
     )
-    parts.append(
-        _section(
-            "The other measures",
-            f"Covering {_view_words(first)}; 95 % intervals.",
-            _legend(KINDS) + f'<div class="charts">{charts_of}</div>{tables}',
-        )
-    )
-    parts.append(
-        _section(
-            "Action by action",
-            f"{NAMES[metric]} of each action dimension's course: high − random, with its interval.",
-            f'<div class="scroll">{_html_table(*_dims(result))}</div>',
-        )
-    )
-    if result["curves"]:
-        note = (
-            "Deletion covers the patches in the map's order, insertion uncovers them in that order. A true map has a "
-            "deletion curve that rises early and an insertion curve that falls early: a large gap between the areas. "
-            "MSE of the action chunk against the share of the picture."
-        )
-        body = f'<div class="charts">{_curve_charts(result)}</div>'
-        body += f'<div class="scroll">{_html_table(*_curve_table(result))}</div>'
-        legend = _legend(["deletion", "insertion"])
-        parts.append(_section("Deletion and insertion", note, legend + body))
-    if result["pruner"]:
-        table = f'<div class="scroll">{_html_table(*_pruner_table(result))}</div>'
-        parts.append(_section("The pruner", _pruner_words(result), table))
-    if pictures:
-        figures = "".join(_figure(path) for path in pictures)
-        note = "The map of a layer, then the pictures that the policy was shown, at the source's own resolution."
-        parts.append(_section("What was covered", note, figures))
-    page = {
-        "title": escape(f"Are the attention maps true? {result['policy']}"),
-        "subtitle": escape(f"{result['frames']} frames of {result['episodes']} episodes · {_settings(result)}"),
-        "body": "\n".join(parts),
-        "footer": escape(f"Made by foveate, revision {str((result['git'] or {}).get('revision', 'unknown'))[:12]}"),
-        "gallery": "[]",
-    }
-    return re.sub(r"\{\{(\w+)\}\}", lambda match: page[match[1]], TEMPLATE.read_text(encoding="utf-8"))
 
 
 def _what(result: Mapping[str, Any]) -> str:
@@ -190,8 +161,7 @@ def _dims(result: Mapping[str, Any]) -> Table:
 
 def _curve_table(result: Mapping[str, Any]) -> Table:
     rows = [
-        ["random order" if c["layer"] is None else f"layer {c['layer']}"]
-        + [with_ci(c[name]) for name in ("deletion_area", "insertion_area", "gap")]
+        [_order(c)] + [with_ci(c[name]) for name in ("deletion_area", "insertion_area", "gap")]
         for c in result["curves"]
     ]
     return ["order", "area below deletion", "area below insertion", "gap"], rows
@@ -214,13 +184,15 @@ def _pruner_table(result: Mapping[str, Any]) -> Table:
     return ["", *PRUNER_NAMES.values()], rows
 
 
-def _layer_chart(result: Mapping[str, Any], choice: str, metric: str) -> str:
+def _layer_chart(
+    result: Mapping[str, Any], choice: str, metric: str, size: tuple[int, int] = charts.SMALL
+) -> charts.Markup:
     rows = [row for row in result["summary"] if row["views"] == choice]
     layers = [row["layer"] for row in rows]
     points = [row["metrics"][metric][kind] for row in rows for kind in KINDS]
     top = max((v for p in points for v in (p["mean"], p["ci95"][1]) if v is not None), default=1)
-    frame = charts.Frame(
-        (min(layers) - 0.5, max(layers) + 0.5), (0, top * 1.05), x_label="layer", y_label=NAMES[metric], size=(460, 260)
+    chart = charts.Chart(
+        (min(layers) - 0.5, max(layers) + 0.5), (0, top * 1.05), x_label="layer", y_label=NAMES[metric], size=size
     )
     for row in rows:
         for i, kind in enumerate(KINDS):
@@ -229,14 +201,15 @@ def _layer_chart(result: Mapping[str, Any], choice: str, metric: str) -> str:
                 continue
             ci = p["ci95"] if None not in p["ci95"] else None
             label = f"layer {row['layer']}, {kind}: {with_ci(p)}"
-            frame.dot(row["layer"] + (i - 1) * 0.16, p["mean"], i, label, ci and (ci[0], ci[1]))
-    return frame.svg(f"{NAMES[metric]} by layer, covering {_view_words(choice)}")
+            chart.dot(row["layer"] + (i - 1) * 0.16, p["mean"], i, label, ci and (ci[0], ci[1]))
+    return chart.svg(f"{NAMES[metric]} by layer, covering {_view_words(choice)}")
 
 
-def _curve_charts(result: Mapping[str, Any]) -> str:
+def _curve_charts(result: Mapping[str, Any]) -> dict[str, charts.Markup]:
+    """Order of the patches -> chart."""
     reference = next(c for c in result["curves"] if c["layer"] is None)
     top = max(max(c["deletion"] + c["insertion"]) for c in result["curves"]) * 1.05
-    drawn = []
+    drawn = {}
     for c in result["curves"]:
         lines = [charts.Line(k, i, c["shares"], c[k]) for i, k in enumerate(("deletion", "insertion"))]
         if c["layer"] is not None:
@@ -244,40 +217,22 @@ def _curve_charts(result: Mapping[str, Any]) -> str:
                 charts.Line(f"{k}, random order", i, c["shares"], reference[k], faint=True, dashed=True)
                 for i, k in enumerate(("deletion", "insertion"))
             ]
-        title = "random order" if c["layer"] is None else f"layer {c['layer']}"
-        drawn.append(charts.lines(lines, x_label="share of the picture", y_label="MSE", title=title, y=(0, top)))
-    return "".join(drawn)
+        order = _order(c)
+        drawn[order] = charts.lines(lines, x_label="share of the picture", y_label="MSE", label=order, y=(0, top))
+    return drawn
 
 
-def _section(title: str, note: str, body: str) -> str:
-    card = f'<div class="card">{body}</div>' if body else ""
-    return f'<h2>{escape(title)}</h2><p class="note">{escape(note)}</p>{card}'
+def _order(curve: Row) -> str:
+    return "random order" if curve["layer"] is None else f"layer {curve['layer']}"
 
 
-def _legend(names: Sequence[str]) -> str:
-    dots = (f'<i class="dot" style="background:{charts.color(i)}"></i>' for i in range(len(names)))
-    spans = "".join(f"<span>{dot}{escape(name)}</span>" for dot, name in zip(dots, names, strict=True))
-    return f'<div class="legend">{spans}</div>'
-
-
-def _figure(path: Path) -> str:
-    data = base64.b64encode(path.read_bytes()).decode()
-    name = escape(path.stem.replace("__", ", "))
-    return (
-        f'<figure><img src="data:image/jpeg;base64,{data}" alt="what was covered: {name}">'
-        f"<figcaption>{name}</figcaption></figure>"
-    )
+def _data_uri(path: Path) -> str:
+    return "data:image/jpeg;base64," + base64.b64encode(path.read_bytes()).decode()
 
 
 def _md_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
     lines = [head, ["---"] * len(head), *rows]
     return [f"| {' | '.join(cells)} |" for cells in lines]
-
-
-def _html_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    heads = "".join(f"<th>{escape(cell)}</th>" for cell in head)
-    body = "".join("<tr>" + "".join(f"<td>{escape(cell)}</td>" for cell in row) + "</tr>" for row in rows)
-    return f"<table><thead><tr>{heads}</tr></thead><tbody>{body}</tbody></table>"
 
 
 def with_ci(value: Mapping[str, Any]) -> str:
