@@ -1,20 +1,37 @@
-"""Intervals and tests for small samples: cluster bootstrap, permutation test, Holm's correction. NumPy alone."""
+"""For small samples: Wilson's interval, bootstrap over groups, permutation test, Holm's correction."""
 
 from __future__ import annotations
 
-import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-RESAMPLES = 2000
+
+def wilson(successes: int, trials: int, confidence: float = 0.95) -> tuple[float, float]:
+    """Wilson's score interval of a success rate (E. B. Wilson, JASA 22, 1927); (0, 1) without trials."""
+    if not 0 <= successes <= trials:
+        raise ValueError(f"expected 0 <= successes <= trials, got {successes} of {trials}")
+    if trials == 0:
+        return 0.0, 1.0
+    from scipy.stats import binomtest
+
+    interval = binomtest(successes, trials).proportion_ci(confidence, method="wilson")
+    # At 0 and at `trials` successes the bound is exactly 0 or 1; rounding must not say otherwise.
+    return 0.0 if successes == 0 else float(interval.low), 1.0 if successes == trials else float(interval.high)
 
 
 def bootstrap_mean(
-    values: np.ndarray, groups: Sequence[object] | None = None, confidence: float = 0.95, seed: int = 0
+    values: np.ndarray | Sequence[float],
+    groups: Sequence[object] | None = None,
+    *,
+    resamples: int = 2000,
+    confidence: float = 0.95,
+    seed: int = 0,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Percentile bootstrap interval of the mean over the first axis; NaN are left out.
+
+    The same resamples serve every column, so that intervals of differences are those of paired samples.
 
     Args:
         values: [N, ...].
@@ -24,24 +41,29 @@ def bootstrap_mean(
         low and high, float64 [...]; NaN where there are fewer than two groups.
     """
     values = np.asarray(values, np.float64)
-    flat = values.reshape(len(values), -1)
-    names = list(range(len(flat))) if groups is None else list(groups)
-    units = list(dict.fromkeys(names))
-    if len(units) < 2:
-        nothing = np.full(values.shape[1:], np.nan)
-        return nothing, nothing
-    member = np.array([[name == unit for name in names] for unit in units], np.float64)
-    finite = np.isfinite(flat)
-    sums, counts = member @ np.where(finite, flat, 0.0), member @ finite
-    rng = np.random.default_rng(seed)
-    weight = rng.multinomial(len(units), np.full(len(units), 1 / len(units)), RESAMPLES)
-    with np.errstate(invalid="ignore", divide="ignore"):
-        means = (weight @ sums) / (weight @ counts)
-    tail = (1 - confidence) / 2
-    empty = ~finite.any(0)
-    low, high = np.nanquantile(np.where(empty, 0.0, means), [tail, 1 - tail], axis=0)
     shape = values.shape[1:]
+    flat = values.reshape(len(values), math.prod(shape))
+    finite = np.isfinite(flat)
+    sums, counts = np.where(finite, flat, 0.0), finite.astype(np.float64)
+    if groups is not None:
+        place = {group: i for i, group in enumerate(dict.fromkeys(groups))}
+        member = np.array([place[group] for group in groups], np.int64)
+        sums, counts = (_summed(each, member, len(place)) for each in (sums, counts))
+    if len(sums) < 2:
+        return np.full(shape, np.nan), np.full(shape, np.nan)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        means = [(drawn @ sums) / (drawn @ counts) for drawn in resample_counts(len(sums), resamples, seed)]
+    empty = ~finite.any(0)
+    tail = (1 - confidence) / 2
+    low, high = np.nanquantile(np.where(empty, 0.0, np.concatenate(means)), [tail, 1 - tail], axis=0)
     return np.where(empty, np.nan, low).reshape(shape), np.where(empty, np.nan, high).reshape(shape)
+
+
+def resample_counts(n: int, resamples: int, seed: int = 0) -> Iterator[np.ndarray]:
+    """How often each of n is drawn in each resample: int64 [part of the resamples, n], in parts that memory holds."""
+    rng = np.random.default_rng(seed)
+    for part in np.array_split(np.arange(resamples), max(1, resamples * n // 4_000_000)):
+        yield rng.multinomial(n, np.full(n, 1 / n), size=len(part))
 
 
 def permutation_test(a: Sequence[float], b: Sequence[float], resamples: int = 10_000, seed: int = 0) -> float:
@@ -53,23 +75,25 @@ def permutation_test(a: Sequence[float], b: Sequence[float], resamples: int = 10
     Returns:
         p in (0, 1]; NaN where a side has no value.
     """
-    first, second = (np.asarray(x, np.float64)[np.isfinite(x)] for x in (a, b))
-    if not len(first) or not len(second):
+    sides = [np.asarray(x, np.float64)[np.isfinite(x)] for x in (a, b)]
+    if not all(len(side) for side in sides):
         return math.nan
-    pooled, n = np.concatenate([first, second]), len(first)
-    total, size = pooled.sum(), len(pooled)
+    if min(len(side) for side in sides) == 1:  # scipy wants two values on each side
+        pooled = np.concatenate(sides)
+        apart = np.abs(pooled - (pooled.sum() - pooled) / (len(pooled) - 1))
+        observed = apart[0] if len(sides[0]) == 1 else apart[-1]
+        return float((apart >= observed * (1 - 1e-9)).mean())
+    from scipy import stats
 
-    def distance(sums: np.ndarray) -> np.ndarray:
-        return np.abs(sums / n - (total - sums) / (size - n))
-
-    # Rounding must not make a division that is as far apart count as nearer.
-    observed = distance(first.sum()) * (1 - 1e-9) - 1e-15
-    if math.comb(size, n) <= resamples:
-        sums = np.array([pooled[list(chosen)].sum() for chosen in itertools.combinations(range(size), n)])
-        return float((distance(sums) >= observed).mean())
-    rng = np.random.default_rng(seed)
-    order = rng.random((resamples, size)).argsort(1)[:, :n]
-    return float((1 + (distance(pooled[order].sum(1)) >= observed).sum()) / (resamples + 1))
+    found = stats.permutation_test(
+        sides,
+        lambda x, y, axis: np.abs(x.mean(axis) - y.mean(axis)),
+        n_resamples=resamples,
+        alternative="greater",
+        vectorized=True,
+        rng=np.random.default_rng(seed),
+    )
+    return float(found.pvalue)
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
@@ -80,3 +104,10 @@ def holm(p_values: Sequence[float]) -> list[float]:
         largest = max(largest, min(1.0, p * (len(real) - rank)))
         corrected[i] = largest
     return corrected
+
+
+def _summed(values: np.ndarray, member: np.ndarray, groups: int) -> np.ndarray:
+    """[N, K] -> [groups, K]."""
+    total = np.zeros((groups, values.shape[1]))
+    np.add.at(total, member, values)
+    return total

@@ -3,8 +3,9 @@ import math
 
 import numpy as np
 import pytest
+from scipy import stats
 
-from foveate.util.stats import bootstrap_mean, holm, permutation_test
+from foveate.util.stats import bootstrap_mean, holm, permutation_test, wilson
 
 
 def test_permutation_test_counts_all_divisions():
@@ -13,6 +14,9 @@ def test_permutation_test_counts_all_divisions():
     assert permutation_test([1, 4], [2, 3]) == 1.0  # equal means
     assert permutation_test([1, math.nan, 2, 3], [11, 12, 13]) == pytest.approx(2 / 20)
     assert math.isnan(permutation_test([], [1.0]))
+    # One value on a side: of {1, 2, 3, 9} alone, 9 is farthest from the mean of the others, 3 nearest.
+    assert permutation_test([9], [1, 2, 3]) == permutation_test([1, 2, 3], [9]) == 1 / 4
+    assert permutation_test([3], [1, 2, 9]) == 1.0 and permutation_test([1], [2]) == 1.0
 
 
 def test_random_permutations_agree_with_all_of_them():
@@ -50,3 +54,35 @@ def test_bootstrap_of_columns_leaves_nan_out():
     assert (low[0], high[0]) == (1.0, 3.0)
     assert low[1] == high[1] == 2.0
     assert np.isnan(low[2]) and np.isnan(high[2])
+
+
+@pytest.mark.parametrize(("successes", "trials"), [(0, 1), (0, 50), (1, 3), (43, 50), (50, 50), (100, 100), (7, 1000)])
+@pytest.mark.parametrize("confidence", [0.9, 0.95])
+def test_wilson_is_scipys(successes, trials, confidence):
+    expected = stats.binomtest(successes, trials).proportion_ci(confidence, method="wilson")
+    np.testing.assert_allclose(wilson(successes, trials, confidence), expected, atol=1e-12)
+
+
+def test_wilson_edges():
+    assert wilson(0, 0) == (0.0, 1.0)
+    assert wilson(0, 10)[0] == 0.0 and wilson(10, 10)[1] == 1.0
+    with pytest.raises(ValueError, match="11 of 10"):
+        wilson(11, 10)
+
+
+def test_bootstrap_agrees_with_the_normal_interval():
+    data = np.random.default_rng(1).normal(5, 2, 400)
+    low, high = bootstrap_mean(data)
+    half = 1.96 * data.std(ddof=1) / np.sqrt(400)
+    assert low == pytest.approx(data.mean() - half, abs=0.03) and high == pytest.approx(data.mean() + half, abs=0.03)
+    assert bootstrap_mean(data) == (low, high)
+    assert bootstrap_mean([3.0] * 5) == (3.0, 3.0)
+    assert all(np.isnan(bootstrap_mean([])))
+
+
+def test_bootstrap_columns_cover_the_mean():
+    values = np.random.default_rng(0).normal(3.0, 2.0, (400, 1))
+    low, high = bootstrap_mean(values, resamples=2000)
+    half = 1.96 * values.std() / 20
+    assert low[0] == pytest.approx(values.mean() - half, abs=0.04)
+    assert high[0] == pytest.approx(values.mean() + half, abs=0.04)

@@ -10,8 +10,6 @@ import csv
 import dataclasses
 import io
 import json
-import math
-import statistics
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -21,6 +19,7 @@ import numpy as np
 from foveate.errors import FoveateError
 from foveate.types import EpisodeResult
 from foveate.util.files import JsonLines, write_text
+from foveate.util.stats import bootstrap_mean, wilson
 
 SCHEMA_VERSION = "foveate.results/v1"
 STAGES = ("vision", "prune", "prefill", "denoise", "total")
@@ -29,37 +28,6 @@ CSV_COLUMNS = (
     "patches", "ms_p50", "ms_p95", "vision_ms_p50", "prune_ms_p50", "prefill_ms_p50", "kv_cache_ms_p50",
     "denoise_ms_p50", "gflops",
 )  # fmt: skip
-
-
-def wilson(successes: int, trials: int, confidence: float = 0.95) -> tuple[float, float]:
-    """Wilson's score interval of a success rate (E. B. Wilson, JASA 22, 1927); (0, 1) without trials."""
-    if not 0 <= successes <= trials:
-        raise ValueError(f"expected 0 <= successes <= trials, got {successes} of {trials}")
-    if trials == 0:
-        return 0.0, 1.0
-    z = statistics.NormalDist().inv_cdf(0.5 + confidence / 2)
-    rate = successes / trials
-    shrink = 1 + z * z / trials
-    centre = (rate + z * z / (2 * trials)) / shrink
-    half = z / shrink * math.sqrt(rate * (1 - rate) / trials + z * z / (4 * trials * trials))
-    # At 0 and at `trials` successes the bound is exactly 0 or 1; rounding must not say otherwise.
-    low = 0.0 if successes == 0 else centre - half
-    high = 1.0 if successes == trials else centre + half
-    return low, high
-
-
-def bootstrap_mean(
-    values: Sequence[float], confidence: float = 0.95, resamples: int = 2000, seed: int = 0
-) -> tuple[float, float]:
-    """Percentile bootstrap interval of a mean, the same for the same values; (nan, nan) without values."""
-    data = np.asarray(values, dtype=np.float64)
-    if data.size == 0:
-        return math.nan, math.nan
-    rng = np.random.default_rng(seed)
-    means = [rng.choice(data, data.size).mean() for _ in range(resamples)]
-    tail = (1 - confidence) / 2
-    low, high = np.quantile(means, [tail, 1 - tail])
-    return float(low), float(high)
 
 
 class RunLog:
@@ -134,7 +102,7 @@ def aggregate(episodes: Sequence[EpisodeResult], queries: Sequence[Mapping[str, 
         "steps_mean": _mean([e.steps for e in episodes]),
         "kept": {
             "mean": _mean(kept),
-            "ci95": list(bootstrap_mean(kept_per_episode)) if kept_per_episode else None,
+            "ci95": _interval(kept_per_episode),
             "min": min(kept, default=None),
             "max": max(kept, default=None),
             "patches": _mean(patches),
@@ -202,6 +170,13 @@ def _key(row: Mapping[str, Any]) -> tuple[str, str, int]:
 
 def _mean(values: Sequence[float]) -> Any:
     return float(np.mean(values)) if len(values) else None
+
+
+def _interval(values: Sequence[float]) -> list[float] | None:
+    if len(values) < 2:
+        return [values[0], values[0]] if values else None
+    low, high = bootstrap_mean(values)
+    return [float(low), float(high)]
 
 
 def _percentiles(values: Sequence[float]) -> dict[str, float | None]:

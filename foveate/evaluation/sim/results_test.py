@@ -3,21 +3,18 @@ import errno
 import json
 import os
 
-import numpy as np
 import pytest
-from scipy import stats
 
 from foveate.errors import FoveateError
 from foveate.evaluation.sim.results import (
     CSV_COLUMNS,
     RunLog,
     aggregate,
-    bootstrap_mean,
-    wilson,
     write_results,
 )
 from foveate.types import EpisodeResult
 from foveate.util import files
+from foveate.util.stats import wilson
 
 
 def episode(index=0, status="success", task="push-v3", **kwargs):
@@ -35,30 +32,6 @@ def queries_of(index=0, task="push-v3", kept=(10, 20), total=(30.0, 50.0)):
         }
         for q, (k, t) in enumerate(zip(kept, total, strict=True))
     ]  # fmt: skip
-
-
-@pytest.mark.parametrize(("successes", "trials"), [(0, 1), (0, 50), (1, 3), (43, 50), (50, 50), (100, 100), (7, 1000)])
-@pytest.mark.parametrize("confidence", [0.9, 0.95])
-def test_wilson_is_scipys(successes, trials, confidence):
-    expected = stats.binomtest(successes, trials).proportion_ci(confidence, method="wilson")
-    np.testing.assert_allclose(wilson(successes, trials, confidence), expected, atol=1e-12)
-
-
-def test_wilson_edges():
-    assert wilson(0, 0) == (0.0, 1.0)
-    assert wilson(0, 10)[0] == 0.0 and wilson(10, 10)[1] == 1.0
-    with pytest.raises(ValueError, match="11 of 10"):
-        wilson(11, 10)
-
-
-def test_bootstrap_agrees_with_the_normal_interval():
-    data = np.random.default_rng(1).normal(5, 2, 400)
-    low, high = bootstrap_mean(data)
-    half = 1.96 * data.std(ddof=1) / np.sqrt(400)
-    assert low == pytest.approx(data.mean() - half, abs=0.03) and high == pytest.approx(data.mean() + half, abs=0.03)
-    assert bootstrap_mean(data) == (low, high)
-    assert bootstrap_mean([3.0] * 5) == (3.0, 3.0)
-    assert all(np.isnan(bootstrap_mean([])))
 
 
 def test_log_drops_inferences_of_unfinished_episodes(tmp_path):

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from foveate.evaluation.vqa.rows import RuleResult
+from foveate.util.stats import resample_counts
 
 FIXED = ("always_full", "always_coarse", "no_vision")
 RIVALS = ("random_policy_matched", "string_lookup", "uncertainty_threshold", "cascade")
@@ -32,8 +33,7 @@ def compare(rows: Sequence[RuleResult], resamples: int = 400, seed: int = 0) -> 
     correct = np.stack([item.correct for item in rows], axis=1)[public]
     cost = np.stack([item.cost for item in rows], axis=1)[public]
     n = len(correct)
-    rng = np.random.default_rng(seed)
-    weights = np.concatenate([np.full((1, n), 1.0), rng.multinomial(n, np.full(n, 1 / n), size=resamples)]) / n
+    weights = np.concatenate([np.full((1, n), 1.0), *resample_counts(n, resamples, seed)]) / n
     accuracies, costs = weights @ correct, weights @ cost  # [1 + resamples, rows]; the first is the set itself
     names = [item.row["baseline_name"] for item in rows]
     fixed = [i for i, name in enumerate(names) if name in FIXED]

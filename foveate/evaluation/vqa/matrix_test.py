@@ -15,7 +15,6 @@ from foveate.evaluation.vqa.files import by_category
 from foveate.evaluation.vqa.matrix import Experiment, asked, asked_rules, matrix_rules
 from foveate.evaluation.vqa.passes import inspect_images
 from foveate.evaluation.vqa.profile import profile_row
-from foveate.evaluation.vqa.rows import bootstrap_columns
 from foveate.testing.golden import REPO
 from foveate.training.value.stage2 import fit, split_by_image
 from foveate.types import VQASample
@@ -215,14 +214,6 @@ def test_a_policy_survives_its_file(whole, tmp_path):
         again = load_head(place, HeadConfig())
         assert np.array_equal(again.head.scores(scored.outcomes), trained.head.scores(scored.outcomes))
         assert again.lookup == trained.lookup and again.facts["model"] == "fake"
-
-
-def test_bootstrap_columns_cover_the_mean():
-    values = np.random.default_rng(0).normal(3.0, 2.0, (400, 1))
-    low, high = bootstrap_columns(values, 2000)
-    half = 1.96 * values.std() / 20
-    assert low[0] == pytest.approx(values.mean() - half, abs=0.04)
-    assert high[0] == pytest.approx(values.mean() + half, abs=0.04)
 
 
 def test_a_question_without_an_answer_empties_no_category(tmp_path):

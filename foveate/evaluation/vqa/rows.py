@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from foveate.evaluation.vqa.scored import PrunedOutcomes, ScoredPasses
+from foveate.util.stats import bootstrap_mean
 from foveate.vision_value.baselines import Rule
 from foveate.vision_value.config import HeadConfig
 from foveate.vision_value.cost import action_costs, look_cost
@@ -74,7 +75,7 @@ def rule_results(
         ("cost", np.ones(len(scored), dtype=bool), [item.cost for item in found]),
     ):
         if rows.any():
-            low, high = bootstrap_columns(np.stack(values, axis=1)[rows], resamples, seed)
+            low, high = bootstrap_mean(np.stack(values, axis=1)[rows], resamples=resamples, seed=seed)
             for i, item in enumerate(found):
                 item.row[f"{key}_low"], item.row[f"{key}_high"] = float(low[i]), float(high[i])
     for item in found:
@@ -91,21 +92,6 @@ def _distinct_names(found: list[RuleResult]) -> list[RuleResult]:
                 item.row["row"] = label(item.rule.name, item.rule.facts(), digits)
     same = ("row", "checkpoint", "action_ratio", "accuracy", "avg_cost")
     return list({str([item.row[key] for key in same]): item for item in reversed(found)}.values())[::-1]
-
-
-def bootstrap_columns(
-    values: np.ndarray, resamples: int, seed: int = 0, confidence: float = 0.95
-) -> tuple[np.ndarray, np.ndarray]:
-    """Percentile intervals of the means of columns [n, R]; the same resamples of rows serve every column."""
-    n = len(values)
-    rng = np.random.default_rng(seed)
-    means = [
-        rng.multinomial(n, np.full(n, 1 / n), size=len(part)) @ values / n
-        for part in np.array_split(np.arange(resamples), max(1, resamples * n // 4_000_000))
-    ]
-    tail = (1 - confidence) / 2
-    low, high = np.quantile(np.concatenate(means), [tail, 1 - tail], axis=0)
-    return low, high
 
 
 def _rule_result(scored: ScoredPasses, rule: Rule, config: HeadConfig) -> RuleResult:

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from foveate.util.stats import wilson
 from foveate.viz.value.canvas import Row, labels_of, new_figure, save
 
 FIXED = ("always_full", "always_coarse", "no_vision", "oracle")
@@ -59,14 +60,13 @@ def _telling(rows: Sequence[Row]) -> list[Row]:
 
 def plot_errors(slices: Sequence[Row], path: Path, language: str = "en") -> Path:
     """Share of wrong answers per action of each rule, with Wilson intervals; rows of `error_slices.csv`."""
-    say, z2 = labels_of(language), 1.96**2
+    say = labels_of(language)
     mine = [s for s in slices if s["category"] == "all" and s["action"] != "all"]
     figure, axes = new_figure(7.2, 0.8 + 0.22 * len(mine))
     for place, item in enumerate(mine):
         n, rate = item["samples"], item["wrong"] / item["samples"]
-        centre = (rate + z2 / (2 * n)) / (1 + z2 / n)
-        half = (z2 * rate * (1 - rate) / n + z2 * z2 / (4 * n * n)) ** 0.5 / (1 + z2 / n)
-        whiskers = [[100 * max(0.0, rate - centre + half)], [100 * max(0.0, centre + half - rate)]]
+        low, high = wilson(int(item["wrong"]), int(n))
+        whiskers = [[100 * (rate - low)], [100 * (high - rate)]]
         colour = ACTION_COLORS[item["action"].lower()]
         axes.barh(place, 100 * rate, xerr=whiskers, color=colour, ecolor="#444444", capsize=2, height=0.75)
     names = [f"{item['dataset']}: {item['row']}, {item['action']} (n={item['samples']})" for item in mine]
