@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from foveate.geometry import ResizeGeometry
+from foveate.geometry import ResizeGeometry, patch_axes
 
 
 def test_wide_image_is_padded_above_and_below() -> None:
@@ -37,3 +37,30 @@ def test_boxes_tile_the_source(hw: tuple[int, int]) -> None:
 def test_empty_image_is_refused() -> None:
     with pytest.raises(ValueError, match="positive"):
         ResizeGeometry((0, 5), (224, 224))
+
+
+def test_patch_axes_by_hand():
+    row, column = patch_axes((2, 4), (4, 8))
+    assert row.tolist() == [0, 0, 1, 1]
+    assert column.tolist() == [0, 0, 1, 1, 2, 2, 3, 3]
+    # 4 x 8 pixels in a square of 8: two rows of padding above and below, one patch row each.
+    row, column = patch_axes((4, 4), (4, 8), (8, 8))
+    assert row.tolist() == [1, 1, 2, 2]
+    assert column.tolist() == [0, 0, 1, 1, 2, 2, 3, 3]
+    row, column = patch_axes((4, 4), (4, 8), (8, 8), (True, True))
+    assert row.tolist() == [2, 2, 1, 1]
+    assert column.tolist() == [3, 3, 2, 2, 1, 1, 0, 0]
+
+
+@pytest.mark.parametrize("source", [(224, 224), (480, 640), (640, 480), (97, 301), (180, 320), (15, 20)])
+@pytest.mark.parametrize(("model", "grid"), [(224, 16), (112, 8), (224, 7)])
+def test_patch_of_every_pixel_against_the_plain_formula(source, model, grid):
+    ratio = max(source[1] / model, source[0] / model)
+    inside = [int(source[0] / ratio), int(source[1] / ratio)]
+    expected = []
+    for size, part in zip(source, inside, strict=True):
+        position = (np.arange(size) + 0.5) * part / size + (model - part) // 2
+        expected.append(np.floor((position / (model / grid)).round(9)).astype(int))
+    row, column = patch_axes((grid, grid), source, (model, model))
+    assert row.tolist() == expected[0].tolist()
+    assert column.tolist() == expected[1].tolist()

@@ -8,8 +8,9 @@ import pytest
 
 from foveate.attention.fidelity import area_below, distances, rank, summarise, summarise_curves
 from foveate.attention.fidelity_pruner import study_pruner, summarise_pruner
-from foveate.attention.occlude import Cover, areas_of, axes_of, choose
+from foveate.attention.occlude import Cover, areas_of, choose
 from foveate.errors import FoveateError
+from foveate.geometry import patch_axes
 from foveate.studies.attention.fidelity_run import Frame, Plan, Sight, choose_views, layer_maps, study_frame
 from foveate.types import ActionChunk, AttentionMaps, Observation
 
@@ -50,7 +51,7 @@ def test_choose_takes_area_not_numbers():
 
 def test_covering_is_right_to_the_pixel_under_padding():
     # 40 x 20 into 28 x 28: 14 rows of picture with 7 rows of padding above and below; patches of 7 pixels.
-    axes = axes_of((4, 4), (20, 40), (28, 28))
+    axes = patch_axes((4, 4), (20, 40), (28, 28))
     areas = areas_of(axes, (4, 4))
     assert areas.tolist() == [[0] * 4, [100] * 4, [100] * 4, [0] * 4]
     image = np.random.default_rng(0).integers(0, 255, (20, 40, 3), np.uint8)
@@ -67,7 +68,7 @@ def test_covering_is_right_to_the_pixel_under_padding():
 @pytest.mark.parametrize("fill", ["mean", "blur"])
 def test_a_fill_without_effect_is_an_error(fill):
     plain = np.full((8, 8, 3), 90, np.uint8)
-    axes = axes_of((2, 2), (8, 8), (8, 8))
+    axes = patch_axes((2, 2), (8, 8), (8, 8))
     with pytest.raises(FoveateError, match=r"leaves the picture as it was.*--fill noise"):
         Cover(plain, axes, fill, 0, "frame 3")(np.ones((2, 2), bool))
     assert (Cover(plain, axes, "noise", 0)(np.ones((2, 2), bool)) != plain).any()

@@ -20,8 +20,9 @@ from typing import Any
 
 import numpy as np
 
-from foveate.attention.occlude import Axes, areas_of, axes_of
+from foveate.attention.occlude import Axes, areas_of
 from foveate.errors import FoveateError
+from foveate.geometry import patch_axes
 from foveate.types import AttentionMaps
 
 METRICS = ("overlap", "concentration", "iou")
@@ -130,7 +131,7 @@ def study_picture(
     v = maps.views.index(view)
     grid = (maps.maps.shape[-2], maps.maps.shape[-1])
     values = maps.maps[:, :, v].astype(np.float64).reshape(*maps.maps.shape[:2], -1)
-    valid, axes = maps.valid[v].ravel(), axes_of(grid, hw, model_hw)
+    valid, axes = maps.valid[v].ravel(), patch_axes(grid, hw, model_hw)
     union = {ANY: np.logical_or.reduce(list(masks.values()))} if masks else {}
     rows = []
     for name, mask in {**masks, **union}.items():

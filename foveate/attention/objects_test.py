@@ -17,8 +17,8 @@ from foveate.attention.objects import (
     study_picture,
 )  # fmt: skip
 from foveate.attention.objects_aggregate import aggregate
-from foveate.attention.occlude import axes_of
 from foveate.errors import FoveateError
+from foveate.geometry import patch_axes
 from foveate.types import AttentionMaps
 
 
@@ -48,7 +48,7 @@ def test_what_has_no_value_is_nan():
 
 def test_padding_has_no_pixels_and_no_say():
     # 40 x 20 into 28 x 28: rows 1 and 2 of four hold the picture, 10 x 10 source pixels per patch.
-    axes = axes_of((4, 4), (20, 40), (28, 28))
+    axes = patch_axes((4, 4), (20, 40), (28, 28))
     mask = np.zeros((20, 40), bool)
     mask[5:15, 8:13] = True
     cells = count_cells(mask, axes, (4, 4))
@@ -65,7 +65,7 @@ def test_metrics_equal_those_of_the_enlarged_map():
     """The same numbers pixel by pixel, in float64, at a size that does not divide evenly."""
     rng = np.random.default_rng(0)
     hw, grid = (37, 61), (5, 4)
-    row, column = axes = axes_of(grid, hw, (56, 56))
+    row, column = axes = patch_axes(grid, hw, (56, 56))
     m, mask = rng.random(grid), rng.random(hw) < 0.3
     big = m[row[:, None], column[None]]
     got = measure(m.ravel(), count_cells(mask, axes, grid))
@@ -89,7 +89,7 @@ def test_shuffling_gives_chance():
 
 
 def test_centre_map_is_a_gaussian_of_the_picture():
-    axes = axes_of((4, 4), (20, 40), (28, 28))
+    axes = patch_axes((4, 4), (20, 40), (28, 28))
     m = centre_map(axes, (4, 4)).reshape(4, 4)
     assert (m[0] == 0).all() and (m[3] == 0).all()
     # Patch middles lie at 1/8, 3/8 ... of the width and at 1/4, 3/4 of the height.

@@ -14,17 +14,11 @@ from typing import Literal
 import numpy as np
 
 from foveate.errors import FoveateError
-from foveate.viz.overlay import patch_axes
 
 Fill = Literal["mean", "blur", "noise"]
 FILLS: tuple[Fill, ...] = ("mean", "blur", "noise")
 Axes = tuple[np.ndarray, np.ndarray]
-"""Patch row of each source row [H], patch column of each source column [W]."""
-
-
-def axes_of(grid: tuple[int, int], source_hw: tuple[int, int], model_hw: tuple[int, int]) -> Axes:
-    """Where each source pixel lies in the patch grid; a pixel belongs to the patch that holds its centre."""
-    return patch_axes(grid, source_hw, model_hw)
+"""Patch row of each source row [H], patch column of each source column [W]: `geometry.patch_axes`."""
 
 
 def areas_of(axes: Axes, grid: tuple[int, int]) -> np.ndarray:

@@ -3,9 +3,8 @@ import pytest
 from PIL import Image
 
 from foveate.errors import FoveateError
-from foveate.geometry import ResizeGeometry
+from foveate.geometry import ResizeGeometry, patch_axes
 from foveate.viz.attention import Sheet, Style, palette, render_views, save_jpeg, shorten, visible
-from foveate.viz.overlay import patch_axes
 
 BARE = Style(names=False, colorbar=False, smooth=False, size=(640, 480))
 

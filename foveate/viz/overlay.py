@@ -16,7 +16,7 @@ from typing import Literal
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from foveate.geometry import ResizeGeometry
+from foveate.geometry import patch_axes
 from foveate.tracing.record import Record, View
 
 Colors = Literal["viridis", "inferno", "magma"]
@@ -28,32 +28,6 @@ STRENGTH = 0.55
 DIM = 0.22
 """Brightness left to a dropped patch."""
 PAPER, INK = (250, 250, 248), (28, 32, 38)
-
-
-@lru_cache(maxsize=256)
-def patch_axes(
-    grid: tuple[int, int],
-    source_hw: tuple[int, int],
-    model_hw: tuple[int, int] | None = None,
-    flips: tuple[bool, bool] = (False, False),
-) -> tuple[np.ndarray, np.ndarray]:
-    """The patch row of each source row, int [H], and the patch column of each source column, int [W].
-
-    Args:
-        model_hw: the model's input, into which the picture was resized with padding; None: the patches cover the
-            picture exactly.
-        flips: the model saw the picture mirrored vertically, horizontally.
-    """
-    rows, columns = grid
-    # Without a model size, one whose resize keeps every pixel where it is: the picture's own.
-    boxes = ResizeGeometry(source_hw, model_hw or source_hw).patch_boxes(grid).reshape(rows, columns, 4)
-    # Of equal starts (patches wholly in the padding have no area) the last one is where the picture begins.
-    # Rounded, so that a centre that lies on a border belongs to the later patch on every machine.
-    row, column = (
-        np.searchsorted(starts.round(9), np.arange(size) + 0.5, side="right") - 1
-        for starts, size in zip((boxes[:, 0, 1], boxes[0, :, 0]), source_hw, strict=True)
-    )
-    return (row[::-1] if flips[0] else row), (column[::-1] if flips[1] else column)
 
 
 def per_pixel(values: np.ndarray, view: View, hw: tuple[int, int]) -> np.ndarray:

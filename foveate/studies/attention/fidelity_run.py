@@ -18,8 +18,9 @@ import numpy as np
 
 from foveate.attention.fidelity import Row, distances, measure
 from foveate.attention.maps import most_active_heads
-from foveate.attention.occlude import FILLS, Cover, Fill, areas_of, axes_of, choose
+from foveate.attention.occlude import FILLS, Cover, Fill, areas_of, choose
 from foveate.errors import FoveateError, unknown
+from foveate.geometry import patch_axes
 from foveate.types import ActionChunk, AttentionMaps, AttentionRequest, Observation, Phase
 
 WRIST_WORDS = ("wrist", "hand", "gripper")
@@ -181,7 +182,7 @@ def study_frame(policy: AttendingPolicy, sight: Sight, frame: Frame, plan: Plan)
     covers, areas = {}, {}
     for view in views:
         image, valid = images[names[view]], attention.valid[attention.views.index(view)]
-        axes = axes_of(valid.shape, image.shape[:2], sight.model_hw)
+        axes = patch_axes(valid.shape, image.shape[:2], sight.model_hw)
         where = f"episode {frame.episode}, frame {frame.index}, view {names[view]}"
         covers[view] = Cover(image, axes, plan.fill, key[1] + frame.index, where)
         areas[view] = areas_of(axes, valid.shape) * valid
