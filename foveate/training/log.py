@@ -16,10 +16,11 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.console import Console
 
 from foveate.errors import FoveateError
 from foveate.util.files import write_text
+from foveate.util.progress import ProgressBar
 
 log = logging.getLogger(__name__)
 SMOOTHING = 0.9
@@ -67,35 +68,27 @@ class RunLog:
         out.mkdir(parents=True, exist_ok=True)
         self._file = MetricsFile(out / "metrics.jsonl", done)
         self._board = _tensorboard(out / "tensorboard", done)
-        self._bar = Progress(
-            TextColumn("[bold]train"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TextColumn("{task.fields[text]}"),
-            TimeElapsedColumn(),
-            TextColumn("ETA"),
-            TimeRemainingColumn(elapsed_when_finished=False),
-        )
-        self._task = self._bar.add_task("train", total=total, completed=done, text="")
+        self._console = Console()
+        self._bar = ProgressBar(self._console, "train", "steps", total, done)
 
     def __enter__(self) -> RunLog:
         if self.speaks:
-            self._bar.start()
+            self._bar.__enter__()
             if self.done:
                 told = f"resumed at step {self.done} of {self.total}, from the checkpoint in {self._out}"
-                self._bar.console.print(told, highlight=False, soft_wrap=True)
+                self._console.print(told, highlight=False, soft_wrap=True)
         return self
 
     def __exit__(self, kind: type[BaseException] | None, value: BaseException | None, tb: TracebackType | None) -> None:
         if self.speaks:
-            self._bar.stop()
+            self._bar.__exit__()
             self._file.close()
             if self._board is not None:
                 self._board.close()
 
     def step(self, done: int) -> None:
         if self.speaks:
-            self._bar.update(self._task, completed=done)
+            self._bar.reach(done)
 
     def metrics(self, done: int, values: Mapping[str, float]) -> None:
         """Write one line of numbers; `done` steps are finished."""
@@ -113,11 +106,7 @@ class RunLog:
         loss = values["loss"]
         self.loss = loss if self.loss is None else SMOOTHING * self.loss + (1 - SMOOTHING) * loss
         kept = f"  kept {values['kept']:.1f}" if "kept" in values else ""
-        text = f"loss {self.loss:.4f}  lr {values['lr']:.1e}  {rate:.0f} samples/s{kept}"
-        self._bar.update(self._task, completed=done, text=text)
-        if not self._bar.console.is_terminal:  # a log file gets a line now and then instead of a bar
-            eta = (self.total - done) * self.batch_size / max(rate, 1e-9)
-            self._bar.console.print(f"step {done}/{self.total}  {text}  ETA {eta / 60:.1f} min")
+        self._bar.reach(done, f"loss {self.loss:.4f}  lr {values['lr']:.1e}  {rate:.0f} samples/s{kept}")
 
 
 def _reopen(path: Path, done: int) -> Any:

@@ -17,6 +17,7 @@ import yaml
 
 from foveate.errors import FoveateError
 from foveate.util.choices import choices_of, name_of
+from foveate.util.files import write_text
 from foveate.util.provenance import provenance
 
 
@@ -48,17 +49,15 @@ def write_run_files(out_dir: str | Path, config: Any, seed: int | None) -> None:
     folder = Path(out_dir)
     record = folder / "run.json"
     run = {**provenance(), "seed": seed}
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        if record.exists():
+    if record.exists():
+        try:
             before = json.loads(record.read_text())
             run["earlier"] = [*before.pop("earlier", []), before]
-        _replace(folder / "config.yaml", yaml.safe_dump(to_dict(config), sort_keys=False, allow_unicode=True))
-        _replace(record, json.dumps(run, indent=1) + "\n")
-    except OSError as error:
-        raise FoveateError(f"{folder}: the run's config cannot be written there: {error.strerror}") from error
-    except ValueError as error:
-        raise FoveateError(f"{record}: not the JSON that an earlier run wrote; move it away: {error}") from error
+        except (OSError, ValueError) as error:
+            raise FoveateError(f"{record}: not the JSON that an earlier run wrote; move it away: {error}") from error
+    settings = yaml.safe_dump(to_dict(config), sort_keys=False, allow_unicode=True)
+    write_text(folder / "config.yaml", settings, "the run's config")
+    write_text(record, json.dumps(run, indent=1) + "\n", "the run's record")
 
 
 def check_same_config(out_dir: str | Path, config: Any, may_change: Sequence[str]) -> None:
@@ -81,7 +80,7 @@ def differing_options(out_dir: str | Path, config: Any) -> dict[str, tuple[Any, 
     record = Path(out_dir) / "config.yaml"
     if not record.exists():
         return {}
-    before, now = _dotted(yaml.safe_load(record.read_text()) or {}), _dotted(to_dict(config))
+    before, now = _dotted(yaml.safe_load(record.read_text(encoding="utf-8")) or {}), _dotted(to_dict(config))
     keys = sorted(before.keys() | now.keys())
     return {key: (before.get(key), now.get(key)) for key in keys if before.get(key) != now.get(key)}
 
@@ -91,12 +90,6 @@ def _dotted(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     for key, value in values.items():
         flat |= _dotted(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": value}
     return flat
-
-
-def _replace(path: Path, text: str) -> None:
-    draft = path.with_name(f".{path.name}.draft")
-    draft.write_text(text)
-    draft.replace(path)
 
 
 def field_names(config_cls: type) -> list[str]:

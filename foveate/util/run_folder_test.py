@@ -1,0 +1,79 @@
+from __future__ import annotations
+
+import json
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from foveate.errors import FoveateError
+from foveate.util import run_folder
+from foveate.util.run_folder import check_same_config, differing_options, to_dict, write_run_files
+
+
+@dataclass(frozen=True)
+class Sharp:
+    keep_ratio: float = 0.5
+
+
+@dataclass(frozen=True)
+class Blind:
+    pass
+
+
+@dataclass(frozen=True)
+class Run:
+    policy: str
+    layers: tuple[int, ...] = ()
+    pruner: Sharp | Blind | None = None
+    out: Path = Path("runs")
+    workers: int = 1
+
+
+def test_a_choice_carries_its_name() -> None:
+    plain = {"policy": "π", "layers": [3], "pruner": {"name": "sharp", "keep_ratio": 0.5}, "out": "runs", "workers": 1}
+    assert to_dict(Run("π", (3,), Sharp())) == plain
+    assert to_dict({1: (Blind(), None)}) == {"1": [{}, None]}
+
+
+def test_a_run_goes_on_with_the_options_it_began_with(tmp_path: Path) -> None:
+    assert differing_options(tmp_path, Run("π")) == {}
+    write_run_files(tmp_path, Run("π", pruner=Sharp()), seed=1)
+    check_same_config(tmp_path, Run("π", pruner=Sharp(), workers=2), may_change=("workers",))
+    assert differing_options(tmp_path, Run("π", pruner=Sharp(0.25))) == {"pruner.keep_ratio": (0.5, 0.25)}
+    with pytest.raises(FoveateError, match=r"another configuration \(pruner\.keep_ratio: 0\.5 there, 0\.25 now\)"):
+        check_same_config(tmp_path, Run("π", pruner=Sharp(0.25), workers=2), may_change=("workers",))
+
+
+def test_the_record_keeps_earlier_starts(tmp_path: Path) -> None:
+    for seed in (7, 8, 9):
+        write_run_files(tmp_path / "run", Run("p"), seed)
+    record = json.loads((tmp_path / "run" / "run.json").read_text())
+    assert [record["seed"], *(start["seed"] for start in record["earlier"])] == [9, 7, 8]
+    assert record["argv"] == sys.argv and record["versions"]["numpy"]
+    assert sorted(path.name for path in (tmp_path / "run").iterdir()) == ["config.yaml", "run.json"]
+
+
+def test_an_unwritable_folder_is_said(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(FoveateError, match="cannot be written there"):
+        write_run_files(tmp_path / "file" / "run", Run("p"), seed=None)
+    (tmp_path / "run.json").write_text("{")
+    with pytest.raises(FoveateError, match=r"run\.json: not the JSON"):
+        write_run_files(tmp_path, Run("p"), seed=None)
+
+
+def test_a_crash_between_the_two_files_leaves_the_earlier_record(tmp_path: Path, monkeypatch) -> None:
+    write_run_files(tmp_path, Run("p"), seed=1)
+    write = run_folder.write_text
+
+    def crash(path: Path, *args: str) -> None:
+        if path.name == "run.json":
+            raise KeyboardInterrupt
+        write(path, *args)
+
+    monkeypatch.setattr(run_folder, "write_text", crash)
+    with pytest.raises(KeyboardInterrupt):
+        write_run_files(tmp_path, Run("p"), seed=2)
+    assert json.loads((tmp_path / "run.json").read_text())["seed"] == 1
