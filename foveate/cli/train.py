@@ -15,12 +15,12 @@ def policy(argv: list[str]) -> int:
     from foveate.util.run_folder import write_run_files
 
     config = parse(TrainPolicyConfig, argv, "foveate train policy")
-    leads = os.environ.get("RANK", "0") == "0"
-    logging.basicConfig(level=logging.INFO if leads else logging.WARNING, format="%(message)s")
-    if leads:
+    is_main = os.environ.get("RANK", "0") == "0"
+    logging.basicConfig(level=logging.INFO if is_main else logging.WARNING, format="%(message)s")
+    if is_main:
         write_run_files(config.out, config, config.seed)
-    folder = train_policy(config, _loading if leads else None)
-    if leads:
+    folder = train_policy(config, _loading if is_main else None)
+    if is_main:
         print(f"policy: {folder}")
     return 0
 
@@ -32,12 +32,12 @@ def vlm(argv: list[str]) -> int:
     from foveate.util.run_folder import write_run_files
 
     config = parse(TrainVlmConfig, argv, "foveate train vlm")
-    leads = os.environ.get("RANK", "0") == "0"
-    logging.basicConfig(level=logging.INFO if leads else logging.WARNING, format="%(message)s")
-    if leads:
+    is_main = os.environ.get("RANK", "0") == "0"
+    logging.basicConfig(level=logging.INFO if is_main else logging.WARNING, format="%(message)s")
+    if is_main:
         write_run_files(config.out, config, config.seed)
     folder = train_vlm(config)
-    if leads:
+    if is_main:
         print(f"model: {folder}")
     return 0
 

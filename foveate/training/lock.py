@@ -26,7 +26,7 @@ def sole_training(folder: Path, world: World) -> Iterator[None]:
         import fcntl
     except ImportError:  # not on Windows
         fcntl = None  # type: ignore[assignment]
-    if fcntl is None or not world.leads:
+    if fcntl is None or not world.is_main:
         yield
         return
     folder.mkdir(parents=True, exist_ok=True)

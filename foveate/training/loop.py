@@ -118,7 +118,7 @@ def fit(
         load_checkpoint(saved[-1], progress, identity or {})
     forward = _wrap(objective, loop, world)
     objective.train()
-    with sole_training(out, world), RunLog(out, loop.steps, progress.step, loop.batch_size, world.leads) as run_log:
+    with sole_training(out, world), RunLog(out, loop.steps, progress.step, loop.batch_size, world.is_main) as run_log:
         total, since = torch.zeros((), device=world.device), 0
         for step in range(progress.step, loop.steps):
             numbers = objective.begin_step(step, loop.steps)
@@ -138,7 +138,7 @@ def fit(
                 numbers |= {"loss": loss, "lr": rate, "grad_norm": float(norm)} | objective.metrics()
                 run_log.metrics(progress.step, numbers)
                 total, since = torch.zeros((), device=world.device), 0
-            if saves and world.leads:
+            if saves and world.is_main:
                 save_checkpoint(out / "checkpoints", progress, identity or {}, loop.keep_checkpoints)
     world.barrier()
     return progress.ema

@@ -142,7 +142,7 @@ def _train_as_one_of_many(out: str) -> None:
     with join_world("cpu") as world:
         stub = Stub(dropout=0)
         fit(stub, Rows(), dataclasses.replace(LOOP, accumulate=2), OPTIM, Path(out), world=world)
-        if world.leads:
+        if world.is_main:
             torch.save(stub.state_dict(), Path(out) / "weights.pt")
 
 

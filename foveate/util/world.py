@@ -23,7 +23,7 @@ class World:
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
 
     @property
-    def leads(self) -> bool:
+    def is_main(self) -> bool:
         """The one process that writes files and draws the progress bar."""
         return self.rank == 0
 

@@ -113,7 +113,7 @@ def _work(config: EpisodesConfig, todo: Sequence[Episode], tick: Callable[[int],
     from foveate.util.run_folder import write_run_files
 
     if config.workers == "ray":
-        from foveate.util.ray import over_ray
+        from foveate.util.cluster import over_ray
 
         write_run_files(config.out, config, config.seed)
         moved = [replace(episode, folder=episode.folder.resolve()) for episode in todo]

@@ -69,7 +69,7 @@ def joined(config: VqaConfig) -> Iterator[World]:
         return
     with join_world(config.model.device if config.model.device != "cuda" else "auto") as world:
         _joined.append(world)
-        if world.leads and config.model.device == "cuda" and world.device.type == "cpu":
+        if world.is_main and config.model.device == "cuda" and world.device.type == "cpu":
             print("warning: model.device is cuda, and there is none: the CPU works", file=sys.stderr)
         try:
             yield world
@@ -139,7 +139,7 @@ def run_experiment(
     from foveate.evaluation.vqa.load import load_heads, load_model, load_sets, untuned
     from foveate.evaluation.vqa.matrix import Experiment, asked, asked_rules, matrix_rules, need_head
     from foveate.evaluation.vqa.metrics import score_row
-    from foveate.util.ray import require_ray
+    from foveate.util.cluster import require_ray
 
     start = time.monotonic()
     if config.eval.workers == "ray":
@@ -159,7 +159,7 @@ def run_experiment(
         passes = passes if needs is None else needs
         make_all_passes(experiment, sets, passes, pruned, console, world)
         done = Finished(config.folder, warnings=[*untuned(config), *warnings], vlm=vlm)
-        if not world.leads:
+        if not world.is_main:
             return done
         trained_on = [trained.facts.get("trained_on") for trained in heads]
         done.warnings += leak_warnings([*trained_on, config.data.train_jsonl], sets)
@@ -192,10 +192,10 @@ def make_all_passes(
     from foveate.evaluation.vqa.passes import inspect_images
 
     for name, samples in sets.items():
-        if world.leads:
+        if world.is_main:
             inspect_images(samples, experiment.cache)
         world.barrier()
-        with ProgressBar(console if world.leads else None, f"{name}: answers", "answers") as bar:
+        with ProgressBar(console if world.is_main else None, f"{name}: answers", "answers") as bar:
             if experiment.config.eval.workers == "ray":
                 run_on_ray(experiment, samples, needs, pruned, bar.begin, bar.advance)
             else:

@@ -102,22 +102,22 @@ class Paper:
         }
         prepare_folder(self.folder, self.base.language)
         with joined(self.base) as world:
-            self.leads = world.leads
+            self.is_main = world.is_main
             with self.console.status("reading model and questions"):
                 self.known = self.identity(str(world.device))
             for name, step in steps.items():
                 folder = self.folder / name
                 ended = self._ended(folder)
                 world.barrier()  # all have looked before the first of them writes
-                if self.leads:
+                if self.is_main:
                     self.console.rule(name)
                 if ended:
-                    if self.leads:
+                    if self.is_main:
                         self.console.print("ended before with the same model and data: passed over", highlight=False)
                         self._warn(folder)
                     continue
                 step(folder)
-                if self.leads:
+                if self.is_main:
                     self._warn(folder)
                     self._end(folder)
                 world.barrier()
@@ -162,7 +162,7 @@ class Paper:
             price = self.base.policy.lambda_cost
             nearest = min(self.base.pareto, key=lambda lam: abs(lam - price))
             with joined(self.base):  # the others wait for the file
-                if self.leads:
+                if self.is_main:
                     buckets(["--run", str(run), "--out", str(file), "--by", by, "--lambda_cost", str(nearest)])
             policy = parse(VqaConfig, ["--config", str(file)], "foveate value paper").policy
             keys = [f.name for f in dataclasses.fields(policy) if f.name.startswith("baseline_")]
@@ -197,7 +197,7 @@ class Paper:
         from foveate.cli.value.tables import TablesConfig, write_tables
         from foveate.util.files import write_json
 
-        if not self.leads:
+        if not self.is_main:
             return
         ablated = self.folder / "6_ablation"
         found = sorted(path.parent for path in self.folder.glob("[2-7]_*/**/results.csv"))

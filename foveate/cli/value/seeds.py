@@ -58,7 +58,7 @@ def run_seeds(config: SeedsConfig, console: Console) -> list[dict[str, Any]]:
         for seed in config.seeds:
             own = VqaConfig(**plain | {"training": dataclasses.replace(config.training, seed=seed)})
             place = folder / f"seed_{seed}"
-            if world.leads:
+            if world.is_main:
                 console.rule(f"seed {seed}")
             if config.data.train_jsonl and not config.checkpoint:
                 train_head(dataclasses.replace(own, output_dir=str(place / "policy")), console)
@@ -66,7 +66,7 @@ def run_seeds(config: SeedsConfig, console: Console) -> list[dict[str, Any]]:
             done = run_experiment(dataclasses.replace(own, output_dir=str(place)), console)
             found.append([item.row for item in done.matrix])
             data |= data_facts(done.datasets)
-        if not world.leads:
+        if not world.is_main:
             return []
     rows = average(found, config.seeds)
     columns = (*COLUMNS, *(f"{name}_std" for name in AVERAGED))

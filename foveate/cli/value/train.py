@@ -117,7 +117,7 @@ def training_passes(config: VqaConfig, console: Console, world: Any, folder: Pat
     if config.training.stage1_epochs:
         recipe = stage1_recipe(config, data_hash(samples))
         again = is_tuned(folder, recipe)
-        if world.leads:
+        if world.is_main:
             told = f"{config.training.stage1_epochs} epochs, {config.training.stage1_baseline_name}"
             console.print(f"stage 1: {told}{f'; done before, in {tuned}' if again else ''}", soft_wrap=True)
         if not again:
@@ -128,7 +128,7 @@ def training_passes(config: VqaConfig, console: Console, world: Any, folder: Pat
         vlm = load_model(config, str(world.device))
     experiment = Experiment(config, vlm, score_row, world.rank, world.size)
     make_all_passes(experiment, {"training": samples}, EVERY_PASS, (), console, world)
-    if not world.leads:
+    if not world.is_main:
         return None
     scored = experiment.scored("training", samples, EVERY_PASS)
     if scored.broken:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from foveate.evaluation.vqa.passes import PassOptions, PrunedPass, Work, make_rows, plan
 from foveate.types import VQASample
-from foveate.util.ray import over_ray
+from foveate.util.cluster import over_ray
 
 if TYPE_CHECKING:
     from foveate.evaluation.vqa.config import VqaConfig

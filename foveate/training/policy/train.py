@@ -146,7 +146,7 @@ def _train(config: TrainPolicyConfig, world: World, progress: Any) -> Path:
     ema = fit(
         objective, source, config.loop, config.optim, out, world=world, seed=config.seed, identity=identity(config)
     )
-    if world.leads:
+    if world.is_main:
         values = plain(config)
         if config.init_from:
             del values["model"]  # sizes came from there

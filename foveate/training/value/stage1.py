@@ -104,7 +104,7 @@ def tune(
     if not questions.samples:
         first = f"; of {len(broken)} pictures that cannot be read the first: {broken[0]}" if broken else ""
         raise FoveateError(f"stage 1: not one training question has a public answer and a picture{first}")
-    if broken and world.leads:
+    if broken and world.is_main:
         log.warning("stage 1: %d of %d questions left out: %s", len(broken), len(samples), broken[0])
     steps = math.ceil(len(questions.samples) / training.batch_size) * training.stage1_epochs
     optim = OptimConfig(
@@ -130,7 +130,7 @@ def tune(
     )
     out = folder / FOLDER
     with ema.applied():
-        if world.leads:
+        if world.is_main:
             with draft_folder(out) as begun:  # a folder of that name is a whole model
                 save(vlm, begun)
                 (begun / RECIPE).write_text(json.dumps(dict(recipe), indent=1) + "\n")

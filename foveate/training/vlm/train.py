@@ -286,7 +286,7 @@ def _train(config: TrainVlmConfig, world: World) -> Path:
     ema = fit(
         objective, source, config.loop, config.optim, out, world=world, seed=config.seed, identity=_identity(config)
     )
-    if world.leads:
+    if world.is_main:
         with ema.applied():
             save_vlm(vlm, out / "model", DTYPES[config.save_dtype])
         settings = json.loads(json.dumps(dataclasses.asdict(config)))
