@@ -143,7 +143,7 @@ class LiberoEnv:
 
 def axis_angle(quaternion: np.ndarray) -> np.ndarray:
     """Unit quaternion [x, y, z, w] -> rotation vector [3] (rad), as robosuite computes it: w < 0 gives an angle
-    beyond pi, which checkpoints were trained with."""
+    beyond pi, which checkpoints were trained with (SciPy's stays below)."""
     w = float(np.clip(quaternion[3], -1.0, 1.0))
     sine = math.sqrt(1.0 - w * w)
     if math.isclose(sine, 0.0):

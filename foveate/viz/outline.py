@@ -1,4 +1,4 @@
-"""Outlines of object masks on attention pictures. Pillow and NumPy."""
+"""Outlines of object masks on attention pictures. Pillow, NumPy and SciPy."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 from PIL import Image, ImageDraw
+from scipy.ndimage import binary_dilation, binary_erosion
 
 from foveate.viz.attention import font
 
@@ -33,8 +34,9 @@ def draw_outlines(
         canvas = np.asarray(picture.crop((left, top, left + width, top + height))).copy()
         for name, mask in found.items():
             small = np.asarray(Image.fromarray(mask).resize((width, height), Image.Resampling.NEAREST))
-            edge = small & ~shrunk(small)
-            canvas[grown(small) & ~small] = SHADE  # a dark line around the light one: visible on any colour
+            # By the four neighbours; what lies beyond the picture's border is outside.
+            edge = small & ~binary_erosion(small)
+            canvas[binary_dilation(small) & ~small] = SHADE  # a dark line around the light one: visible on any colour
             canvas[edge] = COLORS[names.index(name) % len(COLORS)]
         picture.paste(Image.fromarray(canvas), (left, top))
         for name, mask in found.items():
@@ -46,17 +48,3 @@ def draw_outlines(
                 at = (max(left + 3, min(x, room)), y - 8 if y - top > 16 else y + 10)
                 color = COLORS[names.index(name) % len(COLORS)]
                 draw.text(at, name, color, font(11), anchor="lm", stroke_width=2, stroke_fill=SHADE)
-
-
-def shrunk(mask: np.ndarray) -> np.ndarray:
-    """Without the pixels that have a neighbour (above, below, left, right) outside; the picture's border is outside."""
-    inner = np.zeros_like(mask)
-    core = mask[1:-1, 1:-1] & mask[:-2, 1:-1] & mask[2:, 1:-1] & mask[1:-1, :-2] & mask[1:-1, 2:]
-    inner[1:-1, 1:-1] = core
-    return inner
-
-
-def grown(mask: np.ndarray) -> np.ndarray:
-    """With every pixel that has a neighbour inside."""
-    padded = np.pad(mask, 1)
-    return padded[1:-1, 1:-1] | padded[:-2, 1:-1] | padded[2:, 1:-1] | padded[1:-1, :-2] | padded[1:-1, 2:]

@@ -1,15 +1,26 @@
 import numpy as np
 from PIL import Image
 
-from foveate.viz.outline import COLORS, draw_outlines, grown, shrunk
+from foveate.viz.outline import COLORS, SHADE, draw_outlines
 
 
-def test_shrunk_and_grown_by_hand():
+def test_a_line_by_hand():
+    """A square of 3 x 3: its line leaves the middle pixel, the dark one around it the corners."""
+    picture = Image.new("RGB", (5, 5), (100, 100, 100))
     mask = np.zeros((5, 5), bool)
     mask[1:4, 1:4] = True
-    assert shrunk(mask).sum() == 1 and shrunk(mask)[2, 2]
-    assert grown(mask).sum() == 9 + 12
-    assert not shrunk(np.ones((3, 3), bool))[0].any(), "the picture's border is outside"
+    draw_outlines(picture, {"": (0, 0, 5, 5)}, {"": {" ": mask}})
+    pixels = np.asarray(picture)
+    light, dark = ((pixels == color).all(-1) for color in (COLORS[0], SHADE))
+    assert light.sum() == 8 and (pixels[2, 2] == 100).all()
+    assert dark.sum() == 12 and not dark[0, 0] and not dark[4, 4]
+
+
+def test_the_border_of_the_picture_is_outside():
+    picture = Image.new("RGB", (5, 5), (100, 100, 100))
+    draw_outlines(picture, {"": (0, 0, 5, 5)}, {"": {" ": np.ones((5, 5), bool)}})
+    plain = (np.asarray(picture) == 100).all(-1)
+    assert plain[1:4, 1:4].all() and plain.sum() == 9
 
 
 def test_the_line_runs_along_the_mask_and_leaves_the_rest():

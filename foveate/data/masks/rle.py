@@ -1,4 +1,4 @@
-"""COCO's run-length masks and polygons -> pixels. NumPy; Pillow for polygons.
+"""COCO's run-length masks and polygons -> pixels. NumPy alone.
 
 A run-length mask counts pixels column by column, from the top left: so many outside, so many inside, outside ... Its
 counts are a list, or a text in COCO's compression: each number in groups of five bits, the lowest first, as characters
@@ -58,7 +58,11 @@ def decode_rle(rle: Mapping[str, Any]) -> np.ndarray:
 
 
 def decode_polygons(polygons: Sequence[Sequence[float]], hw: tuple[int, int]) -> np.ndarray:
-    """COCO polygons [x0, y0, x1, y1, ...] in pixels -> bool [H, W]: the pixels whose centre lies inside one of them."""
+    """COCO polygons [x0, y0, x1, y1, ...] in pixels -> bool [H, W]: the pixels whose centre lies inside one of them.
+
+    Of two that share an edge, each pixel lies in one. (Pillow's polygons take whole pixels, and their border with them;
+    matplotlib's paths give a centre on an edge to either side.)
+    """
     x, y = np.arange(hw[1]) + 0.5, np.arange(hw[0])[:, None] + 0.5
     inside = np.zeros(hw, bool)
     for flat in polygons:

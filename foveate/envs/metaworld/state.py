@@ -1,7 +1,11 @@
-"""What a Meta-World simulation knows of its robot and cameras, under the names of DROID recordings. NumPy alone."""
+"""What a Meta-World simulation knows of its robot and cameras, under the names of DROID recordings.
+
+NumPy, and the SciPy that Meta-World brings.
+"""
 
 from __future__ import annotations
 
+import warnings
 from typing import Any
 
 import numpy as np
@@ -48,18 +52,8 @@ def pose(position: np.ndarray, rotation: np.ndarray) -> np.ndarray:
     Where the second angle is a right angle, as with a hand that looks straight down, the other two turn about one axis:
     their values alone mean nothing then, the rotation that the three make does.
     """
-    flat = np.hypot(rotation[0, 0], rotation[1, 0])
-    if flat > 1e-9:
-        first, third = np.arctan2(rotation[2, 1], rotation[2, 2]), np.arctan2(rotation[1, 0], rotation[0, 0])
-    else:
-        first, third = np.arctan2(-rotation[1, 2], rotation[1, 1]), 0.0
-    return np.array([*position, first, np.arctan2(-rotation[2, 0], flat), third])
+    from scipy.spatial.transform import Rotation
 
-
-def rotation_of(angles: np.ndarray) -> np.ndarray:
-    """The inverse: three angles -> rotation matrix [3, 3]."""
-    (cx, cy, cz), (sx, sy, sz) = np.cos(angles), np.sin(angles)
-    about_x = np.array([[1, 0, 0], [0, cx, -sx], [0, sx, cx]])
-    about_y = np.array([[cy, 0, sy], [0, 1, 0], [-sy, 0, cy]])
-    about_z = np.array([[cz, -sz, 0], [sz, cz, 0], [0, 0, 1]])
-    return about_z @ about_y @ about_x
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Gimbal lock")
+        return np.array([*position, *Rotation.from_matrix(rotation).as_euler("xyz")])

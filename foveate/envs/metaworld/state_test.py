@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from foveate.envs.metaworld.state import pose, rotation_of
+from foveate.envs.metaworld.state import pose
 
 pytest.importorskip("metaworld", reason='needs pip install "foveate[sim]"')
 
@@ -14,6 +14,15 @@ def env():
     env.reset("push", 3)
     yield env
     env.close()
+
+
+def rotation_of(angles: np.ndarray) -> np.ndarray:
+    """The inverse, by the plain formula: three angles -> rotation matrix [3, 3]."""
+    (cx, cy, cz), (sx, sy, sz) = np.cos(angles), np.sin(angles)
+    about_x = np.array([[1, 0, 0], [0, cx, -sx], [0, sx, cx]])
+    about_y = np.array([[cy, 0, sy], [0, 1, 0], [-sy, 0, cy]])
+    about_z = np.array([[cz, -sz, 0], [sz, cz, 0], [0, 0, 1]])
+    return about_z @ about_y @ about_x
 
 
 @pytest.mark.parametrize("angles", [(0.3, -0.4, 2.0), (-3.0, 1.2, -0.1), (0, 0, 0), (0.7, np.pi / 2, 0.2)])
