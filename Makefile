@@ -18,13 +18,14 @@ export OMP_WAIT_POLICY ?= passive
 FAST := not slow and not gpu and not libero and not browser and not peer
 STAMP := $(VENV)/.foveate-ready
 
-.PHONY: help setup gl demo test lint clean
+.PHONY: help setup gl demo test lint docs clean
 .DEFAULT_GOAL := help
 
 help:
 	@echo "make demo   set up, then the main job on the shipped policy: full against pruned, with an HTML report"
 	@echo "make test   set up, then the tests that need no GPU, no browser and no download"
 	@echo "make lint   set up, then ruff, mypy and the import contract"
+	@echo "make docs   the documents and an API reference in build/docs; fails where a link leads nowhere"
 	@echo "make setup  the environment in $(VENV) and the GL library alone"
 	@echo "make clean  remove $(VENV) and caches (runs/ stays)"
 	@echo
@@ -51,6 +52,11 @@ lint: $(STAMP)
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/mypy
 	$(VENV)/bin/python -m pytest tests/test_architecture.py -k imports
+
+docs: $(STAMP)
+	$(VENV)/bin/pip install --quiet --constraint $(VENV)/constraints.txt -e '.[docs]'
+	NO_MKDOCS_2_WARNING=1 $(VENV)/bin/mkdocs build --quiet --strict
+	$(VENV)/bin/md-dead-link-check
 
 clean:
 	rm -rf $(VENV) build *.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache

@@ -5,7 +5,8 @@
 `--policies` holds one policy folder per fine-tuned variant (as `scripts/train_tiny_policy.sh` leaves them); `full`,
 `blind` and `shuffled_instruction` use its `full`. Every variant is a plain `foveate eval sim`, which resumes, so this
 script does too. Writes results.csv (variant,task,episodes,successes,kept_mean,patches,ms_p50) beside itself, one row
-per task and one named TOTAL per variant, with Wilson intervals printed.
+per task and one named TOTAL per variant, with Wilson intervals printed, and the tables between the markers of both
+READMEs and of docs/results.md; `--tables` writes those alone, from the results.csv that is there.
 """
 
 from __future__ import annotations
@@ -21,6 +22,53 @@ from foveate.evaluation.sim.results import wilson
 
 COLUMNS = ("variant", "task", "episodes", "successes", "kept_mean", "patches", "ms_p50")
 HERE = Path(__file__).parent
+REPO = HERE.parents[1]
+BEGIN, END = "<!-- results:begin -->", "<!-- results:end -->"
+SIDE_BY_SIDE = ("full", "lightvla", "blind", "shuffled_instruction")
+"""The variants of the table by task."""
+
+
+def markdown(rows: list[list[str]]) -> str:
+    """A table of which the first row is the head."""
+    return "\n".join(f"| {' | '.join(row)} |" for row in [rows[0], ["---"] * len(rows[0]), *rows[1:]])
+
+
+def success(row: dict[str, str]) -> str:
+    count, of = int(row["successes"]), int(row["episodes"])
+    low, high = wilson(count, of)
+    return f"{count}/{of} ({100 * low:.0f}–{100 * high:.0f} %)"
+
+
+def kept(row: dict[str, str]) -> str:
+    return f"{float(row['kept_mean']):.1f} of {float(row['patches']):.0f}"
+
+
+def documents() -> dict[Path, str]:
+    """Every document that shows results.csv, with its tables as they should be."""
+    with (HERE / "results.csv").open() as file:
+        rows = {(row["variant"], row["task"]): row for row in csv.DictReader(file)}
+    totals = [[f"`{name}`", kept(row), success(row)] for (name, task), row in rows.items() if task == "TOTAL"]
+    tasks = [task for name, task in rows if name == "full" and task != "TOTAL"]
+    by_task = [["task", *(f"`{name}`" for name in SIDE_BY_SIDE)]]
+    by_task += [[task.removesuffix("-v3"), *(success(rows[name, task]) for name in SIDE_BY_SIDE)] for task in tasks]
+    by_task.append(["**all**", *(success(rows[name, "TOTAL"]) for name in SIDE_BY_SIDE)])
+    by_task.append(["patches kept", *(kept(rows[name, "TOTAL"]) for name in SIDE_BY_SIDE)])
+    head = ["variant", "patches kept", "success"]
+    tables = {
+        "README.md": markdown([head, *totals]),
+        "README.zh-CN.md": markdown([["变体", "保留的 patch", "成功"], *totals]),
+        "docs/results.md": f"{markdown(by_task)}\n\nAll tasks together:\n\n{markdown([head, *totals])}",
+    }
+    written = {}
+    for name, table in tables.items():
+        before, rest = (REPO / name).read_text(encoding="utf-8").split(BEGIN)
+        written[REPO / name] = f"{before}{BEGIN}\n{table}\n{END}{rest.split(END)[1]}"
+    return written
+
+
+def write_documents() -> None:
+    for path, text in documents().items():
+        path.write_text(text, encoding="utf-8")
 
 
 def evaluate(policies: Path, out: Path, variant: str, episodes: int, suite: str, seed: int) -> list[dict[str, str]]:
@@ -49,14 +97,17 @@ def total(variant: str, rows: list[dict[str, str]]) -> dict[str, str]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--policies", type=Path, required=True)
-    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--tables", action="store_true")
+    parser.add_argument("--policies", type=Path, required="--tables" not in sys.argv)
+    parser.add_argument("--out", type=Path, required="--tables" not in sys.argv)
     parser.add_argument("--episodes", type=int, default=50)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--suite", default="foveate")
     parser.add_argument("--processes", type=int, default=2)
     parser.add_argument("--variants", nargs="*")
     args = parser.parse_args()
+    if args.tables:
+        return write_documents()
     args.out.mkdir(parents=True, exist_ok=True)
     trained = sorted(p.name for p in args.policies.iterdir() if (p / "config.json").exists())
     variants = args.variants or [*trained, "blind", "shuffled_instruction"]
@@ -75,6 +126,7 @@ def main() -> None:
                 f"kept {summary['kept_mean']}/{summary['patches']} {summary['ms_p50']} ms",
                 flush=True,
             )
+    write_documents()
 
 
 if __name__ == "__main__":

@@ -77,7 +77,7 @@ def summarise(rows: Sequence[Row]) -> list[Row]:
     Returns:
         `views, layer, frames, episodes, area`; `metrics`: metric -> `high, random, low` (mean and `ci95`),
         `difference` (high - random, mean and `ci95`), `ratio` (of the means), `wins` (share of frames where high beats
-        the mean of the random draws); `dims`: metric -> `high, random, low, difference` [A], `difference_ci95` [A][2].
+        the mean of the random draws); `dims`: metric -> `high, random, low, difference` [A], `difference_ci95` [A, 2].
         Intervals resample episodes, or frames where there is one episode.
     """
     summary = []

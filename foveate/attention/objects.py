@@ -124,7 +124,7 @@ def study_picture(
         hw: the picture's height and width.
     Returns:
         `view, object, area` (the mask's share of the picture), and per metric `layer` [L] (of the mean over heads),
-        `heads` [L][H], `shuffled` [L] (of the mean over heads), `centre`.
+        `heads` [L, H], `shuffled` [L] (of the mean over heads), `centre`.
     """
     if view not in maps.views:
         raise FoveateError(f"view {view!r}: the maps have only {', '.join(maps.views)}")

@@ -1,0 +1,1 @@
+"""What is read and written: demonstrations, DROID folders, object masks, question sets."""

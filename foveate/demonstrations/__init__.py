@@ -1,0 +1,1 @@
+"""Scripted experts in the simulator, and what they record."""

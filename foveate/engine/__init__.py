@@ -1,0 +1,1 @@
+"""How a model is run: the stages of one inference, each timed."""

@@ -1,0 +1,1 @@
+"""Success in simulators, accuracy and cost on questions about images."""

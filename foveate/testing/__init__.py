@@ -1,0 +1,1 @@
+"""What tests share: golden data, stand-ins, small runs. Imported by tests alone."""

@@ -1,0 +1,1 @@
+"""What one inference saw and kept: attention rows, dumps, token log, and their schema."""

@@ -1,0 +1,1 @@
+"""The training loop, checkpoints and schedules; for policies, image-text models and the head."""

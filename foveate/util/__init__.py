@@ -1,0 +1,1 @@
+"""What every room needs: files, statistics, run folders, progress, processes."""

@@ -1,0 +1,1 @@
+"""`foveate attn`: where a policy looks, and whether it is true."""

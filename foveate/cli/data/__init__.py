@@ -1,0 +1,1 @@
+"""`foveate data`: demonstrations and training questions."""

@@ -1,0 +1,1 @@
+"""`foveate demo`: the main jobs on what ships."""

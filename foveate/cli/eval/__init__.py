@@ -1,0 +1,1 @@
+"""`foveate eval`: simulators and questions about images."""

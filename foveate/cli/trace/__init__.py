@@ -1,0 +1,1 @@
+"""`foveate trace`: one traced inference, and what is drawn from traced runs."""

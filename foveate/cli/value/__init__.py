@@ -1,0 +1,1 @@
+"""`foveate value` and `foveate sweep`: the experiments about NO, COARSE and FULL."""

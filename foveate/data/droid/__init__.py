@@ -1,0 +1,1 @@
+"""DROID-format episodes: reader and writer."""

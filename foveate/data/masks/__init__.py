@@ -1,0 +1,1 @@
+"""Object masks: PNG, NPZ, COCO, detectors and detection services."""

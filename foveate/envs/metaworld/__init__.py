@@ -1,0 +1,1 @@
+"""Meta-World: cameras, state and segmentation of its MuJoCo scenes."""

@@ -1,0 +1,1 @@
+"""A policy in simulators: episodes, results, controls."""

@@ -1,0 +1,1 @@
+"""What model families share: layers, image resizing, norm stats, robot mappings, tokenizer."""

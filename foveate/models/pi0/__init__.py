@@ -1,0 +1,1 @@
+"""π0 and π0.5 on plain PyTorch layers; openpi and LeRobot checkpoints."""

@@ -1,0 +1,1 @@
+"""Attention of episodes: maps, videos, fidelity and objects, resumable."""

@@ -1,0 +1,1 @@
+"""The two stages in which the NO, COARSE, FULL head is trained."""

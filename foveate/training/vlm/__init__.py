@@ -1,0 +1,1 @@
+"""Training of image-text models at one visual budget or several."""

@@ -1,0 +1,1 @@
+"""The HTML reports, and the charts in them."""
