@@ -20,13 +20,13 @@ from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageChops, ImageDraw, ImageFont
+from PIL import Image, ImageChops, ImageDraw
 
 from foveate.errors import FoveateError, unknown
 from foveate.geometry import ResizeGeometry
 from foveate.util.files import draft
+from foveate.viz.drawing import INK, PAPER, font, palette, shorten
 
-PAPER, INK = (250, 250, 248), (28, 32, 38)
 GAP, LINE = 8, 20
 """Pixels between things, and of a line of text."""
 BAR, NUMBER = 12, 46
@@ -250,33 +250,9 @@ def visible(grid: np.ndarray, geometry: ResizeGeometry) -> tuple[np.ndarray, tup
 
 
 @lru_cache(maxsize=16)
-def palette(colormap: str) -> np.ndarray:
-    """uint8 [256, 3]: the colours of one of matplotlib's maps."""
-    from matplotlib import colormaps
-
-    return (colormaps[colormap](np.linspace(0, 1, 256))[:, :3] * 255).round().astype(np.uint8)
-
-
-@lru_cache(maxsize=16)
 def _shares(colormap: str, alpha: float) -> bytes:
     """The colours' share of the mixture, so that mixing is one addition of bytes; the sum stays below 256."""
     return (palette(colormap) * alpha).astype(np.uint8).tobytes()
-
-
-@lru_cache(maxsize=16)
-def font(size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
-    """Pillow's own font."""
-    return ImageFont.load_default(size)
-
-
-@lru_cache(maxsize=64)
-def shorten(text: str, width: float, size: int = 14) -> str:
-    """The text, cut with an ellipsis where it is wider than so many pixels."""
-    text = " ".join(text.split())
-    if font(size).getlength(text) <= width:
-        return text
-    cuts = (f"{text[:n].rstrip()}…" for n in range(min(len(text), 400), -1, -1))
-    return next((cut for cut in cuts if font(size).getlength(cut) <= width), "…")
 
 
 def _largest(values: np.ndarray) -> float:

@@ -4,7 +4,8 @@ from PIL import Image
 
 from foveate.errors import FoveateError
 from foveate.geometry import ResizeGeometry, patch_axes
-from foveate.viz.attention import Sheet, Style, palette, render_views, save_jpeg, shorten, visible
+from foveate.viz.attention import Sheet, Style, render_views, save_jpeg, visible
+from foveate.viz.drawing import palette, shorten
 
 BARE = Style(names=False, colorbar=False, smooth=False, size=(640, 480))
 

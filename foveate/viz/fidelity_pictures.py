@@ -7,7 +7,8 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from foveate.viz.attention import Sheet, Style
-from foveate.viz.overlay import PAPER, side_by_side
+from foveate.viz.drawing import PAPER
+from foveate.viz.overlay import captioned_row
 
 HEIGHT = 200
 """Of each picture in a strip, in pixels."""
@@ -26,7 +27,7 @@ def strip(
     ratio = image.shape[1] / image.shape[0]
     style = Style(names=False, colorbar=False, smooth=False, size=(max(96, round(HEIGHT * 2 * ratio)), HEIGHT * 2))
     drawn = np.asarray(Sheet({"": image}, model_hw, style=style).draw({"": grid}))
-    return side_by_side({"map": drawn, **shown}, title, HEIGHT)
+    return captioned_row({"map": drawn, **shown}, title, HEIGHT)
 
 
 def stack(strips: Sequence[np.ndarray]) -> np.ndarray:

@@ -8,7 +8,7 @@ import numpy as np
 from PIL import Image, ImageDraw
 from scipy.ndimage import binary_dilation, binary_erosion
 
-from foveate.viz.attention import font
+from foveate.viz.drawing import font
 
 COLORS = ((255, 255, 255), (255, 214, 10), (50, 255, 126), (255, 105, 180), (90, 200, 250), (255, 140, 60))
 SHADE = (20, 22, 26)

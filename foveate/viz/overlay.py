@@ -10,14 +10,14 @@ padding, so the patch grid is right to the pixel at any resolution. NumPy and Pi
 from __future__ import annotations
 
 from collections.abc import Mapping
-from functools import lru_cache
 from typing import Literal
 
 import numpy as np
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
 
 from foveate.geometry import patch_axes
 from foveate.tracing.record import Record, View
+from foveate.viz.drawing import INK, PAPER, font, palette, shorten
 
 Colors = Literal["viridis", "inferno", "magma"]
 SCORE_COLORS: Colors = "viridis"
@@ -27,21 +27,12 @@ STRENGTH = 0.55
 """Share of the colour in a heat map; the rest is the grey picture."""
 DIM = 0.22
 """Brightness left to a dropped patch."""
-PAPER, INK = (250, 250, 248), (28, 32, 38)
 
 
 def per_pixel(values: np.ndarray, view: View, hw: tuple[int, int]) -> np.ndarray:
     """Values of a view's patches [rows * columns] -> [H, W] on its source picture."""
     row, column = patch_axes(view.grid, hw, view.model_hw, view.flips)
     return values.reshape(view.grid)[row[:, None], column[None, :]]
-
-
-@lru_cache(maxsize=8)
-def palette(colors: Colors) -> np.ndarray:
-    """uint8 [256, 3]: one of matplotlib's perceptually uniform colour maps."""
-    from matplotlib import colormaps
-
-    return (colormaps[colors](np.linspace(0, 1, 256))[:, :3] * 255).round().astype(np.uint8)
 
 
 def value_range(values: np.ndarray, *, from_zero: bool = False) -> tuple[float, float]:
@@ -98,9 +89,9 @@ def mask(image: np.ndarray, keep: np.ndarray, view: View) -> np.ndarray:
 def with_colorbar(picture: np.ndarray, scale: tuple[float, float], colors: Colors, unit: str = "") -> np.ndarray:
     """The picture, untouched, with the colour scale to its right: uint8 [H, W + bar, 3]."""
     height, width = picture.shape[:2]
-    font = _font(max(9, min(14, height // 18)))
+    letters = font(max(9, min(14, height // 18)))
     labels = [_number(value) for value in scale]
-    text = max(font.getlength(label) for label in (*labels, unit))
+    text = max(letters.getlength(label) for label in (*labels, unit))
     gap, bar = 5, max(8, height // 24)
     canvas = Image.new("RGB", (width + 3 * gap + bar + int(text) + 1, height), PAPER)
     canvas.paste(Image.fromarray(picture))
@@ -109,15 +100,15 @@ def with_colorbar(picture: np.ndarray, scale: tuple[float, float], colors: Color
     canvas.paste(Image.fromarray(np.repeat(ramp[:, None], bar, 1)), (width + gap, top))
     draw = ImageDraw.Draw(canvas)
     x = width + 2 * gap + bar
-    draw.text((x, top), labels[1], INK, font, anchor="lt")
-    draw.text((x, bottom), labels[0], INK, font, anchor="lb")
-    draw.text((x, height / 2), unit, INK, font, anchor="lm")
+    draw.text((x, top), labels[1], INK, letters, anchor="lt")
+    draw.text((x, bottom), labels[0], INK, letters, anchor="lb")
+    draw.text((x, height / 2), unit, INK, letters, anchor="lm")
     return np.asarray(canvas)
 
 
-def side_by_side(pictures: Mapping[str, np.ndarray], title: str, height: int = 320) -> np.ndarray:
+def captioned_row(pictures: Mapping[str, np.ndarray], title: str, height: int = 320) -> np.ndarray:
     """Pictures in a row, each with its name below, a title above: uint8 [*, *, 3]."""
-    font, gap = _font(15), 10
+    gap = 10
     scaled = [
         Image.fromarray(p).resize((round(p.shape[1] * height / p.shape[0]), height), Image.Resampling.LANCZOS)
         for p in pictures.values()
@@ -125,14 +116,11 @@ def side_by_side(pictures: Mapping[str, np.ndarray], title: str, height: int = 3
     width = sum(p.width for p in scaled) + gap * (len(scaled) + 1)
     canvas = Image.new("RGB", (width, height + 64), PAPER)
     draw = ImageDraw.Draw(canvas)
-    room = width - 2 * gap
-    if font.getlength(title) > room:
-        title = next(cut for n in range(min(len(title), 200), -1, -1) if font.getlength(cut := f"{title[:n]}…") <= room)
-    draw.text((gap, 18), title, INK, font, anchor="lm")
+    draw.text((gap, 18), shorten(title, width - 2 * gap, 15), INK, font(15), anchor="lm")
     x = gap
     for name, picture in zip(pictures, scaled, strict=True):
         canvas.paste(picture, (x, 34))
-        draw.text((x + picture.width / 2, height + 50), name, INK, _font(13), anchor="mm")
+        draw.text((x + picture.width / 2, height + 50), name, INK, font(13), anchor="mm")
         x += picture.width + gap
     return np.asarray(canvas)
 
@@ -162,11 +150,6 @@ def layers(record: Record, images: Mapping[str, np.ndarray], *, bars: bool) -> d
         pictures = {v.name: heatmap(images[v.name], value[v.part], v, scale, colors) for v in views}
         drawn[kind] = {n: with_colorbar(p, scale, colors) for n, p in pictures.items()} if bars else pictures
     return drawn
-
-
-@lru_cache(maxsize=16)
-def _font(size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
-    return ImageFont.load_default(size)
 
 
 def _number(value: float) -> str:

@@ -60,9 +60,9 @@ def test_value_range_of_odd_values():
     assert overlay.value_range(np.array([np.nan])) == (0.0, 1.0)
 
 
-def test_side_by_side_cuts_a_long_title():
+def test_captioned_row_cuts_a_long_title():
     picture = np.zeros((50, 80, 3), np.uint8)
-    drawn = overlay.side_by_side({"corner": picture, "wrist": picture}, "word " * 200, height=100)
+    drawn = overlay.captioned_row({"corner": picture, "wrist": picture}, "word " * 200, height=100)
     assert drawn.shape == (164, 2 * 160 + 30, 3)
 
 

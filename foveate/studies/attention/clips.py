@@ -116,7 +116,8 @@ def burnt_in(picture: np.ndarray, mark: str, text: str) -> np.ndarray:
     """The picture with a line below it: uint8 [H + STRIP, W, 3]."""
     from PIL import Image, ImageDraw
 
-    from foveate.viz.attention import GAP, font, shorten
+    from foveate.viz.attention import GAP
+    from foveate.viz.drawing import font, shorten
 
     canvas = Image.new("RGB", (picture.shape[1], picture.shape[0] + STRIP), (28, 32, 38))
     canvas.paste(Image.fromarray(picture))

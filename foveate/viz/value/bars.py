@@ -14,13 +14,13 @@ ACTION_COLORS = {"no": "#BBBBBB", "coarse": "#56B4E9", "full": "#0072B2"}
 ORACLE_COLORS = {"NO": "#BBBBBB", "COARSE": "#56B4E9", "FULL": "#0072B2", "none": "#D55E00"}
 
 
-def plot_actions(rows: Sequence[Row], path: Path, say: Mapping[str, str], title: str) -> Path:
-    """Shares of NO, COARSE and FULL, one bar per row that `_telling` keeps.
+def plot_actions(rows: Sequence[Row], path: Path, labels: Mapping[str, str], title: str) -> Path:
+    """Shares of NO, COARSE and FULL, one bar per row that `_selected` keeps.
 
     The ends of NO and of FULL have intervals: their deviation over seeds, or what a bootstrap over the questions gives
     (of a share p of n questions: 1.96 sqrt(p (1 - p) / n)).
     """
-    rows = _telling(rows)
+    rows = _selected(rows)
     bars = [(row["row"], {level: row[f"action_rate_{level}"] or 0.0 for level in ACTION_COLORS}) for row in rows]
     seeds = any(row.get("accuracy_std") is not None for row in rows)
     spreads = [
@@ -28,11 +28,11 @@ def plot_actions(rows: Sequence[Row], path: Path, say: Mapping[str, str], title:
          for level in ("no", "full")]
         for row, (_, shares) in zip(rows, bars, strict=True)
     ]  # fmt: skip
-    note = say["over_seeds" if seeds else "over_questions"]
-    return save(_stacked(bars, ACTION_COLORS, spreads, say, say["share"], f"{title} · {note}"), path)
+    note = labels["over_seeds" if seeds else "over_questions"]
+    return save(_stacked(bars, ACTION_COLORS, spreads, labels, labels["share"], f"{title} · {note}"), path)
 
 
-def _telling(rows: Sequence[Row]) -> list[Row]:
+def _selected(rows: Sequence[Row]) -> list[Row]:
     """Rows worth a bar; the table of a run has all. A pruned look is always FULL and left out.
 
     Beside learned rows: the fixed rules, the matched random twins of the row whose lambda was chosen (or the middle
@@ -60,13 +60,13 @@ def _telling(rows: Sequence[Row]) -> list[Row]:
 
 def plot_errors(slices: Sequence[Row], path: Path, language: str = "en") -> Path:
     """Share of wrong answers per action of each rule, with Wilson intervals; rows of `error_slices.csv`."""
-    say = labels_of(language)
+    labels = labels_of(language)
     mine = [s for s in slices if s["category"] == "all" and s["action"] != "all"]
     figure, axes = new_figure(7.2, 0.8 + 0.22 * len(mine))
     for place, item in enumerate(mine):
-        n, rate = item["samples"], item["wrong"] / item["samples"]
-        low, high = wilson(int(item["wrong"]), int(n))
-        whiskers = [[100 * (rate - low)], [100 * (high - rate)]]
+        rate = item["wrong"] / item["samples"]
+        low, high = wilson(item["wrong"], item["samples"])
+        whiskers = [[100 * max(0.0, rate - low)], [100 * max(0.0, high - rate)]]
         colour = ACTION_COLORS[item["action"].lower()]
         axes.barh(place, 100 * rate, xerr=whiskers, color=colour, ecolor="#444444", capsize=2, height=0.75)
     names = [f"{item['dataset']}: {item['row']}, {item['action']} (n={item['samples']})" for item in mine]
@@ -74,14 +74,14 @@ def plot_errors(slices: Sequence[Row], path: Path, language: str = "en") -> Path
     axes.set_ylim(len(mine) - 0.4, -0.6)
     axes.set_xlim(left=0)
     axes.grid(False, axis="y")
-    axes.set_xlabel(say["wrong"])
-    axes.set_title(f"{say['errors']} · {say['wilson']}", fontsize=10, loc="left")
+    axes.set_xlabel(labels["wrong"])
+    axes.set_title(f"{labels['errors']} · {labels['wilson']}", fontsize=10, loc="left")
     return save(figure, path)
 
 
 def plot_oracle(found: Mapping[str, Mapping[str, Any]], path: Path, language: str = "en") -> Path:
     """The cheapest right action per data set and category, stacked; the content of `analysis_oracle.json`."""
-    say = labels_of(language)
+    labels = labels_of(language)
     rows: list[tuple[str, Mapping[str, float], int]] = []
     for dataset, analysis in found.items():
         rows.append((dataset, analysis["cheapest_right"], analysis["samples"]))
@@ -89,15 +89,15 @@ def plot_oracle(found: Mapping[str, Mapping[str, Any]], path: Path, language: st
         rows += [(f"{dataset}: {name}", shares, shares["samples"]) for name, shares in categories]
     bars = [(f"{name} (n={count})", shares) for name, shares, count in rows]
     spreads = [[_binomial(shares[level], count) for level in ("NO", "none")] for _, shares, count in rows]
-    title = f"{say['oracle_title']} · {say['over_questions']}"
-    return save(_stacked(bars, ORACLE_COLORS, spreads, say, say["cheapest"], title), path)
+    title = f"{labels['oracle_title']} · {labels['over_questions']}"
+    return save(_stacked(bars, ORACLE_COLORS, spreads, labels, labels["cheapest"], title), path)
 
 
 def _stacked(
     bars: Sequence[tuple[str, Mapping[str, float]]],
     colours: Mapping[str, str],
     spreads: Sequence[Sequence[float]],
-    say: Mapping[str, str],
+    labels: Mapping[str, str],
     label: str,
     title: str,
 ) -> Any:
@@ -106,7 +106,7 @@ def _stacked(
     left = [0.0] * len(bars)
     for level, colour in colours.items():
         widths = [100 * shares[level] for _, shares in bars]
-        axes.barh(range(len(bars)), widths, left=left, color=colour, label=say[level.lower()], height=0.75)
+        axes.barh(range(len(bars)), widths, left=left, color=colour, label=labels[level.lower()], height=0.75)
         left = [a + b for a, b in zip(left, widths, strict=True)]
     first, *_, last = colours
     for place, ((_, shares), (low, high)) in enumerate(zip(bars, spreads, strict=True)):

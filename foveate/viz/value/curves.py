@@ -57,26 +57,26 @@ def plot_rows(rows: Sequence[Row], out: Path, language: str = "en", mode: str | 
     Raises:
         FoveateError: an unknown language, or Chinese without a font for it.
     """
-    say = labels_of(language)
+    labels = labels_of(language)
     out.mkdir(parents=True, exist_ok=True)
     paths = []
     for dataset in dict.fromkeys(row["dataset"] for row in rows):
         mine = [row for row in rows if row["dataset"] == dataset and row["accuracy"] is not None]
         if mine:
-            paths.append(plot_curve(mine, out / f"pareto_{dataset}.png", say, dataset, mode))
-            paths.append(plot_actions(mine, out / f"action_ratio_{dataset}.png", say, dataset))
+            paths.append(plot_curve(mine, out / f"pareto_{dataset}.png", labels, dataset, mode))
+            paths.append(plot_actions(mine, out / f"action_ratio_{dataset}.png", labels, dataset))
         if any(row.get("pruning_ratio") for row in mine):
-            paths.append(plot_pruning(mine, out / f"pruning_{dataset}.png", say, dataset))
+            paths.append(plot_pruning(mine, out / f"pruning_{dataset}.png", labels, dataset))
     return paths
 
 
-def plot_curve(rows: Sequence[Row], path: Path, say: Mapping[str, str], title: str, mode: str | None = None) -> Path:
+def plot_curve(rows: Sequence[Row], path: Path, labels: Mapping[str, str], title: str, mode: str | None = None) -> Path:
     """Accuracy against cost, one line per family of rules, with intervals; of the ways of showing less, `mode` and the
     best other one."""
     figure, axes = new_figure(9.2, 5.4)
-    told = {r["baseline_name"] for r in rows} - set(FIXED)
+    families = {r["baseline_name"] for r in rows} - set(FIXED)
     for name, (label, *style) in FAMILIES.items():
-        lines = _lines([r for r in rows if (r["baseline_name"] or "") == name], say, mode)
+        lines = _lines([r for r in rows if (r["baseline_name"] or "") == name], labels, mode)
         single = name in FIXED
         for number, (kind, line) in enumerate(lines.items()):
             own = KINDS.get((line[0].get("matched") or line[0].get("uncertainty"), line[0].get("vision")))
@@ -90,7 +90,7 @@ def plot_curve(rows: Sequence[Row], path: Path, say: Mapping[str, str], title: s
                 [r["avg_cost"] for r in line],
                 [100 * r["accuracy"] for r in line],
                 yerr=whiskers(line),
-                label=f"{say[label]}: {kind}" if kind else say[label],
+                label=f"{labels[label]}: {kind}" if kind else labels[label],
                 color=colour,
                 marker=marker,
                 markerfacecolor="white" if dense or behind else colour,
@@ -98,12 +98,12 @@ def plot_curve(rows: Sequence[Row], path: Path, say: Mapping[str, str], title: s
                 linewidth=2.2 if name == "" else 0.8 if name == "random_policy_matched" else 1.1,
                 linestyle="none" if single or mixed else dashes,
                 # COARSE points lie so close that only the whiskers of the ends can be read.
-                errorevery=max(1, len(line) - 1) if dense and len(told) > 1 else 1,
+                errorevery=max(1, len(line) - 1) if dense and len(families) > 1 else 1,
                 elinewidth=0.8,
                 capsize=2,
                 zorder=3 if name == "" else 1.9 if behind else 2,
             )
-            for place, row in enumerate(line if told == {"uncertainty_threshold"} and not single else ()):
+            for place, row in enumerate(line if families == {"uncertainty_threshold"} and not single else ()):
                 axes.annotate(
                     f"{row['threshold']:.4g}",
                     (row["avg_cost"], 100 * row["accuracy"]),
@@ -116,17 +116,17 @@ def plot_curve(rows: Sequence[Row], path: Path, say: Mapping[str, str], title: s
     if chosen:
         costs, scores = [r["avg_cost"] for r in chosen], [100 * r["accuracy"] for r in chosen]
         ring = {"markersize": 13, "markerfacecolor": "none", "markeredgecolor": "#000000", "markeredgewidth": 1.4}
-        axes.plot(costs, scores, "o", label=say["chosen"], zorder=4, **ring)
+        axes.plot(costs, scores, "o", label=labels["chosen"], zorder=4, **ring)
     in_tokens = any(r["avg_cost"] > 3 for r in rows)
-    axes.set_xlabel(say["tokens_cost" if in_tokens else "cost"])
-    axes.set_ylabel(say["accuracy"])
+    axes.set_xlabel(labels["tokens_cost" if in_tokens else "cost"])
+    axes.set_ylabel(labels["accuracy"])
     note = "over_seeds" if any(r.get("accuracy_std") is not None for r in rows) else "over_questions"
-    axes.set_title(f"{title} · {say[note]}", fontsize=10, loc="left")
+    axes.set_title(f"{title} · {labels[note]}", fontsize=10, loc="left")
     frame(axes, handlelength=4)
     return save(figure, path)
 
 
-def _lines(rows: Sequence[Row], say: Mapping[str, str], mode: str | None = None) -> dict[str, list[Row]]:
+def _lines(rows: Sequence[Row], labels: Mapping[str, str], mode: str | None = None) -> dict[str, list[Row]]:
     """What makes a line of its own among the rows of one family -> its rows by cost; "" where there is one line.
 
     Of the ways of showing less `mode` is enough here, and the best other one at the shares that all have; the pruning
@@ -134,11 +134,11 @@ def _lines(rows: Sequence[Row], say: Mapping[str, str], mode: str | None = None)
     """
     random = bool(rows) and rows[0]["baseline_name"] == "random_policy_matched"
     keys = ("matched",) if random else ("checkpoint", "fallback_mode", "uncertainty", "vision", "pruning_mode")
-    told = [key for key in keys if len({row.get(key) for row in rows}) > 1 or key == "pruning_mode"]
+    varying = [key for key in keys if len({row.get(key) for row in rows}) > 1 or key == "pruning_mode"]
     lines: dict[str, list[Row]] = {}
     for row in rows:
-        values = {key: row[key] for key in told if row.get(key)}
-        words = [say["fallback"] if key == "fallback_mode" else say.get(v, v) for key, v in values.items()]
+        values = {key: row[key] for key in varying if row.get(key)}
+        words = [labels["fallback"] if key == "fallback_mode" else labels.get(v, v) for key, v in values.items()]
         lines.setdefault(", ".join(words), []).append(row)
     if len(lines) > 1 and rows[0].get("pruning_mode"):
         shares = set.intersection(*({r.get("pruning_ratio") for r in line} for line in lines.values()))
@@ -149,11 +149,11 @@ def _lines(rows: Sequence[Row], say: Mapping[str, str], mode: str | None = None)
             if kind not in asked
         }
         kind = max(scores, key=lambda k: scores[k])
-        lines = asked | {f"{kind} ({say['best_other' if asked else 'best']})": lines[kind]}
+        lines = asked | {f"{kind} ({labels['best_other' if asked else 'best']})": lines[kind]}
     return {kind: sorted(line, key=lambda r: r["avg_cost"]) for kind, line in lines.items()}
 
 
-def plot_pruning(rows: Sequence[Row], path: Path, say: Mapping[str, str], title: str) -> Path:
+def plot_pruning(rows: Sequence[Row], path: Path, labels: Mapping[str, str], title: str) -> Path:
     """Accuracy against the vision tokens that are left, one line per way of showing less."""
     figure, axes = new_figure(7.8, 4.2)
     whole = [r for r in rows if r["baseline_name"] == "always_full"]
@@ -168,23 +168,23 @@ def plot_pruning(rows: Sequence[Row], path: Path, say: Mapping[str, str], title:
             [r["remaining_vision_tokens"] for r in mine],
             [100 * r["accuracy"] for r in mine],
             yerr=whiskers(mine),
-            label=say[mode],
+            label=labels[mode],
             color=MODES[mode][0],
             marker=MODES[mode][1],
             markersize=10 - 1.2 * number,  # equal points of several are seen
             elinewidth=0.8,
             capsize=2,
         )
-    axes.set_xlabel(say["kept"])
-    axes.set_ylabel(say["accuracy"])
-    axes.set_title(f"{title} · {say['over_questions']}", fontsize=10, loc="left")
+    axes.set_xlabel(labels["kept"])
+    axes.set_ylabel(labels["accuracy"])
+    axes.set_title(f"{title} · {labels['over_questions']}", fontsize=10, loc="left")
     frame(axes)
     return save(figure, path)
 
 
 def plot_ablation(rows: Sequence[Row], out: Path, language: str = "en") -> list[Path]:
     """Accuracy against cost per ablation and data set, one line per variant; rows of `ablation.csv`."""
-    say, paths = labels_of(language), []
+    labels, paths = labels_of(language), []
     for dataset in dict.fromkeys(row["dataset"] for row in rows):
         mine = [row for row in rows if row["dataset"] == dataset and row["accuracy"] is not None]
         names = sorted({row["ablation"] for row in mine} - {""})
@@ -207,13 +207,13 @@ def plot_ablation(rows: Sequence[Row], out: Path, language: str = "en") -> list[
                 )
             # Always COARSE and no vision lie so far below that the variants would fall on one another.
             for row in (r for r in mine if r["baseline_name"] == "always_full"):
-                axes.plot(row["avg_cost"], 100 * row["accuracy"], "k*", ms=9, label=say["always_full"])
+                axes.plot(row["avg_cost"], 100 * row["accuracy"], "k*", ms=9, label=labels["always_full"])
             axes.set_title(f"{name} · {dataset}", fontsize=10, loc="left")
-            axes.set_xlabel(say["cost"])
-            axes.set_ylabel(say["accuracy"])
+            axes.set_xlabel(labels["cost"])
+            axes.set_ylabel(labels["accuracy"])
             frame(axes)
         for axes in panels.flat[len(names) :]:
             axes.set_axis_off()
-        figure.suptitle(say["over_questions"], fontsize=10)
+        figure.suptitle(labels["over_questions"], fontsize=10)
         paths.append(save(figure, out / f"ablation_{dataset}.png"))
     return paths

@@ -115,11 +115,11 @@ def test_bars_are_those_near_the_chosen_row():
     rows += [row("random_policy_matched", 0.6, c, lambda_cost=lam) for c, lam in ((0.3, 0.1), (0.2, 0.2))]
     rows += [row("cascade", 0.6, c, threshold=c) for c in (0.1, 0.19, 0.4)]
     rows += [row("string_lookup", 0.6, 0.2, lambda_cost=0.2), row("oracle", 0.9, 0.2)]
-    kept = [(r["baseline_name"], r["avg_cost"]) for r in bars._telling(rows)]
+    kept = [(r["baseline_name"], r["avg_cost"]) for r in bars._selected(rows)]
     assert kept == [("", 0.3), ("", 0.2), ("random_policy_matched", 0.2), ("cascade", 0.19), ("oracle", 0.2)]
     given = row("random_policy_matched", 0.6, 0.25, matched="global")
-    assert given in bars._telling([*rows, given]), "of ratios that were given, it is no row's twin"
-    assert bars._telling(rows[4:7]) == rows[4:7], "without a learned row all are drawn"
+    assert given in bars._selected([*rows, given]), "of ratios that were given, it is no row's twin"
+    assert bars._selected(rows[4:7]) == rows[4:7], "without a learned row all are drawn"
 
 
 def drawn(monkeypatch, draw) -> list:
