@@ -4,17 +4,13 @@ Simulators crash, hang, leak and pin clashing packages. `WorkerEnv` keeps one be
 environment itself, but a crash or a hang becomes `EnvCrash`, after which `restart()` gives a fresh one.
 
 The worker side (`main`) imports NumPy and the simulator alone, no torch, and nothing that
-an older Python lacks. A message is a JSON document whose arrays travel behind it as raw bytes; nothing is pickled:
-
-    uint32 length of the JSON, big endian | JSON, {"__array__": [dtype, shape]} in place of arrays | bytes of each array
+an older Python lacks. Messages are those of `util/wire.py`: nothing is pickled.
 """
 
 from __future__ import annotations
 
-import json
 import os
 import socket
-import struct
 import subprocess
 import sys
 import tempfile
@@ -29,6 +25,7 @@ import numpy as np
 from foveate.envs.base import EnvConventions, EnvCrash, Snapshot, StepResult, check_action, make_env
 from foveate.errors import FoveateError
 from foveate.types import Observation
+from foveate.util.wire import WireError, receive, send
 
 SOURCE_ROOT = Path(__file__).resolve().parents[2]
 STDERR_LINES = 6
@@ -143,6 +140,9 @@ class WorkerEnv:
         except TimeoutError as error:
             self._kill()
             raise EnvCrash(f"{what}: no answer within {self.timeout_s:g} s; the worker hung and was ended") from error
+        except WireError as error:
+            self._kill()
+            raise EnvCrash(f"{what}: the worker's answer cannot be read: {error}") from error
         except (OSError, EOFError) as error:
             status = self._kill()
             ended = f"signal {-status}" if status < 0 else f"exit status {status}"
@@ -185,57 +185,13 @@ def _observation(message: Any) -> Observation:
         raise EnvCrash(f"the environment's observation is invalid: {error}") from error
 
 
-def send(connection: socket.socket, message: Any) -> None:
-    """Write one message: JSON values and NumPy arrays."""
-    arrays: list[np.ndarray] = []
-
-    def plain(value: Any) -> Any:
-        if isinstance(value, np.ndarray):
-            arrays.append(np.ascontiguousarray(value))
-            return {"__array__": [value.dtype.str, list(value.shape)]}
-        if isinstance(value, np.generic):
-            return value.item()
-        raise TypeError(f"cannot send a {type(value).__name__} between processes; use plain JSON values or arrays")
-
-    text = json.dumps(message, default=plain).encode()
-    connection.sendall(struct.pack(">I", len(text)) + text)
-    for array in arrays:
-        connection.sendall(array.tobytes())
-
-
-def receive(connection: socket.socket) -> Any:
-    """Read one message; `EOFError` where the other side has closed."""
-    (length,) = struct.unpack(">I", _read(connection, 4))
-
-    # JSON keeps the order of the text, in which `send` met the arrays, so their bytes follow in this order.
-    def unplain(value: dict[str, Any]) -> Any:
-        if "__array__" not in value:
-            return value
-        dtype, shape = value["__array__"]
-        size = int(np.prod(shape, dtype=np.int64)) * np.dtype(dtype).itemsize
-        return np.frombuffer(_read(connection, size), dtype=dtype).reshape(shape).copy()
-
-    return json.loads(_read(connection, length), object_hook=unplain)
-
-
-def _read(connection: socket.socket, size: int) -> bytearray:
-    buffer = bytearray(size)
-    view, got = memoryview(buffer), 0
-    while got < size:
-        count = connection.recv_into(view[got:])
-        if count == 0:
-            raise EOFError("the other side closed the connection")
-        got += count
-    return buffer
-
-
 def serve(connection: socket.socket) -> None:
     """The worker's loop: answer requests until `close` or the end of the connection."""
     env: Any = None
     while True:
         try:
             request = receive(connection)
-        except (EOFError, OSError):
+        except (EOFError, OSError, WireError):
             break
         call = request.pop("call")
         if call == "close":

@@ -1,7 +1,5 @@
-import importlib.util
 import os
 import signal
-import socket
 import sys
 import time
 from typing import Any, ClassVar
@@ -10,7 +8,7 @@ import numpy as np
 import pytest
 
 from foveate.envs.base import EnvConventions, EnvCrash, StepResult
-from foveate.envs.worker import WorkerEnv, receive, send
+from foveate.envs.worker import WorkerEnv
 from foveate.errors import FoveateError
 from foveate.types import Observation
 
@@ -184,34 +182,3 @@ def _alive(pid: int) -> bool:
             return stat.read().rsplit(")", 1)[1].split()[0] != "Z"
     except FileNotFoundError:
         return False
-
-
-def test_messages_carry_nested_values_and_arrays():
-    a, b = socket.socketpair()
-    message = {"x": [1, None, "ü"], "big": np.arange(600, dtype=np.float64).reshape(2, 300), "n": np.float32(0.5)}
-    send(a, {**message, "empty": np.zeros((0, 3), np.uint8)})
-    got = receive(b)
-    assert got["x"] == message["x"]
-    assert got["n"] == 0.5
-    np.testing.assert_array_equal(got["big"], message["big"])
-    assert got["empty"].shape == (0, 3)
-    with pytest.raises(TypeError, match="set"):
-        send(a, {"x": {1}})
-    a.close()
-    with pytest.raises(EOFError):
-        receive(b)
-
-
-@pytest.mark.skipif(importlib.util.find_spec("metaworld") is None, reason="needs metaworld")
-def test_metaworld_in_a_worker_is_metaworld():
-    from foveate.envs.metaworld.env import MetaWorldEnv
-
-    here = MetaWorldEnv(["push"], image_size=32)
-    with WorkerEnv("metaworld", tasks=["push"], image_size=32) as there:
-        a, b = here.reset("push", 3), there.reset("push", 3)
-        for action in np.random.default_rng(0).uniform(-1, 1, (5, 4)):
-            a, b = here.step(action).observation, there.step(action).observation
-        np.testing.assert_array_equal(a.state, b.state)
-        for view in here.views:
-            np.testing.assert_array_equal(a.images[view], b.images[view])
-    here.close()
