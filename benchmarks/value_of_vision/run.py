@@ -182,7 +182,7 @@ def report(found: dict[str, Any]) -> str:
     chosen = found["chosen"]
     loss = 100 * (chosen["always_full"] - statistics.fmean(chosen["accuracy"]))
     lines = [
-        f"With λ chosen on validation ({', '.join(f'{x:g}' for x in chosen['lambda'])}), the learned policy answers "
+        f"With λ chosen on validation ({', '.join(f'{x:g}' for x in chosen['lambda'])}), the learned head answers "
         f"{percent(chosen['accuracy'])} at {percent(chosen['cost'])} of the cost of always FULL, which answers "
         f"{100 * chosen['always_full']:.1f} %: {loss:.1f} points less.",
         "",

@@ -29,7 +29,7 @@ VERBS: dict[tuple[str, ...], tuple[str, str, str]] = {
     ("sweep", "pareto"): (
         "foveate.cli.value.sweeps",
         "pareto",
-        "accuracy against cost: the learned policy over lambda",
+        "accuracy against cost: the learned head over lambda",
     ),
     ("sweep", "threshold"): ("foveate.cli.value.sweeps", "threshold", "accuracy against cost: uncertainty thresholds"),
     ("sweep", "pruning"): ("foveate.cli.value.sweeps", "pruning", "accuracy against cost: vision tokens kept"),
