@@ -20,13 +20,13 @@ class Decoding:
     max_new_tokens: int = 16
     """Longest answer, in tokens."""
     num_beams: int = 1
-    """Beams of the search; 1: none."""
+    """Beams of beam search; 1: no beam search."""
     do_sample: bool = False
     """Draw tokens instead of taking the most probable one."""
     temperature: float = 1.0
-    """Of the draws."""
+    """Temperature of sampling, above 0; needs `do_sample`."""
     seed: int = 0
-    """Of the draws; every sample has a stream of its own, whatever the batches."""
+    """Seed of sampling; every question has a random stream of its own, whatever the batches."""
 
     def __post_init__(self) -> None:
         if self.max_new_tokens < 1 or self.num_beams < 1:
@@ -53,12 +53,18 @@ def generate(
 ) -> list[list[int]]:
     """Token ids of the answers, without the stop token.
 
+    Greedy and sampled answers have a loop of their own: transformers draws a whole batch from one random stream, and
+    then what a sample is answered would depend on its neighbours.
+
     Args:
         logits: [B, V] behind the prompts.
         keys: names of the samples, which seed their draws.
     """
     if decoding.num_beams > 1:
-        return _beams(session, logits, decoding, stops)
+        # Half of the time it takes to import transformers is in the search's parents.
+        from foveate.models.vlm.beam_search import beam_search
+
+        return beam_search(session, logits, decoding.num_beams, decoding.max_new_tokens, stops)
     draws = [_stream(decoding.seed, key) for key in keys] if decoding.do_sample else None
     answers: list[list[int]] = [[] for _ in keys]
     running = [True] * len(keys)
@@ -81,44 +87,3 @@ def generate(
 def _stream(seed: int, key: str) -> torch.Generator:
     digest = hashlib.sha256(f"{seed}/{key}".encode()).digest()
     return torch.Generator().manual_seed(int.from_bytes(digest[:7], "big"))
-
-
-def _beams(session: Session, logits: Tensor, decoding: Decoding, stops: frozenset[int]) -> list[list[int]]:
-    """Beam search; a finished answer scores its log-probability per token (stop token included), as in transformers."""
-    rows, beams = logits.shape[0], decoding.num_beams
-    scores = logits.log_softmax(-1)
-    texts: list[list[list[int]]] = [[[]] for _ in range(rows)]
-    totals = torch.zeros(rows, 1, device=logits.device)
-    finished: list[list[tuple[float, list[int]]]] = [[] for _ in range(rows)]
-    for step in range(1, decoding.max_new_tokens + 1):
-        width = totals.shape[1]
-        joint = (totals[..., None] + scores.view(rows, width, -1)).flatten(1)
-        best = joint.topk(2 * beams, dim=-1)
-        parents, chosen, kept, sums = [], [], [], []
-        for i in range(rows):
-            live: list[tuple[int, int, float]] = []
-            for place, (total, index) in enumerate(zip(best.values[i].tolist(), best.indices[i].tolist(), strict=True)):
-                beam, token = divmod(index, scores.shape[-1])
-                if token in stops:
-                    if place < beams:
-                        finished[i].append((total / step, texts[i][beam]))
-                elif len(live) < beams:
-                    live.append((beam, token, total))
-            kept.append([[*texts[i][beam], token] for beam, token, _ in live])
-            parents += [i * width + beam for beam, _, _ in live]
-            chosen += [[token] for _, token, _ in live]
-            sums.append([total for _, _, total in live])
-            finished[i] = sorted(finished[i], key=lambda pair: -pair[0])[:beams]
-        texts, totals = kept, torch.tensor(sums, device=logits.device)
-        settled = all(
-            len(finished[i]) == beams and finished[i][-1][0] >= float(totals[i].max()) / step for i in range(rows)
-        )
-        if settled or step == decoding.max_new_tokens:
-            break
-        session.select(torch.tensor(parents, device=logits.device))
-        scores = session.extend(chosen)[:, -1].log_softmax(-1)
-    last = len(texts[0][0])
-    for i in range(rows):
-        if len(finished[i]) < beams:
-            finished[i] += [(total / last, text) for total, text in zip(totals[i].tolist(), texts[i], strict=True)]
-    return [max(found, key=lambda pair: pair[0])[1] for found in finished]

@@ -50,6 +50,16 @@ def test_greedy_and_beam_search_as_transformers_do_it(kind):
                 assert [a.text for a in ours] == texts, (level, beams, stops)
 
 
+def test_beam_search_with_many_stop_tokens():
+    vlm, some, stops = tiny_vlm("qwen2_vl"), samples(6), [2, 5, 7, 9]
+    vlm.model.generation_config.eos_token_id = stops
+    vlm = VLM(vlm.model, vlm.family, vlm.prompts, vlm.budget, batch_size=6)
+    ours = [a.text for a in vlm.answer(some, "NO", decoding=Decoding(max_new_tokens=6, num_beams=3))]
+    theirs = [packaged_answer(vlm, sample, "NO", num_beams=3) for sample in some]
+    said = [[token for token in ids if token not in (0, *stops)] for ids in theirs]
+    assert ours == [text.strip() for text in vlm.prompts.tokenizer.batch_decode(said, skip_special_tokens=True)]
+
+
 def test_draws_belong_to_the_sample_not_to_the_batch():
     vlm, some = tiny_vlm(), samples(5)
     drawn = Decoding(max_new_tokens=6, do_sample=True, temperature=1.5, seed=3)
