@@ -5,7 +5,7 @@
     svg = chart.svg("patches kept over time")
 
 Colours are the page's own (`var(--c0)` ...), so that its light and dark schemes hold; text stays text, in the page's
-font. What a mark says when pointed at is the `<title>` of its group. Equal data give equal bytes. Lengths are in
+font. A mark's tooltip is the `<title>` of its group. Equal data give equal bytes. Lengths are in
 points, one to a unit of the `viewBox`; the page scales the picture.
 """
 
@@ -44,15 +44,16 @@ PALETTE = {
 """CSS variable of the pages -> its colour in the light scheme, which no other variable has, and in the dark one."""
 COLORS = 6
 """Number of series colours."""
+TOOLTIP = "tooltip: "
+"""Begins the `gid` of a mark that has one."""
 SMALL, LARGE = (360, 230), (560, 300)
-"""Width and height."""
-TEXT = 11.5
+"""Width and height of a chart."""
 
 INK, SOFT, LINE, GRID = (PALETTE[name][0] for name in ("ink", "soft", "line", "grid"))
 STYLE = {
     "svg.fonttype": "none",
     "font.family": "DejaVu Sans",
-    "font.size": TEXT,
+    "font.size": 11.5,
     "text.parse_math": False,  # a dollar in the name of a task is a dollar
     "figure.facecolor": "none",
     "axes.facecolor": "none",
@@ -111,7 +112,6 @@ class Chart:
     ) -> None:
         from matplotlib.ticker import MaxNLocator, PercentFormatter, StrMethodFormatter
 
-        self._said: dict[str, str] = {}
         with _style():
             self._figure, self._axes = _new_figure(*size)
             xlim, ylim = ((low, high if high > low else low + 1) for low, high in (x, y))
@@ -129,7 +129,7 @@ class Chart:
             return
         (drawn,) = self._axes.plot(line.xs, line.ys, color=_light(f"c{line.index % COLORS}"))
         drawn.set(linewidth=1 if line.faint else 2.4, alpha=0.38 if line.faint else None)
-        drawn.set(dashes=(4, 3) if line.dashed else (None, None), gid=_says(self._said, line.label))
+        drawn.set(dashes=(4, 3) if line.dashed else (None, None), gid=TOOLTIP + line.label)
 
     def dot(self, x: float, y: float, index: int, label: str, interval: tuple[float, float] | None = None) -> None:
         """A point, with the interval of its y where one is known."""
@@ -138,18 +138,16 @@ class Chart:
 
         shade = _light(f"c{index % COLORS}")
         if interval:
-            self._axes.plot([x, x], interval, color=shade, linewidth=1.6, alpha=0.55, gid=_says(self._said, label))
+            self._axes.plot([x, x], interval, color=shade, linewidth=1.6, alpha=0.55, gid=TOOLTIP + label)
         # Of a fixed size at a place of the data.
         place = self._figure.dpi_scale_trans + ScaledTranslation(x, y, self._axes.transData)
-        circle = Circle(
-            (0, 0), 4.5 / 72, transform=place, color=shade, linewidth=0, zorder=3, gid=_says(self._said, label)
-        )
+        circle = Circle((0, 0), 4.5 / 72, transform=place, color=shade, linewidth=0, zorder=3, gid=TOOLTIP + label)
         self._axes.add_artist(circle)
 
     def svg(self, label: str) -> Markup:
         """The chart as an `svg` element; the label is read to those who do not see it."""
         with _style():
-            return _svg(self._figure, label, self._said)
+            return _svg(self._figure, label)
 
 
 def lines(
@@ -167,7 +165,6 @@ def lines(
 def stacked_bars(rows: Sequence[tuple[str, Sequence[float]]], names: Sequence[str], unit: str) -> Markup:
     """One horizontal bar per row, cut into named parts of colours `--s0`, `--s1` ..."""
     longest = max((sum(values) for _, values in rows), default=0) or 1.0
-    said: dict[str, str] = {}
     with _style():
         figure, axes = _new_figure(720, 8 + 40 * len(rows))
         axes.grid(False)
@@ -177,7 +174,7 @@ def stacked_bars(rows: Sequence[tuple[str, Sequence[float]]], names: Sequence[st
         for place, (label, values) in enumerate(rows):
             left = 0.0
             for k, (name, value) in enumerate(zip(names, values, strict=True)):
-                gid = _says(said, f"{label}, {name}: {value:.1f} {unit}")
+                gid = f"{TOOLTIP}{label}, {name}: {value:.1f} {unit}"
                 gap = min(value, longest / 500)
                 axes.barh(place, value - gap, 0.65, left, color=_light(f"s{k}"), linewidth=0, gid=gid)
                 if value > 0.06 * longest:
@@ -186,18 +183,11 @@ def stacked_bars(rows: Sequence[tuple[str, Sequence[float]]], names: Sequence[st
                     )
                 left += value
             axes.text(left + longest / 80, place, f"{left:.1f} {unit}", color=SOFT, va="center_baseline")
-        return _svg(figure, f"latency by stage in {unit}", said)
+        return _svg(figure, f"latency by stage in {unit}")
 
 
 def _light(name: str) -> str:
     return PALETTE[name][0]
-
-
-def _says(said: dict[str, str], label: str) -> str:
-    """The id of a mark that says this."""
-    gid = f"mark{len(said)}"
-    said[gid] = label
-    return gid
 
 
 def _style() -> AbstractContextManager[None]:
@@ -217,7 +207,7 @@ ATTRIBUTES = ("d", "style", "x", "y", "transform", "viewBox")
 """What is left of an element's attributes: others are of a file, or name what the whole page must not hold twice."""
 
 
-def _svg(figure: Any, label: str, said: dict[str, str]) -> Markup:
+def _svg(figure: Any, label: str) -> Markup:
     """A figure as an element of a page.
 
     Clip paths go, too: all marks lie within their axes.
@@ -234,10 +224,9 @@ def _svg(figure: Any, label: str, said: dict[str, str]) -> Markup:
         element.text = element.text if element.tag == "text" else None
         for child in [c for c in element if c.tag.endswith(("}metadata", "}defs"))]:
             element.remove(child)
-        text = said.get(element.get("id", ""))
-        if text is not None:
+        if element.get("id", "").startswith(TOOLTIP):
             title = ElementTree.Element("title")
-            title.text = text
+            title.text = element.get("id", "").removeprefix(TOOLTIP)
             element.insert(0, title)
         element.attrib = {name: element.attrib[name] for name in ATTRIBUTES if name in element.attrib}
         if "style" in element.attrib:

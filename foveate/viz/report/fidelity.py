@@ -13,6 +13,7 @@ from typing import Any
 from foveate.util.files import write_text
 from foveate.viz.report import charts
 from foveate.viz.report.render import render
+from foveate.viz.report.tables import Table, markdown, number, with_ci
 
 Row = dict[str, Any]
 KINDS = ("high", "random", "low")
@@ -50,17 +51,17 @@ def to_markdown(result: Mapping[str, Any], pictures: Sequence[Path], out: Path) 
     lines = [f"# Fidelity of the attention maps of {result['policy']}", "", _what(result), ""]
     for choice in result["rankings"]:
         lines += [f"## Layers by what covering {_view_words(choice)} does", ""]
-        lines += _md_table(*ranking_table(result, choice))
+        lines += markdown(ranking_table(result, choice))
         lines.append("")
     metric = result["metric"]
     lines += [f"## All measures, {_view_words(result['views'][0])}", ""]
     for name in (m for m in NAMES if m != metric):
-        lines += [f"{NAMES[name]}:", "", *_md_table(*_measures(result, result["views"][0], name)), ""]
-    lines += [f"## Action by action: {NAMES[metric]}, high − random", "", *_md_table(*_dims(result)), ""]
+        lines += [f"{NAMES[name]}:", "", *markdown(_measures(result, result["views"][0], name)), ""]
+    lines += [f"## Action by action: {NAMES[metric]}, high − random", "", *markdown(_dims(result)), ""]
     if result["curves"]:
-        lines += ["## Deletion and insertion", "", *_md_table(*_curve_table(result)), ""]
+        lines += ["## Deletion and insertion", "", *markdown(_curve_table(result)), ""]
     if result["pruner"]:
-        lines += ["## The pruner", "", _pruner_words(result), "", *_md_table(*_pruner_table(result)), ""]
+        lines += ["## The pruner", "", _pruner_words(result), "", *markdown(_pruner_table(result)), ""]
     if pictures:
         lines += ["## What was covered", ""]
         lines += [f"![{p.stem}]({p.relative_to(out).as_posix()})" for p in pictures]
@@ -120,9 +121,6 @@ def _view_words(choice: str) -> str:
     return {"both": "all views", "side": "the side view", "wrist": "the wrist view"}.get(choice, f"view {choice}")
 
 
-Table = tuple[list[str], list[list[str]]]
-
-
 def _row_of(result: Mapping[str, Any], choice: str, layer: int) -> Row:
     return next(r for r in result["summary"] if r["views"] == choice and r["layer"] == layer)
 
@@ -132,10 +130,10 @@ def ranking_table(result: Mapping[str, Any], choice: str) -> Table:
     rows = []
     for row in result["rankings"][choice]:
         m = _row_of(result, choice, row["layer"])["metrics"][result["metric"]]
-        means = [_number(m[kind]["mean"]) for kind in KINDS]
+        means = [number(m[kind]["mean"]) for kind in KINDS]
         place = [str(row["rank"]), str(row["layer"])]
         verdict = "yes" if row["proven"] else "no"
-        rows.append([*place, *means, with_ci(row), _number(row["ratio"]), f"{row['wins']:.0%}", verdict])
+        rows.append([*place, *means, with_ci(row), number(row["ratio"]), f"{row['wins']:.0%}", verdict])
     return ["rank", "layer", *KINDS, "high − random", "ratio", "wins", "shown"], rows
 
 
@@ -228,22 +226,3 @@ def _order(curve: Row) -> str:
 
 def _data_uri(path: Path) -> str:
     return "data:image/jpeg;base64," + base64.b64encode(path.read_bytes()).decode()
-
-
-def _md_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
-    lines = [head, ["---"] * len(head), *rows]
-    return [f"| {' | '.join(cells)} |" for cells in lines]
-
-
-def with_ci(value: Mapping[str, Any]) -> str:
-    """`0.12 [0.08, 0.15]`."""
-    low, high = value["ci95"]
-    if low is None or high is None:
-        return _number(value["mean"])
-    return f"{_number(value['mean'])} [{_number(low)}, {_number(high)}]"
-
-
-def _number(value: float | None) -> str:
-    if value is None:
-        return "–"
-    return "0" if value == 0 else f"{value:.3g}"

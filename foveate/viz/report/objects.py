@@ -10,6 +10,7 @@ import numpy as np
 
 from foveate.attention.objects import METRICS
 from foveate.util.files import draft
+from foveate.viz.report.tables import Table, markdown, number, with_ci
 
 Row = dict[str, Any]
 LABELS = {
@@ -17,6 +18,7 @@ LABELS = {
     "concentration": "mean inside / mean outside",
     "iou": "IoU at 0.3 of the maximum",
 }
+SIDES = ("success", "failure")
 COLORS = {"all": "#2f6db5", "success": "#2a9476", "failure": "#c4472f"}
 
 
@@ -31,13 +33,12 @@ def draw_curves(result: Mapping[str, Any], path: Path) -> None:
     figure = Figure(figsize=(4.6 * len(METRICS), 3.3 * len(views) + 0.5), layout="constrained")
     FigureCanvasAgg(figure)
     grid = figure.subplots(len(views), len(METRICS), squeeze=False)
-    sides = ["success", "failure"]
-    both = all(any(row[side]["count"] > 0 for row in result["rows"]) for side in sides)
+    both = all(any(row[side]["count"] > 0 for row in result["rows"]) for side in SIDES)
     for i, view in enumerate(views):
         for j, metric in enumerate(METRICS):
             axes, rows = grid[i][j], [r for r in result["rows"] if r["view"] == view and r["metric"] == metric]
             layers = [row["layer"] for row in rows]
-            for side in sides if both else ["all"]:
+            for side in SIDES if both else ["all"]:
                 known = rows if side == "all" else [row[side] for row in rows]
                 low, high = (_column([row["ci95"] for row in known], k) for k in (0, 1))
                 axes.fill_between(layers, low, high, color=COLORS[side], alpha=0.18, linewidth=0)
@@ -61,7 +62,7 @@ def draw_curves(result: Mapping[str, Any], path: Path) -> None:
 
 def to_markdown(result: Mapping[str, Any]) -> str:
     """The aggregate as tables."""
-    wins = {side: sum(e["outcome"] == side for e in result["episodes"]) for side in ("success", "failure")}
+    wins = {side: sum(e["outcome"] == side for e in result["episodes"]) for side in SIDES}
     lines = [
         f"# Attention on {result['target']}: {result['policy']}",
         "",
@@ -76,25 +77,21 @@ def to_markdown(result: Mapping[str, Any]) -> str:
     ]
     for view in dict.fromkeys(row["view"] for row in result["rows"]):
         for metric in METRICS:
-            head, rows = table_of(result, view, metric)
-            lines += [f"## {view}: {metric}", "", _line(head), _line(["---"] * len(head)), *map(_line, rows), ""]
+            lines += [f"## {view}: {metric}", "", *markdown(table_of(result, view, metric)), ""]
     return "\n".join(lines)
 
 
-def table_of(result: Mapping[str, Any], view: str, metric: str) -> tuple[list[str], list[list[str]]]:
+def table_of(result: Mapping[str, Any], view: str, metric: str) -> Table:
     """Head and rows, a row per layer."""
     rows = []
     for row in result["rows"]:
         if (row["view"], row["metric"]) == (view, metric):
             sides = [_spread(row[side]) for side in SIDES]
-            gain = f"{number(row['gain'])} {interval(row['gain_ci95'])}".strip()
+            gain = with_ci({"mean": row["gain"], "ci95": row["gain_ci95"]})
             cells = [str(row["layer"]), _spread(row)]
             cells += [number(row["shuffled"]), number(row["centre"]), gain]
             rows.append([*cells, *sides, number(row["p"]), number(row["p_holm"])])
     return ["layer", "all", "shuffled", "centre", "above shuffled", *SIDES, "p", "p (Holm)"], rows
-
-
-SIDES = ("success", "failure")
 
 
 def _spread(row: Row) -> str:
@@ -102,18 +99,6 @@ def _spread(row: Row) -> str:
     if row["count"] < 2:
         return f"{number(row['mean'])} ({row['count']})" if row["count"] else "–"
     return f"{number(row['mean'])} ± {number(row['std'])} ({row['count']})"
-
-
-def number(value: float | None) -> str:
-    return "–" if value is None else f"{value:.3g}"
-
-
-def interval(ci: Sequence[float | None]) -> str:
-    return "" if None in ci else f"[{number(ci[0])}, {number(ci[1])}]"
-
-
-def _line(cells: Sequence[str]) -> str:
-    return f"| {' | '.join(cells)} |"
 
 
 def _numbers(values: Sequence[float | None]) -> np.ndarray:
