@@ -8,23 +8,22 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from foveate.engine.base import Engine, Inference
-from foveate.engine.eager import EagerEngine
-from foveate.errors import FoveateError
-from foveate.models.pi0.config import Pi0Config
-from foveate.models.pi0.detect import detect
-from foveate.models.pi0.model import ModelInputs
-from foveate.models.pi0.processing import Processor
-from foveate.models.pi0.weights import load_weights
-from foveate.pruning import PrunerConfig, make_pruner
+from foveate.engine.registry import make_engine
+from foveate.errors import FoveateError, unknown
+from foveate.models.base import ModelInputs, ModelOptions, Processor
+from foveate.models.registry import detect
+from foveate.pruning import PrunerConfig, make_config, make_pruner
+from foveate.pruning.base import Evidence, State, TokenPruner, pruning_stats
+from foveate.pruning.given import GivenPatches
 from foveate.types import ActionChunk, AttentionMaps, AttentionRequest, Observation, Phase, Trace
 
 POLICIES = Path(__file__).parent / "policies"
@@ -54,44 +53,52 @@ def at_least_one(config: object, *names: str) -> None:
 
 
 @dataclass(frozen=True, kw_only=True)
-class LoadOptions:
-    """Which policy and how it is loaded: options of every verb that runs one."""
+class LoadOptions(ModelOptions):
+    """Which policy and how it is loaded: options of every verb that runs one, and of `load_policy`."""
 
     policy: str
     """Checkpoint folder, or the name of a policy that ships with foveate; `--pretrained_checkpoint` is the same."""
     pruner: PrunerConfig | None = None
     """Pruning method; without one, what the checkpoint was trained with; `none`: all tokens."""
-    num_steps: int | None = None
-    """Euler steps of the denoising; None: as the checkpoint says."""
-    device: str = "cpu"
-    """Torch device of the policy."""
-    dtype: Literal["float32", "bfloat16"] = "float32"
-    """Of the policy's large matrices."""
-    robot: str | None = None
-    """Robot mapping: a shipped one (droid, libero, aloha, metaworld) or a YAML file; None: as the checkpoint says."""
-    tokenizer: str | None = None
-    """A sentencepiece model, where the checkpoint folder has none."""
-    asset_id: str | None = None
-    """Which norm stats, where the checkpoint has several."""
-    action_horizon: int | None = None
-    """Of an openpi checkpoint, which does not store it; None: that of openpi's published policy."""
 
     def __post_init__(self) -> None:
         at_least_one(self, "num_steps", "action_horizon")
 
     def load(self) -> Policy:
-        """The policy; raises as `load_policy` does."""
-        return load_policy(
-            self.policy,
-            pruner="checkpoint" if self.pruner is None else self.pruner,
-            device=self.device,
-            dtype=self.dtype,
-            num_steps=self.num_steps,
-            robot=self.robot,
-            tokenizer=self.tokenizer,
-            asset_id=self.asset_id,
-            action_horizon=self.action_horizon,
+        """The policy, ready to act.
+
+        Raises:
+            FoveateError: something is missing, damaged or does not fit; the text says what to do.
+        """
+        try:
+            torch.empty(0, device=self.device)
+        except (RuntimeError, AssertionError) as error:
+            reason = str(error).partition("\n")[0][:160]
+            raise FoveateError(
+                f"device {self.device!r}: {reason}; `foveate doctor` says what this machine has"
+            ) from error
+        folder = find_policy(self.policy)
+        family, info = detect(folder, self)
+        model, processor = family.load(info, self)
+        pruner = make_pruner(info.pruner if self.pruner is None else self.pruner)
+        return Policy(make_engine(model), processor, pruner, name=folder.resolve().name, device=self.device)
+
+
+def find_policy(name: str | Path) -> Path:
+    """The folder of a checkpoint: the path itself, or that of a policy that ships with foveate.
+
+    Raises:
+        FoveateError: neither is there.
+    """
+    folder, shipped = Path(name), POLICIES / str(name)
+    if folder.exists():
+        return folder
+    if not shipped.is_dir():
+        names = ", ".join(sorted(p.name for p in POLICIES.iterdir() if p.is_dir())) if POLICIES.is_dir() else "none"
+        raise FoveateError(
+            f"{name}: no such checkpoint folder, and no shipped policy of that name (there are: {names})"
         )
+    return shipped
 
 
 @dataclass(frozen=True)
@@ -101,6 +108,10 @@ class PolicySpec:
     name: str
     views: tuple[str, ...]
     """Views that an observation must hold."""
+    cameras: Mapping[str, tuple[str, ...]]
+    """Model view -> names under which an observation may hold it, the first that is there counts."""
+    state: tuple[tuple[str, int], ...]
+    """Parts of the state in order, with their lengths."""
     state_dim: int
     action_dim: int
     """Of the robot, not of the padded model."""
@@ -109,45 +120,100 @@ class PolicySpec:
     """Visual tokens of one inference before pruning, all cameras present."""
     conventions: Mapping[str, Any]
     """As the robot mapping declares them; see `envs.base.EnvConventions`."""
+    image_size: int
+    """Side of the square pictures that the model sees, in pixels."""
+    grids: tuple[tuple[int, int], ...]
+    """Patch rows and columns of each model view."""
+    depth: int
+    """Layers of the backbone."""
+    heads: int
+    """Attention heads of each layer."""
+    noise_shape: tuple[int, int] | None
+    """Of the noise that an inference starts from; None: the model decodes without noise."""
+    num_steps: int | None
+    """Denoising steps; None: the model has none."""
 
 
 class Policy:
-    """A model with its processing, pruner and engine.
+    """An engine with its model's processing, and a pruner.
 
     Not thread-safe: one caller at a time.
     """
 
-    def __init__(self, engine: Engine, config: Pi0Config, processor: Processor, name: str, device: str = "cpu") -> None:
-        self.engine, self.config, self.processor, self.device = engine, config, processor, device
-        self.num_steps = config.num_steps
-        self.trace: TraceOptions | None = None
-        rows, cols = config.vision.grid
-        robot = processor.robot
+    def __init__(
+        self,
+        engine: Engine,
+        processor: Processor,
+        pruner: TokenPruner | None = None,
+        *,
+        name: str = "policy",
+        device: str = "cpu",
+    ) -> None:
+        self.engine, self.processor, self.pruner, self.device = engine, processor, pruner, device
+        self._states: dict[str, State] = {}
+        model, robot = engine.model.spec, processor.robot
         self.spec = PolicySpec(
             name=name,
             views=robot.required_views,
+            cameras=robot.views,
+            state=tuple(robot.state),
             state_dim=robot.state_dim,
             action_dim=robot.action_dim,
-            action_horizon=config.action_horizon,
-            patches=rows * cols * robot.num_cameras,
+            action_horizon=model.action_horizon,
+            patches=sum(r * c for view, (r, c) in zip(model.views, model.grids, strict=True) if robot.views.get(view)),
             conventions=robot.conventions,
+            image_size=model.image_size,
+            grids=model.grids,
+            depth=model.depth,
+            heads=model.heads,
+            noise_shape=model.noise_shape,
+            num_steps=model.num_steps,
         )
 
-    def infer(self, observation: Observation, noise: np.ndarray | None = None) -> ActionChunk:
+    def infer(
+        self,
+        observation: Observation,
+        noise: np.ndarray | None = None,
+        *,
+        evidence: TraceOptions | None = None,
+        keep: np.ndarray | None = None,
+        session: str | None = None,
+    ) -> ActionChunk:
         """Act on one observation.
 
         Args:
-            noise: float32 [action_horizon, model action_dim], standard normal; None draws it from torch's generator.
+            noise: float32 [*noise_shape], standard normal; None draws it from torch's generator.
+            evidence: what the chunk's `trace` shall hold; None: no trace.
+            keep: bool [P], the patches to leave, instead of the pruner's choice.
+            session: the episode that the observation belongs to, for a pruner with a history; see `reset`.
         """
-        return self.infer_batch([observation], None if noise is None else noise[None])[0]
+        return self.infer_batch(
+            [observation],
+            None if noise is None else noise[None],
+            evidence=evidence,
+            keep=None if keep is None else keep[None],
+            sessions=[session],
+        )[0]
 
-    def infer_batch(self, observations: Sequence[Observation], noise: np.ndarray | None = None) -> list[ActionChunk]:
+    def infer_batch(
+        self,
+        observations: Sequence[Observation],
+        noise: np.ndarray | None = None,
+        *,
+        evidence: TraceOptions | None = None,
+        keep: np.ndarray | None = None,
+        sessions: Sequence[str | None] | None = None,
+    ) -> list[ActionChunk]:
         """Act on several observations at once; the times of a batch are those of the whole batch.
 
         Args:
-            noise: float32 [B, action_horizon, model action_dim].
+            noise: float32 [B, *noise_shape].
+            keep: bool [B, P].
+            sessions: one for each observation.
         """
-        return self._run(observations, noise)[0]
+        request = AttentionRequest(evidence.attn_layers) if evidence and evidence.attn_layers else None
+        pruner = self.pruner if keep is None else GivenPatches(torch.from_numpy(np.asarray(keep, bool)))
+        return self._run(observations, noise, pruner, sessions, evidence, request)[0]
 
     def attend(
         self, observations: Sequence[Observation], request: AttentionRequest, noise: np.ndarray | None = None
@@ -157,56 +223,91 @@ class Policy:
         Patches of nothing but the borders that make a picture square are left out of the maps, as absent ones are.
 
         Args:
-            noise: float32 [B, action_horizon, model action_dim].
+            noise: float32 [B, *noise_shape].
         Raises:
             FoveateError: a layer, head or phase that is not there.
         """
-        chunks, inputs, result = self._run(observations, noise, request)
-        assert result.looked is not None
+        chunks, inputs, result = self._run(observations, noise, self.pruner, request=request)
+        assert result.attention is not None
         tokens = inputs.tokens.cpu().numpy()
-        pieces = [self.processor.tokenizer.pieces(row) for row in tokens] if request.tokens else [[]] * len(chunks)
+        pieces = [self.processor.pieces(row) for row in tokens] if request.tokens else [[]] * len(chunks)
         answers = []
         for b, (chunk, observation) in enumerate(zip(chunks, observations, strict=True)):
-            maps = result.looked.sample(b, pieces[b])
+            maps = result.attention.sample(b, pieces[b])
             shown = self.processor.picture_patches(observation)
             answers.append((chunk, {phase: _on_pictures(found, shown) for phase, found in maps.items()}))
         return answers
 
+    def reset(self, session: str | None = None) -> None:
+        """Forget what a pruner with a history remembers of a session; None: of all."""
+        if session is None:
+            self._states.clear()
+        else:
+            self._states.pop(session, None)
+
+    def flops(self, views: int, tokens: int) -> Mapping[str, float]:
+        """GFLOP of one inference by stage, and their `total`.
+
+        Args:
+            views: images that are really there.
+            tokens: prefix tokens that the backbone saw, `post_seq_len` in a trace.
+        """
+        return self.engine.model.flops(views, tokens, self.spec.num_steps)
+
+    def get_token_pruning_stats(self) -> dict[str, Any]:
+        """Of the last inference: `enabled, noise_scale, last_kept_per_sample` (totals), `last_kept_per_view`."""
+        return pruning_stats(self.pruner)
+
     def _run(
-        self, observations: Sequence[Observation], noise: np.ndarray | None, request: AttentionRequest | None = None
+        self,
+        observations: Sequence[Observation],
+        noise: np.ndarray | None,
+        pruner: TokenPruner | None,
+        sessions: Sequence[str | None] | None = None,
+        evidence: TraceOptions | None = None,
+        request: AttentionRequest | None = None,
     ) -> tuple[list[ActionChunk], ModelInputs, Inference]:
         start = time.perf_counter()
         inputs = self.processor.inputs(observations).to(self.device)
-        shape = (len(observations), self.config.action_horizon, self.config.action_dim)
-        if noise is not None and noise.shape != shape:
-            raise FoveateError(f"noise: expected shape {shape}, got {noise.shape}")
-        x_1 = torch.randn(shape) if noise is None else torch.from_numpy(np.asarray(noise, np.float32))
-        self._collect_evidence()
-        layers = self.trace.attn_layers if self.trace else ()
         result = self.engine.run(
-            inputs, x_1.to(self.device), num_steps=self.num_steps, attn_layers=layers, attention=request
+            inputs,
+            self._noise(noise, len(observations)),
+            pruner=pruner,
+            steps=self.spec.num_steps,
+            attention=request,
+            evidence=_of_pruner(evidence),
+            state=self._state(pruner, sessions),
         )
         actions = self.processor.actions(result.actions.float().cpu(), observations)
         timings = {**result.stages_ms, "total": (time.perf_counter() - start) * 1e3}
-        traces = self._traces(result, observations, timings) if self.trace else [None] * len(observations)
+        traces = self._traces(result, observations, timings, evidence) if evidence else [None] * len(observations)
         chunks = [ActionChunk(a, dict(timings), t) for a, t in zip(actions, traces, strict=True)]
         return chunks, inputs, result
 
-    @property
-    def pruner(self) -> Any:
-        """The model's pruner, or None."""
-        return self.engine.model.pruner  # type: ignore[attr-defined]
+    def _noise(self, noise: np.ndarray | None, batch: int) -> Tensor | None:
+        if self.spec.noise_shape is None:
+            return None
+        shape = (batch, *self.spec.noise_shape)
+        if noise is not None and noise.shape != shape:
+            raise FoveateError(f"noise: expected shape {shape}, got {noise.shape}")
+        drawn = torch.randn(shape) if noise is None else torch.from_numpy(np.asarray(noise, np.float32))
+        return drawn.to(self.device)
 
-    def _collect_evidence(self) -> None:
-        """Pruners compute statistics only while somebody asks for them."""
-        if self.pruner is not None:
-            self.pruner.collect_stats = self.trace is not None and self.trace.routing
-            self.pruner.collect_raw_score = self.trace is not None and self.trace.raw_score
+    def _state(self, pruner: TokenPruner | None, sessions: Sequence[str | None] | None) -> list[State] | None:
+        """What the pruner remembers of each session; a new one begins empty."""
+        if pruner is None or not pruner.has_history:
+            return None
+        if sessions is None or None in sessions:
+            raise FoveateError(
+                f"{type(pruner).__name__} chooses by what it saw before: pass session=, one name for each episode, and "
+                "call reset(session) when it ends"
+            )
+        return [self._states.setdefault(name, {}) for name in sessions if name is not None]
 
-    def _traces(self, result: Inference, observations: Sequence[Observation], timings: dict[str, float]) -> list[Trace]:
+    def _traces(
+        self, result: Inference, observations: Sequence[Observation], timings: dict[str, float], options: TraceOptions
+    ) -> list[Trace]:
         """Bring the evidence of a batch to the host and cut it into samples."""
-        options = self.trace
-        assert options is not None
         layout = result.layout
         text = torch.as_tensor(layout.tokens_of("text"))
         pre, task = result.mask.sum(1).tolist(), result.mask[:, text.to(result.mask.device)].sum(1).tolist()
@@ -221,7 +322,8 @@ class Policy:
             if result.keep.raw_score is not None:
                 arrays["raw_score"] = result.keep.raw_score.float()
         host = {name: value.cpu().numpy() for name, value in arrays.items()} if options.routing else {}
-        attn = {layer: maps.float().cpu().numpy() for layer, maps in result.attn.items()}
+        maps = result.attention.prefix if result.attention is not None else {}
+        attn = {layer: received.float().cpu().numpy() for layer, received in maps.items()}
         traces = []
         for b, observation in enumerate(observations):
             seq_lens = {
@@ -235,13 +337,20 @@ class Policy:
                 Trace(
                     layout=layout,
                     keep={name: value[b] for name, value in host.items()} or None,
-                    attn={layer: maps[b] for layer, maps in attn.items()},
+                    attn={layer: received[b] for layer, received in attn.items()},
                     seq_lens=seq_lens,
                     timings_ms=timings,
                     model_images=self.processor.model_images(observation) if options.images else {},
                 )
             )
         return traces
+
+
+def _of_pruner(evidence: TraceOptions | None) -> Evidence:
+    """What a pruner's KeepSet shall hold for a trace."""
+    if evidence is None or not (evidence.routing or evidence.raw_score):
+        return "none"
+    return "matrix" if evidence.raw_score else "scores"
 
 
 def _on_pictures(maps: AttentionMaps, shown: Mapping[str, np.ndarray]) -> AttentionMaps:
@@ -251,49 +360,22 @@ def _on_pictures(maps: AttentionMaps, shown: Mapping[str, np.ndarray]) -> Attent
     return replace(maps, maps=maps.maps * valid, valid=valid)
 
 
-def load_policy(
-    path: str | Path,
-    *,
-    pruner: Any = "checkpoint",
-    device: str = "cpu",
-    dtype: Literal["float32", "bfloat16"] = "float32",
-    num_steps: int | None = None,
-    robot: str | Path | None = None,
-    tokenizer: str | Path | None = None,
-    asset_id: str | None = None,
-    action_horizon: int | None = None,
-) -> Policy:
-    """Load a foveate, openpi or LeRobot policy folder, or a policy that ships with foveate by its name.
+def load_policy(path: str | Path, **options: Any) -> Policy:
+    """Load a policy folder of any family that foveate knows, or a policy that ships with foveate by its name.
 
     Args:
-        pruner: a config of `foveate.pruning`, its short name (`lightvla`, `random` ...), None or `none` for all
-            tokens; `checkpoint` takes what the checkpoint was trained with.
-        dtype: of the large matrices; see `Pi0Config.dtype`.
-        num_steps: Euler steps; None: as the checkpoint says.
-        robot: a shipped mapping (`droid`, `libero`, `aloha`, `metaworld`) or a YAML file; None: as detected.
-        tokenizer: a sentencepiece model file, where the checkpoint folder has none.
-        asset_id: which norm stats, where a checkpoint has several.
-        action_horizon: of an openpi checkpoint, which does not store it.
+        options: fields of `LoadOptions`. `pruner` may be a config of `foveate.pruning`, its short name (`lightvla`), or
+            a mapping with `name`; left out, or `checkpoint`: what the checkpoint was trained with; None or `none`: all
+            tokens.
     Raises:
-        FoveateError: something is missing, damaged or does not fit; the text says what to do.
+        FoveateError: an unknown option; something is missing, damaged or does not fit; the text says what to do.
     """
-    try:
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError) as error:
-        reason = str(error).partition("\n")[0][:160]
-        raise FoveateError(f"device {device!r}: {reason}; `foveate doctor` says what this machine has") from error
-    folder = Path(path)
-    if not folder.exists():
-        shipped = POLICIES / str(path)
-        if not shipped.is_dir():
-            names = ", ".join(sorted(p.name for p in POLICIES.iterdir() if p.is_dir())) if POLICIES.is_dir() else "none"
-            raise FoveateError(
-                f"{path}: no such checkpoint folder, and no shipped policy of that name (there are: {names})"
-            )
-        folder = shipped
-    info = detect(folder, robot=robot, tokenizer=tokenizer, action_horizon=action_horizon)
-    config = replace(info.config, dtype=dtype, num_steps=num_steps or info.config.num_steps)
-    processor = Processor.from_info(info, asset_id=asset_id)
-    model = load_weights(info.weights, config, device)
-    model.pruner = make_pruner(info.pruner if pruner == "checkpoint" else pruner)
-    return Policy(EagerEngine(model), config, processor, folder.resolve().name, device)
+    known = [field.name for field in fields(LoadOptions) if field.name != "policy"]
+    for name in options:
+        if name not in known:
+            raise unknown("option of load_policy", name, known)
+    if "pruner" in options:
+        # Here None is said, and means none; among `LoadOptions` it is what nobody said.
+        said = options["pruner"]
+        options["pruner"] = None if said == "checkpoint" else make_config("none" if said is None else said)
+    return LoadOptions(policy=str(path), **options).load()

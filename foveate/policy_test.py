@@ -39,7 +39,7 @@ def policy() -> Iterator[Policy]:
 def _as_loaded(policy: Policy) -> Iterator[None]:
     pruner = policy.pruner
     yield
-    policy.trace, policy.engine.model.pruner = None, pruner
+    policy.pruner = pruner
 
 
 def test_a_chunk_and_the_time_of_every_stage(policy):
@@ -64,8 +64,7 @@ def test_evidence_is_in_original_coordinates_and_changes_no_action(policy):
     frame = observations(policy, 1)[0]
     noise = np.zeros((6, 4), np.float32)
     plain = policy.infer(frame, noise)
-    policy.trace = TraceOptions(attn_layers=(0, -1), images=True, raw_score=True)
-    traced = policy.infer(frame, noise)
+    traced = policy.infer(frame, noise, evidence=TraceOptions(attn_layers=(0, -1), images=True, raw_score=True))
     np.testing.assert_array_equal(plain.actions, traced.actions)
     trace = traced.trace
     keep = trace.keep["keep_mask"]
@@ -87,17 +86,16 @@ def test_evidence_is_in_original_coordinates_and_changes_no_action(policy):
 
 
 def test_without_pruning_everything_present_counts_as_kept(policy):
-    policy.engine.model.pruner = None
-    policy.trace = TraceOptions()
-    trace = policy.infer(observations(policy, 1)[0]).trace
+    policy.pruner = None
+    trace = policy.infer(observations(policy, 1)[0], evidence=TraceOptions()).trace
     assert trace.keep["keep_mask"].all()
     assert "router_scores" not in trace.keep
 
 
 def test_statistics_of_the_last_inference(policy):
-    policy.engine.model.pruner = make_pruner({"name": "stride", "keep_ratio": 0.25})
+    policy.pruner = make_pruner({"name": "stride", "keep_ratio": 0.25})
     policy.infer_batch(observations(policy, 2))
-    stats = policy.engine.model.get_token_pruning_stats()
+    stats = policy.get_token_pruning_stats()
     assert stats == {
         "enabled": True,
         "noise_scale": None,
@@ -114,9 +112,10 @@ def test_what_does_not_fit_is_named(policy, tmp_path):
         policy.infer(Observation({"corner": frame.images["corner"]}, frame.state, frame.prompt))
     with pytest.raises(FoveateError, match="no such checkpoint folder"):
         load_policy(tmp_path / "nothing")
-    policy.trace = TraceOptions(attn_layers=(7,))
     with pytest.raises(FoveateError, match="attention layer 7: the backbone has layers 0 to 1"):
-        policy.infer(frame)
+        policy.infer(frame, evidence=TraceOptions(attn_layers=(7,)))
+    with pytest.raises(FoveateError, match=r"option of load_policy.*numsteps.*did you mean.*num_steps"):
+        load_policy("metaworld_tiny", numsteps=3)
 
 
 def test_the_same_generator_state_gives_the_same_actions(policy):
@@ -133,11 +132,11 @@ def test_attention_maps_beside_the_actions(policy):
     frames[1] = replace(frames[1], prompt="open the drawer")
     noise = np.random.default_rng(0).standard_normal((2, 6, 4)).astype(np.float32)
     plain = policy.infer_batch(frames, noise)
-    policy.trace = TraceOptions(attn_layers=(1,))
+    traced = policy.infer_batch(frames, noise, evidence=TraceOptions(attn_layers=(1,)))
     both = policy.attend(frames, AttentionRequest((0, 1), ("prefix", "suffix")), noise)
     for b, (chunk, maps) in enumerate(both):
         np.testing.assert_allclose(chunk.actions, plain[b].actions, atol=1e-5)
-        keep = chunk.trace.keep["keep_mask"]
+        keep = traced[b].trace.keep["keep_mask"]
         assert 0 < keep.sum() < 32
         assert set(maps) == {"prefix", "suffix"}
         for phase, found in maps.items():
@@ -147,9 +146,8 @@ def test_attention_maps_beside_the_actions(policy):
             assert found.maps.shape == (2, 2, 2, 4, 4) and found.maps.dtype == np.float16
             assert (found.maps[..., ~found.valid] == 0).all() and (found.maps[..., found.valid] > 0).all()
             assert (found.maps.astype(np.float32).sum((2, 3, 4)) < 1).all()
-        expected = chunk.trace.attn[1].reshape(2, 2, 4, 4).astype(np.float16)
+        expected = traced[b].trace.attn[1].reshape(2, 2, 4, 4).astype(np.float16)
         np.testing.assert_array_equal(maps["prefix"].maps[1], expected)
-    policy.trace = None
     (_, alone) = policy.attend(frames[:1], AttentionRequest((-1,), heads=(1,), tokens=True), noise[:1])[0]
     tokens = alone["prefix"].tokens
     assert "".join(tokens).startswith("<s>▁Task:▁push▁the▁puck") and len(tokens) == len(alone["prefix"].maps)
@@ -158,7 +156,7 @@ def test_attention_maps_beside_the_actions(policy):
 
 def test_the_borders_around_a_wide_picture_are_no_patches(policy):
     """40 x 80 pixels become 28 x 56 in the model's 56 x 56: of four rows of patches the outer two are black."""
-    policy.engine.model.pruner = None
+    policy.pruner = None
     frame = observations(policy, 1)[0]
     wide = {**frame.images, "corner": np.full((40, 80, 3), 200, np.uint8)}
     maps = policy.attend([replace(frame, images=wide)], AttentionRequest((0,), ("prefix", "suffix")))[0][1]

@@ -1,6 +1,6 @@
 """The values that flow between the rooms of foveate.
 
-    Observation -> Prefix -> KeepSet -> ActionChunk (+ Trace) -> EpisodeResult
+    Observation -> Prefix -> Selection (KeepSet) -> ActionChunk (+ Trace) -> EpisodeResult
 
 Only NumPy is imported: an environment worker without torch uses the same types. Tensors appear in
 annotations alone. No logic lives here beyond validation and index arithmetic on the layout.
@@ -9,7 +9,7 @@ annotations alone. No logic lives here beyond validation and index arithmetic on
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -148,6 +148,11 @@ class KeepSet:
     """`max_per_query`, `entropy_per_query` (nats), per query row; light evidence for the trace."""
     raw_score: Float[Tensor, "B Q P"] | None = None
     """The whole score matrix, kept only on request."""
+    coordinates: Float[Tensor, "B P 2"] | None = None
+    """Row and column, in patches, where each kept token lies in its view, of a method that resamples (patch centres
+    at 0.5, 1.5 ...); None: at its own patch."""
+    sources: Int[Tensor, "B P"] | None = None
+    """For each patch the kept patch that took it in, -1 for none, of a method that merges; None: nothing is merged."""
 
     def indices(self) -> list[Int[Tensor, "K"]]:
         """Per sample, the kept patch indices, ascending."""
@@ -158,6 +163,31 @@ class KeepSet:
 
     def counts_per_view(self) -> dict[str, Int[Tensor, "B"]]:
         return {view: self.keep_mask[:, s].sum(-1) for view, s in self.layout.view_slices.items()}
+
+
+@dataclass(frozen=True)
+class Selection:
+    """What a pruner chose of a prefix, slot by slot, at the prefix's full length; the engine packs it."""
+
+    keep: KeepSet
+    mask: Bool[Tensor, "B N"]
+    """Tokens that stay; False is dropped."""
+    embeds: Float[Tensor, "B N D"] | None = None
+    """Tokens that the method changed (pooled, merged, with a gradient of their own); None: the prefix's."""
+    position_ids: Int[Tensor, "B N"] | None = None
+    """None: the prefix's."""
+    keeps_length: bool = False
+    """Training alone: what is dropped is to be masked and not taken out, so that shapes and gradients stay."""
+
+    def apply(self, prefix: Prefix) -> Prefix:
+        """The prefix with what is dropped masked out, not packed yet."""
+        return replace(
+            prefix,
+            mask=self.mask,
+            full=False,
+            embeds=prefix.embeds if self.embeds is None else self.embeds,
+            position_ids=prefix.position_ids if self.position_ids is None else self.position_ids,
+        )
 
 
 VisionLevel = Literal["NO", "COARSE", "FULL"]

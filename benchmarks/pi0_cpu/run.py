@@ -33,10 +33,11 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from foveate.bench import trace as bench
-from foveate.engine.eager import EagerEngine
+from foveate.engine.registry import make_engine
 from foveate.golden import peer
+from foveate.models.base import ModelInputs
 from foveate.models.pi0.config import Pi0Config
-from foveate.models.pi0.model import ModelInputs, Pi0
+from foveate.models.pi0.model import Pi0
 from foveate.pruning import LightVLA, Random, make_pruner
 
 # The project's mid-size model as π0 with openpi's three cameras, on transformers' time grid.
@@ -107,7 +108,7 @@ def matmul_peak(cameras: int) -> dict[str, float]:
 
 
 def variants(model: Pi0, theirs: torch.nn.Module, feed: str, cameras: int, noise: torch.Tensor) -> dict[str, Callable]:
-    inputs, engine = make_inputs(cameras, feed), EagerEngine(model)
+    inputs, engine = make_inputs(cameras, feed), make_engine(model)
     given = peer.arguments(model, inputs)
     if feed == "processor":
         given = peer.leave_out_absent(given)
@@ -116,11 +117,9 @@ def variants(model: Pi0, theirs: torch.nn.Module, feed: str, cameras: int, noise
         return theirs.sample_actions(noise=noise, **given)
 
     def run_ours(pruner: LightVLA | Random | None = None) -> torch.Tensor:
-        model.pruner = None if pruner is None else make_pruner(pruner).eval()
-        return engine.run(inputs, noise).actions
+        return engine.run(inputs, noise, pruner=make_pruner(pruner)).actions
 
     def run_padded() -> torch.Tensor:
-        model.pruner = None
         return model.sample_actions(inputs, noise, packed=False)
 
     runs: dict[str, Callable] = {BASELINE: run_peer, "foveate": run_ours}

@@ -20,7 +20,7 @@ from foveate.errors import FoveateError
 from foveate.types import Observation
 from foveate.util.stats import bootstrap_mean
 
-Keep = Callable[[Observation, np.ndarray, np.ndarray], list[np.ndarray]]
+Keep = Callable[[Observation, np.ndarray | None, np.ndarray], list[np.ndarray]]
 """(observation, noise [H, A], masks bool [n, P]) -> n action chunks [H, A], each with just those patches kept."""
 KINDS = ("drop_kept", "random_kept", "drop_dropped", "random_dropped")
 
@@ -28,7 +28,7 @@ KINDS = ("drop_kept", "random_kept", "drop_dropped", "random_dropped")
 def study_pruner(
     keep: Keep,
     observation: Observation,
-    noise: np.ndarray,
+    noise: np.ndarray | None,
     kept: np.ndarray,
     valid: np.ndarray,
     draws: int,

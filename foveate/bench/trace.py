@@ -105,26 +105,28 @@ def measure(
     """
     frames = observations(policy, 8)
     shuffle = np.random.default_rng(0)
-    chosen = modes(attn_layers, policy.config.llm.depth)
+    chosen = modes(attn_layers, policy.spec.depth)
     times: dict[str, list[float]] = {mode.name: [] for mode in chosen}
     with tempfile.TemporaryDirectory() as folder:
-        store = TraceStore(folder, views=policy.processor.robot.views, model_image_size=policy.config.vision.image_size)
+        store = TraceStore(folder, views=policy.spec.cameras, model_image_size=policy.spec.image_size)
         for i in range(-3, rounds):  # three rounds warm up
             for k in shuffle.permutation(len(chosen)).tolist():
                 mode = chosen[k]
-                policy.trace = mode.options
                 frame = frames[i % len(frames)]
                 meta = {"task": mode.name, "task_id": k, "episode": 0, "step": i + 3, "query": i + 3}
                 meta |= {"instruction": frame.prompt, "checkpoint": policy.spec.name, "variant": mode.name, "seed": 0}
                 start = time.perf_counter()
-                chunk = policy.attend([frame], mode.request)[0][0] if mode.request else policy.infer(frame)
+                chunk = (
+                    policy.attend([frame], mode.request)[0][0]
+                    if mode.request
+                    else policy.infer(frame, evidence=mode.options)
+                )
                 if chunk.trace is not None:
                     store.submit(chunk.trace, frame, meta)
                 if i >= 0:
                     times[mode.name].append((time.perf_counter() - start) * 1e3)
             on_round()
         store.close()
-    policy.trace = None
     base = np.array(times["off"])
     rows = []
     for mode in chosen:

@@ -21,6 +21,7 @@ from foveate.policy import LoadOptions, Policy, TraceOptions
 from foveate.tracing.store import TraceStore
 from foveate.types import ActionChunk
 from foveate.util.files import write_json
+from foveate.util.noise import action_noise
 from foveate.util.progress import SILENT, Reporter
 from foveate.util.run_folder import write_run_files
 from foveate.viz.report.page import build_report
@@ -83,18 +84,17 @@ def predict(config: PredictConfig, report: Reporter = SILENT, policy: Policy | N
     policy = policy or config.load()
     folder = config.folder
     observation = read_observation(config.image, config.state, config.prompt, policy, report)
-    policy.trace = TraceOptions(
+    evidence = TraceOptions(
         attn_layers=config.trace_attn_layers if config.trace_dump_attn else (),
         images=True,
         raw_score=config.store_raw_score,
     )
-    shape = (policy.spec.action_horizon, policy.config.action_dim)
-    chunk = policy.infer(observation, np.random.default_rng(config.seed).standard_normal(shape, dtype=np.float32))
+    chunk = policy.infer(observation, action_noise(policy.spec.noise_shape, config.seed), evidence=evidence)
     assert chunk.trace is not None
     write_run_files(folder, config, config.seed)
     meta = {"task": "predict", "task_id": 0, "episode": 0, "step": 0, "query": 0, "seed": config.seed}
     meta |= {"instruction": config.prompt, "checkpoint": config.policy, "variant": variant_name(pruner_label(policy))}
-    with TraceStore(folder, views=policy.processor.robot.views) as store:
+    with TraceStore(folder, views=policy.spec.cameras) as store:
         store.submit(chunk.trace, observation, meta)
     if warnings := trace_warnings(store):
         raise FoveateError(warnings[0])

@@ -32,7 +32,7 @@ def read_observation(
     views = policy.spec.views
     named = dict(word.partition("=")[::2] for word in image if "=" in word and not Path(word).exists())
     plain = [word for word in image if word.partition("=")[0] not in named]
-    known = {*views, *(name for names in policy.processor.robot.views.values() for name in names)}
+    known = {*views, *(name for names in policy.spec.cameras.values() for name in names)}
     for view in named:
         if view not in known:
             raise unknown("view", view, known)
@@ -71,5 +71,5 @@ def read_frame(episode: str, frame: int, side: str, prompt: str | None, policy: 
     if not 0 <= frame < source.rows:
         raise FoveateError(f"--frame {frame}: the episode has frames 0 to {source.rows - 1}")
     cameras = cameras_of(policy.spec.views, side)
-    _, observation = next(source.observations([frame], cameras, policy.processor.robot.state))
+    _, observation = next(source.observations([frame], cameras, policy.spec.state))
     return replace(observation, prompt=prompt or observation.prompt)

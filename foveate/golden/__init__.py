@@ -12,12 +12,12 @@ from pathlib import Path
 
 import torch
 
+from foveate.engine.registry import PRESETS, make_engine
 from foveate.errors import FoveateError, unknown
 from foveate.golden.report import Report
 
 GROUPS = ("pi0", "lightvla", "vqa", "openvla_oft")
 DTYPES = ("float32", "bfloat16")
-ENGINES = ("eager",)
 
 
 def check(
@@ -38,7 +38,7 @@ def check(
     for kind, names, choices in (
         ("group", groups or (), GROUPS),
         ("dtype", dtypes, DTYPES),
-        ("engine", [engine], ENGINES),
+        ("engine", [engine], PRESETS),
     ):
         for name in names:
             if name not in choices:
@@ -60,10 +60,9 @@ def check(
 
 def _run(group: str, folder: Path, report: Report, device: str, dtypes: tuple[str, ...], engine: str) -> None:
     if group == "pi0":
-        from foveate.engine.eager import EagerEngine
         from foveate.golden import pi0
 
-        pi0.run(folder, report, device=device, dtypes=dtypes, engine={"eager": EagerEngine}[engine])
+        pi0.run(folder, report, device=device, dtypes=dtypes, engine=lambda model: make_engine(model, engine))
     elif group == "lightvla":
         from foveate.golden import lightvla
 

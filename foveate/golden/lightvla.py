@@ -19,6 +19,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from foveate.golden.report import EXACT, TOLERANCES, Report, Tolerance
+from foveate.models.base import pack
 from foveate.pruning import lightvla
 from foveate.types import Prefix, Span, TokenLayout
 
@@ -61,6 +62,11 @@ def _pruner(training: bool) -> lightvla.LightVLAPruner:
     return lightvla.LightVLAPruner(config).train(training)
 
 
+def _selected(pruner: lightvla.LightVLAPruner, prefix: Prefix) -> Prefix:
+    """A prefix after training's selection, at its full length."""
+    return pruner.select(prefix).apply(prefix)
+
+
 @contextmanager
 def _norms() -> Iterator[list[Tensor]]:
     """What the pruner's RMS norms return while the context is open: of the task, the patches, the queries."""
@@ -80,7 +86,8 @@ def _compare(report: Report, name: str, golden: dict[str, Tensor], dtype: str) -
     # The reference scores without a mask; padded task tokens ask like real ones there.
     whole = prefix_of(golden["tokens"], golden["position_ids"], None, patches)
     with torch.no_grad(), _norms() as norms:
-        pruned, keep = _pruner(training=False)(whole)
+        selection = _pruner(training=False).select(whole)
+    pruned, keep = pack(selection.apply(whole)), selection.keep
     assert keep.raw_score is not None
     batch = keep.keep_mask.shape[0]
     ours = {
@@ -122,10 +129,12 @@ def _compare(report: Report, name: str, golden: dict[str, Tensor], dtype: str) -
 def _training(golden: dict[str, Tensor], patches: int) -> dict[str, Tensor]:
     tokens = golden["tokens"].detach().clone().requires_grad_(True)
     pruner = _pruner(training=True)
-    out, _ = pruner(prefix_of(tokens, golden["position_ids"], None, patches))
+    out = _selected(pruner, prefix_of(tokens, golden["position_ids"], None, patches))
     (sumsq,) = torch.autograd.grad(out.embeds.pow(2).sum(), tokens, retain_graph=True)
     (projected,) = torch.autograd.grad((out.embeds * golden["train.proj_w"]).sum(), tokens)
-    masked, _ = pruner(prefix_of(golden["tokens"], golden["position_ids"], golden.get("attention_mask"), patches))
+    masked = _selected(
+        pruner, prefix_of(golden["tokens"], golden["position_ids"], golden.get("attention_mask"), patches)
+    )
     return {
         "train.tokens": out.embeds,
         "train.position_ids": out.position_ids,
@@ -143,7 +152,7 @@ def _noise(report: Report, golden: dict[str, Tensor]) -> None:
     pruner = _pruner(training=True)
     pruner.set_noise_scale(0.5)
     with torch.no_grad(), mock.patch.object(torch, "rand_like", lambda score: uniform.view_as(score)):
-        out, _ = pruner(prefix_of(golden["tokens"], positions, None, uniform.shape[-1]))
+        out = _selected(pruner, prefix_of(golden["tokens"], positions, None, uniform.shape[-1]))
     numbers = TOLERANCES["float32"]["pruner"]
     report.compare("lightvla noise", "out_tokens", out.embeds, golden["out_tokens"], numbers)
     report.compare("lightvla noise", "out_position_ids", out.position_ids, golden["out_position_ids"], EXACT)

@@ -11,8 +11,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from foveate.models.base import ModelInputs
 from foveate.models.pi0.config import GemmaConfig
-from foveate.models.pi0.model import ModelInputs, Pi0
+from foveate.models.pi0.model import Pi0
 from foveate.models.pi0.weights import openpi_state_dict
 
 _NAMES = (

@@ -19,10 +19,11 @@ from torch import Tensor
 from foveate.engine.base import Engine
 from foveate.golden import record
 from foveate.golden.report import EXACT, FLOAT64, FREQUENCY, TOLERANCES, Kind, Report, Tolerance
+from foveate.models.base import ModelInputs
 from foveate.models.common.images import resize_with_pad
 from foveate.models.common.layers import rope_frequencies
 from foveate.models.pi0.config import Pi0Config
-from foveate.models.pi0.model import ModelInputs, Pi0
+from foveate.models.pi0.model import Pi0
 from foveate.models.pi0.weights import TIED_EMBEDDING, UNUSED, expected_shapes, load_weights, split_parameter
 
 STEPS = (10, 3, 1)
@@ -134,7 +135,7 @@ class _Case:
         for n in STEPS:
             with record.record_steps(self.model) as steps:
                 if engine is not None:
-                    actions = engine.run(self.inputs, noise, num_steps=n).actions
+                    actions = engine.run(self.inputs, noise, steps=n).actions
                 else:
                     actions = self.model.sample_actions(self.inputs, noise, num_steps=n, packed=False)
             out |= {f"sample{n}.{name}": torch.stack(values) for name, values in steps.items()}

@@ -13,7 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from foveate.models.pi0.model import ModelInputs, Pi0, PrefixCache
+from foveate.models.base import ModelInputs, PrefixCache
+from foveate.models.pi0.model import Pi0
 from foveate.tracing.capture import attention_rows
 from foveate.types import Prefix
 

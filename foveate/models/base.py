@@ -1,58 +1,260 @@
-"""What every model shares with the rooms around it: the pruner's protocol and exact packing.
+"""What every family of action models shares with the rooms around it: the protocols, and exact packing.
 
-Models know nothing of pruning methods; they call whatever `Pruner` they are handed.
+    family, info = registry.detect(folder)
+    model, processor = family.load(info, ModelOptions())
+    prefix = pack(model.embed_prefix(inputs))
+    actions = model.decode(model.prefill(prefix), inputs, noise, steps=10)
+
+Models know nothing of pruning methods, engines or clocks: whoever runs one selects tokens between its stages.
 """
 
 from __future__ import annotations
 
 import dataclasses
-from typing import Any, Protocol
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any, Literal, NamedTuple, Protocol
 
+import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from foveate.types import KeepSet, Prefix
+from foveate.models.common.robots import RobotMapping
+from foveate.types import Observation, Phase, Prefix, Selection
 
 
-class Pruner(Protocol):
-    """Drops visual tokens before the backbone sees them."""
+@dataclass(frozen=True)
+class ModelSpec:
+    """What the rooms around a model may know of its sizes."""
 
-    queries: str
-    """What it asks with: `text`, `text+state` or `text+state+action`."""
+    views: tuple[str, ...]
+    """The cameras in the order of their tokens."""
+    grids: tuple[tuple[int, int], ...]
+    """Patch rows and columns of each view."""
+    image_size: int
+    """Side of the square pictures that the model sees, in pixels."""
+    action_horizon: int
+    """Actions of a chunk."""
+    action_dim: int
+    """Width of the model's actions; a robot's may be narrower."""
+    noise_shape: tuple[int, int] | None
+    """[action_horizon, action_dim] of the noise that decoding starts from; None: the family decodes without noise."""
+    depth: int
+    """Layers of the backbone."""
+    heads: int
+    """Attention heads of each layer."""
+    num_steps: int | None
+    """Denoising steps that the checkpoint asks for; None: the family has none."""
 
-    def set_noise_scale(self, scale: float | None) -> None:
-        """Exploration noise in training."""
+
+@dataclass(frozen=True)
+class ModelInputs:
+    """One batch, normalised and on the device."""
+
+    images: Tensor
+    """float32 [B, V, 3, H, W] in [-1, 1], views in the order of `ModelSpec.views`."""
+    image_masks: Tensor
+    """bool [B, V]: False where a camera is absent."""
+    tokens: Tensor
+    """int64 [B, L]."""
+    token_masks: Tensor
+    """bool [B, L]."""
+    state: Tensor
+    """float32 [B, action_dim], normalised, zero-padded. π0 reads it; π0.5 has it in the prompt."""
+
+    def to(self, device: torch.device | str) -> ModelInputs:
+        return ModelInputs(**{name: value.to(device) for name, value in vars(self).items()})
+
+
+@dataclass(frozen=True)
+class PrefixCache:
+    """Keys and values of the prefix, per layer [B, G, N, K]; N may shrink where tokens were dropped between layers."""
+
+    keys_values: list[tuple[Tensor, Tensor]]
+    masks: list[Tensor | None]
+    """bool [B, N] of each run of layers that see the same tokens; None: no slot is padding, attention needs no mask."""
+    runs: list[int]
+    """Layer -> its entry of `masks`."""
+    next_position: Tensor
+    """int64 [B]: position id of the first token after the prefix."""
+    prefix: Prefix
+    """The tokens that the last layer saw."""
+    last_hidden: Tensor | None = None
+    """[B, N, D] after the final norm, where the family or the caller needs it."""
+
+    def repeat(self, times: int) -> PrefixCache:
+        """Every sample `times` times in a row, for several flow samples per prefix."""
+        if times == 1:
+            return self
+        return dataclasses.replace(
+            self,
+            keys_values=[(k.repeat_interleave(times, 0), v.repeat_interleave(times, 0)) for k, v in self.keys_values],
+            masks=[None if m is None else m.repeat_interleave(times, 0) for m in self.masks],
+            next_position=self.next_position.repeat_interleave(times, 0),
+        )
+
+
+LayerPruner = Callable[[Prefix], Prefix]
+"""Runs between two backbone layers: hidden states and their places as a prefix in, a shorter packed one out."""
+NOTHING_AFTER: Mapping[int, LayerPruner] = MappingProxyType({})
+
+
+class ActionModel(Protocol):
+    """A vision-language-action model in the stages that engines run and time; an `nn.Module`."""
+
+    spec: ModelSpec
+
+    def embed_prefix(self, inputs: ModelInputs) -> Prefix:
+        """Images and text as tokens, unpacked; masked tokens take part in no attention."""
         ...
 
-    def stats(self) -> dict[str, Any]:
-        """Of the last call: `enabled, noise_scale, last_kept_per_sample, last_kept_per_view`."""
-        ...
-
-    def __call__(self, prefix: Prefix, *, extra_queries: Tensor | None = None) -> tuple[Prefix, KeepSet | None]:
-        """Prune one batch.
+    def extra_queries(self, inputs: ModelInputs, noise: Tensor | None, wanted: str) -> Tensor | None:
+        """Embeddings [B, T, D] that a pruner alone looks at, beside the prefix's text.
 
         Args:
-            prefix: embedded tokens, not yet packed.
-            extra_queries: [B, T, D] further tokens that the pruner alone may look at (state, noisy actions).
-        Returns:
-            the shorter (or, in training, re-weighted) prefix, and what was kept (None: no record).
+            wanted: `text`, `text+state` or `text+state+action`, as the pruner's `queries` says.
+        """
+        ...
+
+    def prefill(self, prefix: Prefix, *, after: Mapping[int, LayerPruner] = NOTHING_AFTER) -> PrefixCache:
+        """Run the backbone over a prefix, packed or not.
+
+        Args:
+            after: backbone layer -> what may drop tokens behind it.
+        """
+        ...
+
+    def decode(self, cache: PrefixCache, inputs: ModelInputs, noise: Tensor | None, steps: int | None) -> Tensor:
+        """Actions float32 [B, H, A], normalised. π0: Euler steps from the noise; a parallel decoder: its head."""
+        ...
+
+    def attention_stacks(self) -> Mapping[Phase, Sequence[nn.Module]]:
+        """Phase -> the layers that run in it, each with a `self_attn` that has an `observer` and `num_heads`."""
+        ...
+
+    def flops(self, views: int, tokens: int, steps: int | None) -> Mapping[str, float]:
+        """GFLOP of one inference by stage (`vision, prefill, denoise`), and their `total`.
+
+        Args:
+            views: images that are really there.
+            tokens: prefix tokens that the backbone saw, `post_seq_len` in a trace.
         """
         ...
 
 
+class Processor(Protocol):
+    """From observations to a model's inputs and from its outputs to the robot's actions; stateless."""
+
+    robot: RobotMapping
+
+    def inputs(self, observations: Sequence[Observation]) -> ModelInputs:
+        """One batch, on the host. Raises FoveateError where a view is missing or the state has another length."""
+        ...
+
+    def actions(self, actions: Tensor, observations: Sequence[Observation]) -> np.ndarray:
+        """The model's actions [B, H, A] -> the robot's, float32 [B, H, action_dim]; NaN stays NaN."""
+        ...
+
+    def targets(self, actions: np.ndarray, states: np.ndarray) -> Tensor:
+        """The robot's actions -> what the model is trained to give: the inverse of `actions`."""
+        ...
+
+    def pieces(self, tokens: np.ndarray) -> list[str]:
+        """The text of each prompt token, int64 [L]."""
+        ...
+
+    def model_images(self, observation: Observation) -> dict[str, np.ndarray]:
+        """View -> uint8 [size, size, 3]: the pictures as the model sees them; absent cameras are left out."""
+        ...
+
+    def source_images(self, observation: Observation) -> dict[str, np.ndarray]:
+        """View -> the observation's own picture, at its own resolution; absent cameras are left out."""
+        ...
+
+    def picture_patches(self, observation: Observation) -> dict[str, np.ndarray]:
+        """View -> bool [rows, columns]: patches that show some of the picture, and not its borders alone."""
+        ...
+
+
+class Pruner(Protocol):
+    """What a model that prunes by itself needs of a pruning method; see `pruning.base`."""
+
+    def select(self, prefix: Prefix, queries: Tensor | None = None) -> Selection: ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelOptions:
+    """How a checkpoint is read; what no file of its folder tells."""
+
+    device: str = "cpu"
+    """Torch device of the policy."""
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    """Number format of the large matrices."""
+    robot: str | Path | None = None
+    """Robot mapping: a shipped one (droid, libero, aloha, metaworld) or a YAML file; None: as the checkpoint says."""
+    tokenizer: str | Path | None = None
+    """A sentencepiece model file, where the checkpoint folder has none."""
+    asset_id: str | None = None
+    """Which norm stats, where the checkpoint has several."""
+    action_horizon: int | None = None
+    """Actions per chunk of an openpi checkpoint, which does not store it; None: that of openpi's published policy."""
+    num_steps: int | None = None
+    """Denoising (Euler) steps; None: as the checkpoint says."""
+
+
+class Info(Protocol):
+    """A checkpoint, as far as it can be known without reading its tensors."""
+
+    @property
+    def path(self) -> Path: ...
+    @property
+    def spec(self) -> ModelSpec: ...
+    @property
+    def robot(self) -> RobotMapping | None: ...
+    @property
+    def pruner(self) -> Any:
+        """The pruner's config that the policy was trained with, as plain values; None: none."""
+        ...
+
+    @property
+    def missing(self) -> tuple[str, ...]:
+        """What has to be supplied before the policy can run, with what to do about it."""
+        ...
+
+    def describe(self) -> dict[str, Any]:
+        """Plain values for `foveate inspect --json`."""
+        ...
+
+    def summary(self) -> str:
+        """The same in words, for people."""
+        ...
+
+
+class Family(NamedTuple):
+    """A kind of model: how its checkpoints are known and loaded."""
+
+    name: str
+    detect: Callable[[Path, ModelOptions], Info | None]
+    """Looks at a folder's small files; None: not of this family. Raises FoveateError: of this family and damaged."""
+    load: Callable[[Any, ModelOptions], tuple[ActionModel, Processor]]
+    """From what `detect` found. Raises FoveateError: something that a policy needs is missing, or weights differ."""
+
+
 def pack(prefix: Prefix, keep: Tensor | None = None) -> Prefix:
-    """Drop every token that is padding, of an absent camera, or not in `keep`; pad to the longest row.
+    """Drop every token that is masked (padding, of an absent camera, pruned) or not in `keep`; pad to the longest row.
 
     Position ids travel with their tokens, so dropping masked tokens alone changes no result.
 
     Args:
         keep: bool [B, N], which tokens to retain besides the mask; None retains all real ones.
     """
+    if prefix.full and keep is None:
+        return prefix
     mask = prefix.mask if keep is None else prefix.mask & keep
     lengths = mask.sum(-1)
     longest = int(lengths.max())
-    if longest == mask.shape[1] and keep is None and prefix.source is not None:
-        return prefix
     # A stable sort of "dropped" (0/1) brings the kept tokens to the front in their original order.
     order = torch.argsort(~mask, dim=-1, stable=True)[:, :longest]
     slot = torch.arange(longest, device=mask.device)

@@ -1,7 +1,7 @@
-"""Pruning methods: score -> KeepSet -> gather, one file per method.
+"""Pruning methods: score -> KeepSet -> Selection, one file per method.
 
     pruner = make_pruner(LightVLA(min_keep=4))      # or "lightvla", or {"name": "random", "keep_ratio": 0.25}
-    thinner, keep = pruner.eval()(prefix)
+    selection = pruner.select(prefix)               # what stays; an engine packs it
 
 A method joins by one line in `CONFIGS`; docs/adding-a-method.md says how.
 """

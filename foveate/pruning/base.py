@@ -1,8 +1,8 @@
-"""What every pruning method shares: score -> KeepSet -> gather.
+"""What every pruning method shares: score -> KeepSet -> Selection.
 
-A method decides which patches survive; everything else stands here once: budgets, ranking with ties, blocks of
-patches that compete with each other, dropping by exact packing, position ids, statistics.
-It knows prefixes and layouts alone: no model, no checkpoint, no clock.
+A method decides which patches survive, and packs nothing: that is the engine's, which knows what lengths it can run.
+Everything else stands here once: budgets, ranking with ties, blocks of patches that compete with each other,
+position ids, statistics. It knows prefixes and layouts alone: no model, no checkpoint, no clock.
 
 Shapes: B batch, N tokens, D width, P patches of all views, G blocks (views, usually), K patches of one block.
 """
@@ -12,7 +12,8 @@ from __future__ import annotations
 import dataclasses
 import functools
 import math
-from collections.abc import Mapping
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, MutableMapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -20,10 +21,13 @@ import torch
 from torch import Tensor, nn
 
 from foveate.errors import FoveateError
-from foveate.models.base import pack
-from foveate.types import KeepSet, Prefix, Span, TokenLayout
+from foveate.types import KeepSet, Prefix, Selection, Span, TokenLayout
 
 Scope = Literal["view", "joint"]
+Evidence = Literal["none", "scores", "matrix"]
+"""What a method leaves beside its choice: nothing, light statistics of its scores, or the whole score matrix too."""
+State = MutableMapping[str, Any]
+"""What a method with a history remembers of one session; empty at its beginning."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,26 +73,44 @@ class FixedBudget(Budget):
             raise FoveateError(f"{type(self).__name__}: no budget; set keep_ratio (as 0.25) or keep_tokens (as 16)")
 
 
-class TokenPruner(nn.Module):
-    """A method without parameters; `forward` takes a prefix that is not packed and drops patches from it.
+class TokenPruner(nn.Module, ABC):
+    """A method without parameters: chooses among the patches of a prefix, and drops nothing itself.
 
-    Subclasses implement `forward`; most do it with `valid_patches`, a choice, and `drop`.
+    Subclasses implement `select`, with `valid_patches`, a choice, and `selection`.
     """
 
     queries: str = "text"
     """What the method wants to be asked with; a model passes the embeddings that the prefix lacks."""
     enabled: bool = True
     """False where the method never drops a patch."""
+    layer: int | None = None
+    """Backbone layer behind which the method works, on hidden states; None: before the backbone."""
+    has_history: bool = False
+    """Whether `select` needs the session's state."""
 
     def __init__(self) -> None:
         super().__init__()
         self.noise_scale: float | None = None
-        self.collect_stats = False
-        """Set while tracing: compute `KeepSet.score_stats`, which the untraced path does not pay for."""
-        self.collect_raw_score = False
-        """Set while tracing raw scores: keep `KeepSet.raw_score`, where the method has one."""
         self._last: KeepSet | None = None
         self._last_dropped = False
+
+    @abstractmethod
+    def select(
+        self,
+        prefix: Prefix,
+        queries: Tensor | None = None,
+        *,
+        state: Sequence[State] | None = None,
+        evidence: Evidence = "none",
+    ) -> Selection:
+        """Choose what survives of one batch.
+
+        Args:
+            prefix: embedded tokens, not yet packed; of a method with a `layer`, hidden states, packed or not.
+            queries: [B, T, D], further tokens that the pruner alone may look at (state, noisy actions).
+            state: of each sample's session, to read and to write; None: the samples belong to no session.
+            evidence: what else the KeepSet shall hold, which the untraced path does not pay for.
+        """
 
     def set_noise_scale(self, scale: float | None) -> None:
         """Exploration noise of a method that explores in training; None: no noise. Others ignore it."""
@@ -112,7 +134,9 @@ class TokenPruner(nn.Module):
         }
 
     def valid_patches(self, prefix: Prefix) -> Tensor:
-        """bool [B, P]: patches of cameras that are there. Fails on a prefix that was packed already."""
+        """bool [B, P]: patches that are there. Before the backbone a prefix that was packed already is an error."""
+        if self.layer is not None:
+            return find_patches(prefix)[1]
         if prefix.source is not None or prefix.mask.shape[1] != len(prefix.layout):
             raise FoveateError(
                 f"{type(self).__name__}: expected a prefix of {len(prefix.layout)} tokens as its layout says, got a "
@@ -120,15 +144,28 @@ class TokenPruner(nn.Module):
             )
         return prefix.mask[:, patch_index(prefix.layout, prefix.mask.device)]
 
-    def drop(self, prefix: Prefix, keep: KeepSet) -> tuple[Prefix, KeepSet]:
-        """Really drop what is not kept, for any batch: rows are padded to the longest and masked."""
-        self._record(keep, dropped=True)
-        return pack(prefix, keep_tokens(prefix, keep.keep_mask)), keep
-
-    def _record(self, keep: KeepSet, *, dropped: bool) -> None:
+    def selection(
+        self,
+        prefix: Prefix,
+        keep: KeepSet,
+        *,
+        mask: Tensor | None = None,
+        embeds: Tensor | None = None,
+        position_ids: Tensor | None = None,
+        keeps_length: bool = False,
+    ) -> Selection:
+        """The choice as a Selection, noted for `stats`; without a mask: the kept patches and all other tokens."""
         # Only what stats() needs: a training step's scores would hold its graph in memory.
-        self._last = KeepSet(keep.keep_mask, keep.layout)
-        self._last_dropped = dropped
+        self._last, self._last_dropped = KeepSet(keep.keep_mask, keep.layout), not keeps_length
+        mask = prefix.mask & keep_tokens(prefix, keep.keep_mask) if mask is None else mask
+        return Selection(keep, mask, embeds, position_ids, keeps_length)
+
+
+def pruning_stats(pruner: TokenPruner | None) -> dict[str, Any]:
+    """`stats` of a pruner; of none at all the same keys."""
+    if pruner is None:
+        return {"enabled": False, "noise_scale": None, "last_kept_per_sample": None, "last_kept_per_view": None}
+    return pruner.stats()
 
 
 @functools.lru_cache(maxsize=64)
@@ -179,15 +216,30 @@ def keep_top(scores: Tensor, valid: Tensor, budget: Budget, layout: TokenLayout)
 
 
 def keep_tokens(prefix: Prefix, keep_mask: Tensor) -> Tensor:
-    """bool [B, N]: the patches of `keep_mask` [B, P], and all tokens that are no patches."""
-    keep = torch.ones_like(prefix.mask)
+    """bool [B, N]: the slots of the patches of `keep_mask` [B, P], and of all tokens that are no patches."""
+    keep = keep_mask.new_ones(keep_mask.shape[0], len(prefix.layout))
     keep[:, patch_index(prefix.layout, keep.device)] = keep_mask
-    return keep
+    return keep if prefix.source is None else keep.gather(1, prefix.source.clamp_min(0)) & prefix.mask
 
 
-def renumber(prefix: Prefix) -> Prefix:
-    """The prefix with position ids counted anew over the tokens that it still has."""
-    return dataclasses.replace(prefix, position_ids=(prefix.mask.long().cumsum(-1) - 1).clamp_min(0))
+def find_patches(prefix: Prefix) -> tuple[Tensor, Tensor]:
+    """Where the layout's patches stand in a prefix, packed or not.
+
+    Returns:
+        slots int64 [B, P], 0 for a patch that is not there; bool [B, P], which are there.
+    """
+    batch, slots = prefix.mask.shape
+    slot = torch.arange(slots, device=prefix.mask.device).expand(batch, -1)
+    # One cell beyond the layout takes what padding slots write.
+    token = torch.where(prefix.mask, slot if prefix.source is None else prefix.source, len(prefix.layout))
+    place = slot.new_full((batch, len(prefix.layout) + 1), -1).scatter_(1, token, slot)
+    place = place[:, patch_index(prefix.layout, place.device)]
+    return place.clamp_min(0), place >= 0
+
+
+def renumbered(mask: Tensor) -> Tensor:
+    """int64 [B, N]: position ids counted anew over the tokens that stay."""
+    return (mask.long().cumsum(-1) - 1).clamp_min(0)
 
 
 def grid_of(span: Span) -> tuple[int, int]:

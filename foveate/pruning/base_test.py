@@ -1,6 +1,6 @@
 import torch
 
-from foveate.pruning.base import Budget, blocks, budget_counts, keep_tokens, patch_index, renumber, top
+from foveate.pruning.base import Budget, blocks, budget_counts, keep_tokens, patch_index, renumbered, top
 from foveate.pruning.methods_test import LAYOUT, tiny_prefix
 from foveate.types import Span, TokenLayout
 
@@ -40,8 +40,8 @@ def test_keep_tokens_leaves_other_tokens_alone():
     assert keep_tokens(prefix, keep).nonzero()[:, 1].tolist() == [0, 31, *range(32, 38)]
 
 
-def test_renumber_counts_real_tokens():
+def test_position_ids_counted_anew():
     prefix = tiny_prefix()
-    renumbered = renumber(prefix)
-    assert torch.equal(renumbered.position_ids[prefix.mask], prefix.position_ids[prefix.mask])
-    assert renumbered.position_ids.min() == 0
+    ids = renumbered(prefix.mask)
+    assert torch.equal(ids[prefix.mask], prefix.position_ids[prefix.mask])
+    assert ids.min() == 0

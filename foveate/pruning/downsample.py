@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from foveate.pruning.base import FixedBudget, TokenPruner, centres, grid_of
-from foveate.types import KeepSet, Prefix
+from foveate.types import KeepSet, Prefix, Selection
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,7 +33,7 @@ class DownsamplePruner(TokenPruner):
         super().__init__()
         self.config = config
 
-    def forward(self, prefix: Prefix, *, extra_queries: Tensor | None = None) -> tuple[Prefix, KeepSet]:
+    def select(self, prefix: Prefix, queries: Tensor | None = None, **_: Any) -> Selection:
         valid = self.valid_patches(prefix)
         embeds, keep = prefix.embeds.clone(), torch.zeros_like(valid)
         for span, patches in zip(prefix.layout.images, prefix.layout.view_slices.values(), strict=True):
@@ -44,7 +44,7 @@ class DownsamplePruner(TokenPruner):
             cells = torch.tensor(places, device=valid.device)
             embeds[:, span.start + cells] = pooled
             keep[:, patches.start + cells] = valid[:, patches.start + cells]
-        return self.drop(dataclasses.replace(prefix, embeds=embeds), KeepSet(keep, prefix.layout, valid=valid))
+        return self.selection(prefix, KeepSet(keep, prefix.layout, valid=valid), embeds=embeds)
 
 
 @functools.lru_cache(maxsize=256)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from torch import Tensor
 
 from foveate.pruning.base import TokenPruner
-from foveate.types import KeepSet, Prefix
+from foveate.types import KeepSet, Prefix, Selection
 
 
 class GivenPatches(TokenPruner):
@@ -19,6 +21,6 @@ class GivenPatches(TokenPruner):
         super().__init__()
         self.keep_mask = keep_mask
 
-    def forward(self, prefix: Prefix, *, extra_queries: Tensor | None = None) -> tuple[Prefix, KeepSet]:
+    def select(self, prefix: Prefix, queries: Tensor | None = None, **_: Any) -> Selection:
         valid = self.valid_patches(prefix)
-        return self.drop(prefix, KeepSet(valid & self.keep_mask.to(valid.device), prefix.layout, valid=valid))
+        return self.selection(prefix, KeepSet(valid & self.keep_mask.to(valid.device), prefix.layout, valid=valid))

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, NamedTuple, get_args
 
@@ -26,16 +27,18 @@ from foveate.errors import FoveateError
 from foveate.models.common.layers import rms_norm
 from foveate.pruning.base import (
     Budget,
+    Evidence,
     Scope,
+    State,
     TokenPruner,
     blocks,
     budget_counts,
     keep_tokens,
     patch_index,
-    renumber,
+    renumbered,
     top,
 )
-from foveate.types import KeepSet, Prefix
+from foveate.types import KeepSet, Prefix, Selection
 
 Queries = Literal["text", "text+state", "text+state+action"]
 TrainForm = Literal["paper", "deduplicated"]
@@ -117,27 +120,39 @@ class LightVLAPruner(TokenPruner):
         self.config = config or LightVLA()
         self.queries = self.config.queries
 
-    def forward(self, prefix: Prefix, *, extra_queries: Tensor | None = None) -> tuple[Prefix, KeepSet]:
+    def select(
+        self,
+        prefix: Prefix,
+        queries: Tensor | None = None,
+        *,
+        state: Sequence[State] | None = None,
+        evidence: Evidence = "none",
+    ) -> Selection:
         # Under autocast the score would fall to bfloat16, in training alone.
         with torch.autocast(prefix.embeds.device.type, enabled=False):
-            return self._prune(prefix, extra_queries)
+            return self._select(prefix, queries, evidence)
 
-    def _prune(self, prefix: Prefix, extra_queries: Tensor | None) -> tuple[Prefix, KeepSet]:
+    def _select(self, prefix: Prefix, extra_queries: Tensor | None, evidence: Evidence) -> Selection:
         valid = self.valid_patches(prefix)
         patches = prefix.embeds[:, patch_index(prefix.layout, valid.device)]
         groups = blocks(prefix.layout, self.config.scope, valid.device)
         task, task_mask = self._task(prefix, extra_queries)
         choices = [self._choose(patches[:, index], valid[:, index], task, task_mask) for index in groups]
-        keep = self._keep_set(prefix, valid, groups, choices)
+        keep = self._keep_set(prefix, valid, groups, choices, evidence)
+        mask = prefix.mask & keep_tokens(prefix, keep.keep_mask)
+        positions = renumbered(mask) if self.config.position_ids == "renumbered" else prefix.position_ids
         if not self.training:
-            prefix, keep = self.drop(prefix, keep)
-            return (renumber(prefix) if self.config.position_ids == "renumbered" else prefix), keep
-        self._record(keep, dropped=False)
-        kept = dataclasses.replace(prefix, mask=prefix.mask & keep_tokens(prefix, keep.keep_mask), full=False)
-        if self.config.position_ids == "renumbered":
-            kept = renumber(kept)
+            return self.selection(prefix, keep, mask=mask, position_ids=positions)
         form = self._paper if self.config.train_form == "paper" else self._deduplicated
-        return form(kept, patches, groups, choices), keep
+        changed = form(dataclasses.replace(prefix, mask=mask, position_ids=positions), patches, groups, choices)
+        return self.selection(
+            prefix,
+            keep,
+            mask=changed.mask,
+            embeds=changed.embeds,
+            position_ids=changed.position_ids,
+            keeps_length=True,
+        )
 
     def _task(self, prefix: Prefix, extra_queries: Tensor | None) -> tuple[Tensor, Tensor]:
         """The tokens that say what to look for: float32 [B, T, D], RMS-normed, and bool [B, T]."""
@@ -180,7 +195,9 @@ class LightVLAPruner(TokenPruner):
                     )
         return Choice(score, valid, keep, best)
 
-    def _keep_set(self, prefix: Prefix, valid: Tensor, groups: tuple[Tensor, ...], choices: list[Choice]) -> KeepSet:
+    def _keep_set(
+        self, prefix: Prefix, valid: Tensor, groups: tuple[Tensor, ...], choices: list[Choice], evidence: Evidence
+    ) -> KeepSet:
         """The choice in the layout's patch axis, detached from the graph."""
         scores = torch.zeros(valid.shape, device=valid.device)
         keep = torch.zeros_like(valid)
@@ -188,13 +205,13 @@ class LightVLAPruner(TokenPruner):
             keep[:, index] = choice.keep
             scores[:, index] = choice.best.masked_fill(~choice.rows, 0.0)
         stats = raw = None
-        if self.collect_stats:
+        if evidence != "none":
             parts = [score_stats(choice) for choice in choices]
             stats = {name: torch.zeros_like(scores) for name in parts[0]}
             for index, part in zip(groups, parts, strict=True):
                 for name, value in part.items():
                     stats[name][:, index] = value
-        if self.config.store_raw_score or self.collect_raw_score:
+        if self.config.store_raw_score or evidence == "matrix":
             raw = scores.new_full((*valid.shape, valid.shape[1]), -torch.inf)
             for index, choice in zip(groups, choices, strict=True):
                 real = choice.rows[..., :, None] & choice.rows[..., None, :]

@@ -9,6 +9,7 @@ from safetensors.torch import load_file
 
 from foveate.pruning.lightvla_test import pruner, relative
 from foveate.testing.golden import golden_dir
+from foveate.testing.pruning import prune
 from foveate.types import Prefix, Span, TokenLayout
 
 EXACT = [
@@ -60,7 +61,7 @@ def bos_prefix(tokens: torch.Tensor, positions: torch.Tensor, patches: int, mask
 @pytest.mark.parametrize("case", [*EXACT, *TIED, "batch3_P16_T5_D32"])
 def test_golden_score(case):
     expected, prefix = golden(case)
-    _, keep = pruner(scope="joint", store_raw_score=True)(prefix)
+    _, keep = prune(pruner(scope="joint", store_raw_score=True), prefix)
     torch.testing.assert_close(keep.raw_score, expected["score"], rtol=0, atol=1e-5)
     torch.testing.assert_close(keep.scores, expected["score"].amax(-2), rtol=0, atol=1e-5)
     if case not in TIED:
@@ -72,7 +73,7 @@ def test_golden_score(case):
 @pytest.mark.parametrize("case", EXACT)
 def test_golden_evaluation(case, scope):
     expected, prefix = golden(case)
-    thin, keep = pruner(scope=scope)(prefix)
+    thin, keep = prune(pruner(scope=scope), prefix)
     assert torch.equal(keep.keep_mask, expected["keep_mask"])
     assert torch.equal(thin.embeds, expected["eval.tokens"])
     assert torch.equal(thin.position_ids, expected["eval.position_ids"])
@@ -84,7 +85,7 @@ def test_golden_evaluation(case, scope):
 def test_golden_training(case):
     expected, prefix = golden(case)
     leaf = prefix.embeds.clone().requires_grad_()
-    out, _ = pruner(scope="joint", train_form="paper").train()(dataclasses.replace(prefix, embeds=leaf))
+    out, _ = prune(pruner(scope="joint", train_form="paper").train(), dataclasses.replace(prefix, embeds=leaf))
     torch.testing.assert_close(out.embeds, expected["train.tokens"], rtol=0, atol=1e-5)
     assert torch.equal(out.position_ids, expected["train.position_ids"])
     if "train.attention_mask" in expected and case != "batch3_P16_T5_D32":  # there it is padded, see below
@@ -100,7 +101,7 @@ def test_golden_training(case):
 @pytest.mark.parametrize("case", BF16)
 def test_golden_bfloat16_is_close(case):
     expected, prefix = golden(case)
-    _, keep = pruner(scope="joint", store_raw_score=True)(prefix)
+    _, keep = prune(pruner(scope="joint", store_raw_score=True), prefix)
     reference = expected["score"].float()
     assert (keep.raw_score - reference).abs().max() < 2**-6 * reference.abs().max()
     # Whatever foveate chooses is the reference's best up to its rounding.
@@ -114,12 +115,12 @@ def test_golden_noise(monkeypatch):
     monkeypatch.setattr(torch, "rand_like", lambda score: noise["uniform"].view_as(score))
     noisy = pruner(scope="joint", train_form="paper").train()
     noisy.set_noise_scale(0.5)
-    out, _ = noisy(prefix)
+    out, _ = prune(noisy, prefix)
     torch.testing.assert_close(out.embeds, noise["out_tokens"], rtol=0, atol=1e-5)
     assert torch.equal(out.position_ids, noise["out_position_ids"])
-    evaluated, keep = noisy.eval()(prefix)
+    evaluated, keep = prune(noisy.eval(), prefix)
     noisy.set_noise_scale(None)
-    assert torch.equal(noisy(prefix)[1].keep_mask, keep.keep_mask), "noise is for training alone"
+    assert torch.equal(prune(noisy, prefix)[1].keep_mask, keep.keep_mask), "noise is for training alone"
     assert evaluated.embeds.shape[1] < 22
 
 
@@ -127,13 +128,13 @@ def test_golden_batch_with_padding():
     """Where samples have no padding both agree; the reference takes padding as task tokens, foveate does not."""
     expected, prefix = golden("batch3_P16_T5_D32")
     padded = dataclasses.replace(prefix, mask=expected["attention_mask"])
-    thin, keep = pruner(scope="joint", store_raw_score=True)(padded)
+    thin, keep = prune(pruner(scope="joint", store_raw_score=True), padded)
     torch.testing.assert_close(keep.raw_score[:2], expected["score"][:2], rtol=0, atol=1e-5)
     assert torch.equal(keep.keep_mask[:2], expected["keep_mask"][:2])
     for sample in range(2):  # the reference raises here; each sample is right on its own
         kept = torch.cat([torch.tensor([True]), expected["keep_mask"][sample], torch.ones(5, dtype=torch.bool)])
         assert torch.equal(thin.embeds[sample, thin.mask[sample]], prefix.embeds[sample, kept])
     shorter = bos_prefix(prefix.embeds[2:, :-1], prefix.position_ids[2:, :-1], 16)
-    _, alone = pruner(scope="joint", store_raw_score=True)(shorter)
+    _, alone = prune(pruner(scope="joint", store_raw_score=True), shorter)
     torch.testing.assert_close(keep.raw_score[2:], alone.raw_score, rtol=0, atol=1e-5)
     assert (keep.raw_score[2] - expected["score"][2]).abs().max() > 1e-3

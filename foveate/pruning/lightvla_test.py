@@ -9,6 +9,7 @@ import torch
 from foveate.errors import FoveateError
 from foveate.pruning.lightvla import LightVLA, LightVLAPruner
 from foveate.pruning.methods_test import LAYOUT, attend, tiny_prefix
+from foveate.testing.pruning import prune
 from foveate.types import Span, TokenLayout
 
 
@@ -38,7 +39,7 @@ def reference_score(patches: torch.Tensor, task: torch.Tensor) -> torch.Tensor:
 
 def test_score_of_each_view_by_the_formula():
     prefix = tiny_prefix()
-    _, keep = pruner(store_raw_score=True)(prefix)
+    _, keep = prune(pruner(store_raw_score=True), prefix)
     for sample in range(3):
         task = prefix.embeds[sample, 32:][prefix.mask[sample, 32:]].double()
         for view, span in LAYOUT.view_slices.items():
@@ -55,7 +56,7 @@ def test_score_of_each_view_by_the_formula():
 
 def test_joint_scope_ignores_absent_cameras():
     prefix = tiny_prefix()
-    _, keep = pruner(scope="joint", store_raw_score=True)(prefix)
+    _, keep = prune(pruner(scope="joint", store_raw_score=True), prefix)
     expected = reference_score(prefix.embeds[1, :16].double(), prefix.embeds[1, 32:].double())
     torch.testing.assert_close(keep.raw_score[1, :16, :16].double(), expected, rtol=0, atol=1e-5)
     assert keep.keep_mask[1].nonzero().flatten().tolist() == sorted(set(expected.argmax(-1).tolist()))
@@ -63,20 +64,20 @@ def test_joint_scope_ignores_absent_cameras():
 
 def test_budget_ranks_by_the_largest_score_any_query_gives():
     prefix = tiny_prefix()
-    _, keep = pruner(keep_ratio=0.3)(prefix)
+    _, keep = prune(pruner(keep_ratio=0.3), prefix)
     assert keep.counts_per_view()["corner"].tolist() == [5, 5, 5]
     best = keep.scores[0, :16]
     assert keep.keep_mask[0, :16].nonzero().flatten().tolist() == sorted(best.topk(5).indices.tolist())
-    _, joint = pruner(scope="joint", keep_ratio=0.3)(prefix)
+    _, joint = prune(pruner(scope="joint", keep_ratio=0.3), prefix)
     assert joint.counts().tolist() == [10, 5, 10], "a share of the patches that are there"
-    _, total = pruner(scope="joint", keep_tokens=7)(prefix)
+    _, total = prune(pruner(scope="joint", keep_tokens=7), prefix)
     assert total.counts().tolist() == [7, 7, 7]
 
 
 def test_min_keep_adds_to_what_is_asked_for():
     prefix = tiny_prefix()
-    _, asked = pruner()(prefix)
-    _, topped = pruner(min_keep=13)(prefix)
+    _, asked = prune(pruner(), prefix)
+    _, topped = prune(pruner(min_keep=13), prefix)
     assert (topped.keep_mask | ~asked.keep_mask).all()
     assert topped.counts_per_view()["corner"].tolist() == [
         max(13, n) for n in asked.counts_per_view()["corner"].tolist()
@@ -85,7 +86,7 @@ def test_min_keep_adds_to_what_is_asked_for():
     added = topped.keep_mask[0, :16] & ~asked.keep_mask[0, :16]
     left = ~topped.keep_mask[0, :16]
     assert keep_scores(topped, added).min() >= keep_scores(topped, left).max()
-    _, floor = pruner(keep_ratio=0.1, min_keep=4)(prefix)
+    _, floor = prune(pruner(keep_ratio=0.1, min_keep=4), prefix)
     assert floor.counts_per_view()["corner"].tolist() == [4, 4, 4]
 
 
@@ -98,9 +99,9 @@ def test_ties_go_to_the_first_patch():
     embeds = prefix.embeds.clone()
     embeds[:, :16] = embeds[:, :1]
     equal = dataclasses.replace(prefix, embeds=embeds)
-    assert pruner()(equal)[1].indices()[0][0] == 0
-    assert pruner()(equal)[1].counts_per_view()["corner"].tolist() == [1]
-    assert pruner(keep_tokens=3)(equal)[1].indices()[0][:3].tolist() == [0, 1, 2]
+    assert prune(pruner(), equal)[1].indices()[0][0] == 0
+    assert prune(pruner(), equal)[1].counts_per_view()["corner"].tolist() == [1]
+    assert prune(pruner(keep_tokens=3), equal)[1].indices()[0][:3].tolist() == [0, 1, 2]
 
 
 def test_what_the_queries_are_made_from():
@@ -108,7 +109,7 @@ def test_what_the_queries_are_made_from():
     prefix = tiny_prefix(batch=1, layout=TokenLayout(spans))
     extra = torch.randn(1, 4, 8, generator=torch.Generator().manual_seed(9))
     for queries, seen in (("text", 38), ("text+state", 40), ("text+state+action", 43)):
-        _, keep = pruner(queries=queries, store_raw_score=True)(prefix, extra_queries=extra)
+        _, keep = prune(pruner(queries=queries, store_raw_score=True), prefix, queries=extra)
         task = prefix.embeds[0, 32:seen]
         task = task if queries == "text" else torch.cat([task, extra[0]])
         expected = reference_score(prefix.embeds[0, :16].double(), task.double())
@@ -119,18 +120,17 @@ def test_what_the_queries_are_made_from():
 def test_no_text_is_an_error_and_empty_text_is_finite():
     layout = TokenLayout(LAYOUT.spans[:2])
     with pytest.raises(FoveateError, match="need text after the images"):
-        pruner()(tiny_prefix(batch=1, layout=layout))
+        prune(pruner(), tiny_prefix(batch=1, layout=layout))
     prefix = tiny_prefix(batch=1)
     silent = dataclasses.replace(prefix, mask=prefix.mask & (torch.arange(38) < 32))
-    thin, keep = pruner(keep_tokens=2)(silent)
+    thin, keep = prune(pruner(keep_tokens=2), silent)
     assert keep.indices()[0].tolist() == [0, 1, 16, 17] and torch.isfinite(thin.embeds).all()
 
 
 def test_score_stats_only_when_asked_for():
     prefix, asked = tiny_prefix(), pruner(store_raw_score=True)
-    assert asked(prefix)[1].score_stats is None
-    asked.collect_stats = True
-    _, keep = asked(prefix)
+    assert prune(asked, prefix)[1].score_stats is None
+    _, keep = prune(asked, prefix, evidence="scores")
     raw = keep.raw_score[0, :16, :16].double()
     torch.testing.assert_close(keep.score_stats["max_per_query"][0, :16], raw.amax(-1).float(), rtol=0, atol=1e-6)
     entropy = torch.distributions.Categorical(logits=raw).entropy().float()
@@ -138,27 +138,28 @@ def test_score_stats_only_when_asked_for():
     assert all(v.shape == (3, 32) and torch.isfinite(v).all() for v in keep.score_stats.values())
     assert not keep.score_stats["tied_per_query"].any()
     traced = pruner()
-    assert traced(prefix)[1].raw_score is None
-    traced.collect_raw_score = True
-    assert torch.equal(traced(prefix)[1].raw_score, keep.raw_score)
+    assert prune(traced, prefix)[1].raw_score is None
+    assert torch.equal(prune(traced, prefix, evidence="matrix")[1].raw_score, keep.raw_score)
     same = dataclasses.replace(prefix, embeds=torch.ones_like(prefix.embeds))
-    assert asked(same)[1].score_stats["tied_per_query"][0].all()
+    assert prune(asked, same, evidence="scores")[1].score_stats["tied_per_query"][0].all()
 
 
 def test_bfloat16_embeddings_and_autocast_score_in_float32():
     prefix = tiny_prefix()
     rounded = dataclasses.replace(prefix, embeds=prefix.embeds.bfloat16())
-    _, expected = pruner(store_raw_score=True)(dataclasses.replace(prefix, embeds=rounded.embeds.float()))
+    _, expected = prune(pruner(store_raw_score=True), dataclasses.replace(prefix, embeds=rounded.embeds.float()))
     for form in ("paper", "deduplicated"):
         low = pruner(store_raw_score=True, train_form=form)
-        thin, keep = low(rounded)
-        trained, _ = low.train()(rounded)
+        thin, keep = prune(low, rounded)
+        trained, _ = prune(low.train(), rounded)
         assert torch.equal(keep.raw_score, expected.raw_score)
         assert thin.embeds.dtype == trained.embeds.dtype == torch.bfloat16
         with torch.autocast("cpu", torch.bfloat16):
-            trained, keep = low(prefix)
+            trained, keep = prune(low, prefix)
         assert trained.embeds.dtype == torch.float32
-        torch.testing.assert_close(keep.raw_score, pruner(store_raw_score=True)(prefix)[1].raw_score, rtol=0, atol=0)
+        torch.testing.assert_close(
+            keep.raw_score, prune(pruner(store_raw_score=True), prefix)[1].raw_score, rtol=0, atol=0
+        )
 
 
 # ---- training ---------------------------------------------------------------------------------------
@@ -166,7 +167,7 @@ def test_bfloat16_embeddings_and_autocast_score_in_float32():
 
 def test_paper_form_keeps_the_length_and_repeats_patches():
     prefix = tiny_prefix()
-    out, keep = pruner(train_form="paper").train()(prefix)
+    out, keep = prune(pruner(train_form="paper").train(), prefix)
     assert out.embeds.shape == prefix.embeds.shape and torch.equal(out.mask, prefix.mask) and out.source is None
     slots = {tuple(p.tolist()) for p in out.embeds[0, :16].round(decimals=3)}
     assert len(slots) == keep.counts_per_view()["corner"][0]
@@ -177,10 +178,10 @@ def test_paper_form_keeps_the_length_and_repeats_patches():
 @pytest.mark.parametrize("options", [{"keep_tokens": 2}, {"scope": "joint", "keep_ratio": 0.2}, {"min_keep": 12}])
 def test_paper_form_chooses_within_the_budget(options):
     prefix = tiny_prefix()
-    out, keep = pruner(train_form="paper", **options).train()(prefix)
+    out, keep = prune(pruner(train_form="paper", **options).train(), prefix)
     kept = set(prefix.position_ids[0, :32][keep.keep_mask[0]].tolist())
     assert set(out.position_ids[0, :32].tolist()) <= kept
-    renumbered, _ = pruner(train_form="paper", position_ids="renumbered", **options).train()(prefix)
+    renumbered, _ = prune(pruner(train_form="paper", position_ids="renumbered", **options).train(), prefix)
     assert int(renumbered.position_ids[0, :32].max()) < int(keep.counts()[0])
 
 
@@ -190,8 +191,8 @@ def test_paper_form_chooses_within_the_budget(options):
 def test_deduplicated_forward_is_evaluations_to_the_bit(budget, scope, position_ids):
     prefix = tiny_prefix()
     model = pruner(scope=scope, position_ids=position_ids, **budget)
-    evaluated, keep = model(prefix)
-    trained, keep_train = model.train()(prefix)
+    evaluated, keep = prune(model, prefix)
+    trained, keep_train = prune(model.train(), prefix)
     assert torch.equal(keep.keep_mask, keep_train.keep_mask) and trained.embeds.shape == prefix.embeds.shape
     for sample in range(3):
         seen, real = trained.mask[sample], evaluated.mask[sample]
@@ -216,7 +217,7 @@ def test_deduplicated_gradient_against_finite_differences(budget):
     sample, span = 2, slice(0, 16)  # the sample with padded text
     leaf = prefix.embeds.clone().requires_grad_()
     model = pruner(store_raw_score=True, **budget).train()
-    out, keep = model(dataclasses.replace(prefix, embeds=leaf))
+    out, keep = prune(model, dataclasses.replace(prefix, embeds=leaf))
     weight = torch.randn(16, 8, generator=torch.Generator().manual_seed(4), dtype=torch.float64)
     (gradient,) = torch.autograd.grad((out.embeds[sample, span] * weight * out.mask[sample, span, None]).sum(), leaf)
 
@@ -242,7 +243,7 @@ def test_deduplicated_reduces_to_the_mean_of_straight_through_rows():
     """V'_j = mean of (W V)_i over the queries i that chose j, gradients included, by the issue's own words."""
     prefix = tiny_prefix(batch=1)
     leaf = prefix.embeds.clone().requires_grad_()
-    out, keep = pruner(store_raw_score=True).train()(dataclasses.replace(prefix, embeds=leaf))
+    out, keep = prune(pruner(store_raw_score=True).train(), dataclasses.replace(prefix, embeds=leaf))
     other = prefix.embeds.clone().requires_grad_()
     patches = other[0, :16]
     score = reference_score(patches, other[0, 32:])
@@ -262,7 +263,7 @@ def test_noise_explores_in_training():
     model = pruner().train()
     model.set_noise_scale(5.0)
     torch.manual_seed(0)
-    kept = {tuple(model(prefix)[1].indices()[0].tolist()) for _ in range(5)}
+    kept = {tuple(prune(model, prefix)[1].indices()[0].tolist()) for _ in range(5)}
     assert len(kept) > 1
     model.set_noise_scale(0.0)
-    assert torch.equal(model(prefix)[1].keep_mask, model.eval()(prefix)[1].keep_mask)
+    assert torch.equal(prune(model, prefix)[1].keep_mask, prune(model.eval(), prefix)[1].keep_mask)

@@ -22,6 +22,7 @@ from foveate.pruning import (
 from foveate.pruning.base import TokenPruner, centres
 from foveate.pruning.downsample import pooled_grid
 from foveate.pruning.uniform_stride import lattice
+from foveate.testing.pruning import prune
 from foveate.types import Prefix, Span, TokenLayout
 
 CASES: dict[str, PrunerConfig] = {
@@ -88,7 +89,7 @@ def test_every_method_of_the_registry_is_in_the_matrix():
 @pytest.mark.parametrize("case", CASES)
 def test_evaluation_drops_exactly_what_the_keep_set_says(case):
     prefix = tiny_prefix()
-    thin, keep = build(case)(prefix)
+    thin, keep = prune(build(case), prefix)
     patches = torch.as_tensor(LAYOUT.patch_index)
     valid = prefix.mask[:, patches]
     assert keep.layout is LAYOUT and thin.layout is LAYOUT
@@ -113,7 +114,7 @@ def test_evaluation_drops_exactly_what_the_keep_set_says(case):
 
 @pytest.mark.parametrize(("case", "count"), FIXED.items())
 def test_budget_is_kept_to_in_every_view(case, count):
-    _, keep = build(case)(tiny_prefix())
+    _, keep = prune(build(case), tiny_prefix())
     assert keep.counts_per_view()["corner"].tolist() == [count] * 3
     assert keep.counts_per_view()["wrist"].tolist() == [count, 0, count]
 
@@ -121,10 +122,10 @@ def test_budget_is_kept_to_in_every_view(case, count):
 @pytest.mark.parametrize("case", CASES)
 def test_a_batch_equals_its_samples(case):
     prefix = tiny_prefix()
-    together, keep = build(case)(prefix)
+    together, keep = prune(build(case), prefix)
     single = build(case)  # one pruner for all samples: `random` goes on in its stream
     for sample in range(3):
-        alone, keep_alone = single(rows(prefix, slice(sample, sample + 1)))
+        alone, keep_alone = prune(single, rows(prefix, slice(sample, sample + 1)))
         assert torch.equal(keep.keep_mask[sample], keep_alone.keep_mask[0])
         real = together.mask[sample]
         torch.testing.assert_close(together.embeds[sample, real], alone.embeds[0, alone.mask[0]], rtol=0, atol=1e-6)
@@ -136,11 +137,11 @@ def test_a_batch_equals_its_samples(case):
 def test_training_sees_what_evaluation_sees(case):
     pruner, prefix = build(case), tiny_prefix()
     if case.startswith("random"):  # a new draw per call: only the amount is alike
-        counts = pruner(prefix)[1].counts()
-        assert torch.equal(pruner.train()(prefix)[1].counts(), counts)
+        counts = prune(pruner, prefix)[1].counts()
+        assert torch.equal(prune(pruner.train(), prefix)[1].counts(), counts)
         return
-    evaluated, keep = pruner(prefix)
-    trained, keep_train = pruner.train()(prefix)
+    evaluated, keep = prune(pruner, prefix)
+    trained, keep_train = prune(pruner.train(), prefix)
     assert torch.equal(keep.keep_mask, keep_train.keep_mask)
     torch.testing.assert_close(attend(trained), attend(evaluated), rtol=0, atol=1e-6)
 
@@ -149,7 +150,7 @@ def test_training_sees_what_evaluation_sees(case):
 def test_gradient_reaches_every_kept_token(case):
     prefix = tiny_prefix()
     leaf = prefix.embeds.clone().requires_grad_()
-    trained, keep = build(case).train()(dataclasses.replace(prefix, embeds=leaf))
+    trained, keep = prune(build(case).train(), dataclasses.replace(prefix, embeds=leaf))
     (attend(trained) ** 2).sum().backward()
     assert torch.isfinite(leaf.grad).all()
     assert (leaf.grad[:, :32][keep.keep_mask].abs().sum(-1) > 0).all()
@@ -161,7 +162,7 @@ def test_no_patches_to_prune_and_all_cameras_absent(case):
     prefix = tiny_prefix(batch=1)
     blind = dataclasses.replace(prefix, mask=prefix.mask & (torch.arange(38) >= 32))
     for mode in (True, False):
-        thin, keep = build(case).train(mode)(blind)
+        thin, keep = prune(build(case).train(mode), blind)
         assert keep.counts().tolist() == [0]
         assert int(thin.mask.sum()) == 6
         assert torch.isfinite(thin.embeds).all()
@@ -172,7 +173,7 @@ def test_views_of_unequal_size(case):
     layout = TokenLayout(
         (Span("a", "image", 0, 16, (4, 4)), Span("b", "image", 16, 28, (3, 4)), Span("text", "text", 28, 33))
     )
-    thin, keep = build(case)(tiny_prefix(layout=layout))
+    thin, keep = prune(build(case), tiny_prefix(layout=layout))
     kept = keep.counts_per_view()
     assert (kept["a"] > 0).all() or case == "lightvla_joint"
     assert kept["b"][1] == 0
@@ -181,9 +182,9 @@ def test_views_of_unequal_size(case):
 
 @pytest.mark.parametrize("case", CASES)
 def test_an_already_packed_prefix_is_refused(case):
-    thin, _ = build(case)(tiny_prefix())
+    thin, _ = prune(build(case), tiny_prefix())
     with pytest.raises(FoveateError, match="prune before packing"):
-        build(case)(thin)
+        prune(build(case), thin)
 
 
 @pytest.mark.parametrize("case", CASES)
@@ -191,7 +192,7 @@ def test_stats_and_noise_scale(case):
     pruner = build(case)
     assert pruner.stats()["last_kept_per_sample"] is None
     pruner.set_noise_scale(0.5)
-    _, keep = pruner(tiny_prefix())
+    _, keep = prune(pruner, tiny_prefix())
     stats = pruner.stats()
     assert stats == {
         "enabled": case != "none",
@@ -199,7 +200,7 @@ def test_stats_and_noise_scale(case):
         "last_kept_per_sample": keep.counts().tolist(),
         "last_kept_per_view": {v: c.tolist() for v, c in keep.counts_per_view().items()},
     }
-    pruner.train()(tiny_prefix())
+    prune(pruner.train(), tiny_prefix())
     assert (pruner.stats()["last_kept_per_sample"] is None) == case.startswith("lightvla")
     assert not list(pruner.parameters()) and not pruner.state_dict()
     with pytest.raises(FoveateError, match="at least 0"):
@@ -212,9 +213,9 @@ def test_inference_mode_first_then_training(case):
     layout = TokenLayout((*LAYOUT.spans[:2], Span("instruction", "text", 32, 38)))
     prefix = tiny_prefix(layout=layout)
     with torch.inference_mode():
-        build(case)(prefix)
+        prune(build(case), prefix)
     leaf = prefix.embeds.clone().requires_grad_()
-    trained, _ = build(case).train()(dataclasses.replace(prefix, embeds=leaf))
+    trained, _ = prune(build(case).train(), dataclasses.replace(prefix, embeds=leaf))
     trained.embeds.sum().backward()
     assert leaf.grad is not None
 
@@ -222,37 +223,37 @@ def test_inference_mode_first_then_training(case):
 def test_random_is_seeded_in_evaluation_and_uniform():
     prefix = tiny_prefix(batch=1)
     first, second = make_pruner(Random(keep_ratio=0.25, seed=1)), make_pruner(Random(keep_ratio=0.25, seed=1))
-    draws = [first(prefix)[1].keep_mask for _ in range(400)]
-    assert torch.equal(second(prefix)[1].keep_mask, draws[0]) and not torch.equal(draws[0], draws[1])
+    draws = [prune(first, prefix)[1].keep_mask for _ in range(400)]
+    assert torch.equal(prune(second, prefix)[1].keep_mask, draws[0]) and not torch.equal(draws[0], draws[1])
     first.restart()
-    assert torch.equal(first(prefix)[1].keep_mask, draws[0])
+    assert torch.equal(prune(first, prefix)[1].keep_mask, draws[0])
     frequency = torch.cat(draws).float().mean(0)
     assert (frequency - 0.25).abs().max() < 4 * math.sqrt(0.25 * 0.75 / 400)
     other = make_pruner(Random(keep_ratio=0.25, seed=2))
-    assert not torch.equal(other(prefix)[1].keep_mask, draws[0])
+    assert not torch.equal(prune(other, prefix)[1].keep_mask, draws[0])
 
 
 def test_random_training_follows_torchs_generator():
     prefix, pruner = tiny_prefix(batch=1), make_pruner(Random(keep_ratio=0.25))
     pruner.train()
     torch.manual_seed(5)
-    first, second = pruner(prefix)[1].keep_mask, pruner(prefix)[1].keep_mask
+    first, second = prune(pruner, prefix)[1].keep_mask, prune(pruner, prefix)[1].keep_mask
     torch.manual_seed(5)
-    assert torch.equal(pruner(prefix)[1].keep_mask, first) and not torch.equal(first, second)
+    assert torch.equal(prune(pruner, prefix)[1].keep_mask, first) and not torch.equal(first, second)
 
 
 def test_topk_norm_takes_the_largest_and_of_equals_the_first():
     prefix = tiny_prefix(batch=1)
     embeds = torch.zeros_like(prefix.embeds)
     embeds[0, [3, 7, 9, 20], 0] = torch.tensor([2.0, -5.0, 2.0, 1.0])
-    _, keep = make_pruner(TopKNorm(keep_tokens=2))(dataclasses.replace(prefix, embeds=embeds))
+    _, keep = prune(make_pruner(TopKNorm(keep_tokens=2)), dataclasses.replace(prefix, embeds=embeds))
     assert keep.indices()[0].tolist() == [3, 7, 16, 20]
     assert keep.scores[0, [3, 7, 9, 20]].tolist() == [2.0, 5.0, 2.0, 1.0]
 
 
 def test_downsample_pools_cells_at_their_centres():
     prefix = tiny_prefix(batch=1)
-    thin, keep = make_pruner(Downsample(keep_ratio=0.25))(prefix)
+    thin, keep = prune(make_pruner(Downsample(keep_ratio=0.25)), prefix)
     assert keep.indices()[0].tolist() == [0, 2, 8, 10, 16, 18, 24, 26]
     cell = prefix.embeds[0, [2, 3, 6, 7]].mean(0)
     torch.testing.assert_close(thin.embeds[0, 1], cell)

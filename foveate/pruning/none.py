@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 from torch import Tensor
 
 from foveate.pruning.base import TokenPruner
-from foveate.types import KeepSet, Prefix
+from foveate.types import KeepSet, Prefix, Selection
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,6 +24,6 @@ class NoPruner(TokenPruner):
 
     enabled = False
 
-    def forward(self, prefix: Prefix, *, extra_queries: Tensor | None = None) -> tuple[Prefix, KeepSet]:
+    def select(self, prefix: Prefix, queries: Tensor | None = None, **_: Any) -> Selection:
         valid = self.valid_patches(prefix)
-        return self.drop(prefix, KeepSet(valid, prefix.layout, valid=valid))
+        return self.selection(prefix, KeepSet(valid, prefix.layout, valid=valid))

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from foveate.pruning.base import FixedBudget, TokenPruner, keep_top
-from foveate.types import KeepSet, Prefix
+from foveate.types import KeepSet, Prefix, Selection
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,11 +44,11 @@ class RandomPruner(TokenPruner):
         """Begin the evaluation stream anew."""
         self._generator.manual_seed(self.config.seed)
 
-    def forward(self, prefix: Prefix, *, extra_queries: Tensor | None = None) -> tuple[Prefix, KeepSet]:
+    def select(self, prefix: Prefix, queries: Tensor | None = None, **_: Any) -> Selection:
         valid = self.valid_patches(prefix)
         draws = torch.stack([torch.rand(valid.shape[1], generator=g) for g in self._generators(prefix)])
         keep = keep_top(draws.to(valid.device), valid, self.config, prefix.layout)
-        return self.drop(prefix, KeepSet(keep, prefix.layout, valid=valid))
+        return self.selection(prefix, KeepSet(keep, prefix.layout, valid=valid))
 
     def _generators(self, prefix: Prefix) -> Iterator[torch.Generator | None]:
         for row in range(prefix.mask.shape[0]):

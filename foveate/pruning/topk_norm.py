@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from foveate.pruning.base import FixedBudget, TokenPruner, keep_top, patch_index
-from foveate.types import KeepSet, Prefix
+from foveate.types import KeepSet, Prefix, Selection
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,9 +27,9 @@ class TopKNormPruner(TokenPruner):
         super().__init__()
         self.config = config
 
-    def forward(self, prefix: Prefix, *, extra_queries: Tensor | None = None) -> tuple[Prefix, KeepSet]:
+    def select(self, prefix: Prefix, queries: Tensor | None = None, **_: Any) -> Selection:
         valid = self.valid_patches(prefix)
         patches = prefix.embeds[:, patch_index(prefix.layout, prefix.embeds.device)].detach()
         norms = torch.linalg.vector_norm(patches, dim=-1, dtype=torch.float32)
         keep = keep_top(norms, valid, self.config, prefix.layout)
-        return self.drop(prefix, KeepSet(keep, prefix.layout, scores=norms.masked_fill(~valid, 0.0), valid=valid))
+        return self.selection(prefix, KeepSet(keep, prefix.layout, scores=norms.masked_fill(~valid, 0.0), valid=valid))

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import functools
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from foveate.pruning.base import Budget, FixedBudget, TokenPruner, centres, grid_of
-from foveate.types import KeepSet, Prefix, TokenLayout
+from foveate.types import KeepSet, Prefix, Selection, TokenLayout
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,10 +31,10 @@ class UniformStridePruner(TokenPruner):
         super().__init__()
         self.config = config
 
-    def forward(self, prefix: Prefix, *, extra_queries: Tensor | None = None) -> tuple[Prefix, KeepSet]:
+    def select(self, prefix: Prefix, queries: Tensor | None = None, **_: Any) -> Selection:
         valid = self.valid_patches(prefix)
         keep = valid & lattice_mask(prefix.layout, self.config, valid.device)
-        return self.drop(prefix, KeepSet(keep, prefix.layout, valid=valid))
+        return self.selection(prefix, KeepSet(keep, prefix.layout, valid=valid))
 
 
 @functools.lru_cache(maxsize=64)

@@ -1,8 +1,8 @@
 """Attention evidence: which image patches the text and the actions looked at, per layer and head.
 
-    with capture_attention(request, prefix, model.llm.layers, model.expert.layers, horizon) as looked:
-        actions = model.denoise(model.prefill(prefix), state, noise)
-    maps = looked.sample(0)["prefix"]
+    with capture_attention(request, prefix, model.attention_stacks(), horizon) as attention:
+        actions = model.decode(model.prefill(prefix), inputs, noise, steps)
+    maps = attention.sample(0)["prefix"]
 
 Only the rows asked for are computed, from a layer's queries and keys after RoPE, beside the fused kernel,
 which runs on as if nobody watched. The model is as it was when the context is left, also by an exception.
@@ -10,7 +10,7 @@ which runs on as if nobody watched. The model is as it was when the context is l
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from foveate.types import Prefix
 
 STACKS: dict[Phase, str] = {"prefix": "backbone", "suffix": "action expert"}
-"""Phase -> the layers that run in it."""
+"""Phase -> what the layers that run in it are called."""
 
 Observer = Callable[[Tensor, Tensor, Tensor | None], None]
 
@@ -45,11 +45,12 @@ def attention_rows(q_BHRK: Tensor, k_BGSK: Tensor, mask: Tensor | None) -> Tenso
 
 
 class Places:
-    """Where the slots of a prefix, packed and pruned or not, lie in its layout; and which slots hold its text.
+    """Where the slots of a prefix, packed and pruned or not, lie in its layout; and which slots hold its words.
 
     Attributes:
         rows: int64 [B, T], the slot of each text token; any slot where it is padding.
         text: bool [B, T], False where a text token is padding. T is the longest prompt of the batch.
+        actions: int64 [B, H], the slot of each action token of a model that has them in its prefix; H may be 0.
         patches: bool [B, P], patches that are there and kept, in layout order.
     """
 
@@ -66,6 +67,7 @@ class Places:
         longest = int((rows < slots).any(0).nonzero().amax()) + 1
         rows = rows[:, :longest]
         self.text, self.rows = rows < slots, rows.clamp(max=slots - 1)
+        self.actions = slot_of[:, torch.as_tensor(prefix.layout.tokens_of("action"), device=device)]
         self._patch_index = torch.as_tensor(prefix.layout.patch_index, device=device)
         self.patches = slot_of[:, self._patch_index] < slots
 
@@ -77,7 +79,19 @@ class Places:
         return cells[..., self._patch_index].unflatten(1, received.shape[1:-1])
 
 
-class Captured:
+def rows_at(q: Tensor, slots: Tensor) -> Tensor:
+    """Queries q [B, H, N, K] at slots [B, R] -> [B, H, R, K]."""
+    return q.gather(2, slots[:, None, :, None].expand(-1, q.shape[1], -1, q.shape[-1]))
+
+
+def mask_rows(mask: Tensor | None, slots: Tensor) -> Tensor | None:
+    """The rows of a mask for the queries at slots [B, R]; a mask of the keys alone is every row's."""
+    if mask is None or mask.shape[2] == 1:
+        return mask
+    return mask.gather(2, slots[:, None, :, None].expand(-1, mask.shape[1], -1, mask.shape[-1]))
+
+
+class AttentionResult:
     """What one inference looked at, on the device; filled while the context is open.
 
     Values are written into memory that is there from the start: compiled graphs can do that too.
@@ -94,6 +108,7 @@ class Captured:
     ) -> None:
         self.request, self.layout, self.layers, self.heads = request, prefix.layout, layers, heads
         self.places = Places(prefix)
+        self._places_from = {0: self.places}
         weight = self.places.text
         self._weight = weight / weight.sum(1, keepdim=True).clamp(min=1)
 
@@ -107,6 +122,13 @@ class Captured:
         self.suffix = memory(each, batch, len(heads), patches) if "suffix" in request.phases else {}
         self._step = {layer: torch.zeros(1, dtype=torch.int64, device=weight.device) for layer in self.suffix}
 
+    def dropped_after(self, layer: int, prefix: Prefix) -> None:
+        """Tell that from behind a backbone layer on only these tokens are left."""
+        self._places_from[layer + 1] = Places(prefix)
+
+    def _places_at(self, layer: int) -> Places:
+        return self._places_from[max(start for start in self._places_from if start <= layer)]
+
     def observer(self, phase: Phase, layer: int, actions: int) -> Observer:
         """What a layer's attention calls with its q, k and mask."""
 
@@ -118,17 +140,21 @@ class Captured:
 
         def text_rows(q: Tensor, k: Tensor, mask: Tensor | None) -> None:
             q, k = asked_heads(q, k)
-            index = self.places.rows[:, None, :, None].expand(-1, q.shape[1], -1, q.shape[-1])
-            rows = attention_rows(q.gather(2, index), k, mask)
+            places = self._places_at(layer)
+            rows = attention_rows(rows_at(q, places.rows), k, mask_rows(mask, places.rows))
             received = rows if self.request.tokens else torch.einsum("bhrs,br->bhs", rows, self._weight)
-            self.prefix[layer].copy_(self.places.to_patches(received).detach())
+            self.prefix[layer].copy_(places.to_patches(received).detach())
 
         def action_rows(q: Tensor, k: Tensor, mask: Tensor | None) -> None:
-            if q.shape[2] < actions:
+            places = self._places_at(layer)
+            q, k = asked_heads(q, k)
+            if places.actions.shape[1]:
+                rows = attention_rows(rows_at(q, places.actions), k, mask_rows(mask, places.actions))
+            elif q.shape[2] < actions:
                 return  # π0's state, prefilled alone before the first step
-            q, k = asked_heads(q[:, :, -actions:], k)
-            rows = attention_rows(q, k, None if mask is None else mask[:, :, -actions:])
-            received = self.places.to_patches(rows.mean(2)).detach()
+            else:
+                rows = attention_rows(q[:, :, -actions:], k, None if mask is None else mask[:, :, -actions:])
+            received = places.to_patches(rows.mean(2)).detach()
             step = self._step[layer]
             if self.request.steps == "each":
                 self.suffix[layer].index_copy_(0, step, received[None])
@@ -179,24 +205,23 @@ class Captured:
 def capture_attention(
     request: AttentionRequest,
     prefix: Prefix,
-    backbone: Sequence[Any],
-    expert: Sequence[Any],
-    actions: int,
+    stacks: Mapping[Phase, Sequence[Any]],
+    actions: int = 0,
     steps: int = 1,
-) -> Iterator[Captured]:
-    """While the context is open, a prefill of `prefix` and the denoising after it fill a `Captured`.
+) -> Iterator[AttentionResult]:
+    """While the context is open, a prefill of `prefix` and the decoding after it fill an `AttentionResult`.
 
     Contexts may be nested: each sees every call.
 
     Args:
         prefix: the very prefix that is about to be prefilled.
-        backbone, expert: layers of the two phases, each with a `self_attn` that has an `observer` and `num_heads`.
-        actions: action tokens at the end of the suffix.
+        stacks: layers of each phase, each with a `self_attn` that has an `observer` and `num_heads`; a model whose
+            action tokens stand in the prefix gives its backbone for both.
+        actions: action tokens at the end of the suffix, of a model that has one.
         steps: denoising steps that will follow, where each is asked for.
     Raises:
         FoveateError: an unknown phase, or a layer or head that is not there.
     """
-    stacks: dict[Phase, Sequence[Any]] = {"prefix": backbone, "suffix": expert}
     for phase in request.phases:
         if phase not in stacks:
             raise unknown("attention phase", phase, stacks)
@@ -205,38 +230,18 @@ def capture_attention(
     watched = {phase: stacks[phase] for phase in request.phases}
     layers = _resolve_layers(request.layers, watched)
     heads = _resolve_heads(request.heads, watched, layers)
-    looked = Captured(request, prefix, layers, heads, steps)
+    result = AttentionResult(request, prefix, layers, heads, steps)
     before: list[tuple[Any, Observer | None]] = []
     try:
         for phase, stack in watched.items():
             for layer in layers:
                 module = stack[layer].self_attn
                 before.append((module, module.observer))
-                module.observer = _both(module.observer, looked.observer(phase, layer, actions))
-        yield looked
+                module.observer = _both(module.observer, result.observer(phase, layer, actions))
+        yield result
     finally:
         for module, observer in reversed(before):
             module.observer = observer
-
-
-@contextmanager
-def capture_task_to_vis(layers: Sequence[Any], wanted: Iterable[int], prefix: Prefix) -> Iterator[dict[int, Tensor]]:
-    """While the context is open, a prefill of `prefix` fills {layer: float32 [B, heads, P]}.
-
-    Each value is the mean, over the valid text rows, of the attention that a patch receives; P counts patches in
-    the layout's coordinates, and dropped or absent ones hold 0.
-
-    Args:
-        layers: the backbone's layers.
-        wanted: layer numbers, negative ones count from the end; none: nothing is captured.
-        prefix: the very prefix that is about to be prefilled.
-    """
-    numbers = tuple(wanted)
-    if not numbers:
-        yield {}
-        return
-    with capture_attention(AttentionRequest(numbers), prefix, layers, (), 0) as looked:
-        yield looked.prefix
 
 
 def _resolve_layers(wanted: Sequence[int], watched: dict[Phase, Sequence[Any]]) -> tuple[int, ...]:

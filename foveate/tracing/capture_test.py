@@ -20,7 +20,8 @@ from foveate.models.pi0.model_test import golden_inputs, make_inputs, make_model
 from foveate.models.pi0.weights import load_weights
 from foveate.pruning import make_pruner
 from foveate.testing.golden import golden_dir
-from foveate.tracing.capture import capture_attention, capture_task_to_vis
+from foveate.testing.pruning import prune
+from foveate.tracing.capture import capture_attention
 from foveate.types import AttentionRequest, Prefix
 
 
@@ -49,8 +50,9 @@ def test_maps_agree_with_golden_attention(golden, packed: bool) -> None:
     model, whole, outputs = golden
     prefix = pack(whole) if packed else whole
     layers = [i for i in range(4) if f"prefix.layer{i}.attn" in outputs]  # a clone's subset lacks some
-    with capture_task_to_vis(model.llm.layers, layers, prefix) as maps:
+    with capture_attention(AttentionRequest(tuple(layers)), prefix, model.attention_stacks()) as result:
         model.prefill(prefix)
+    maps = result.prefix
     assert sorted(maps) == layers and 0 in layers
     golden_layers = [layer for layer in maps if f"prefix.layer{layer}.attn" in outputs]  # a subset holds fewer
     assert golden_layers
@@ -69,8 +71,9 @@ def test_a_pruned_prefix_reports_original_coordinates(golden) -> None:
     keep[0, [1, 5, 17, 40]] = False
     keep[1, 3:16] = False
     prefix = pack(whole, keep)
-    with capture_task_to_vis(model.llm.layers, [0], prefix) as maps:
+    with capture_attention(AttentionRequest((0,)), prefix, model.attention_stacks()) as result:
         model.prefill(prefix)
+    maps = result.prefix
     attn = outputs["prefix.layer0.attn"] * (keep & whole.mask)[:, None, None]
     expected = expected_map(attn / attn.sum(-1, keepdim=True), whole)
     assert (maps[0] - expected).abs().max() < 2e-4
@@ -87,9 +90,9 @@ def test_all_prefix_layers_agree_packed_and_padded_after_pruning() -> None:
     packed = pack(whole, keep)
     captured = []
     for prefix in (padded, packed):
-        with capture_task_to_vis(model.llm.layers, [0, 1, -1], prefix) as maps:
+        with capture_attention(AttentionRequest((0, 1, -1)), prefix, model.attention_stacks()) as maps:
             model.prefill(prefix)
-        captured.append(maps)
+        captured.append(maps.prefix)
     assert sorted(captured[0]) == [0, 1, 2]
     for layer in range(3):
         torch.testing.assert_close(captured[0][layer], captured[1][layer], atol=1e-6, rtol=1e-5)
@@ -110,7 +113,7 @@ def test_the_model_is_bit_identical_afterwards(raises: bool) -> None:
     prefix = pack(model.embed_prefix(inputs))
     try:
         request = AttentionRequest((0, 2), ("prefix", "suffix"))
-        stacks = (model.llm.layers, model.expert.layers, model.config.action_horizon)
+        stacks = (model.attention_stacks(), model.config.action_horizon)
         with capture_attention(request, prefix, *stacks):
             during = model.denoise(model.prefill(prefix), inputs.state, noise, 2)
             if raises:
@@ -130,7 +133,7 @@ def test_a_layer_that_is_not_there_is_named() -> None:
     with torch.no_grad():
         prefix = pack(model.embed_prefix(make_inputs()))
     with pytest.raises(FoveateError, match="attention layer 3: the backbone has layers 0 to 2"):
-        with capture_task_to_vis(model.llm.layers, [0, 3], prefix):
+        with capture_attention(AttentionRequest((0, 3)), prefix, model.attention_stacks()):
             pass
     assert all(layer.self_attn.observer is None for layer in model.llm.layers)
 
@@ -148,7 +151,7 @@ def test_both_phases_agree_with_golden_attention(golden, packed: bool) -> None:
     given = load_file(golden_dir("pi0", "tiny.inputs.safetensors") / "tiny.inputs.safetensors")
     prefix, horizon = (pack(whole) if packed else whole), model.config.action_horizon
     request = AttentionRequest((0, 2, -1), ("prefix", "suffix"), heads=(1, 6))
-    with capture_attention(request, prefix, model.llm.layers, model.expert.layers, horizon) as looked:
+    with capture_attention(request, prefix, model.attention_stacks(), horizon) as looked:
         cache = model.prefill(prefix)
         model.velocity(cache, given["state"], given["x_t"], given["timestep"])
     assert looked.layers == (0, 2, 3)
@@ -178,7 +181,7 @@ def test_a_map_for_each_text_token(golden, packed: bool) -> None:
     model, whole, outputs = golden
     prefix = pack(whole) if packed else whole
     request = AttentionRequest((0,), tokens=True)
-    with capture_attention(request, prefix, model.llm.layers, (), 0) as looked:
+    with capture_attention(request, prefix, model.attention_stacks()) as looked:
         model.prefill(prefix)
     text, patches = (torch.as_tensor(index) for index in (whole.layout.tokens_of("text"), whole.layout.patch_index))
     pieces = [f"piece{i}" for i in range(len(text))]
@@ -199,7 +202,7 @@ def test_rows_of_a_larger_golden_model_with_the_middle_camera_absent() -> None:
     whole = model.embed_prefix(golden_inputs(folder, "gqa")[0])
     outputs = load_file(folder / "gqa_pi05.outputs.safetensors")
     layers = tuple(range(3))
-    with capture_attention(AttentionRequest(layers, tokens=True), pack(whole), model.llm.layers, (), 0) as looked:
+    with capture_attention(AttentionRequest(layers, tokens=True), pack(whole), model.attention_stacks()) as looked:
         model.prefill(pack(whole))
     start = whole.layout.num_patches
     for b in range(2):
@@ -216,17 +219,16 @@ def test_rows_of_a_larger_golden_model_with_the_middle_camera_absent() -> None:
 def test_rows_beside_a_pruner_and_an_absent_camera_in_float64() -> None:
     """Both phases, from the layer's own q and k: the whole softmax in float64, patch by patch."""
     model, inputs = make_model(), make_inputs(2, [[True, False], [True, True]])
-    model.pruner = make_pruner("lightvla")
     noise = model.draw_noise(2, "cpu", torch.Generator().manual_seed(0))
     whole = model.embed_prefix(inputs)
-    pruned, keep = model.prune(whole, inputs, noise)
-    prefix, patches = pack(pruned), whole.layout.num_patches
+    prefix, keep = prune(make_pruner("lightvla"), whole)
+    patches = whole.layout.num_patches
     there = keep.keep_mask & whole.mask[:, :patches]
     assert there[0].sum() < 4 and not there[0, 4:].any() and 0 < there[1].sum() < 8
     seen: dict[str, tuple] = {}
     for name, stack in (("prefix", model.llm), ("suffix", model.expert)):
         stack.layers[1].self_attn.observer = lambda q, k, mask, name=name: seen.setdefault(name, (q, k, mask))
-    stacks = (model.llm.layers, model.expert.layers, model.config.action_horizon)
+    stacks = (model.attention_stacks(), model.config.action_horizon)
     with capture_attention(AttentionRequest((1,), ("prefix", "suffix")), prefix, *stacks) as looked:
         model.denoise(model.prefill(prefix), inputs.state, noise, 1)
     for b in range(2):
@@ -254,7 +256,7 @@ def test_denoising_steps_apart_and_averaged(pi05: bool) -> None:
     model, inputs = make_model(pi05), make_inputs(2, [[True, False], [True, True]])
     noise = model.draw_noise(2, "cpu", torch.Generator().manual_seed(0))
     prefix = pack(model.embed_prefix(inputs))
-    stacks = (model.llm.layers, model.expert.layers, model.config.action_horizon)
+    stacks = (model.attention_stacks(), model.config.action_horizon)
     found = {}
     for steps in ("mean", "each"):
         with capture_attention(AttentionRequest((0, 1), ("suffix",), steps=steps), prefix, *stacks, 3) as looked:
@@ -275,11 +277,11 @@ def test_denoising_steps_apart_and_averaged(pi05: bool) -> None:
 def test_contexts_nest_and_each_sees_every_call() -> None:
     model = make_model()
     prefix = pack(model.embed_prefix(make_inputs()))
-    with capture_task_to_vis(model.llm.layers, [1], prefix) as outer:
-        with capture_attention(AttentionRequest((1,)), prefix, model.llm.layers, (), 0) as inner:
+    with capture_attention(AttentionRequest((1,)), prefix, model.attention_stacks()) as outer:
+        with capture_attention(AttentionRequest((1,)), prefix, model.attention_stacks()) as inner:
             model.prefill(prefix)
         assert model.llm.layers[1].self_attn.observer is not None
-    assert torch.equal(outer[1], inner.prefix[1])
+    assert torch.equal(outer.prefix[1], inner.prefix[1])
     assert all(layer.self_attn.observer is None for layer in model.llm.layers)
 
 
@@ -289,7 +291,7 @@ def test_layers_and_heads_come_in_the_order_asked_each_once() -> None:
     prefix = pack(model.embed_prefix(make_inputs()))
     found = []
     for layers, heads in (((0, 2), None), ((-1, 0, 2), (3, 1, 0, 2, 3))):
-        with capture_attention(AttentionRequest(layers, heads=heads), prefix, model.llm.layers, (), 0) as looked:
+        with capture_attention(AttentionRequest(layers, heads=heads), prefix, model.attention_stacks()) as looked:
             model.prefill(prefix)
         found.append(looked.sample(1)["prefix"])
     assert (found[1].layers, found[1].heads) == ((2, 0), (3, 1, 0, 2))
@@ -311,7 +313,7 @@ def test_what_is_not_there_is_named_before_anything_runs(request_, said) -> None
     with torch.no_grad():
         prefix = pack(model.embed_prefix(make_inputs()))
     with pytest.raises(FoveateError, match=said):
-        with capture_attention(request_, prefix, model.llm.layers, model.expert.layers, 4):
+        with capture_attention(request_, prefix, model.attention_stacks(), 4):
             raise AssertionError
     assert all(layer.self_attn.observer is None for layer in (*model.llm.layers, *model.expert.layers))
 
@@ -338,7 +340,7 @@ def test_a_compiled_prefill_is_watched_too() -> None:
         prefix = pack(whole, keep)
         found = []
         for run in (prefill, compiled):
-            with capture_attention(request, prefix, model.llm.layers, (), 0) as looked:
+            with capture_attention(request, prefix, model.attention_stacks()) as looked:
                 run(prefix.embeds, prefix.mask, prefix.position_ids)
             found.append(looked.sample(1)["prefix"])
         np.testing.assert_allclose(found[0].maps, found[1].maps, atol=1e-3)
@@ -368,7 +370,7 @@ def test_compiled_denoising_steps_are_watched_too(pi05: bool) -> None:
         compiled,
     ):
         model.velocity = velocity
-        with capture_attention(request, prefix, model.llm.layers, model.expert.layers, 4, 10) as looked:
+        with capture_attention(request, prefix, model.attention_stacks(), 4, 10) as looked:
             model.denoise(model.prefill(prefix), inputs.state, noise, 10)
         found.append(looked.sample(0)["suffix"].maps)
     assert found[0].shape == (10, 2, 4, 2, 2, 2) and (found[0][0] != found[0][9]).any()

@@ -161,14 +161,14 @@ def _reading(config: EpisodesConfig, policy: Policy) -> tuple[tuple[int, ...], R
     from foveate.data.droid.reader import cameras_of
     from foveate.studies.attention.episodes import Reading
 
-    depth, heads = policy.config.llm.depth, policy.config.llm.num_heads
+    depth, heads = policy.spec.depth, policy.spec.heads
     drawn = tuple(dict.fromkeys(_number("layer", layer, depth) for layer in config.layers))
-    robot, required = policy.processor.robot, policy.spec.views
-    size = policy.config.vision.image_size
+    required = policy.spec.views
+    size = policy.spec.image_size
     return drawn, Reading(
         cameras=cameras_of(required, config.camera),  # type: ignore[arg-type]  # checked in the config
-        state=robot.state,
-        views={view: names[0] for view, names in robot.views.items() if names and names[0] in required},
+        state=policy.spec.state,
+        views={view: names[0] for view, names in policy.spec.cameras.items() if names and names[0] in required},
         model_hw=(size, size),
         policy=policy.spec.name,
         layers=tuple(range(depth)) if config.keep == "all" else drawn,
@@ -186,16 +186,15 @@ def _number(kind: str, number: int, count: int) -> int:
 
 
 def _looker(config: EpisodesConfig, policy: Policy, reading: Reading) -> Any:
-    import numpy as np
-
     from foveate.types import AttentionRequest, Observation
+    from foveate.util.noise import action_noise, stack_noise
 
     request = AttentionRequest(layers=reading.layers, phases=config.phases, heads=reading.heads)  # type: ignore[arg-type]
-    shape = (policy.spec.action_horizon, policy.config.action_dim)
+    shape = policy.spec.noise_shape
 
     def look(places: Sequence[tuple[str, int]], observations: Sequence[Observation]) -> list[Mapping[Any, Any]]:
         keys = [[config.seed, zlib.crc32(episode.encode()), frame] for episode, frame in places]
-        noise = np.stack([np.random.default_rng(key).standard_normal(shape, dtype=np.float32) for key in keys])
+        noise = stack_noise([action_noise(shape, *key) for key in keys])
         return [maps for _, maps in policy.attend(observations, request, noise)]
 
     return look

@@ -113,7 +113,7 @@ def fidelity(argv: list[str]) -> int:
         check_same_config(out, config, MAY_CHANGE)
     with console.status("loading the policy"):
         policy = load_on_tree(config) if config.data_root else config.load()
-    plan, sight = plan_of(config, policy.config.llm.depth), Sight.of(policy)
+    plan, sight = plan_of(config, policy.spec.depth), Sight.of(policy)
     places, failed = _places(config, policy, console)
     write_run_files(out, config, config.seed)
     log = JsonLines(out / "frames.jsonl")
@@ -226,7 +226,7 @@ def _places(config: FidelityConfig, policy: Policy, console: Console) -> tuple[l
     from foveate.data.droid.reader import cameras_of
     from foveate.viz.plots import spread
 
-    cameras, parts = cameras_of(policy.spec.views, config.camera), policy.processor.robot.state
+    cameras, parts = cameras_of(policy.spec.views, config.camera), policy.spec.state
     places: list[Place] = []
     failed: dict[str, str] = {}
     for episode in spread(episodes_at(Path(config.data_root)), config.episodes):

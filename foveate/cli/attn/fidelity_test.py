@@ -47,14 +47,14 @@ def policy():
         with torch.no_grad():
             for values in built.engine.model.parameters():
                 values += 0.1 * torch.randn(values.shape, generator=generator)
-        built.engine.model.pruner = make_pruner({"name": "topk_norm", "keep_ratio": 0.5})
+        built.pruner = make_pruner({"name": "topk_norm", "keep_ratio": 0.5})
         yield built
 
 
 @pytest.fixture
 def verb(policy, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(foveate.policy, "load_policy", lambda *args, **options: policy)
+    monkeypatch.setattr(foveate.policy.LoadOptions, "load", lambda self: policy)
     write_tree(tmp_path / "tree")
     small = ["--draws", "2", "--frames_per_episode", "1", "--curve_points", "3", "--pictures", "1", "--policy", "p"]
     return lambda *words: main(["attn", "fidelity", *small, *words])
@@ -134,9 +134,8 @@ def test_given_patches_are_what_the_pruner_would_keep(policy):
     images = {view: rng.integers(0, 256, (48, 64, 3), np.uint8) for view in policy.spec.views}
     observation = Observation(images, STATE, "go")
     noise = rng.standard_normal((policy.spec.action_horizon, 4), dtype=np.float32)
-    own, policy.trace = policy.pruner, TraceOptions(routing=True)
-    chunk = policy.infer(observation, noise)
-    policy.trace = None
+    own = policy.pruner
+    chunk = policy.infer(observation, noise, evidence=TraceOptions(routing=True))
     masks = np.stack([chunk.trace.keep["keep_mask"], chunk.trace.keep["valid"]])
     kept, full = infer_kept(policy, observation, noise, masks, batch=1)
     np.testing.assert_array_equal(kept, chunk.actions)

@@ -69,7 +69,7 @@ def frame(argv: list[str]) -> int:
     policy = load_on_tree(config) if config.episode else config.load()
     observation = observe(config, config.prompt, policy, console)
     request = AttentionRequest(
-        layers=layers_of(config.layers, policy.config.llm.depth),
+        layers=layers_of(config.layers, policy.spec.depth),
         phases=config.phases,
         heads=config.heads,
         steps=config.steps,

@@ -18,7 +18,7 @@ from foveate.data.droid.writer import DroidWriter
 def scene(policy, tmp_path, monkeypatch):
     """An empty folder with a picture per view (its name holds a comma); returns their flags."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(foveate.policy, "load_policy", lambda *args, **options: policy)
+    monkeypatch.setattr(foveate.policy.LoadOptions, "load", lambda self: policy)
     rng = np.random.default_rng(0)
     for name in policy.spec.views:
         Image.fromarray(rng.integers(0, 256, (60, 80, 3), dtype=np.uint8)).save(f"{name}, a.png")

@@ -108,7 +108,7 @@ def test_masks_of_another_place_or_size(tree, capsys):
 def test_maps_may_be_computed(tree, monkeypatch):
     (episode, _) = find_episodes("tree")
     with random_policy(TINY, None) as policy:
-        monkeypatch.setattr(foveate.policy, "load_policy", lambda *args, **options: policy)
+        monkeypatch.setattr(foveate.policy.LoadOptions, "load", lambda self: policy)
         words = [str(episode.folder), "--policy", "p", "--layers", "1", "--pictures", "false", "--out", "out"]
         assert main(["attn", "objects", *words]) == 0
     metrics = json.loads((tree / "out" / episode.key / "metrics.json").read_text())

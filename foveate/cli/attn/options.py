@@ -122,7 +122,7 @@ def threads_of(workers: str) -> int:
 
 def load_on_tree(config: LoadOptions) -> Policy:
     """The policy that looks at a DROID-format tree: a checkpoint that does not say whose it is counts as DROID's."""
-    from foveate.models.pi0.detect import detect
+    from foveate.models.registry import detect
 
-    unsaid = config.robot is None and Path(config.policy).is_dir() and detect(config.policy).robot is None
+    unsaid = config.robot is None and Path(config.policy).is_dir() and detect(config.policy)[1].robot is None
     return (replace(config, robot="droid") if unsaid else config).load()

@@ -63,7 +63,7 @@ def prompts(argv: list[str]) -> int:
     policy = load_on_tree(config) if config.episode else config.load()
     first = observe(config, config.prompt[0], policy, console)
     observations = [replace(first, prompt=prompt) for prompt in config.prompt]
-    request = AttentionRequest(layers=layers_of(config.layers, policy.config.llm.depth), phases=config.phases)
+    request = AttentionRequest(layers=layers_of(config.layers, policy.spec.depth), phases=config.phases)
     found = policy.attend(observations, request, noise_for(config, policy, len(observations)))
     out = begin(config)
     save_maps(out / "maps.npz", {f"{phase}/{i}": m for i, (_, maps) in enumerate(found) for phase, m in maps.items()})

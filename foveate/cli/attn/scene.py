@@ -13,6 +13,7 @@ from foveate.cli.attn.options import LookOptions
 from foveate.errors import FoveateError
 from foveate.policy import LoadOptions
 from foveate.types import Observation, Phase
+from foveate.util.noise import action_noise, stack_noise
 from foveate.util.progress import Reporter
 
 if TYPE_CHECKING:
@@ -77,11 +78,9 @@ def layers_of(asked: tuple[int, ...], depth: int) -> tuple[int, ...]:
     return asked or (LAYERS if max(LAYERS) < depth else tuple(range(depth)))
 
 
-def noise_for(config: SceneConfig, policy: Policy, batch: int) -> np.ndarray:
+def noise_for(config: SceneConfig, policy: Policy, batch: int) -> np.ndarray | None:
     """The same for every sample: what differs then is due to the prompt."""
-    shape = (policy.spec.action_horizon, policy.config.action_dim)
-    noise = np.random.default_rng(config.seed).standard_normal(shape, dtype=np.float32)
-    return np.repeat(noise[None], batch, 0)
+    return stack_noise([action_noise(policy.spec.noise_shape, config.seed)] * batch)
 
 
 def begin(config: SceneConfig) -> Path:
@@ -94,7 +93,7 @@ def begin(config: SceneConfig) -> Path:
 def sheet_of(policy: Policy, observation: Observation, title: str, style: Style) -> Sheet:
     from foveate.viz.attention import Sheet
 
-    side = policy.config.vision.image_size
+    side = policy.spec.image_size
     return Sheet(policy.processor.source_images(observation), (side, side), title=title, style=style)
 
 

@@ -19,12 +19,11 @@ from foveate.tracing.store import dump_paths, read_dump
 def predict(policy, tmp_path, monkeypatch):
     """`foveate trace predict` with a random policy, in an empty folder with a picture per view."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(foveate.policy, "load_policy", lambda *args, **options: policy)
+    monkeypatch.setattr(foveate.policy.LoadOptions, "load", lambda self: policy)
     rng = np.random.default_rng(0)
     for name in policy.spec.views:
         Image.fromarray(rng.integers(0, 256, (60, 80, 3), dtype=np.uint8)).save(f"{name}, a.png")
-    yield lambda *words: main(["trace", "predict", "--policy", "p", "--prompt", "push it", *words])
-    policy.trace = None
+    return lambda *words: main(["trace", "predict", "--policy", "p", "--prompt", "push it", *words])
 
 
 def test_predict_leaves_a_full_run_folder(predict, policy, tmp_path, capsys):
@@ -81,11 +80,12 @@ def test_predict_asks_where_to(capsys):
 
 def test_what_a_checkpoint_lacks_can_be_given(policy, monkeypatch, tmp_path, capsys):
     asked = {}
-    monkeypatch.setattr(foveate.policy, "load_policy", lambda path, **options: asked.update(options) or policy)
+    monkeypatch.setattr(foveate.policy.LoadOptions, "load", lambda self: asked.update(vars(self)) or policy)
     given = {"robot": "droid", "tokenizer": "t.model", "asset_id": "mine", "action_horizon": 15, "num_steps": 3}
     words = [word for name, value in given.items() for word in (f"--{name}", str(value))]
     words += ["--pruner", "random", "--pruner.keep_ratio", "0.25"]
     out = ["--prompt", "go", "--trace_out_dir", str(tmp_path)]
     assert main(["trace", "predict", "--checkpoint", "p", *out, *words]) == 1
     assert "a picture of each of its views" in capsys.readouterr().err  # it got as far as the pictures
-    assert asked == {**given, "pruner": Random(keep_ratio=0.25), "device": "cpu", "dtype": "float32"}
+    said = {**given, "pruner": Random(keep_ratio=0.25), "device": "cpu", "dtype": "float32", "policy": "p"}
+    assert {name: asked[name] for name in said} == said

@@ -20,13 +20,17 @@ import zlib
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
 from foveate.envs.base import EnvCrash, Snapshot, StepResult
 from foveate.errors import FoveateError
 from foveate.types import ActionChunk, EpisodeResult, Observation, Trace
+from foveate.util.noise import action_noise, stack_noise
+
+if TYPE_CHECKING:
+    from foveate.policy import TraceOptions
 
 
 @dataclass(frozen=True)
@@ -104,8 +108,14 @@ class BatchPolicy(Protocol):
     """What a rollout needs of a policy."""
 
     def infer_batch(
-        self, observations: Sequence[Observation], noise: np.ndarray | None = None
+        self,
+        observations: Sequence[Observation],
+        noise: np.ndarray | None = None,
+        *,
+        evidence: TraceOptions | None = None,
+        sessions: Sequence[str | None] | None = None,
     ) -> list[ActionChunk]: ...
+    def reset(self, session: str | None = None) -> None: ...
 
 
 class RestartableEnv(Protocol):
@@ -196,8 +206,9 @@ def rollout(
     jobs: Iterable[Job],
     config: RolloutConfig,
     *,
-    noise_shape: tuple[int, int],
+    noise_shape: tuple[int, int] | None,
     on_episode: Callable[[Played], None],
+    evidence: TraceOptions | None = None,
     on_inference: Callable[[Query, ActionChunk], None] = lambda query, chunk: None,
     perceive: Perceive = lambda observation, task, episode: observation,
     gflops: Callable[[Trace], float] | None = None,
@@ -206,8 +217,9 @@ def rollout(
     """Play all jobs; callbacks run in this thread, except those of `recorder`.
 
     Args:
-        noise_shape: [action_horizon, model action_dim].
+        noise_shape: [action_horizon, model action_dim]; None: the policy decodes without noise.
         on_episode: receives each episode as it ends; what it raises ends the rollout.
+        evidence: what the trace of every inference shall hold; None: there is none.
         perceive: (observation, task, episode) -> what the policy is shown.
         gflops: cost of one inference from its trace.
         recorder: makes the recorder of an episode; then every frame is rendered.
@@ -229,6 +241,7 @@ def rollout(
             asks: list[tuple[Query, Future[Answer]]] = []
             for event in _gather(inbox, min(config.max_batch, playing), config.window_ms / 1e3):
                 if isinstance(event, Played):
+                    policy.reset(session_of(event.result.task, event.result.episode))
                     on_episode(event)
                 elif isinstance(event, BaseException):
                     raise event
@@ -238,8 +251,10 @@ def rollout(
                     asks.append(event)
             if asks:
                 queries = [query for query, _ in asks]
-                noise = np.stack([noise_of(config.seed, query, noise_shape) for query in queries])
-                chunks = policy.infer_batch([query.observation for query in queries], noise)
+                noise = stack_noise([noise_of(config.seed, query, noise_shape) for query in queries])
+                sessions = [session_of(query.job.task, query.job.episode) for query in queries]
+                seen = [query.observation for query in queries]
+                chunks = policy.infer_batch(seen, noise, evidence=evidence, sessions=sessions)
                 for (query, future), chunk in zip(asks, chunks, strict=True):
                     future.set_result(Answer(chunk, len(asks)))
                     on_inference(query, chunk)
@@ -247,10 +262,14 @@ def rollout(
         stop.set()
 
 
-def noise_of(seed: int, query: Query, shape: tuple[int, int]) -> np.ndarray:
+def session_of(task: str, episode: int) -> str:
+    """The name under which a policy remembers an episode."""
+    return f"{task}/{episode}"
+
+
+def noise_of(seed: int, query: Query, shape: tuple[int, int] | None) -> np.ndarray | None:
     """float32 [action_horizon, action_dim], standard normal, the same for the same (seed, task, episode, query)."""
-    key = [seed, zlib.crc32(query.job.task.encode()), query.job.episode, query.index]
-    return np.random.default_rng(key).standard_normal(shape, dtype=np.float32)
+    return action_noise(shape, seed, zlib.crc32(query.job.task.encode()), query.job.episode, query.index)
 
 
 def _gather(inbox: queue.Queue[Any], asks: int, window_s: float) -> list[Any]:

@@ -43,9 +43,12 @@ class Policy:
     """Walks on by 0.1 plus a little of the noise; on `do backwards` the other way, on `do nan` nowhere."""
 
     def __init__(self):
-        self.batches, self.threads = [], set()
+        self.batches, self.threads, self.forgotten = [], set(), []
 
-    def infer_batch(self, observations, noise=None):
+    def reset(self, session=None):
+        self.forgotten.append(session)
+
+    def infer_batch(self, observations, noise=None, **_):
         self.batches.append(len(observations))
         self.threads.add(threading.get_ident())
         chunks = []
@@ -148,7 +151,7 @@ def test_noise_is_of_the_query_alone():
 
 def test_a_broken_policy_ends_the_run():
     class Broken:
-        def infer_batch(self, observations, noise=None):
+        def infer_batch(self, observations, noise=None, **_):
             raise FoveateError("no weights")
 
     with pytest.raises(FoveateError, match="no weights"):

@@ -23,7 +23,6 @@ from foveate.evaluation.sim.controls import Instruction, Perception, Vision, var
 from foveate.evaluation.sim.record import RecordKind, make_recorder
 from foveate.evaluation.sim.results import RunLog
 from foveate.evaluation.sim.rollout import Job, Played, Query, RolloutConfig, rollout
-from foveate.models.pi0.flops import gflops
 from foveate.policy import LoadOptions, Policy, TraceOptions, at_least_one
 from foveate.pruning import CONFIGS
 from foveate.tracing.store import TraceStore
@@ -170,7 +169,6 @@ def simulate(
         raise FoveateError(
             f"replan_steps {config.replan_steps}: the policy gives {policy.spec.action_horizon} actions at a time"
         )
-    policy.trace = _trace_options(config)
     with ExitStack() as stack:
         envs = _start(config, tasks, min(config.num_workers, len(jobs)), stack)
         check_conventions(envs[0].conventions, policy.spec.conventions)
@@ -186,7 +184,8 @@ def simulate(
         if config.record_masks and envs[0].segment() is None:
             raise FoveateError(f"record_masks: environment {config.env.name!r} cannot tell objects apart; leave it out")
         for batch in {1, min(len(envs), config.max_batch or config.num_workers)}:
-            policy.infer_batch([first] * batch)
+            policy.infer_batch([first] * batch, evidence=_trace_options(config), sessions=["warm-up"] * batch)
+        policy.reset()
         watch = KeepWatch()
         store = _trace_store(config, log.folder, policy, stack)
 
@@ -213,7 +212,8 @@ def simulate(
                 max_batch=config.max_batch or config.num_workers,
                 variant=variant,
             ),
-            noise_shape=(policy.spec.action_horizon, policy.config.action_dim),
+            noise_shape=policy.spec.noise_shape,
+            evidence=_trace_options(config),
             on_episode=finish,
             on_inference=on_inference,
             perceive=perceive,
@@ -255,8 +255,8 @@ def _trace_store(config: SimConfig, folder: Path, policy: Policy, stack: ExitSta
         config.trace_save_policy_images,
         config.trace_dump_routing,
         config.trace_dump_attn,
-        views=policy.processor.robot.views,
-        model_image_size=policy.config.vision.image_size,
+        views=policy.spec.cameras,
+        model_image_size=policy.spec.image_size,
     )
     stack.callback(store.close)
     return store
@@ -309,4 +309,4 @@ def _gflops(policy: Policy, trace: Trace) -> float:
     assert trace.keep is not None
     views = sum(bool(trace.keep["valid"][part].any()) for part in trace.layout.view_slices.values())
     tokens = trace.seq_lens["post_seq_len"]
-    return gflops(policy.config, views=views, tokens=tokens, num_steps=policy.num_steps)["total"]
+    return policy.flops(views, tokens)["total"]

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from foveate.errors import FoveateError, unknown
+from foveate.models.base import ModelSpec
 
 
 @dataclass(frozen=True)
@@ -90,6 +91,21 @@ class Pi0Config:
                     f"llm.{name} {getattr(self.llm, name)} differs from expert.{name} {getattr(self.expert, name)}: "
                     "the expert attends to the backbone's keys layer by layer, so both need the same"
                 )
+
+    @property
+    def spec(self) -> ModelSpec:
+        """What the rooms around the model may know of it."""
+        return ModelSpec(
+            views=self.views,
+            grids=(self.vision.grid,) * len(self.views),
+            image_size=self.vision.image_size,
+            action_horizon=self.action_horizon,
+            action_dim=self.action_dim,
+            noise_shape=(self.action_horizon, self.action_dim),
+            depth=self.llm.depth,
+            heads=self.llm.num_heads,
+            num_steps=self.num_steps,
+        )
 
     def to_dict(self) -> dict[str, Any]:
         return {**dataclasses.asdict(self), "views": list(self.views)}

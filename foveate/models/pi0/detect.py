@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from foveate.errors import FoveateError
+from foveate.models.base import ModelSpec
 from foveate.models.common.normalize import NORM_FILE, Normalizer, NormKind
 from foveate.models.common.robots import ROBOTS_DIR, RobotMapping
 from foveate.models.pi0.config import SIGLIP_SO400M, GemmaConfig, Pi0Config, VisionConfig
@@ -94,6 +95,22 @@ class CheckpointInfo:
     @property
     def model(self) -> Literal["pi0", "pi05"]:
         return "pi05" if self.config.pi05 else "pi0"
+
+    @property
+    def spec(self) -> ModelSpec:
+        return self.config.spec
+
+    def describe(self) -> dict[str, Any]:
+        """Plain values for `foveate inspect`."""
+        from foveate.models.pi0.describe import describe  # it builds a processor, which imports this module
+
+        return describe(self)
+
+    def summary(self) -> str:
+        """The same in words, for people."""
+        from foveate.models.pi0.describe import as_text
+
+        return as_text(self.describe())
 
 
 def detect(

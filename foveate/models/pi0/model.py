@@ -9,9 +9,9 @@ Known here: tensors and the layout of tokens. Not known: files, normalisation, p
 
 from __future__ import annotations
 
+import dataclasses
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -19,57 +19,14 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from foveate.errors import FoveateError
-from foveate.models.base import Pruner, pack
+from foveate.models.base import NOTHING_AFTER, LayerPruner, ModelInputs, PrefixCache, pack
 from foveate.models.common.layers import AdaRMSNorm, GemmaAttention, GemmaMLP, RMSNorm, SiglipTower, rope_table
 from foveate.models.pi0.config import GemmaConfig, Pi0Config
-from foveate.types import KeepSet, Prefix, Span, TokenLayout
+from foveate.models.pi0.flops import gflops
+from foveate.types import Phase, Prefix, Selection, Span, TokenLayout
 
 MIN_PERIOD, MAX_PERIOD = 4e-3, 4.0
 """Of the sinusoidal time embedding; time runs over [0, 1]."""
-
-
-@dataclass(frozen=True)
-class ModelInputs:
-    """One batch, normalised and on the device."""
-
-    images: Tensor
-    """float32 [B, V, 3, H, W] in [-1, 1], views in the order of `Pi0Config.views`."""
-    image_masks: Tensor
-    """bool [B, V]: False where a camera is absent."""
-    tokens: Tensor
-    """int64 [B, L]."""
-    token_masks: Tensor
-    """bool [B, L]."""
-    state: Tensor
-    """float32 [B, action_dim], normalised, zero-padded. π0 reads it; π0.5 has it in the prompt."""
-
-    def to(self, device: torch.device | str) -> ModelInputs:
-        return ModelInputs(**{name: value.to(device) for name, value in vars(self).items()})
-
-
-@dataclass(frozen=True)
-class PrefixCache:
-    """Keys and values of the prefix, per layer [B, G, N, K]."""
-
-    keys_values: list[tuple[Tensor, Tensor]]
-    mask: Tensor
-    """bool [B, N]."""
-    full: bool
-    """No padding: attention needs no mask."""
-    next_position: Tensor
-    """int64 [B]: position id of the first suffix token."""
-    last_hidden: Tensor | None = None
-
-    def repeat(self, times: int) -> PrefixCache:
-        """Every sample `times` times in a row, for several flow samples per prefix."""
-        if times == 1:
-            return self
-        return PrefixCache(
-            [(k.repeat_interleave(times, 0), v.repeat_interleave(times, 0)) for k, v in self.keys_values],
-            self.mask.repeat_interleave(times, 0),
-            self.full,
-            self.next_position.repeat_interleave(times, 0),
-        )
 
 
 class GemmaLayer(nn.Module):
@@ -121,11 +78,7 @@ class GemmaStack(nn.Module):
 
 
 class Pi0(nn.Module):
-    """π0 or π0.5, as its config says.
-
-    `pruner`, where set, thins the prefix before the backbone: in evaluation mode tokens are really dropped, in
-    training mode the length and the gradient stay.
-    """
+    """π0 or π0.5, as its config says; an `ActionModel`."""
 
     def __init__(self, config: Pi0Config) -> None:
         super().__init__()
@@ -148,7 +101,7 @@ class Pi0(nn.Module):
             self.action_time_mlp_in, self.action_time_mlp_out = nn.Linear(2 * width, width), nn.Linear(width, width)
         if config.query_projection:
             self.query_proj = nn.Linear(width, config.llm.width, bias=False)
-        self.pruner: Pruner | None = None
+        self.spec = config.spec
         if config.dtype == "bfloat16":
             self.to_bfloat16()
 
@@ -199,20 +152,17 @@ class Pi0(nn.Module):
             layout=self.layout(inputs.tokens.shape[1]),
         )
 
-    def prune(self, prefix: Prefix, inputs: ModelInputs, noisy_actions: Tensor | None) -> tuple[Prefix, KeepSet | None]:
-        """Let the injected pruner thin the prefix; without one, nothing happens."""
-        if self.pruner is None:
-            return prefix, None
-        return self.pruner(prefix, extra_queries=self._extra_queries(inputs, noisy_actions))
+    def extra_queries(self, inputs: ModelInputs, noise: Tensor | None, wanted: str) -> Tensor | None:
+        """What a pruner looks at beside the text: the state (π0; π0.5 has it in its text), the noisy actions.
 
-    def _extra_queries(self, inputs: ModelInputs, noisy_actions: Tensor | None) -> Tensor | None:
-        """Embeddings [B, T, D] that the pruner alone sees: the state (π0), the noisy actions."""
-        wants = "" if self.pruner is None else self.pruner.queries
+        Args:
+            noise: float32 [B, H, A], the noisy actions.
+        """
         parts = []
-        if "state" in wants and not self.config.pi05:  # π0.5 has the state in its text already
+        if "state" in wanted.split("+") and not self.config.pi05:
             parts.append(self.state_proj(inputs.state)[:, None])
-        if "action" in wants and noisy_actions is not None:
-            parts.append(self.action_in_proj(noisy_actions))
+        if "action" in wanted.split("+") and noise is not None:
+            parts.append(self.action_in_proj(noise))
         if not parts:
             return None
         queries = torch.cat(parts, 1)
@@ -220,32 +170,49 @@ class Pi0(nn.Module):
             return self.query_proj(queries)
         if queries.shape[-1] != self.config.llm.width:
             raise FoveateError(
-                f"pruner queries {wants!r}: the expert's width {queries.shape[-1]} differs from the backbone's "
+                f"pruner queries {wanted!r}: the expert's width {queries.shape[-1]} differs from the backbone's "
                 f"{self.config.llm.width}; set `query_projection: true` in the model config and fine-tune"
             )
         return queries
 
-    def prefill(self, prefix: Prefix, *, return_hidden: bool = False) -> PrefixCache:
+    def prefill(
+        self, prefix: Prefix, *, after: Mapping[int, LayerPruner] = NOTHING_AFTER, return_hidden: bool = False
+    ) -> PrefixCache:
         """Run the backbone. Of its last layer only keys and values are needed, so only they are computed.
 
         Args:
+            after: layer -> what may drop tokens behind it; not behind the last one, whose output is not used.
             return_hidden: finish the last layer and the final norm too.
         """
-        mask = None if prefix.full else prefix.mask[:, None, None]
-        x = prefix.embeds.to(self.llm.dtype)
-        rope = rope_table(prefix.position_ids, self.config.llm.head_dim, x.dtype)
         *layers, last = self.llm.layers
-        cache = []
-        for layer in layers:
-            x, own = layer(x, rope, mask)
-            cache.append(own)
+        if beyond := [layer for layer in after if not 0 <= layer < len(layers)]:
+            raise FoveateError(f"pruning after backbone layer {beyond[0]}: choose one of 0 to {len(layers) - 1}")
+        x, tokens = prefix.embeds.to(self.llm.dtype), prefix
+        mask, rope = self._places(tokens, x.dtype)
+        keys_values, masks, runs = [], [mask], [0]
+        for number, layer in enumerate(layers):
+            x, own = layer(x, rope, _keys(mask))
+            keys_values.append(own)
+            if number in after:
+                tokens = after[number](dataclasses.replace(tokens, embeds=x))
+                x = tokens.embeds
+                mask, rope = self._places(tokens, x.dtype)
+                masks.append(mask)
+            runs.append(len(masks) - 1)
         if return_hidden or last.self_attn.observer is not None:
-            x, own = last(x, rope, mask)
+            x, own = last(x, rope, _keys(mask))
             x = self.llm.norm(x)
         else:
             own = last.self_attn.keys_values(last.input_layernorm(x), rope)
+        # Of the prefix as it came: what was dropped on the way keeps its place before the suffix.
         next_position = prefix.position_ids.masked_fill(~prefix.mask, -1).amax(1) + 1
-        return PrefixCache([*cache, own], prefix.mask, prefix.full, next_position, x if return_hidden else None)
+        hidden = x if return_hidden else None
+        return PrefixCache([*keys_values, own], masks, runs, next_position, tokens, hidden)
+
+    def _places(self, prefix: Prefix, dtype: torch.dtype) -> tuple[Tensor | None, tuple[Tensor, Tensor]]:
+        """The mask of a prefix (None where no slot is padding) and its rotary table."""
+        mask = None if prefix.full else prefix.mask
+        return mask, rope_table(prefix.position_ids, self.config.llm.head_dim, dtype)
 
     # ---- suffix -------------------------------------------------------------------------------------
 
@@ -278,25 +245,30 @@ class Pi0(nn.Module):
         actions = self.action_time_mlp_out(F.silu(self.action_time_mlp_in(torch.cat((actions, time_emb), -1))))
         return actions if state is None else torch.cat((self.state_proj(state)[:, None], actions), 1)
 
-    def suffix_mask(self, cache: PrefixCache, length: int) -> Tensor | None:
-        """What suffix tokens may look at: every real prefix token and one another; π0's state sees itself alone."""
+    def suffix_mask(self, mask: Tensor | None, keys: Tensor, length: int) -> Tensor | None:
+        """What suffix tokens may look at: every real prefix token and one another; π0's state token itself alone.
+
+        Args:
+            mask: bool [B, N] of the prefix, None where all are real.
+            keys: [B, G, N, K] of the prefix.
+        """
         if length == self.config.action_horizon:
-            return None if cache.full else F.pad(cache.mask, (0, length), value=True)[:, None, None]
-        own = torch.ones(length, length, dtype=torch.bool, device=cache.mask.device)
+            return None if mask is None else _keys(F.pad(mask, (0, length), value=True))
+        own = torch.ones(length, length, dtype=torch.bool, device=keys.device)
         own[0, 1:] = False
-        prefix = cache.mask[:, None].expand(-1, length, -1)
-        return torch.cat((prefix, own.expand(prefix.shape[0], -1, -1)), 2)[:, None]
+        seen = own.new_ones(keys.shape[0], keys.shape[2]) if mask is None else mask
+        return torch.cat((seen[:, None].expand(-1, length, -1), own.expand(keys.shape[0], -1, -1)), 2)[:, None]
 
     def prefill_state(self, cache: PrefixCache, state: Tensor) -> PrefixCache:
         """π0: the state token sees neither the time nor the actions, so its keys join the cache once for all steps."""
         x = self.state_proj(state)[:, None].to(self.expert.dtype)
         rope = rope_table(cache.next_position[:, None], self.config.expert.head_dim, x.dtype)
-        seen = F.pad(cache.mask, (0, 1), value=True)
+        masks = [None if mask is None else F.pad(mask, (0, 1), value=True) for mask in cache.masks]
         joined = []
-        for layer, (keys, values) in zip(self.expert.layers, cache.keys_values, strict=True):
-            x, (k, v) = layer(x, rope, None if cache.full else seen[:, None, None], (keys, values))
+        for layer, (keys, values), run in zip(self.expert.layers, cache.keys_values, cache.runs, strict=True):
+            x, (k, v) = layer(x, rope, _keys(masks[run]), (keys, values))
             joined.append((torch.cat((keys, k), 2), torch.cat((values, v), 2)))
-        return PrefixCache(joined, seen, cache.full, cache.next_position + 1)
+        return dataclasses.replace(cache, keys_values=joined, masks=masks, next_position=cache.next_position + 1)
 
     def velocity(
         self, cache: PrefixCache, state: Tensor | None, x_t: Tensor, time: Tensor, table: list[Tensor] | None = None
@@ -311,9 +283,11 @@ class Pi0(nn.Module):
         x = self.embed_suffix(state, x_t, time).to(self.expert.dtype)
         position_ids = cache.next_position[:, None] + torch.arange(x.shape[1], device=x.device)
         rope = rope_table(position_ids, self.config.expert.head_dim, x.dtype)
-        mask = self.suffix_mask(cache, x.shape[1])
-        for i, (layer, past) in enumerate(zip(self.expert.layers, cache.keys_values, strict=True)):
-            x, _ = layer(x, rope, mask, past, table and (table[2 * i], table[2 * i + 1]))
+        masks: dict[int, Tensor | None] = {}
+        for i, (layer, past, run) in enumerate(zip(self.expert.layers, cache.keys_values, cache.runs, strict=True)):
+            if run not in masks:
+                masks[run] = self.suffix_mask(cache.masks[run], past[0], x.shape[1])
+            x, _ = layer(x, rope, masks[run], past, table and (table[2 * i], table[2 * i + 1]))
         x = self.expert.norm(x, table[-1])[0] if table else self.expert.norm(x)
         return self.action_out_proj(x[:, -self.config.action_horizon :].float())
 
@@ -343,6 +317,20 @@ class Pi0(nn.Module):
             x_t = x_t - self.velocity(cache, None, x_t, grid[i].expand(noise.shape[0]), step) / num_steps
         return x_t
 
+    # ---- as an ActionModel --------------------------------------------------------------------------
+
+    def decode(self, cache: PrefixCache, inputs: ModelInputs, noise: Tensor | None, steps: int | None = None) -> Tensor:
+        """`denoise` as engines call it."""
+        if noise is None:
+            raise FoveateError("π0 decodes from noise: pass float32 [B, action_horizon, action_dim], standard normal")
+        return self.denoise(cache, inputs.state, noise, steps)
+
+    def attention_stacks(self) -> Mapping[Phase, Sequence[nn.Module]]:
+        return {"prefix": self.llm.layers, "suffix": self.expert.layers}
+
+    def flops(self, views: int, tokens: int, steps: int | None = None) -> dict[str, float]:
+        return gflops(self.config, views=views, tokens=tokens, num_steps=steps or self.config.num_steps)
+
     # ---- whole passes -------------------------------------------------------------------------------
 
     def sample_actions(
@@ -356,20 +344,28 @@ class Pi0(nn.Module):
         """
         if noise is None:
             noise = self.draw_noise(inputs.tokens.shape[0], inputs.images.device)
-        prefix, _ = self.prune(self.embed_prefix(inputs), inputs, noise)
+        prefix = self.embed_prefix(inputs)
         return self.denoise(self.prefill(pack(prefix) if packed else prefix), inputs.state, noise, num_steps)
 
     def draw_noise(self, batch: int, device: torch.device | str, generator: torch.Generator | None = None) -> Tensor:
         shape = (batch, self.config.action_horizon, self.config.action_dim)
         return torch.randn(shape, generator=generator, device=device)
 
-    def forward(self, inputs: ModelInputs, actions: Tensor, noise: Tensor, time: Tensor) -> Tensor:
+    def forward(
+        self,
+        inputs: ModelInputs,
+        actions: Tensor,
+        noise: Tensor,
+        time: Tensor,
+        select: Callable[[Prefix, Tensor], Selection] | None = None,
+    ) -> Tensor:
         """Flow-matching loss, element by element: (v_t - (noise - actions))^2 at x_t = t noise + (1 - t) actions.
 
         Args:
             actions: float32 [B, H, A], normalised.
             noise: [B, F, H, A] or [B, H, A]; F flow samples share one prefix.
             time: [B, F] or [B], in (0, 1].
+            select: chooses among the prefix's tokens, given the first flow sample's noisy actions [B, H, A].
         Returns:
             float32, of the shape of `noise`.
         """
@@ -379,22 +375,18 @@ class Pi0(nn.Module):
         flows = noise.shape[1]
         x_t = time[..., None, None] * noise + (1 - time[..., None, None]) * actions[:, None]
         target = noise - actions[:, None]
-        prefix, _ = self.prune(self.embed_prefix(inputs), inputs, x_t[:, 0])
+        prefix = self.embed_prefix(inputs)
+        if select is not None:
+            selection = select(prefix, x_t[:, 0])
+            prefix = selection.apply(prefix)
+            prefix = prefix if selection.keeps_length else pack(prefix)
         cache = self.prefill(prefix).repeat(flows)
         v_t = self.velocity(cache, inputs.state.repeat_interleave(flows, 0), x_t.flatten(0, 1), time.flatten())
         return F.mse_loss(target.flatten(0, 1), v_t, reduction="none").view(shape)
 
     loss = forward
 
-    # ---- the pruner's dials -------------------------------------------------------------------------
 
-    def set_token_pruner_noise_scale(self, scale: float | None) -> None:
-        """Scale of the exploration noise in training; None: no noise."""
-        if self.pruner is not None:
-            self.pruner.set_noise_scale(scale)
-
-    def get_token_pruning_stats(self) -> dict[str, Any]:
-        """`enabled, noise_scale, last_kept_per_sample` (totals), `last_kept_per_view`."""
-        if self.pruner is None:
-            return {"enabled": False, "noise_scale": None, "last_kept_per_sample": None, "last_kept_per_view": None}
-        return self.pruner.stats()
+def _keys(mask: Tensor | None) -> Tensor | None:
+    """bool [B, N] of keys as attention broadcasts it over heads and queries."""
+    return None if mask is None else mask[:, None, None]

@@ -15,25 +15,19 @@ import torch
 from torch import Tensor
 
 from foveate.errors import FoveateError
-from foveate.geometry import ResizeGeometry
-from foveate.models.common.images import ResizeKind, model_images, to_uint8
+from foveate.models.base import ModelInputs
+from foveate.models.common.images import ResizeKind
 from foveate.models.common.normalize import Normalizer, load_norm_stats
+from foveate.models.common.processing import RobotProcessor
 from foveate.models.common.robots import RobotMapping
 from foveate.models.common.tokenizer import PromptTokenizer
 from foveate.models.pi0.config import Pi0Config
 from foveate.models.pi0.detect import CheckpointInfo, detect
-from foveate.models.pi0.model import ModelInputs
 from foveate.types import Observation
 
-__all__ = ["Processor"]
 
-
-class Processor:
-    """Stateless but for its tables; one per policy.
-
-    Attributes:
-        robot: the mapping, cut to the model's views.
-    """
+class Processor(RobotProcessor):
+    """Of π0 and π0.5: pictures, state and actions of the robot, and a prompt that may hold the state."""
 
     def __init__(
         self,
@@ -48,28 +42,12 @@ class Processor:
     ) -> None:
         """
         Args:
-            state_norm, action_norm: None leaves the numbers as they are.
-            resize: `pil` as openpi's server, `torch` as its PyTorch model and LeRobot; see `models.common.images`.
-            state_in_prompt: overrides the robot mapping's word, and that the model's kind.
+            state_in_prompt: overrides the robot mapping's word, and that of the model's kind.
         """
-        if resize not in ("pil", "torch"):
-            raise FoveateError(f"resize {resize!r} is unknown; choices: pil, torch")
-        self.config, self.tokenizer, self.resize = config, tokenizer, resize
-        self.robot = robot.restricted(config.views)
-        self.state_norm, self.action_norm = state_norm, action_norm
+        super().__init__(config.spec, robot, state_norm, action_norm, resize=resize)
+        self.tokenizer = tokenizer
         choices = (state_in_prompt, robot.state_in_prompt, config.pi05)
         self.state_in_prompt = config.pi05 and next(choice for choice in choices if choice is not None)
-        # openpi pads the state and not the statistics, so both of these must cover the robot's own entries.
-        for what, dim, norm in (("state", robot.state_dim, state_norm), ("actions", robot.action_dim, action_norm)):
-            if dim > config.action_dim:
-                raise FoveateError(
-                    f"robot {robot.name!r}: {what} of {dim} numbers, the model has room for {config.action_dim}"
-                )
-            if norm is not None and not dim <= norm.stats.dim <= config.action_dim:
-                raise FoveateError(
-                    f"norm stats of {what!r} have {norm.stats.dim} entries; robot {robot.name!r} has {dim}, the model "
-                    f"{config.action_dim}: these statistics are another robot's, choose its asset_id or its mapping"
-                )
 
     @classmethod
     def from_dir(
@@ -124,29 +102,7 @@ class Processor:
         images, image_masks = self.images(observations)
         state = self.normalized_state(observations)
         tokens, token_masks = self.tokens(observations, state)
-        padded = np.zeros((len(observations), self.config.action_dim), np.float32)
-        padded[:, : state.shape[1]] = state
-        return ModelInputs(images, image_masks, tokens, token_masks, torch.from_numpy(padded))
-
-    def images(self, observations: Sequence[Observation]) -> tuple[Tensor, Tensor]:
-        """float32 [B, V, 3, H, W] in [-1, 1] and bool [B, V]; absent cameras are black and masked."""
-        size, views = self.config.vision.image_size, self.config.views
-        images = torch.full((len(observations), len(views), 3, size, size), -1.0)
-        masks = torch.zeros(len(observations), len(views), dtype=torch.bool)
-        chosen = [self.robot.select_views(observation.images) for observation in observations]
-        for v, view in enumerate(views):
-            rows = [b for b, pictures in enumerate(chosen) if pictures[view] is not None]
-            if rows:
-                images[rows, v] = model_images(
-                    [picture for p in chosen if (picture := p[view]) is not None], size, self.resize
-                )
-                masks[rows, v] = True
-        return images, masks
-
-    def normalized_state(self, observations: Sequence[Observation]) -> np.ndarray:
-        """float32 [B, S], normalised, not padded."""
-        states = np.stack([self.robot.to_model_state(observation.state) for observation in observations])
-        return states.astype(np.float32) if self.state_norm is None else self.state_norm.normalize(states)
+        return ModelInputs(images, image_masks, tokens, token_masks, self.padded_state(state))
 
     def tokens(self, observations: Sequence[Observation], state: np.ndarray) -> tuple[Tensor, Tensor]:
         """Token ids int64 [B, L] and mask bool [B, L].
@@ -155,65 +111,15 @@ class Processor:
             state: [B, S], normalised.
         """
         pairs = [
-            self.tokenizer(self._prompt(observation), row if self.state_in_prompt else None)
+            self.tokenizer(self.prompt(observation), row if self.state_in_prompt else None)
             for observation, row in zip(observations, state, strict=True)
         ]
         tokens, masks = (np.stack(column) for column in zip(*pairs, strict=True))
         return torch.from_numpy(tokens), torch.from_numpy(masks)
 
-    def _prompt(self, observation: Observation) -> str:
-        prompt = observation.prompt.strip() or self.robot.default_prompt
-        if not prompt:
-            raise FoveateError(
-                f"the observation has an empty prompt, and robot {self.robot.name!r} has no default_prompt"
-            )
-        return prompt
-
-    def actions(self, actions: Tensor, observations: Sequence[Observation]) -> np.ndarray:
-        """The model's actions [B, H, A] -> the robot's, float32 [B, H, action_dim]; NaN stays NaN."""
-        values = actions.detach().float().cpu().numpy()[..., : self.robot.action_dim]
-        if self.action_norm is not None:
-            values = self.action_norm.unnormalize(values)
-        return self.robot.from_model_actions(values, np.stack([observation.state for observation in observations]))
-
-    def targets(self, actions: np.ndarray, states: np.ndarray) -> Tensor:
-        """The robot's actions -> what the model is trained to give: the inverse of `actions`.
-
-        Args:
-            actions: float [B, H, action_dim] in the robot's units.
-            states: float [B, S] at the chunk's first step.
-        Returns:
-            float32 [B, H, A], normalised, zero-padded.
-        """
-        values = self.robot.to_model_actions(actions, states)
-        if self.action_norm is not None:
-            values = self.action_norm.normalize(values)
-        padded = np.zeros((*values.shape[:-1], self.config.action_dim), np.float32)
-        padded[..., : values.shape[-1]] = values
-        return torch.from_numpy(padded)
-
-    def model_images(self, observation: Observation) -> dict[str, np.ndarray]:
-        """Model view -> uint8 [size, size, 3]: the pictures as the model sees them; absent cameras are left out."""
-        images, masks = self.images([observation])
-        pictures = to_uint8(images[0])
-        return {view: pictures[v] for v, view in enumerate(self.config.views) if masks[0, v]}
-
-    def source_images(self, observation: Observation) -> dict[str, np.ndarray]:
-        """Model view -> the observation's own picture, at its own resolution; absent cameras are left out."""
-        chosen = self.robot.select_views(observation.images)
-        return {view: picture for view, picture in chosen.items() if picture is not None}
-
-    def picture_patches(self, observation: Observation) -> dict[str, np.ndarray]:
-        """Model view -> bool [rows, columns]: patches that show some of the picture, and not its borders alone.
-
-        A picture that is not square lies between black borders in the model's square input.
-        """
-        size, grid = self.config.vision.image_size, self.config.vision.grid
-        patches = {}
-        for view, picture in self.source_images(observation).items():
-            x0, y0, x1, y1 = ResizeGeometry(picture.shape[:2], (size, size)).patch_boxes(grid).T
-            patches[view] = ((x1 > x0) & (y1 > y0)).reshape(grid)
-        return patches
+    def pieces(self, tokens: np.ndarray) -> list[str]:
+        """The text of each prompt token, int64 [L]."""
+        return self.tokenizer.pieces(tokens)
 
 
 def _choose_asset(info: CheckpointInfo, asset_id: str | None) -> str:

@@ -228,8 +228,8 @@ class Backbone:
     @torch.no_grad()
     def prune(
         self, pruner: Pruner, prompts: Sequence[Prompt], image: ModelImage, features: VisionFeatures, seeds: Tensor
-    ) -> tuple[Tensor | None, VisionFeatures]:
-        """bool [B, P], the image tokens that a pruning method keeps (None: all), and the features as it leaves them.
+    ) -> tuple[Tensor, VisionFeatures]:
+        """bool [B, P], the image tokens that a pruning method keeps, and the features as it leaves them.
 
         The method sees the picture's tokens and the question's, padded, as one prefix. One that mixes tokens (pooling)
         chooses by their places alone, so the features of deeper layers are mixed in the same way.
@@ -248,15 +248,13 @@ class Backbone:
         mask = torch.cat([torch.ones(len(prompts), count, dtype=torch.bool), valid], dim=1).to(device)
         positions = torch.arange(count + length, device=device).expand(len(prompts), -1)
 
-        def run(tokens: Tensor) -> tuple[Tensor, Tensor | None]:
+        def run(tokens: Tensor) -> tuple[Tensor, Tensor]:
             prefix = Prefix(torch.cat([tokens, words], dim=1), mask, positions, layout, row_seeds=seeds)
-            pruned, keep = pruner(prefix)
-            if keep is None or pruned.source is None:
-                return tokens, None
-            row, slot = ((pruned.source >= 0) & (pruned.source < count)).nonzero(as_tuple=True)
-            tokens = tokens.clone()
-            tokens[row, pruned.source[row, slot]] = pruned.embeds[row, slot]
-            return tokens, keep.keep_mask
+            selection = pruner.select(prefix)
+            kept = selection.keep.keep_mask
+            if selection.embeds is None:
+                return tokens, kept
+            return torch.where(kept[..., None], selection.embeds[:, :count], tokens), kept
 
         tokens, kept = run(features.tokens)
         mixed = not torch.equal(tokens, features.tokens)

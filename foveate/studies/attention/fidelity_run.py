@@ -22,6 +22,7 @@ from foveate.attention.occlude import FILLS, Cover, Fill, areas_of, choose
 from foveate.errors import FoveateError, unknown
 from foveate.geometry import patch_axes
 from foveate.types import ActionChunk, AttentionMaps, AttentionRequest, Observation, Phase
+from foveate.util.noise import action_noise, stack_noise
 
 WRIST_WORDS = ("wrist", "hand", "gripper")
 """A view whose name holds one of these is a wrist view; all others are side views."""
@@ -48,13 +49,13 @@ class Sight:
     """Model view -> names under which an observation may hold it, the first that is there counts."""
     model_hw: tuple[int, int]
     """The model's input, into which pictures are resized with padding."""
-    noise_shape: tuple[int, int]
+    noise_shape: tuple[int, int] | None
 
     @classmethod
     def of(cls, policy: Any) -> Sight:
-        side = policy.config.vision.image_size
-        shape = (policy.spec.action_horizon, policy.config.action_dim)
-        return cls(policy.processor.robot.views, (side, side), shape)
+        side = policy.spec.image_size
+        shape = policy.spec.noise_shape
+        return cls(policy.spec.cameras, (side, side), shape)
 
     def source(self, view: str, images: Mapping[str, np.ndarray]) -> str:
         """The observation's name for a model view."""
@@ -156,9 +157,9 @@ def layer_maps(maps: AttentionMaps, heads: HeadChoice) -> dict[int, dict[str, np
     return result
 
 
-def noise_of(sight: Sight, frame: Frame, seed: int) -> np.ndarray:
+def noise_of(sight: Sight, frame: Frame, seed: int) -> np.ndarray | None:
     """float32 [H, A], standard normal: of a frame always the same."""
-    return np.random.default_rng(_key(frame, seed)).standard_normal(sight.noise_shape, dtype=np.float32)
+    return action_noise(sight.noise_shape, *_key(frame, seed))
 
 
 def _key(frame: Frame, seed: int) -> list[int]:
@@ -173,7 +174,7 @@ def study_frame(policy: AttendingPolicy, sight: Sight, frame: Frame, plan: Plan)
     """
     key, noise = _key(frame, plan.seed), noise_of(sight, frame, plan.seed)
     request = AttentionRequest(plan.layers, phases=(plan.phase,))
-    [(_, captured)] = policy.attend([frame.observation], request, noise[None])
+    [(_, captured)] = policy.attend([frame.observation], request, stack_noise([noise]))
     attention = captured[plan.phase]
     maps = layer_maps(attention, plan.heads)
     views = tuple(next(iter(maps.values())))
@@ -210,7 +211,7 @@ def ask(
     policy: AttendingPolicy,
     cases: Mapping[Any, Any],
     show: Callable[[Any], Observation],
-    noise: np.ndarray,
+    noise: np.ndarray | None,
     batch: int,
 ) -> dict[Any, np.ndarray]:
     """The actions [H, A] of every case, in batches, all from the same noise."""
@@ -218,7 +219,7 @@ def ask(
     actions: dict[Any, np.ndarray] = {}
     for start in range(0, len(keys), batch):
         part = keys[start : start + batch]
-        chunks = policy.infer_batch([show(cases[key]) for key in part], np.repeat(noise[None], len(part), 0))
+        chunks = policy.infer_batch([show(cases[key]) for key in part], stack_noise([noise] * len(part)))
         actions |= {key: chunk.actions for key, chunk in zip(part, chunks, strict=True)}
     return actions
 

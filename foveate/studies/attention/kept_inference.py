@@ -8,13 +8,12 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-import torch
 
 from foveate.attention.fidelity_pruner import study_pruner
 from foveate.policy import Policy, TraceOptions
-from foveate.pruning.given import GivenPatches
 from foveate.studies.attention.fidelity_run import Frame, Plan, Sight, Study, noise_of, study_frame
 from foveate.types import Observation
+from foveate.util.noise import stack_noise
 
 
 def measure_frame(policy: Policy, sight: Sight, frame: Frame, plan: Plan) -> tuple[dict[str, Any], Study]:
@@ -29,14 +28,10 @@ def measure_frame(policy: Policy, sight: Sight, frame: Frame, plan: Plan) -> tup
 
 def _measure_pruner(policy: Policy, sight: Sight, frame: Frame, plan: Plan) -> dict[str, Any]:
     noise = noise_of(sight, frame, plan.seed)
-    before, policy.trace = policy.trace, TraceOptions(routing=True)
-    try:
-        trace = policy.infer(frame.observation, noise).trace
-    finally:
-        policy.trace = before
+    trace = policy.infer(frame.observation, noise, evidence=TraceOptions(routing=True)).trace
     assert trace is not None and trace.keep is not None
 
-    def keep(observation: Observation, noise: np.ndarray, masks: np.ndarray) -> list[np.ndarray]:
+    def keep(observation: Observation, noise: np.ndarray | None, masks: np.ndarray) -> list[np.ndarray]:
         return infer_kept(policy, observation, noise, masks, plan.batch)
 
     seed = (plan.seed, frame.index)
@@ -45,7 +40,7 @@ def _measure_pruner(policy: Policy, sight: Sight, frame: Frame, plan: Plan) -> d
 
 
 def infer_kept(
-    policy: Policy, observation: Observation, noise: np.ndarray, masks: np.ndarray, batch: int
+    policy: Policy, observation: Observation, noise: np.ndarray | None, masks: np.ndarray, batch: int
 ) -> list[np.ndarray]:
     """Action chunks [H, A] of one observation, each with just the patches of a mask left.
 
@@ -53,14 +48,9 @@ def infer_kept(
         noise: float32 [H, model action_dim], of all of them.
         masks: bool [n, P].
     """
-    model: Any = policy.engine.model  # type: ignore[attr-defined]
-    own, actions = model.pruner, []
-    try:
-        for start in range(0, len(masks), batch):
-            part = masks[start : start + batch]
-            model.pruner = GivenPatches(torch.from_numpy(part))
-            chunks = policy.infer_batch([observation] * len(part), np.repeat(noise[None], len(part), 0))
-            actions += [chunk.actions for chunk in chunks]
-    finally:
-        model.pruner = own
+    actions: list[np.ndarray] = []
+    for start in range(0, len(masks), batch):
+        part = masks[start : start + batch]
+        chunks = policy.infer_batch([observation] * len(part), stack_noise([noise] * len(part)), keep=part)
+        actions += [chunk.actions for chunk in chunks]
     return actions

@@ -16,10 +16,10 @@ from torch import Generator, Tensor
 
 from foveate.data.demos import DemoDataset, DemoEpisode
 from foveate.errors import FoveateError, unknown
+from foveate.models.base import ModelInputs
 from foveate.models.common.images import model_images, to_uint8
 from foveate.models.common.normalize import NormStats, RunningStats
 from foveate.models.common.robots import RobotMapping
-from foveate.models.pi0.model import ModelInputs
 from foveate.models.pi0.processing import Processor
 from foveate.training.config import DataConfig
 from foveate.training.loop import DRAWS, ORDER, Share, seed_of
@@ -103,10 +103,10 @@ class Samples:
 
 def make_samples(episodes: list[DemoEpisode], processor: Processor, stride: int = 1) -> Samples:
     """Cut episodes into samples; the episodes' pictures are given back as they are taken over."""
-    config, robot = processor.config, processor.robot
-    size, horizon = config.vision.image_size, config.action_horizon
+    spec, robot = processor.spec, processor.robot
+    size, horizon = spec.image_size, spec.action_horizon
     total = sum(len(episode.frames[::stride]) for episode in episodes)
-    images = torch.empty(total, len(config.views), 3, size, size, dtype=torch.uint8)
+    images = torch.empty(total, len(spec.views), 3, size, size, dtype=torch.uint8)
     states, actions, masks, prompts = [], [], [], []
     done = 0
     for episode in episodes:
@@ -115,7 +115,7 @@ def make_samples(episodes: list[DemoEpisode], processor: Processor, stride: int 
         for v, pictures in enumerate(robot.select_views(episode.images).values()):
             if pictures is None:
                 raise FoveateError(
-                    f"the demonstrations lack the model's view {config.views[v]!r}: they hold {list(episode.images)}; "
+                    f"the demonstrations lack the model's view {spec.views[v]!r}: they hold {list(episode.images)}; "
                     "set model.views to the views that are there"
                 )
             pictures = pictures[::stride]

@@ -140,8 +140,7 @@ def _train(config: TrainPolicyConfig, world: World, progress: Any) -> Path:
     processor = make_processor(start, stats)
     samples = make_samples(episodes, processor, config.data.frame_stride)
     logging.getLogger("foveate").info("%d episodes, %d samples", len(episodes), len(samples))
-    start.model.pruner = make_pruner(config.pruner)
-    objective = FlowMatching(start.model, config.pruner_noise).to(world.device)
+    objective = FlowMatching(start.model, config.pruner_noise, make_pruner(config.pruner)).to(world.device)
     source = DemoSource(samples, processor, config.data, config.seed)
     ema = fit(
         objective, source, config.loop, config.optim, out, world=world, seed=config.seed, identity=identity(config)

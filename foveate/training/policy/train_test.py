@@ -121,8 +121,8 @@ def test_the_loss_falls_on_one_repeated_batch() -> None:
 def test_the_deduplicated_form_trains_on_what_evaluation_computes() -> None:
     torch.manual_seed(0)
     model = Pi0(MODEL)
-    model.pruner = make_pruner("lightvla")
-    objective, batch = FlowMatching(model, NoiseConfig(0.0, 0.0)), source().batch(Share(0, 0, 4, 4))
+    objective = FlowMatching(model, NoiseConfig(0.0, 0.0), make_pruner("lightvla"))
+    batch = source().batch(Share(0, 0, 4, 4))
     objective.begin_step(0, 1)
     with torch.no_grad():
         training, evaluation = objective.train()(batch), objective.eval()(batch)

@@ -1,0 +1,31 @@
+"""π0 and π0.5 as a family: from a checkpoint folder to a model and its processor."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+from foveate.models.base import Family, ModelOptions
+from foveate.models.pi0.detect import CheckpointInfo, detect
+from foveate.models.pi0.model import Pi0
+from foveate.models.pi0.processing import Processor
+from foveate.models.pi0.weights import load_weights
+
+
+def look(folder: Path, options: ModelOptions) -> CheckpointInfo:
+    """What the folder holds; raises as `detect` does."""
+    return detect(folder, robot=options.robot, tokenizer=options.tokenizer, action_horizon=options.action_horizon)
+
+
+def load(info: CheckpointInfo, options: ModelOptions) -> tuple[Pi0, Processor]:
+    """The model on its device, in evaluation mode, and its processor.
+
+    Raises:
+        FoveateError: something is missing (all of it named), or the weights are damaged.
+    """
+    config = replace(info.config, dtype=options.dtype, num_steps=options.num_steps or info.config.num_steps)
+    processor = Processor.from_info(replace(info, config=config), asset_id=options.asset_id)
+    return load_weights(info.weights, config, options.device), processor
+
+
+FAMILY = Family("pi0", look, load)

@@ -1,0 +1,108 @@
+"""The network: patches, words and one placeholder per action, in a stack without any causal mask."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from foveate.errors import FoveateError
+from foveate.models.base import NOTHING_AFTER, LayerPruner, ModelInputs, ModelSpec, PrefixCache
+from foveate.models.common.layers import GemmaAttention, GemmaMLP, RMSNorm, rope_table
+from foveate.types import Phase, Prefix, Span, TokenLayout
+
+WIDTH, HEADS, PATCH, WORDS = 32, 2, 7, 256
+
+
+class Layer(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.input_norm, self.output_norm = RMSNorm(WIDTH), RMSNorm(WIDTH)
+        self.self_attn, self.mlp = GemmaAttention(WIDTH, HEADS, 1, WIDTH // HEADS), GemmaMLP(WIDTH, 64)
+
+    def forward(self, x: Tensor, rope: tuple[Tensor, Tensor], mask: Tensor | None) -> tuple[Tensor, Any]:
+        out, own = self.self_attn(self.input_norm(x), rope, mask)
+        x = x + out
+        return x + self.mlp(self.output_norm(x)), own
+
+
+class ToyOFT(nn.Module):
+    def __init__(self, views: Sequence[str], horizon: int = 8, action_dim: int = 4, depth: int = 3) -> None:
+        super().__init__()
+        side = 28 // PATCH
+        self.spec = ModelSpec(
+            views=tuple(views),
+            grids=((side, side),) * len(views),
+            image_size=28,
+            action_horizon=horizon,
+            action_dim=action_dim,
+            noise_shape=None,
+            depth=depth,
+            heads=HEADS,
+            num_steps=None,
+        )
+        self.patches = nn.Conv2d(3, WIDTH, PATCH, PATCH)
+        self.words = nn.Embedding(WORDS, WIDTH)
+        self.placeholders = nn.Parameter(torch.randn(horizon, WIDTH))
+        self.state = nn.Linear(action_dim, WIDTH)
+        self.layers = nn.ModuleList(Layer() for _ in range(depth))
+        self.norm, self.head = RMSNorm(WIDTH), nn.Linear(WIDTH, action_dim)
+
+    def embed_prefix(self, inputs: ModelInputs) -> Prefix:
+        batch, views = inputs.image_masks.shape
+        patches = self.patches(inputs.images.flatten(0, 1)).flatten(2).transpose(1, 2)
+        count = patches.shape[1]
+        pictures = patches.reshape(batch, views * count, WIDTH)
+        text = self.words(inputs.tokens)
+        text = text + self.state(inputs.state)[:, None]
+        actions = self.placeholders.expand(batch, -1, -1)
+        always = inputs.token_masks.new_ones(batch, actions.shape[1])
+        mask = torch.cat((inputs.image_masks.repeat_interleave(count, 1), inputs.token_masks, always), 1)
+        embeds = torch.cat((pictures, text, actions), 1)
+        return Prefix(embeds, mask, (mask.cumsum(1) - 1).clamp_min(0), self._layout(count, text.shape[1]))
+
+    def _layout(self, patches: int, words: int) -> TokenLayout:
+        start, spans = 0, []
+        for view, grid in zip(self.spec.views, self.spec.grids, strict=True):
+            spans.append(Span(view, "image", start, start := start + patches, grid))
+        spans.append(Span("text", "text", start, start := start + words))
+        return TokenLayout((*spans, Span("action", "action", start, start + self.spec.action_horizon)))
+
+    def extra_queries(self, inputs: ModelInputs, noise: Tensor | None, wanted: str) -> Tensor | None:
+        return self.state(inputs.state)[:, None] if "state" in wanted else None
+
+    def prefill(self, prefix: Prefix, *, after: Mapping[int, LayerPruner] = NOTHING_AFTER) -> PrefixCache:
+        x, tokens, keys_values = prefix.embeds, prefix, []
+        masks, runs = [None if prefix.full else prefix.mask], []
+        for number, layer in enumerate(self.layers):
+            rope = rope_table(tokens.position_ids, WIDTH // HEADS, x.dtype)
+            mask = masks[-1]
+            x, own = layer(x, rope, None if mask is None else mask[:, None, None])
+            keys_values.append(own)
+            runs.append(len(masks) - 1)
+            if number in after:
+                tokens = after[number](dataclasses.replace(tokens, embeds=x))
+                x = tokens.embeds
+                masks.append(None if tokens.full else tokens.mask)
+        next_position = prefix.position_ids.amax(1) + 1
+        return PrefixCache(keys_values, masks, runs, next_position, tokens, self.norm(x))
+
+    def decode(self, cache: PrefixCache, inputs: ModelInputs, noise: Tensor | None, steps: int | None) -> Tensor:
+        if noise is not None or steps is not None:
+            raise FoveateError("this family decodes in one pass, without noise or steps")
+        hidden, prefix = cache.last_hidden, cache.prefix
+        assert hidden is not None
+        start = len(prefix.layout) - self.spec.action_horizon
+        token = torch.arange(hidden.shape[1]).expand(len(hidden), -1) if prefix.source is None else prefix.source
+        # Every row holds each placeholder once, in order, whatever else was dropped.
+        return self.head(hidden[token >= start].view(len(hidden), self.spec.action_horizon, WIDTH))
+
+    def attention_stacks(self) -> Mapping[Phase, Sequence[nn.Module]]:
+        return {"prefix": self.layers, "suffix": self.layers}
+
+    def flops(self, views: int, tokens: int, steps: int | None) -> dict[str, float]:
+        stages = {"vision": views * 1e-6, "prefill": tokens * 1e-6, "denoise": 1e-6}
+        return {**stages, "total": sum(stages.values())}
