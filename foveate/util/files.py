@@ -133,6 +133,38 @@ def nan_to_null(value: Any, digits: int | None = None) -> Any:
     return value
 
 
+@contextlib.contextmanager
+def one_process(folder: Path, doing: str) -> Iterator[None]:
+    """Hold a folder; the system lets go of it when the process ends, however it ends.
+
+    Args:
+        doing: what the process does there: `training`. Names the lock, too.
+    Raises:
+        FoveateError: another process does it there, with its id.
+        CannotWrite: the folder cannot be written.
+    """
+    import filelock
+
+    holder = folder / f".{doing}"
+    lock = filelock.FileLock(folder / f".{doing}.lock", blocking=False)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock.acquire()
+    except filelock.Timeout as error:
+        known = holder.read_text().strip() if holder.exists() else ""
+        raise FoveateError(
+            f"{folder}: process {known or '?'} is {doing} there; wait for it, end it (processes of a killed torchrun "
+            "may go on by themselves), or name another folder"
+        ) from error
+    except OSError as error:
+        raise CannotWrite(folder, error) from error
+    try:
+        write_text(holder, f"{os.getpid()}\n")
+        yield
+    finally:
+        lock.release()
+
+
 def read_json(path: Path) -> dict[str, Any]:
     """A JSON object, or a FoveateError that names the file."""
     try:

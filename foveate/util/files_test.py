@@ -19,6 +19,7 @@ from foveate.util.files import (
     draft,
     draft_folder,
     nan_to_null,
+    one_process,
     read_json,
     read_json_lines,
     write_bytes,
@@ -124,6 +125,37 @@ def test_a_writer_killed_before_the_rename_leaves_the_old_file_whole(tmp_path):
     assert (tmp_path / ".a.json.draft").exists()
     write_text(path, "new")
     assert path.read_text() == "new" and sorted(p.name for p in tmp_path.iterdir() if p.is_file()) == ["a.json"]
+
+
+HOLDER = """
+import sys, time
+from pathlib import Path
+from foveate.util.files import one_process
+with one_process(Path(sys.argv[1]), "training"):
+    print("held", flush=True)
+    time.sleep(60)
+"""
+
+
+def test_one_process_holds_a_folder_and_a_killed_one_does_not_block(tmp_path):
+    folder = tmp_path / "run"
+    child = subprocess.Popen([sys.executable, "-c", HOLDER, str(folder)], stdout=subprocess.PIPE, text=True)
+    try:
+        assert child.stdout is not None and child.stdout.readline() == "held\n"
+        with pytest.raises(FoveateError, match=f"process {child.pid} is training there; wait for it"):
+            one_process(folder, "training").__enter__()
+        with one_process(folder, "evaluating"):
+            pass
+    finally:
+        child.send_signal(signal.SIGKILL)
+        child.wait()
+    for _ in range(2):  # killed, and ended in order
+        with one_process(folder, "training"):
+            with pytest.raises(FoveateError, match=f"process {os.getpid()} is training there"):
+                one_process(folder, "training").__enter__()
+    (tmp_path / "file").write_text("")
+    with pytest.raises(CannotWrite, match="cannot be written there"):
+        one_process(tmp_path / "file" / "run", "training").__enter__()
 
 
 def test_nan_becomes_null(tmp_path):

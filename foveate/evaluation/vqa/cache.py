@@ -12,18 +12,21 @@ folder; readers take them all. A question is known by the hash of its words, opt
 from __future__ import annotations
 
 import base64
-import fcntl
+import contextlib
 import hashlib
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, TextIO
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from foveate.errors import FoveateError
 from foveate.types import VQASample
 from foveate.util.files import JsonLines, draft, read_json_lines
+
+if TYPE_CHECKING:
+    from filelock import FileLock
 
 FORMAT = 1
 
@@ -81,7 +84,7 @@ class PassCache:
     def __init__(self, folder: Path, meta: Mapping[str, Any]) -> None:
         self.folder = folder
         self._files: dict[str, JsonLines] = {}
-        self._lock: TextIO | None = None
+        self._lock: FileLock | None = None
         self._writer = -1
         meta = json.loads(json.dumps({"format": FORMAT, **meta}))
         path = folder / "meta.json"
@@ -128,17 +131,17 @@ class PassCache:
             file.close()
         self._files = {}
         if self._lock is not None:
-            self._lock.close()
+            self._lock.release()
             self._lock = None
 
     def _number(self) -> int:
         """The lowest number that no other process writes under now."""
+        from filelock import FileLock, Timeout
+
         while self._lock is None:
             self._writer += 1
-            lock = (self.folder / f".writer{self._writer}.lock").open("w")
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            lock = FileLock(self.folder / f".writer{self._writer}.lock", thread_local=False)
+            with contextlib.suppress(Timeout):
+                lock.acquire(blocking=False)
                 self._lock = lock
-            except BlockingIOError:
-                lock.close()
         return self._writer
