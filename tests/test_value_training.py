@@ -10,7 +10,6 @@ from value_commands import MODEL, SECTION_0, elsewhere, evaluate, run, trained  
 
 from foveate.testing.golden import REPO
 from foveate.vision_value.checkpoint import load_head
-from foveate.vision_value.config import HeadConfig
 
 pytestmark = pytest.mark.usefixtures("trained")
 
@@ -62,7 +61,7 @@ def test_another_objective_does_not_overwrite_a_policy(capsys):
         "--training.stage2_epochs", "2", "--training.batch_size", "16", "--output_dir", "outputs/objectives",
     )  # fmt: skip
     run(*words)
-    first = load_head("outputs/objectives", HeadConfig())
+    first = load_head("outputs/objectives")
     assert first.facts["trained_on"] == "mixed"
     capsys.readouterr()
     run(*words)
@@ -71,7 +70,7 @@ def test_another_objective_does_not_overwrite_a_policy(capsys):
     told = " ".join(capsys.readouterr().out.split())
     assert "held a policy of another configuration, now in outputs/objectives/earlier_1" in told
     assert "the policy is trained for lambda 0" in told
-    kept, now = (load_head(f"outputs/objectives{f}", HeadConfig()) for f in ("/earlier_1", ""))
+    kept, now = (load_head(f"outputs/objectives{f}") for f in ("/earlier_1", ""))
     assert kept.facts == first.facts and (kept.head.shape.learns, now.head.shape.learns) == ("gains", "policy")
     asked = ("--dataset_config", "mixed", "--max_samples", "40", "--pareto", "0", "0.1", "--training.seed", "3")
     run("eval", "vqa", *MODEL, *asked, "--checkpoint", "outputs/objectives", "--output_dir", "outputs/idle")

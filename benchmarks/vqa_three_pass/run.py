@@ -34,7 +34,6 @@ from foveate.models.vlm.load import load_vlm, shipped
 from foveate.util.provenance import provenance
 from foveate.vision_value.baselines import EVERY_PASS
 from foveate.vision_value.checkpoint import load_head
-from foveate.vision_value.config import HeadConfig
 
 LEVELS = ("NO", "COARSE", "FULL")
 
@@ -92,7 +91,7 @@ def main() -> None:
     trained = "tiny_qwen3vl" in shipped()
     vlm = load_vlm("tiny_qwen3vl", batch_size=options.batch_size) if trained else untrained()
     samples = load_vqa("mixed", split="test", max_samples=options.questions)
-    heads = [load_head(shipped_head("tiny_qwen3vl"), HeadConfig())] if trained else []
+    heads = [load_head(shipped_head("tiny_qwen3vl"))] if trained else []
     plain_loop(vlm, samples[:4])
     times: dict[str, list[float]] = {"plain loop, batch 1": [], "three passes": [], "matrix": []}
     processor: dict[str, list[float]] = {name: [] for name in times}

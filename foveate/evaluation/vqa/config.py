@@ -69,7 +69,7 @@ class EvalConfig:
     cache_dir: str | None = None
     """Folder of the answers; null: one under outputs/vqa_cache, named by model, prompt, decoding and budget."""
     ddp_checkpoint_path: str | None = None
-    """A `checkpoint-*.pt` of a trained head (`--checkpoint` takes an accelerate state folder too)."""
+    """A `checkpoint-*.pt` of a trained head, as one more beside those of `--checkpoint`."""
     workers: Literal["local", "ray"] = "local"
     """`ray`: spread the passes over a Ray cluster; under `torchrun` they are spread over its processes."""
     ray_workers: int = 2
@@ -114,7 +114,7 @@ class VqaConfig:
     output_dir: str | None = None
     """Folder of the results; null: outputs/vqa, and for training `training.output_dir`."""
     checkpoint: tuple[str, ...] = ()
-    """Trained heads: accelerate state folders, output folders of `foveate train value`, or `checkpoint-*.pt`."""
+    """Trained heads: output folders of `foveate train value`, or `checkpoint-*.pt`."""
     max_samples: int | None = None
     """Largest number of questions of each data set; null: all."""
     max_train_samples: int | None = None

@@ -14,7 +14,7 @@ from foveate.evaluation.vqa.config import VqaConfig
 from foveate.evaluation.vqa.passes import VLMLike
 from foveate.training.value.stage1 import FOLDER, check_origin
 from foveate.types import VQASample
-from foveate.vision_value.checkpoint import TrainedHead, adopt_weights, load_head, newest_checkpoint
+from foveate.vision_value.checkpoint import TrainedHead, load_head, newest_checkpoint
 
 
 def load_model(config: VqaConfig, device: str | None = None) -> VLMLike:
@@ -137,16 +137,13 @@ def load_heads(config: VqaConfig, vlm: VLMLike) -> tuple[list[TrainedHead], list
     model the first that belongs to this model, or else the first; else none.
     """
     named = [*config.checkpoint, *([config.eval.ddp_checkpoint_path] if config.eval.ddp_checkpoint_path else [])]
-    heads = [load_head(path, config.policy) for path in named]
+    heads = [load_head(path) for path in named]
     if not named:
         places = [Path(config.training.output_dir), shipped_head(config.model.path)]
-        found = [load_head(p, config.policy) for p in places if p.is_dir() and newest_checkpoint(p)]
+        found = [load_head(p) for p in places if p.is_dir() and newest_checkpoint(p)]
         heads = sorted(found, key=lambda trained: trained.facts.get("model") != vlm.fingerprint)[:1]
     warnings = []
     for trained in heads:
-        module = getattr(vlm, "model", None)
-        if trained.model_weights and module is not None and (count := adopt_weights(module, trained.model_weights)):
-            warnings.append(f"{trained.path}: {count} tensors of the model itself were taken from it too")
         model = trained.facts.get("model")
         if model and model != vlm.fingerprint:
             warnings.append(

@@ -211,7 +211,7 @@ def test_a_policy_survives_its_file(whole, tmp_path):
     _, trained, scored, _, _ = whole
     path = save_head(tmp_path, 30, trained)
     for place in (path, tmp_path):
-        again = load_head(place, HeadConfig())
+        again = load_head(place)
         assert np.array_equal(again.head.scores(scored.outcomes), trained.head.scores(scored.outcomes))
         assert again.lookup == trained.lookup and again.facts["model"] == "fake"
 
