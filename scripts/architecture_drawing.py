@@ -21,9 +21,9 @@ REPO = Path(__file__).parents[1]
 IMAGES = REPO / "docs" / "images"
 FLOW = (
     ("Observation", "foveate.types", "envs"),
-    ("ModelInputs", "foveate.models.pi0.model", "models"),
+    ("ModelInputs", "foveate.models.base", "models"),
     ("Prefix", "foveate.types", "models"),
-    ("KeepSet", "foveate.types", "pruning"),
+    ("Selection", "foveate.types", "pruning"),
     ("Inference", "foveate.engine.base", "engine"),
     ("ActionChunk", "foveate.types", "policy"),
     ("Trace", "foveate.types", "tracing"),
