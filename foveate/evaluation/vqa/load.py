@@ -14,6 +14,7 @@ from foveate.evaluation.vqa.config import VqaConfig
 from foveate.evaluation.vqa.passes import VLMLike
 from foveate.training.value.stage1 import FOLDER, check_origin
 from foveate.types import VQASample
+from foveate.util.shipped import VLMS
 from foveate.vision_value.checkpoint import TrainedHead, load_head, newest_checkpoint
 
 
@@ -172,9 +173,7 @@ def _idle_options(trained: TrainedHead, config: VqaConfig) -> list[str]:
 
 def shipped_head(model: str) -> Path:
     """Folder of the head that ships with a shipped model."""
-    import foveate
-
-    return Path(foveate.__file__).parent / "vlms" / model / "policy"
+    return VLMS / model / "policy"
 
 
 def _own_model(path: str) -> Any:

@@ -27,10 +27,8 @@ from foveate.training.loop import fit, seed_of
 from foveate.training.policy.data import DemoSource, check_path, load_demos, make_samples, norm_stats
 from foveate.training.policy.export import export_policy
 from foveate.training.policy.losses import FlowMatching
+from foveate.util.shipped import TINY_TOKENIZER, find_policy
 from foveate.util.world import World, join_world
-
-POLICIES = Path(__file__).resolve().parents[2] / "policies"
-TINY_TOKENIZER = POLICIES / "metaworld_tiny" / "tokenizer.model"
 
 
 @dataclass(frozen=True)
@@ -85,9 +83,7 @@ def begin(config: TrainPolicyConfig) -> Start:
         robot = RobotMapping.load(config.data.robot, "pi05" if config.model.pi05 else "pi0")
         tokenizer = Path(config.data.tokenizer) if config.data.tokenizer else TINY_TOKENIZER
         return Start(Pi0(config.model), robot.restricted(config.model.views), tokenizer, None)
-    folder = Path(config.init_from)
-    folder = folder if folder.exists() or not (POLICIES / config.init_from).exists() else POLICIES / config.init_from
-    info = detect(folder)
+    info = detect(find_policy(config.init_from))
     if info.missing or info.robot is None or info.tokenizer is None or info.format == "lerobot":
         need = info.missing or ("LeRobot folders cannot be fine-tuned yet; export it as an openpi checkpoint",)
         raise FoveateError("\n  ".join([f"init_from {info.path}: cannot be trained, missing:", *need]))

@@ -21,6 +21,7 @@ from PIL import Image
 
 from foveate.errors import FoveateError
 from foveate.tracing.record import read_record
+from foveate.types import STAGES
 from foveate.util.files import write_text
 from foveate.viz.overlay import layers
 from foveate.viz.plots import load_images
@@ -28,7 +29,7 @@ from foveate.viz.report import charts
 from foveate.viz.report.data import RunData, choose, key, load_run, outcomes, percentile
 from foveate.viz.report.render import render
 
-LATENCY = ("vision", "prune", "prefill", "denoise", "other")
+LATENCY = (*STAGES[:-1], "other")
 """Parts of the time of an inference: the stages, and what they leave of the whole."""
 GALLERY = 50
 """Inferences in the gallery at most."""
