@@ -91,7 +91,7 @@ def print_help(usage: str, description: str, fields: Iterable[Field], aliases: M
 
 def _written(value: Any) -> str:
     """As in YAML; text without its quotes."""
-    return value if isinstance(value, str) else json.dumps(value, default=str)
+    return json.dumps(value, default=str) if not isinstance(value, str) else value or "empty"
 
 
 def about(cls: type) -> str:

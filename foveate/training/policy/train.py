@@ -38,11 +38,11 @@ class TrainPolicyConfig:
     out: str = "runs/train"
     """Folder of the run: checkpoints, metrics.jsonl, tensorboard, and the finished policy in `policy`."""
     init_from: str = ""
-    """A policy folder to fine-tune; its model, robot, tokenizer and norm stats are used."""
+    """Policy folder to fine-tune; its model, robot, tokenizer and norm stats are used. Empty: a new model."""
     seed: int = 0
-    """Of weights, data order, noise and augmentation."""
+    """Random seed of new weights, order of the data, noise and augmentation."""
     pruner: PrunerConfig | None = None
-    """Prune while training; the policy remembers it."""
+    """Pruning method during training, which the finished policy remembers."""
     pruner_noise: NoiseConfig = field(default_factory=NoiseConfig)
     """Exploration noise of a pruner that explores."""
     model: Pi0Config = field(default_factory=Pi0Config)
