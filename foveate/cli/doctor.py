@@ -79,11 +79,8 @@ EXTRAS = (
     ("tensorboard", "train", "a TensorBoard log of `foveate train policy`"),
     ("easy_vqa", "vlm", "a small set of questions about images, without a download"),
     ("peft", "vlm", "adapters in `foveate train vlm`"),
-    ("tensorrt", "tensorrt", "the TensorRT engine (not there yet)"),
-    ("lerobot", "lerobot", "LeRobot's own tools, beside what foveate reads itself"),
+    ("openpyxl", "vlm", "the Excel sheet that MMBench's server takes"),
     ("ray", "ray", "more than one machine: `foveate attn episodes --workers ray`"),
-    ("rerun", "rerun", "the Rerun viewer (not there yet)"),
-    ("openvino", "openvino", "the OpenVINO engine (not there yet)"),
     ("playwright", "browser", "tests of the report in a real browser"),
 )
 """Module, extra, what it is for."""

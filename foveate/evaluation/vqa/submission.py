@@ -7,11 +7,11 @@ JSON list of {question_id, answer}. Other sets get JSON lines of {id, answer}.
 from __future__ import annotations
 
 import json
-import re
 import zipfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from datetime import datetime
 from pathlib import Path
-from xml.sax.saxutils import escape
+from typing import Any
 
 from foveate.errors import FoveateError
 from foveate.evaluation.vqa.metrics import LETTERS, chosen_letter
@@ -19,27 +19,6 @@ from foveate.types import VQASample
 from foveate.util.files import draft, write_text
 
 Cell = str | int
-
-_PARTS = {
-    "[Content_Types].xml": '<Types xmlns="http://schemas.openxmlformats.org/package/2006/content-types">'
-    '<Default Extension="rels" ContentType="application/vnd.openxmlformats-package.relationships+xml"/>'
-    '<Override PartName="/xl/workbook.xml" '
-    'ContentType="application/vnd.openxmlformats-officedocument.spreadsheetml.sheet.main+xml"/>'
-    '<Override PartName="/xl/worksheets/sheet1.xml" '
-    'ContentType="application/vnd.openxmlformats-officedocument.spreadsheetml.worksheet+xml"/></Types>',
-    "_rels/.rels": '<Relationships xmlns="http://schemas.openxmlformats.org/package/2006/relationships">'
-    '<Relationship Id="rId1" Target="xl/workbook.xml" '
-    'Type="http://schemas.openxmlformats.org/officeDocument/2006/relationships/officeDocument"/></Relationships>',
-    "xl/workbook.xml": '<workbook xmlns="http://schemas.openxmlformats.org/spreadsheetml/2006/main" '
-    'xmlns:r="http://schemas.openxmlformats.org/officeDocument/2006/relationships">'
-    '<sheets><sheet name="Sheet1" sheetId="1" r:id="rId1"/></sheets></workbook>',
-    "xl/_rels/workbook.xml.rels": '<Relationships xmlns="http://schemas.openxmlformats.org/package/2006/relationships">'
-    '<Relationship Id="rId1" Target="worksheets/sheet1.xml" '
-    'Type="http://schemas.openxmlformats.org/officeDocument/2006/relationships/worksheet"/></Relationships>',
-}
-"""All of a workbook but its sheet (ECMA-376, part 1)."""
-_HEADER = '<?xml version="1.0" encoding="UTF-8" standalone="yes"?>\n'
-_ILLEGAL = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f]")
 
 
 def write_submission(path: Path, samples: Sequence[VQASample], answers: Sequence[str]) -> Path:
@@ -52,7 +31,7 @@ def write_submission(path: Path, samples: Sequence[VQASample], answers: Sequence
     Returns:
         The file that was written.
     Raises:
-        FoveateError: there is no question, or the folder cannot be written.
+        FoveateError: there is no question, the folder cannot be written, or openpyxl is not installed (MMBench).
     """
     if len(samples) != len(answers):
         raise FoveateError(f"submission {path}: {len(answers)} answers to {len(samples)} questions")
@@ -65,7 +44,7 @@ def write_submission(path: Path, samples: Sequence[VQASample], answers: Sequence
     names = [sample.id.rpartition("/")[2] for sample in samples]
     dataset, suffix = samples[0].dataset, ".json"
     if dataset == "mmbench":
-        return _write_sheet(_named(path, ".xlsx"), list(_mmbench_rows(samples, names, said)))
+        return _write_sheet(_named(path, ".xlsx"), _mmbench_rows(samples, names, said))
     if dataset == "mmmu":
         text = json.dumps(dict(zip(names, said, strict=True)), ensure_ascii=False, indent=1)
     elif dataset == "textvqa":
@@ -93,21 +72,37 @@ def _mmbench_rows(samples: Sequence[VQASample], names: Sequence[str], said: Sequ
         yield [int(name) if name.isdigit() else name, sample.question, *options, answer]
 
 
-def _write_sheet(path: Path, rows: Sequence[Sequence[Cell]]) -> Path:
-    """A workbook of one sheet, the same bytes for the same rows."""
-    lines = "".join(f"<row>{''.join(map(_cell, row))}</row>" for row in rows)
-    sheet = (
-        f'<worksheet xmlns="http://schemas.openxmlformats.org/spreadsheetml/2006/main"><sheetData>{lines}</sheetData>'
-    )
-    parts = {**_PARTS, "xl/worksheets/sheet1.xml": sheet + "</worksheet>"}
-    with draft(path) as begun, zipfile.ZipFile(begun, "w", zipfile.ZIP_DEFLATED) as archive:
-        for name, text in parts.items():
-            archive.writestr(zipfile.ZipInfo(name), _HEADER + text, zipfile.ZIP_DEFLATED)
+def _write_sheet(path: Path, rows: Iterable[Sequence[Cell]]) -> Path:
+    """A workbook of one sheet, named as pandas names it; the same bytes for the same rows."""
+    try:
+        from openpyxl import Workbook
+        from openpyxl.cell.cell import ILLEGAL_CHARACTERS_RE
+        from openpyxl.writer.excel import ExcelWriter
+    except ImportError as error:
+        raise FoveateError(
+            f'submission {path}: an Excel sheet needs the package openpyxl; run: pip install "foveate[vlm]"'
+        ) from error
+    book = Workbook()
+    book.properties.created = book.properties.modified = datetime(1980, 1, 1)
+    sheet = book.active
+    sheet.title = "Sheet1"
+    for row, values in enumerate(rows, start=1):
+        for column, value in enumerate(values, start=1):
+            if isinstance(value, int):
+                sheet.cell(row, column, value)
+            else:
+                # Said to be text: an answer that begins with "=" is no formula.
+                sheet.cell(row, column, ILLEGAL_CHARACTERS_RE.sub("", value)).data_type = "s"
+    with draft(path) as begun, _UndatedZip(begun, "w") as archive:
+        ExcelWriter(book, archive).save()
     return path
 
 
-def _cell(value: Cell) -> str:
-    if isinstance(value, int):
-        return f"<c><v>{value}</v></c>"
-    text = escape(_ILLEGAL.sub("", value))
-    return f'<c t="inlineStr"><is><t xml:space="preserve">{text}</t></is></c>'
+class _UndatedZip(zipfile.ZipFile):
+    """An archive whose members carry no time of writing."""
+
+    def writestr(self, name: Any, data: Any, *args: Any, **kwargs: Any) -> None:
+        super().writestr(zipfile.ZipInfo(name), data, zipfile.ZIP_DEFLATED)
+
+    def write(self, filename: Any, arcname: Any = None, *args: Any, **kwargs: Any) -> None:
+        self.writestr(arcname, Path(filename).read_bytes())

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import json
+import sys
 import zipfile
 from pathlib import Path
-from xml.etree import ElementTree
 
 import pytest
 
@@ -15,25 +15,33 @@ from foveate.types import VQASample
 
 
 def test_mmbench_sheet(tmp_path: Path) -> None:
+    openpyxl = pytest.importorskip("openpyxl", reason="openpyxl is not installed (pip install .[vlm])")
     samples = [
         VQASample("mmbench/test/17", "mmbench", "which <one> & why?", (), None, ("cat", "dog")),
-        VQASample("mmbench/test/1000017", "mmbench", "which?\x07", (), None, ("dog", "cat", "cow", "owl")),
+        VQASample("mmbench/test/1000017", "mmbench", "which?\x07", (), None, ("=1+1", "cat", "cow", "owl")),
     ]
     path = write_submission(tmp_path / "sub", samples, ["The answer is B.", "I cannot say which of these it might be"])
     assert path == tmp_path / "sub.xlsx"
-    with zipfile.ZipFile(path) as archive:
-        for name in archive.namelist():
-            ElementTree.fromstring(archive.read(name))
-        sheet = ElementTree.fromstring(archive.read("xl/worksheets/sheet1.xml"))
-    rows = [["".join(cell.itertext()) for cell in row] for row in sheet.iter() if row.tag.endswith("}row")]
-    assert rows == [
+    book = openpyxl.load_workbook(path)
+    assert book.sheetnames == ["Sheet1"]
+    assert [list(row) for row in book["Sheet1"].iter_rows(values_only=True)] == [
         ["index", "question", "A", "B", "C", "D", "prediction"],
-        ["17", "which <one> & why?", "cat", "dog", "", "", "B"],
-        ["1000017", "which?", "dog", "cat", "cow", "owl", "I cannot say which of these it might be"],
+        [17, "which <one> & why?", "cat", "dog", None, None, "B"],
+        [1000017, "which?", "=1+1", "cat", "cow", "owl", "I cannot say which of these it might be"],
     ]
+    assert [cell.data_type for cell in book["Sheet1"][3]] == ["n", *"ssssss"], "numbers, and text that is no formula"
     before = path.read_bytes()
+    for info in zipfile.ZipFile(path).infolist():
+        assert info.date_time == (1980, 1, 1, 0, 0, 0), info.filename
     write_submission(tmp_path / "sub", samples, ["The answer is B.", "I cannot say which of these it might be"])
     assert path.read_bytes() == before
+    assert [entry.name for entry in tmp_path.iterdir()] == ["sub.xlsx"]
+
+
+def test_a_sheet_without_openpyxl_says_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "openpyxl", None)
+    with pytest.raises(FoveateError, match=r'needs the package openpyxl; run: pip install "foveate\[vlm\]"'):
+        write_submission(tmp_path / "sub", [VQASample("mmbench/test/1", "mmbench", "?", (), None, ("a", "b"))], ["A"])
 
 
 def test_mmmu_and_textvqa_json(tmp_path: Path) -> None:

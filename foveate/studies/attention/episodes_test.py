@@ -211,7 +211,6 @@ CHILD = """
 import sys
 from pathlib import Path
 from foveate.studies.attention.episodes_test import run
-from foveate.testing.golden import REPO
 for outcome in run(Path(sys.argv[1]), Path(sys.argv[2])):
     assert outcome.status != "failed", outcome
 """
@@ -247,6 +246,9 @@ def test_killed_at_any_moment_and_started_again(tmp_path):
     assert set(finished) == set(keys)
     assert not any(partial.glob("*"))
     assert not list(tmp_path.rglob("*.draft*"))
+
+
+REPO = Path(__file__).resolve().parents[3]
 
 
 def check_whole(root, key):

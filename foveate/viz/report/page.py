@@ -21,7 +21,6 @@ from PIL import Image
 
 from foveate.errors import FoveateError
 from foveate.tracing.record import read_record
-from foveate.types import STAGES
 from foveate.util.files import write_text
 from foveate.viz.overlay import layers
 from foveate.viz.plots import load_images
@@ -29,8 +28,7 @@ from foveate.viz.report import charts
 from foveate.viz.report.data import RunData, choose, key, load_run, outcomes, percentile
 from foveate.viz.report.render import render
 
-LATENCY = (*STAGES[:-1], "other")
-"""Parts of the time of an inference: the stages, and what they leave of the whole."""
+STAGES = ("vision", "prune", "prefill", "denoise", "other")
 GALLERY = 50
 """Inferences in the gallery at most."""
 PICTURE = 320
@@ -52,24 +50,25 @@ def build_report(run_dirs: Sequence[Path], out: Path) -> Path:
     variants = list(dict.fromkeys(variant for run in runs for variant in run.variants))
     gallery, problems = _gallery(runs)
     warnings = [f"{run.folder.name}: {text}" for run in runs for text in run.warnings] + problems
-    counts = [
-        _plural(sum(len(run.episodes) for run in runs), "episode"),
-        _plural(sum(len(run.inferences) for run in runs), "inference"),
-    ]
+    episodes, inferences = (sum(map(len, rows)) for rows in ([r.episodes for r in runs], [r.inferences for r in runs]))
     html = render(
         "report.html.j2",
         title=f"What the policy saw: {', '.join(run.folder.resolve().name for run in runs)}",
-        subtitle=" · ".join([", ".join(variants) or "no inferences", *counts]),
+        subtitle=f"{', '.join(variants) or 'no inferences'} · {_plural(episodes, 'episode')} · "
+        + _plural(inferences, "inference"),
         variants=variants,
         tiles=[_tile(runs, variant) for variant in variants],
         warnings=list(dict.fromkeys(warnings)),
         results=_results(runs, variants),
         gallery=gallery,
-        gallery_first=_richest(gallery),
+        # The richest evidence is shown first: a scored inference has a picture more than one that keeps everything.
+        gallery_first=max(
+            range(len(gallery)), key=lambda i: len(gallery[i]["frames"][0]["views"][0]["pictures"]), default=0
+        ),
         gallery_size=_plural(sum(len(episode["frames"]) for episode in gallery), "inference"),
         kept_over_time=_kept_over_time(runs, variants),
         success_against_kept=_success_against_kept(runs, variants),
-        stages=LATENCY,
+        stages=STAGES,
         latency=_latency(runs, variants),
         stability=_stability(runs, variants),
         stability_means=_stability_means(runs, variants),
@@ -206,9 +205,9 @@ def _latency(runs: Sequence[RunData], variants: Sequence[str]) -> str:
         total = percentile(rows, "total_ms", 50)
         if total is None:
             continue
-        stages = [percentile(rows, f"{stage}_ms", 50) or 0.0 for stage in LATENCY[:-1]]
+        stages = [percentile(rows, f"{stage}_ms", 50) or 0.0 for stage in STAGES[:-1]]
         bars.append((variant, [*stages, max(0.0, total - sum(stages))]))
-    return charts.stacked_bars(bars, LATENCY, "ms") if bars else ""
+    return charts.stacked_bars(bars, STAGES, "ms") if bars else ""
 
 
 def _gallery(runs: list[RunData]) -> tuple[list[dict[str, Any]], list[str]]:
@@ -238,11 +237,6 @@ def _gallery(runs: list[RunData]) -> tuple[list[dict[str, Any]], list[str]]:
             said = {"status": status.get(episode, ""), "instruction": instruction}
             episodes.append({"name": f"{task} · episode {number} · {variant}", **said, "frames": frames})
     return episodes, problems
-
-
-def _richest(gallery: Sequence[dict[str, Any]]) -> int:
-    """The episode that is shown first: a scored inference has a picture more than one that keeps everything."""
-    return max(range(len(gallery)), key=lambda i: len(gallery[i]["frames"][0]["views"][0]["pictures"]), default=0)
 
 
 def _label(kind: str) -> str:
