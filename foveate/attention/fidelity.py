@@ -1,7 +1,7 @@
 """Is the map true? What happens to the actions when the picture loses what the map marks.
 
 Pure numbers: how far two action chunks lie apart, and what a table of such distances says of each layer. The loop that
-asks a policy is in `fidelity_run.py`.
+asks a policy is in `studies/attention/occlusion.py`.
 
 For chunks a (picture as it is) and b (something covered), both denoised from the same noise, n numbers each:
 

@@ -17,23 +17,14 @@ import numpy as np
 
 from foveate.attention.fidelity import METRICS, Row, group_of, measure
 from foveate.errors import FoveateError
-from foveate.types import Observation
 from foveate.util.stats import bootstrap_mean
 
-Keep = Callable[[Observation, np.ndarray | None, np.ndarray], list[np.ndarray]]
-"""(observation, noise [H, A], masks bool [n, P]) -> n action chunks [H, A], each with just those patches kept."""
+Keep = Callable[[np.ndarray], list[np.ndarray]]
+"""Masks bool [n, P] -> n action chunks [H, A] of one frame, each with just those patches kept and the same noise."""
 KINDS = ("drop_kept", "random_kept", "drop_dropped", "random_dropped")
 
 
-def study_pruner(
-    keep: Keep,
-    observation: Observation,
-    noise: np.ndarray | None,
-    kept: np.ndarray,
-    valid: np.ndarray,
-    draws: int,
-    seed: Sequence[int],
-) -> Row:
+def study_pruner(keep: Keep, kept: np.ndarray, valid: np.ndarray, draws: int, seed: Sequence[int]) -> Row:
     """One frame.
 
     Args:
@@ -57,7 +48,7 @@ def study_pruner(
             mask = valid.copy()
             mask[rng.permutation(there)[:removed]] = False
             masks.append(mask)
-    actions = np.stack(keep(observation, noise, np.stack(masks)))
+    actions = np.stack(keep(np.stack(masks)))
     parts = (actions[1:2], actions[3 : 3 + draws], actions[2:3], actions[3 + draws :])
     measured = {kind: measure(actions[0], part) for kind, part in zip(KINDS, parts, strict=True)}
     return {"kept": count, "patches": len(there), **measured}

@@ -1,21 +1,19 @@
-"""One observation from files: pictures and a state, or one frame of a DROID-format episode."""
+"""What a policy is shown outside a simulator: pictures and a state, or frames of DROID-format episodes."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 
-from foveate.data.droid.reader import SIDES, Episode, cameras_of
+from foveate.data.droid.reader import SIDES, cameras_of, episodes_at
 from foveate.errors import FoveateError, unknown
+from foveate.models import registry
+from foveate.policy import LoadOptions, Policy
 from foveate.types import Observation
 from foveate.util.progress import SILENT, Reporter
-
-if TYPE_CHECKING:
-    from foveate.policy import Policy
 
 
 def read_observation(
@@ -62,14 +60,21 @@ def read_frame(episode: str, frame: int, side: str, prompt: str | None, policy: 
         episode: `<outcome>/<date>/<episode>` folder, see `data.droid.reader`.
         side: left or right, the exterior camera.
     """
-    folder = Path(episode).resolve()
     if side not in SIDES:
         raise unknown("camera", side, SIDES)
-    if not (folder / "trajectory.h5").exists():
+    if not (Path(episode) / "trajectory.h5").exists():
         raise FoveateError(f"--episode {episode}: no episode folder; expected trajectory.h5 and recordings/ in it")
-    source = Episode(folder, folder.parent.parent.name)
+    (source,) = episodes_at(episode)
     if not 0 <= frame < source.rows:
         raise FoveateError(f"--frame {frame}: the episode has frames 0 to {source.rows - 1}")
     cameras = cameras_of(policy.spec.views, side)
     _, observation = next(source.observations([frame], cameras, policy.spec.state))
     return replace(observation, prompt=prompt or observation.prompt)
+
+
+def load_for_droid(options: LoadOptions) -> Policy:
+    """The policy that reads a DROID-format tree: a checkpoint that does not say whose it is counts as DROID's."""
+    if options.robot is None and Path(options.policy).is_dir():
+        _, info = registry.detect(options.policy)
+        options = options if info.robot is not None else replace(options, robot="droid")
+    return options.load()

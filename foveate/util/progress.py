@@ -50,6 +50,11 @@ class Reporter:
         if self.console is not None:
             self.console.print(text, soft_wrap=True, highlight=False)
 
+    def show(self, thing: Any) -> None:
+        """A table, or whatever else the console can draw."""
+        if self.console is not None:
+            self.console.print(thing)
+
     def warn(self, text: str) -> None:
         """A line about something that the person should know; no markup."""
         self._mark("yellow", "warning", text)

@@ -76,6 +76,18 @@ def find_episodes(root: str | Path) -> list[Episode]:
     return found
 
 
+def episodes_at(path: str | Path) -> list[Episode]:
+    """The one episode of an episode folder, or all of a DROID-format tree.
+
+    Raises:
+        FoveateError: there is none.
+    """
+    folder = Path(path).resolve()
+    if (folder / "trajectory.h5").exists():
+        return [Episode(folder, folder.parent.parent.name)]
+    return find_episodes(folder)
+
+
 @dataclass(frozen=True)
 class Episode:
     """One episode folder. Nothing is read before it is asked for."""

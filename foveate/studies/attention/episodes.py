@@ -1,266 +1,200 @@
-"""From episodes of a DROID-format tree to maps, pictures and videos; one episode after the other, resumable.
+"""Attention of every keyframe of a DROID-format tree, as maps, pictures and videos.
 
-    run = Pipeline(look, reading, plan, Path("results"), Path("results_video"), workers=2)
-    for outcome in run(find_episodes("toy_cube_benchmark")):
-        print(outcome.episode, outcome.status)
+    outcomes = attend_episodes(EpisodesConfig(policy="pi05_droid", data_root="toy_cube_benchmark", out="results"))
 
-What is made of an episode:
-
-    results/<outcome>/<date>/<episode>/        pictures (see `pictures.py`), maps.npz, heads.json, and pi05.md
-    results_video/<outcome>/<date>/<episode>/  videos (see `clips.py`)
-
-An episode is drawn in a folder of its own under `results/.partial` and moved to its place in one step, with the marker
-`pi05.md` in it, after its videos are there. So what carries the marker is whole, whenever a run is killed, and a run
-that starts again passes over it. While the policy infers the next keyframes, threads draw and encode the last ones; few
-are in flight at a time, so that memory stays flat. Knows no model: `look` infers.
+It may be interrupted; the same call again goes on. `maps_reader` gives the maps of single episodes and writes nothing.
 """
 
 from __future__ import annotations
 
-import json
-import shutil
-from collections import deque
+import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field
-from itertools import islice
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Literal
 
-from foveate.data.droid.reader import Episode
-from foveate.errors import FoveateError
-from foveate.studies.attention.archive import HEADS, MAPS, About, EpisodeMaps
-from foveate.studies.attention.clips import Clip, Filming, clips_of, film
-from foveate.studies.attention.pictures import Drawing, draw_keyframe, marker_text, named_views
-from foveate.types import AttentionMaps, Observation, Phase
-from foveate.util.files import CannotWrite
+from foveate.data.droid.reader import Episode, cameras_of, find_episodes
+from foveate.errors import FoveateError, unknown
+from foveate.evaluation.scene import load_for_droid
+from foveate.policy import LoadOptions, Policy
+from foveate.studies.attention.archive import EpisodeMaps
+from foveate.studies.attention.clips import Filming
+from foveate.studies.attention.pictures import Drawing
+from foveate.studies.attention.pipeline import Attend, Outcome, Pipeline, Plan, Reading, follow, is_done, threads_of
+from foveate.types import AttentionMaps, AttentionRequest, Observation, Phase
+from foveate.util.files import write_json
+from foveate.util.noise import action_noise, stack_noise
+from foveate.util.progress import SILENT, Reporter
+from foveate.util.run_folder import check_same_config, write_run_files
 
-MARKER = "pi05.md"
-PARTIAL = ".partial"
-
-Look = Callable[[Sequence[tuple[str, int]], Sequence[Observation]], Sequence[Mapping[Phase, AttentionMaps]]]
-"""(episode, frame) of each observation, and the observations -> where each inference looked, views named as the
-model names them."""
-
-
-@dataclass(frozen=True)
-class Reading:
-    """How a policy reads an episode folder."""
-
-    cameras: Mapping[str, str]
-    """View of the observation -> camera of the folder."""
-    state: tuple[tuple[str, int], ...]
-    """Parts of the state: name, length."""
-    views: Mapping[str, str]
-    """View of the model -> view of the observation, of cameras that are there."""
-    model_hw: tuple[int, int]
-    """The model's input in pixels."""
-    policy: str
-    """Name of the policy, for the records."""
-    layers: tuple[int, ...]
-    """Layers whose maps are kept."""
-    heads: tuple[int, ...]
-    """Heads whose maps are kept."""
+MAY_CHANGE = ("data_root", "out", "workers", "batch", "device")
+"""Options that may differ when a run goes on: they change no result."""
 
 
-@dataclass(frozen=True)
-class Plan:
-    """What is made of each episode."""
+@dataclass(frozen=True, kw_only=True)
+class EpisodesConfig(Drawing, Filming, LoadOptions):
+    """Attention of a policy over the episodes of a DROID-format tree: maps, pictures and videos of every keyframe."""
 
+    data_root: str
+    """Folder with success/<date>/<episode>/ and failure/<date>/<episode>/."""
+    out: str = "results"
+    """Folder of pictures and maps."""
+    video_out: str = "results_video"
+    """Folder of the videos; none: make none."""
+    layers: tuple[int, ...] = (1, 4, 5, 7, 10)
+    """Layers to draw; negative ones count from the last."""
+    heads: tuple[int, ...] = ()
+    """Heads whose maps are computed; without any, all."""
+    phases: tuple[str, ...] = ("prefix",)
+    """prefix: the text looks at the image; suffix: the actions do, mean over the denoising steps."""
+    keep: str = "all"
+    """Layers whose maps are kept for `foveate attn render`: all of the model, or drawn."""
     keyframe_interval: int = 8
+    """Frames between two inferences, as in an open-loop run."""
+    camera: str = "left"
+    """Exterior camera: left (varied_camera_1) or right (varied_camera_2)."""
+    workers: str = "2"
+    """Threads that draw and encode beside the inference; `ray`: one policy per worker of a Ray cluster."""
     batch: int = 4
-    """Observations per inference."""
+    """Keyframes per inference."""
+    robot: str | None = None
+    """Robot mapping, by name or as a YAML file; without one, what the checkpoint says, or else droid."""
     seed: int = 0
-    drawing: Drawing = field(default_factory=Drawing)
-    filming: Filming | None = field(default_factory=Filming)
-    """None: no videos."""
+    """Seed of the noise that actions are denoised from; each frame has its own, the same in every run."""
+
+    def __post_init__(self) -> None:
+        for base in (Drawing, Filming, LoadOptions):
+            base.__post_init__(self)
+        for name, value, known in (
+            ("camera", self.camera, ("left", "right")),
+            ("keep", self.keep, ("all", "drawn")),
+            *(("phase", phase, ("prefix", "suffix")) for phase in self.phases),
+        ):
+            if value not in known:
+                raise unknown(name, value, known)
+        for name, number in (("keyframe_interval", self.keyframe_interval), ("batch", self.batch)):
+            if number < 1:
+                raise FoveateError(f"--{name}: expected at least 1, got {number}")
+        if not self.layers or not self.phases:
+            raise FoveateError("--layers and --phases: give at least one of each, for instance --layers 1,4,5")
+        if self.workers != "ray":
+            threads_of(self.workers)
+
+    @property
+    def video_folder(self) -> Path | None:
+        return None if self.video_out.lower() in ("", "none") else Path(self.video_out)
 
 
-@dataclass(frozen=True)
-class Outcome:
-    """What became of one episode."""
-
-    episode: str
-    status: Literal["done", "skipped", "failed"]
-    error: str = ""
-
-
-def is_done(out: Path, episode: Episode) -> bool:
-    return (out / episode.key / MARKER).exists()
-
-
-class Pipeline:
-    """Turns episodes into results, in one process."""
-
-    def __init__(
-        self,
-        look: Look,
-        reading: Reading,
-        plan: Plan,
-        out: Path,
-        video_out: Path | None,
-        workers: int = 2,
-        on_keyframes: Callable[[int], None] = lambda count: None,
-    ) -> None:
-        """
-        Args:
-            workers: threads that draw and encode.
-            on_keyframes: called with the number of keyframes that were just inferred.
-        """
-        self._look, self._reading, self._plan = look, reading, plan
-        self._out, self._video_out, self._workers, self._tick = out, video_out, workers, on_keyframes
-
-    def __call__(self, episodes: Sequence[Episode]) -> Iterator[Outcome]:
-        """Work through the episodes; what happened to each, as it ends, failed ones included.
-
-        An episode's last pictures and its videos are made while the next one is being inferred.
-        """
-        with ThreadPoolExecutor(self._workers) as pool, ThreadPoolExecutor(1) as closer:
-            closing: deque[tuple[Episode, Future[None]]] = deque()
-            for episode in episodes:
-                if is_done(self._out, episode):
-                    yield Outcome(episode.key, "skipped")
-                    continue
-                folder = self._begin(episode)
-                try:
-                    drawn = self._infer(episode, folder, pool)
-                except FoveateError as error:
-                    shutil.rmtree(folder, ignore_errors=True)
-                    yield Outcome(episode.key, "failed", str(error))
-                    continue
-                closing.append((episode, closer.submit(self._close, episode, folder, drawn, pool)))
-                if len(closing) > 1:
-                    yield _ended(*closing.popleft())
-            while closing:
-                yield _ended(*closing.popleft())
-
-    def maps_of(self, episode: Episode) -> EpisodeMaps:
-        """The maps of an episode alone: nothing is drawn or written."""
-        reading, about = self._reading, self._about(episode)
-        seen = episode.observations(about.keyframes, reading.cameras, reading.state)
-        frames: list[Mapping[Phase, AttentionMaps]] = []
-        while batch := list(islice(seen, self._plan.batch)):
-            found = self._look([(episode.key, index) for index, _ in batch], [each for _, each in batch])
-            frames += [{phase: named_views(m, reading.views) for phase, m in maps.items()} for maps in found]
-            self._tick(len(batch))
-        return EpisodeMaps.gather(about, frames)
-
-    def _about(self, episode: Episode) -> About:
-        reading, plan = self._reading, self._plan
-        return About(
-            episode=episode.key,
-            outcome=episode.outcome,
-            instruction=episode.instruction,
-            total_frames=episode.rows,
-            keyframes=tuple(range(0, episode.rows, plan.keyframe_interval)),
-            layers=reading.layers,
-            heads=reading.heads,
-            views=dict(reading.cameras),
-            model_hw=reading.model_hw,
-            policy=reading.policy,
-            seed=plan.seed,
-        )
-
-    def _begin(self, episode: Episode) -> Path:
-        """An empty folder for the episode, cleared of what a killed run left."""
-        folder = self._out / PARTIAL / episode.key.replace("/", "__")
-        shutil.rmtree(folder, ignore_errors=True)
-        try:
-            folder.mkdir(parents=True)
-        except OSError as error:
-            raise FoveateError(f"{folder}: cannot be made ({error.strerror}); choose another --out") from error
-        return folder
-
-    def _infer(self, episode: Episode, folder: Path, pool: ThreadPoolExecutor) -> _Drawn:
-        """Infer every keyframe and have it drawn; returns the maps and what is still being drawn."""
-        reading, plan, about = self._reading, self._plan, self._about(episode)
-        frames: list[Mapping[Phase, AttentionMaps]] = []
-        busy: deque[Future[None]] = deque()
-        seen = episode.observations(about.keyframes, reading.cameras, reading.state)
-        try:
-            while batch := list(islice(seen, plan.batch)):
-                found = self._look([(episode.key, index) for index, _ in batch], [each for _, each in batch])
-                for (index, observation), maps in zip(batch, found, strict=True):
-                    named = {phase: named_views(m, reading.views) for phase, m in maps.items()}
-                    frames.append(named)
-                    busy.append(pool.submit(self._draw, folder / f"{index:05d}", observation, named))
-                    while len(busy) > 2 * self._workers:
-                        busy.popleft().result()
-                self._tick(len(batch))
-        except FoveateError:
-            for future in busy:
-                future.cancel()
-            for future in busy:
-                if not future.cancelled():
-                    future.exception()  # wait: the folder is about to be removed
-            raise
-        return _Drawn(EpisodeMaps.gather(about, frames), list(busy))
-
-    def _draw(self, folder: Path, observation: Observation, maps: Mapping[Phase, AttentionMaps]) -> None:
-        draw_keyframe(
-            folder,
-            observation.images,
-            maps,
-            self._plan.drawing,
-            model_hw=self._reading.model_hw,
-            title=observation.prompt,
-        )
-
-    def _close(self, episode: Episode, folder: Path, drawn: _Drawn, pool: ThreadPoolExecutor) -> None:
-        try:
-            self._finish(episode, folder, drawn, pool)
-        except FoveateError:
-            shutil.rmtree(folder, ignore_errors=True)
-            raise
-
-    def _finish(self, episode: Episode, folder: Path, drawn: _Drawn, pool: ThreadPoolExecutor) -> None:
-        """Wait for the last pictures, make the videos, write the marker and put the episode in its place."""
-        for future in drawn.busy:
-            future.result()
-        about = drawn.maps.about
-        drawn.maps.save(folder / MAPS)
-        (folder / HEADS).write_text(json.dumps(drawn.maps.ranking(), indent=1) + "\n")
-        if self._plan.filming is not None and self._video_out is not None:
-            film_episode(folder, self._video_out / episode.key, self._plan.filming, about.instruction, pool)
-        (folder / MARKER).write_text(marker_text(about, self._plan.drawing.layers or about.layers), encoding="utf-8")
-        target = self._out / episode.key
-        target.parent.mkdir(parents=True, exist_ok=True)
-        if target.exists():  # without a marker: another tool's unfinished work
-            shutil.rmtree(target)
-        folder.rename(target)
-
-
-@dataclass
-class _Drawn:
-    maps: EpisodeMaps
-    busy: list[Future[None]]
-
-
-def _ended(episode: Episode, future: Future[None]) -> Outcome:
-    """What became of an episode; what is not about this episode (a bug, a full disk) is raised."""
-    try:
-        future.result()
-    except CannotWrite:
-        raise
-    except FoveateError as error:
-        return Outcome(episode.key, "failed", str(error))
-    return Outcome(episode.key, "done")
-
-
-def film_episode(
-    folder: Path, out: Path, filming: Filming, instruction: str, pool: ThreadPoolExecutor | None = None
-) -> list[Path]:
-    """All videos of one episode, with its instruction beside them.
+def attend_episodes(config: EpisodesConfig, report: Reporter = SILENT, policy: Policy | None = None) -> list[Outcome]:
+    """Work through the tree, and write `episodes.json` with what became of each episode; failed ones do not stop it.
 
     Args:
-        pool: its threads encode the videos side by side; None: one after the other.
+        policy: loaded as `config` says; None: it is loaded. Workers of a cluster load their own.
+    Raises:
+        FoveateError: there is no episode, a layer or head does not exist, or the folder holds a run with other options.
     """
-    clips = clips_of(folder)
-    out.mkdir(parents=True, exist_ok=True)
-    if instruction:
-        (out / "instruction.txt").write_text(instruction + "\n", encoding="utf-8")
+    out, found = Path(config.out), find_episodes(config.data_root)
+    done = [episode for episode in found if is_done(out, episode)]
+    if done:
+        check_same_config(out, config, MAY_CHANGE)
+    todo = [episode for episode in found if episode not in done]
+    outcomes = [Outcome(episode.key, "skipped") for episode in done]
+    if todo:
+        total = sum(_count_keyframes(episode, config.keyframe_interval) for episode in todo)
+        with report.bar("keyframes", "keyframes", total, facts="loading the policy") as bar:
+            outcomes += follow(_work(config, todo, bar.advance, policy), bar, len(found), len(done))
+    write_json(out / "episodes.json", [asdict(outcome) for outcome in outcomes])
+    return outcomes
 
-    def make(clip: Clip) -> Path:
-        return film(folder, out, clip, filming, instruction)
 
-    return list(pool.map(make, clips) if pool is not None else map(make, clips))
+def maps_reader(config: EpisodesConfig, policy: Policy | None = None) -> Callable[[Episode], EpisodeMaps]:
+    """Computes the maps of an episode, and writes nothing."""
+    return _make_pipeline(config, policy=policy).maps_of
+
+
+def _work(
+    config: EpisodesConfig, todo: Sequence[Episode], tick: Callable[[int], None], policy: Policy | None
+) -> Iterator[Outcome]:
+    if config.workers == "ray":
+        from foveate.util.cluster import over_ray
+
+        write_run_files(config.out, config, config.seed)
+        moved = [replace(episode, folder=episode.folder.resolve()) for episode in todo]
+        for episode, outcome in over_ray(_make_worker, config, moved, device=config.device, option="--workers"):
+            if outcome.status != "failed":
+                tick(_count_keyframes(episode, config.keyframe_interval))
+            yield outcome
+        return
+    pipeline = _make_pipeline(config, tick, policy)
+    write_run_files(config.out, config, config.seed)
+    yield from pipeline(todo)
+
+
+def _make_worker(config: EpisodesConfig) -> Callable[[Episode], Outcome]:
+    """One policy in a process of a cluster, for one episode at a time."""
+    pipeline = _make_pipeline(config)
+
+    def work(episode: Episode) -> Outcome:
+        (outcome,) = pipeline([episode])
+        return outcome
+
+    return work
+
+
+def _make_pipeline(
+    config: EpisodesConfig, tick: Callable[[int], None] = lambda count: None, policy: Policy | None = None
+) -> Pipeline:
+    """Load the policy and check everything that does not depend on an episode."""
+    policy = policy or load_for_droid(config)
+    spec = policy.spec
+    drawn = tuple(dict.fromkeys(_number("layer", layer, spec.depth) for layer in config.layers))
+    heads = tuple(dict.fromkeys(_number("head", head, spec.heads) for head in config.heads)) or range(spec.heads)
+    reading = Reading(
+        cameras=cameras_of(spec.views, config.camera),  # type: ignore[arg-type]  # checked in the config
+        state=spec.state,
+        views={view: names[0] for view, names in spec.cameras.items() if names and names[0] in spec.views},
+        model_hw=(spec.image_size, spec.image_size),
+        policy=spec.name,
+        layers=tuple(range(spec.depth)) if config.keep == "all" else drawn,
+        heads=tuple(heads),
+    )
+    plan = Plan(
+        keyframe_interval=config.keyframe_interval,
+        batch=config.batch,
+        seed=config.seed,
+        drawing=replace(config, layers=drawn, heads=()),
+        filming=config if config.video_folder else None,
+    )
+    threads = 1 if config.workers == "ray" else threads_of(config.workers)
+    attend = _attend(config, policy, reading)
+    return Pipeline(attend, reading, plan, Path(config.out), config.video_folder, threads, tick)
+
+
+def _number(kind: str, number: int, count: int) -> int:
+    """Counted from 0."""
+    if not -count <= number < count:
+        raise FoveateError(
+            f"--{kind}s: {kind} {number} does not exist; the model has {count} {kind}s, 0 to {count - 1}: "
+            f"choose among them, for instance --{kind}s {','.join(map(str, range(count)[-3:]))}"
+        )
+    return number % count
+
+
+def _attend(config: EpisodesConfig, policy: Policy, reading: Reading) -> Attend:
+    request = AttentionRequest(layers=reading.layers, phases=config.phases, heads=reading.heads)  # type: ignore[arg-type]
+
+    def attend(
+        places: Sequence[tuple[str, int]], observations: Sequence[Observation]
+    ) -> list[Mapping[Phase, AttentionMaps]]:
+        keys = [(config.seed, zlib.crc32(episode.encode()), frame) for episode, frame in places]
+        noise = stack_noise([action_noise(policy.spec.noise_shape, *key) for key in keys])
+        return [maps for _, maps in policy.attend(observations, request, noise)]
+
+    return attend
+
+
+def _count_keyframes(episode: Episode, interval: int) -> int:
+    """0 where the episode cannot be read: it will be reported when it is its turn."""
+    try:
+        return len(range(0, episode.rows, interval))
+    except FoveateError:
+        return 0

@@ -1,44 +1,44 @@
-"""The pictures of one keyframe from its maps, with or without the model at hand.
+"""The pictures of one moment's attention maps, under the names that users' tools read. No model is needed.
 
-    <episode>/00008/prefix_L5_attn_vis_max.jpg        the most active head of layer 5, in this frame
-    <episode>/00008/L5_prefix_heads/head_03.jpg       every head
+    <folder>/prefix_L5_attn_vis_max.jpg        the most active head of layer 5, in this moment
+    <folder>/L5_prefix_heads/head_03.jpg       every head
 
-The same with `suffix`.
+The same with `suffix`. Each picture has a colour scale of its own, from 0 to its largest value: heads differ by orders
+of magnitude.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 
-from foveate.attention.maps import ACTIVITIES, Activity
+from foveate.attention.maps import ACTIVITIES, averaged, most_active_heads
 from foveate.errors import FoveateError, unknown
 from foveate.studies.attention.archive import About
-from foveate.studies.attention.frame_pictures import draw_phase
 from foveate.types import AttentionMaps, Phase
-from foveate.viz.attention import Sheet, Style
+from foveate.viz.attention import Sheet, Style, save_jpeg
 
 
 @dataclass(frozen=True)
-class Drawing:
-    """Which pictures of a keyframe are drawn, and how."""
+class Drawing(Style):
+    """Which pictures of a moment are drawn, and how."""
 
     layers: tuple[int, ...] = ()
-    """Empty: all that the maps hold."""
+    """Layers to draw; empty: all that the maps hold."""
     heads: tuple[int, ...] = ()
-    """Empty: all that the maps hold."""
+    """Heads to draw; empty: all that the maps hold."""
     detail: bool = True
-    """Draw each head, besides the most active one of each layer."""
-    activity: Activity = "variance"
-    """What makes a head the most active one."""
-    style: Style = field(default_factory=Style)
+    """Draw every head, besides the most active one of each layer."""
+    activity: str = "variance"
+    """What makes a head the most active one: the variance or the entropy of its map."""
     quality: int = 85
-    """Of the JPEGs, 1 to 95."""
+    """Quality of the JPEGs, 1 to 95."""
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if not 1 <= self.quality <= 95:
             raise FoveateError(f"quality: expected 1 to 95, got {self.quality}")
         if self.activity not in ACTIVITIES:
@@ -62,10 +62,74 @@ def draw_keyframe(
         maps: of views that `images` holds.
         title: the instruction.
     """
-    sheet = Sheet(images, model_hw, title=title, style=drawing.style)
+    sheet = Sheet(images, model_hw, title=title, style=drawing)
     for found in maps.values():
-        chosen = select(found, drawing.layers, drawing.heads)
-        draw_phase(folder, sheet, chosen, by=drawing.activity, heads=drawing.detail, quality=drawing.quality)
+        draw_phase(folder, sheet, select(found, drawing.layers, drawing.heads), drawing)
+
+
+def grids(maps: AttentionMaps, values: np.ndarray) -> dict[str, np.ndarray]:
+    """View -> float32 [rows, columns], NaN where no patch was: what `Sheet.draw` takes.
+
+    Args:
+        values: [view, rows, columns], one head's. Absent views are left out.
+    """
+    seen = np.where(maps.valid, values.astype(np.float32), np.float32("nan"))
+    return {view: seen[v] for v, view in enumerate(maps.views) if maps.valid[v].any()}
+
+
+def draw_phase(folder: Path, sheet: Sheet, maps: AttentionMaps, drawing: Drawing) -> dict[int, int]:
+    """Draw every layer: its most active head, and each head apart; returns layer -> most active head.
+
+    Args:
+        maps: steps or tokens in a leading axis are averaged; all their layers and heads are drawn.
+    """
+    maps = averaged(maps)
+    best = most_active_heads(maps, drawing.activity)  # type: ignore[arg-type]  # it is one of `ACTIVITIES`
+    folder.mkdir(parents=True, exist_ok=True)
+    for i, layer in enumerate(maps.layers):
+        detail = folder / f"L{layer}_{maps.phase}_heads"
+        if drawing.detail:
+            detail.mkdir(exist_ok=True)
+        for j, head in enumerate(maps.heads):
+            if not drawing.detail and head != best[layer]:
+                continue
+            picture = sheet.draw(grids(maps, maps.maps[i, j]), f"{maps.phase} L{layer} H{head}")
+            if drawing.detail:
+                save_jpeg(detail / f"head_{head:02d}.jpg", picture, drawing.quality)
+            if head == best[layer]:
+                save_jpeg(folder / f"{maps.phase}_L{layer}_attn_vis_max.jpg", picture, drawing.quality)
+    return best
+
+
+def draw_words(folder: Path, sheet: Sheet, words: Mapping[str, AttentionMaps], drawing: Drawing) -> None:
+    """`L5_token_bowl.jpg`: where a word looks, by the most active head of each layer for that word."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for word, maps in words.items():
+        best = most_active_heads(maps, drawing.activity)  # type: ignore[arg-type]  # it is one of `ACTIVITIES`
+        for i, layer in enumerate(maps.layers):
+            values = maps.maps[i, maps.heads.index(best[layer])]
+            picture = sheet.draw(grids(maps, values), f"L{layer} H{best[layer]} {word}")
+            save_jpeg(folder / f"L{layer}_token_{'_'.join(word.split())}.jpg", picture, drawing.quality)
+
+
+def draw_steps(folder: Path, sheet: Sheet, maps: AttentionMaps, heads: Mapping[int, int], drawing: Drawing) -> None:
+    """`L5_suffix_steps/step_03.jpg`: one head of each layer in every denoising step, all steps on one scale.
+
+    Args:
+        maps: per step (`AttentionRequest.steps` "each").
+        heads: layer -> head.
+    """
+    for i, layer in enumerate(maps.layers):
+        values = maps.maps[:, i, maps.heads.index(heads[layer])]
+        detail = folder / f"L{layer}_{maps.phase}_steps"
+        detail.mkdir(parents=True, exist_ok=True)
+        for step, here in enumerate(values):
+            label = f"L{layer} H{heads[layer]} step {step}"
+            save_jpeg(
+                detail / f"step_{step:02d}.jpg",
+                sheet.draw(grids(maps, here), label, (0.0, float(values.max()))),
+                drawing.quality,
+            )
 
 
 def select(maps: AttentionMaps, layers: Sequence[int], heads: Sequence[int]) -> AttentionMaps:

@@ -1,6 +1,10 @@
 """What can be made again of finished episodes without the model: pictures from their maps, videos from their pictures.
 
-Episodes are named by their place in the tree, `<outcome>/<date>/<episode>`. NumPy, Pillow and PyAV; no torch.
+    render(RenderConfig(results="results", layers=(3, 8), colormap="viridis", out="results_viridis"))
+    video(VideoConfig(results="results", video_out="results_video", format="mp4", burn_in=True))
+
+Each may be interrupted; the same call again goes on. Episodes are named by their place in the tree,
+`<outcome>/<date>/<episode>`. NumPy, Pillow and PyAV; no torch.
 """
 
 from __future__ import annotations
@@ -9,17 +13,99 @@ import shutil
 from collections import defaultdict, deque
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import yaml
 
 from foveate.data.droid.reader import Episode
 from foveate.errors import FoveateError
 from foveate.studies.attention.archive import MAPS, EpisodeMaps
 from foveate.studies.attention.clips import Filming, clips_of, film, is_fresh, keyframes_of
-from foveate.studies.attention.episodes import MARKER, PARTIAL, Outcome
 from foveate.studies.attention.pictures import Drawing, draw_keyframe, marker_text
+from foveate.studies.attention.pipeline import MARKER, PARTIAL, Outcome, follow, threads_of
+from foveate.util.files import write_json
+from foveate.util.progress import SILENT, Reporter
+
+
+@dataclass(frozen=True, kw_only=True)
+class RenderConfig(Drawing):
+    """Draw the stored maps of `foveate attn episodes` again, with other layers, heads, colours or sizes."""
+
+    results: str
+    """Folder that `foveate attn episodes` wrote."""
+    out: str | None = None
+    """Folder of the new pictures; without one, they join the old ones and replace those of the same name."""
+    data_root: str | None = None
+    """Folder of the episodes, whose pictures are drawn on; without one, where they were then."""
+    layers: tuple[int, ...] = ()
+    """Layers to draw; without any, all that are stored."""
+    heads: tuple[int, ...] = ()
+    """Heads to draw; without any, all that are stored."""
+    workers: str = "2"
+    """Threads that draw."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class VideoConfig(Filming):
+    """One video per layer and head of every episode, from its drawn keyframes."""
+
+    results: str
+    """Folder of pictures, <outcome>/<date>/<episode>/00000/ and so on."""
+    video_out: str = "results_video"
+    """Folder of the videos."""
+    overwrite: bool = False
+    """Make videos again that are newer than their pictures."""
+    workers: str = "2"
+    """Videos that are made at a time."""
+
+
+def render(config: RenderConfig, report: Reporter = SILENT) -> list[Outcome]:
+    """Pictures of all stored episodes, and `episodes.json` with what became of each.
+
+    Raises:
+        FoveateError: there are no stored maps, or nothing says where the episodes are.
+    """
+    results = Path(config.results)
+    out = Path(config.out) if config.out else results
+    root, keys = _data_root(config), stored_episodes(results)
+    with report.bar("episodes", "episodes", len(keys)) as bar:
+        drawn = redraw(keys, results, root, out, config, threads_of(config.workers))
+        outcomes = follow(drawn, bar, len(keys), count=1)
+    write_json(out / "episodes.json", [asdict(outcome) for outcome in outcomes])
+    return outcomes
+
+
+def video(config: VideoConfig, report: Reporter = SILENT) -> tuple[list[Outcome], dict[str, Any]]:
+    """Videos of all pictured episodes, `episodes.json`, and `heads.json` where the maps are there.
+
+    Returns:
+        What became of each episode, and the ranking of the heads as `rank_over` gives it.
+    """
+    results, out = Path(config.results), Path(config.video_out)
+    keys = pictured_episodes(results)
+    with report.bar("episodes", "episodes", len(keys)) as bar:
+        filmed = film_all(keys, results, out, config, threads_of(config.workers), config.overwrite)
+        outcomes = follow(filmed, bar, len(keys), count=1)
+    ranking = rank_over(results, keys)
+    if ranking["all"]:
+        write_json(out / "heads.json", ranking)
+    write_json(out / "episodes.json", [asdict(outcome) for outcome in outcomes])
+    return outcomes, ranking
+
+
+def _data_root(config: RenderConfig) -> Path:
+    if config.data_root:
+        return Path(config.data_root)
+    try:
+        return Path(yaml.safe_load((Path(config.results) / "config.yaml").read_text())["data_root"])
+    except (OSError, KeyError, TypeError, yaml.YAMLError) as error:
+        raise FoveateError(
+            f"{config.results}: no config.yaml of `foveate attn episodes` that says where the episodes are ({error}); "
+            "pass --data_root"
+        ) from error
 
 
 def stored_episodes(results: Path) -> list[str]:

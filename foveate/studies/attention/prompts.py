@@ -1,10 +1,15 @@
-"""`foveate attn prompts`: one scene under several prompts, to see whether the words steer the eyes.
+"""One scene under several prompts: do the words steer the attention, and the actions?
 
-foveate attn prompts --policy pi05_droid --episode DIR --prompt "take the red cube" "take the blue cube" --out two
+    done = compare_prompts(PromptsConfig(policy="metaworld_tiny", image=("a.png", "b.png"), out="two",
+                                         prompt=("push the puck", "open the drawer")))
+    done.rows[0]["relative_l2"], done.action_rms["0-1"]
 
-prompts.json  maps.npz                  distances per layer, pair and head; the maps of every prompt
-L5_prefix_H3/prompt_0.jpg               the most active head under each prompt, on one scale
-L5_prefix_H3/difference_0_1.jpg         the second less the first
+What is written:
+
+    prompts.json  maps.npz                  distances per layer, pair and head; the maps of every prompt
+    L5_prefix_max/prompt_0.jpg              the most active head under each prompt, on one scale
+    L5_prefix_max/difference_0_1.jpg        the second less the first
+    L5_prefix_heads/head_03/                the same of every head
 """
 
 from __future__ import annotations
@@ -13,29 +18,20 @@ import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
-from foveate.cli.attn.options import load_on_tree
-from foveate.cli.attn.scene import (
-    SceneConfig,
-    begin,
-    layers_of,
-    noise_for,
-    observe,
-    parse_scene,
-    print_table,
-    sheet_of,
-)
+from foveate.attention.maps import activity, compare, difference, save_maps
 from foveate.errors import FoveateError
+from foveate.policy import Policy
+from foveate.studies.attention.pictures import grids
+from foveate.studies.attention.scene import SceneConfig, layers_of, open_scene, shared_noise, sheet_of
+from foveate.types import ActionChunk, AttentionMaps, AttentionRequest, Observation, Phase
 from foveate.util.files import nan_to_null, write_json
-
-if TYPE_CHECKING:
-    from foveate.policy import Policy
-    from foveate.studies.attention.pictures import Drawing
-    from foveate.types import AttentionMaps, Observation, Phase
-    from foveate.viz.attention import Sheet
+from foveate.util.progress import SILENT, Reporter
+from foveate.util.run_folder import write_run_files
+from foveate.viz.attention import Sheet, save_jpeg
 
 CONTRAST = "coolwarm"
 """Colour map of differences: blue less, red more."""
@@ -47,56 +43,56 @@ class PromptsConfig(SceneConfig):
 
     prompt: tuple[str, ...] = ()
     """The instructions, two or more, repeatable."""
+    heads: tuple[int, ...] = ()
+    """Heads to capture; without any, all."""
 
 
-def prompts(argv: list[str]) -> int:
-    """The verb: one scene under several prompts."""
-    from rich.console import Console
+@dataclass(frozen=True)
+class PromptsCompared:
+    """What each prompt gave, and how far they lie apart."""
 
-    from foveate.attention.maps import save_maps
-    from foveate.types import AttentionRequest
+    folder: Path
+    prompts: tuple[str, ...]
+    chunks: list[ActionChunk]
+    maps: list[dict[Phase, AttentionMaps]]
+    rows: list[dict[str, Any]]
+    """`phase, layer, prompts` (a pair), distances of `Comparison` as means over heads, `farthest_head`, `heads`."""
+    action_rms: dict[str, float]
+    """`0-1` -> RMS difference of the actions of these prompts, from the same noise."""
 
-    config: PromptsConfig = parse_scene(PromptsConfig, argv, "prompts", several=("image", "prompt"))
+
+def compare_prompts(config: PromptsConfig, report: Reporter = SILENT, policy: Policy | None = None) -> PromptsCompared:
+    """Infer once per prompt, all from the same noise; write maps, pictures and distances.
+
+    Args:
+        policy: loaded as `config` says; None: it is loaded.
+    Raises:
+        FoveateError: fewer than two prompts, or a picture, layer or head that is not there.
+    """
     if len(config.prompt) < 2:
         raise FoveateError(f"--prompt: expected two or more instructions to compare, got {len(config.prompt)}")
-    look, console = config.drawing((), ()), Console()
-    policy = load_on_tree(config) if config.episode else config.load()
-    first = observe(config, config.prompt[0], policy, console)
+    policy, first = open_scene(config, config.prompt[0], report, policy)
     observations = [replace(first, prompt=prompt) for prompt in config.prompt]
-    request = AttentionRequest(layers=layers_of(config.layers, policy.spec.depth), phases=config.phases)
-    found = policy.attend(observations, request, noise_for(config, policy, len(observations)))
-    out = begin(config)
-    save_maps(out / "maps.npz", {f"{phase}/{i}": m for i, (_, maps) in enumerate(found) for phase, m in maps.items()})
-    pairs = list(itertools.combinations(range(len(found)), 2))
-    rows = _rows([maps for _, maps in found], pairs)
-    chunks = np.stack([chunk.actions for chunk, _ in found])
-    moved = {f"{i}-{j}": float(np.sqrt(((chunks[i] - chunks[j]) ** 2).mean())) for i, j in pairs}
-    _draw(policy, observations, [maps for _, maps in found], out, look)
-    document = {"prompts": list(config.prompt), "rows": rows, "action_rms": moved, "actions": chunks.round(6).tolist()}
-    write_json(out / "prompts.json", document)
-    print_table(
-        console,
-        "do the words steer the eyes",
-        ["phase", "layer", "prompts", "L2", "relative L2", "correlation", "farthest head"],
-        [
-            [r["phase"], r["layer"], "-".join(map(str, r["prompts"])), _text(r["l2"]), _text(r["relative_l2"]),
-             _text(r["correlation"]), r["farthest_head"]]
-            for r in rows
-        ],
-    )  # fmt: skip
-    for i, prompt in enumerate(config.prompt):
-        console.print(f"{i}: {prompt}", highlight=False)
-    console.print("means over heads; relative L2: 0 the same map, 1.41 no overlap")
-    for pair, value in moved.items():
-        console.print(f"actions {pair}: RMS difference {value:.4g} under the same noise", highlight=False)
-    console.print(f"pictures, prompts.json and maps.npz: {out}", soft_wrap=True)
-    return 0
+    request = AttentionRequest(
+        layers_of(config.layers, policy.spec.depth), phases=config.phases, heads=config.heads or None
+    )
+    answers = policy.attend(observations, request, shared_noise(policy, config.seed, len(observations)))
+    chunks, maps = [chunk for chunk, _ in answers], [found for _, found in answers]
+    out = Path(config.out)
+    write_run_files(out, config, config.seed)
+    save_maps(out / "maps.npz", {f"{phase}/{i}": m for i, found in enumerate(maps) for phase, m in found.items()})
+    pairs = list(itertools.combinations(range(len(maps)), 2))
+    _draw(config, policy, observations, maps, pairs)
+    actions = np.stack([chunk.actions for chunk in chunks])
+    moved = {f"{i}-{j}": float(np.sqrt(((actions[i] - actions[j]) ** 2).mean())) for i, j in pairs}
+    done = PromptsCompared(out, config.prompt, chunks, maps, _rows(maps, pairs), moved)
+    document = {"prompts": list(config.prompt), "rows": done.rows, "action_rms": moved}
+    write_json(out / "prompts.json", {**document, "actions": actions.round(6).tolist()})
+    return done
 
 
 def _rows(found: Sequence[Mapping[Phase, AttentionMaps]], pairs: Sequence[tuple[int, int]]) -> list[dict[str, Any]]:
     """Per phase, pair of prompts and layer: the distances of `Comparison`, head by head and their mean."""
-    from foveate.attention.maps import compare
-
     rows = []
     for phase, first in found[0].items():
         for i, j in pairs:
@@ -112,38 +108,34 @@ def _rows(found: Sequence[Mapping[Phase, AttentionMaps]], pairs: Sequence[tuple[
 
 
 def _draw(
+    config: PromptsConfig,
     policy: Policy,
     observations: Sequence[Observation],
     found: Sequence[Mapping[Phase, AttentionMaps]],
-    out: Path,
-    look: Drawing,
+    pairs: Sequence[tuple[int, int]],
 ) -> None:
     """The pictures that the module names; the most active head is that of all prompts together, so that it is one."""
-    from foveate.attention.maps import activity, difference
-    from foveate.studies.attention.frame_pictures import grids
-
-    pairs = list(itertools.combinations(range(len(found)), 2))
     scenes = _Scenes(
-        [sheet_of(policy, o, o.prompt, look.style) for o in observations],
+        [sheet_of(policy, o, o.prompt, config) for o in observations],
         {
             (i, j): sheet_of(
                 policy,
                 observations[0],
                 f"'{observations[j].prompt}' minus '{observations[i].prompt}'",
-                replace(look.style, colormap=CONTRAST),
+                replace(config, colormap=CONTRAST),
             )
             for i, j in pairs
         },
-        look.quality,
+        config.quality,
     )
     for phase, first in found[0].items():
         maps = [each[phase] for each in found]
-        best = np.sum([activity(m, look.activity) for m in maps], 0).argmax(-1)
+        best = np.sum([activity(m, config.activity) for m in maps], 0).argmax(-1)
         gaps = {(i, j): difference(maps[j], maps[i]) for i, j in pairs}
         for at, layer in enumerate(first.layers):
             for h, head in enumerate(first.heads):
-                folders = [out / f"L{layer}_{phase}_heads" / f"head_{head:02d}"] if look.detail else []
-                folders += [out / f"L{layer}_{phase}_max"] if h == best[at] else []
+                folders = [Path(config.out) / f"L{layer}_{phase}_heads" / f"head_{head:02d}"] if config.detail else []
+                folders += [Path(config.out) / f"L{layer}_{phase}_max"] if h == best[at] else []
                 if folders:
                     here = [grids(m, m.maps[at, h]) for m in maps]
                     moved = {
@@ -169,8 +161,6 @@ class _Scenes:
         gaps: Mapping[tuple[int, int], Mapping[str, np.ndarray]],
     ) -> None:
         """One head: its maps on one scale from 0, its differences on a scale of their own around 0."""
-        from foveate.viz.attention import save_jpeg
-
         top = max(_largest(views) for views in maps)
         pictures = {f"prompt_{i}.jpg": sheet.draw(maps[i], label, (0.0, top)) for i, sheet in enumerate(self.prompts)}
         for (i, j), sheet in self.pairs.items():
@@ -190,7 +180,3 @@ def _largest(views: Mapping[str, np.ndarray]) -> float:
 
 def _mean(values: np.ndarray) -> float:
     return float(np.nanmean(values)) if np.isfinite(values).any() else float("nan")
-
-
-def _text(value: float | None) -> str:
-    return "-" if value is None else f"{value:.3g}"

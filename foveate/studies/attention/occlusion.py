@@ -1,18 +1,18 @@
-"""The experiment behind `fidelity.py`: cover parts of a frame's pictures, ask the policy again with the same noise.
+"""The occlusion test of one frame: cover parts of its pictures, and ask the policy again with the same noise.
 
-    study = study_frame(policy, Sight.of(policy), frame, Plan(layers=(1, 4)))
+    effects = occlude(policy, Frame("episode", 8, observation), OcclusionConfig(layers=(1, 4)))
 
-Works on any object that has `attend` and `infer_batch` as `foveate.Policy` has them. Patches are chosen and covered in
-the source pictures, at their own resolution, before any resize; per view the same share of its area.
+Works on any object that has `spec`, `attend` and `infer_batch` as `foveate.Policy` has them. Patches are chosen and
+covered in the source pictures, at their own resolution, before any resize; per view the same share of its area.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import zlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
+from zlib import crc32
 
 import numpy as np
 
@@ -21,16 +21,22 @@ from foveate.attention.maps import most_active_heads
 from foveate.attention.occlude import FILLS, Cover, Fill, areas_of, choose
 from foveate.errors import FoveateError, unknown
 from foveate.geometry import patch_axes
+from foveate.policy import PolicySpec
 from foveate.types import ActionChunk, AttentionMaps, AttentionRequest, Observation, Phase
 from foveate.util.noise import action_noise, stack_noise
 
 WRIST_WORDS = ("wrist", "hand", "gripper")
 """A view whose name holds one of these is a wrist view; all others are side views."""
 HeadChoice = Literal["mean", "active"]
+CURVE_DRAWS = 3
+"""Random orders that the curves are compared with."""
 
 
 class AttendingPolicy(Protocol):
-    """What the experiment needs of a policy."""
+    """What the test needs of a policy."""
+
+    @property
+    def spec(self) -> PolicySpec: ...
 
     def attend(
         self, observations: Sequence[Observation], request: AttentionRequest, noise: np.ndarray | None = None
@@ -42,27 +48,6 @@ class AttendingPolicy(Protocol):
 
 
 @dataclass(frozen=True)
-class Sight:
-    """What of a policy the covering of its pictures depends on."""
-
-    views: Mapping[str, tuple[str, ...]]
-    """Model view -> names under which an observation may hold it, the first that is there counts."""
-    model_hw: tuple[int, int]
-    """The model's input, into which pictures are resized with padding."""
-    noise_shape: tuple[int, int] | None
-
-    @classmethod
-    def of(cls, policy: Any) -> Sight:
-        side = policy.spec.image_size
-        shape = policy.spec.noise_shape
-        return cls(policy.spec.cameras, (side, side), shape)
-
-    def source(self, view: str, images: Mapping[str, np.ndarray]) -> str:
-        """The observation's name for a model view."""
-        return next(name for name in self.views[view] if name in images)
-
-
-@dataclass(frozen=True)
 class Frame:
     """One moment of one episode."""
 
@@ -71,36 +56,37 @@ class Frame:
     observation: Observation
 
 
-@dataclass(frozen=True)
-class Plan:
+@dataclass(frozen=True, kw_only=True)
+class OcclusionConfig:
     """What is covered, and how often."""
 
-    layers: tuple[int, ...]
-    """Backbone layers, from 0."""
+    layers: tuple[int, ...] = ()
+    """Backbone layers, negative ones count from the end; none: 1,4,5,7,10, or all of a shallow model."""
     views: tuple[str, ...] = ("both", "side", "wrist")
-    """Choices of views to cover: `both` (all), `side`, `wrist`, or the name of one view."""
+    """Choices of views to cover: both (all), side, wrist, or the model's name of one."""
     phase: Phase = "prefix"
+    """prefix: attention of the text; suffix: of the actions, mean over the denoising steps."""
     heads: HeadChoice = "mean"
-    """A layer's map: the mean of its heads, or the head of the greatest variance in this frame."""
+    """A layer's map: the mean of its heads, or its most active head in each frame."""
     percentile: float = 90.0
-    """The patches above it are covered; of each view the same share."""
-    draws: int = 10
-    """Random draws of as much area elsewhere."""
+    """What lies above this percentile of the map is covered, of each view the same share of its area."""
     fill: Fill = "mean"
+    """What stands in place of what is covered: the picture's mean colour, the blurred picture, or noise."""
+    draws: int = 10
+    """Random covers of as much area elsewhere."""
     curve_points: int = 6
-    """Points of the insertion and deletion curves, of the first choice of views; 0: no curves."""
-    curve_draws: int = 3
-    """Random orders that the curves are compared with."""
+    """Points of the insertion and deletion curves of the first choice of views; 0: none."""
     batch: int = 8
     """Observations per inference."""
     seed: int = 0
+    """Seed of noise and random covers."""
 
     def __post_init__(self) -> None:
         if not 0 < self.percentile < 100:
             raise FoveateError(f"percentile: expected a number between 0 and 100, got {self.percentile}")
         if self.fill not in FILLS:
             raise unknown("fill", self.fill, FILLS)
-        for name in ("draws", "curve_draws", "batch"):
+        for name in ("draws", "batch"):
             if getattr(self, name) < 1:
                 raise FoveateError(f"{name}: expected at least 1, got {getattr(self, name)}")
         if self.curve_points and self.curve_points < 3:
@@ -108,8 +94,8 @@ class Plan:
 
 
 @dataclass
-class Study:
-    """What one frame showed."""
+class FrameEffects:
+    """What covering parts of one frame did to the actions."""
 
     effects: list[Row]
     """`views, layer, area, high, random, low`."""
@@ -157,54 +143,57 @@ def layer_maps(maps: AttentionMaps, heads: HeadChoice) -> dict[int, dict[str, np
     return result
 
 
-def noise_of(sight: Sight, frame: Frame, seed: int) -> np.ndarray | None:
-    """float32 [H, A], standard normal: of a frame always the same."""
-    return action_noise(sight.noise_shape, *_key(frame, seed))
+def key_of(frame: Frame, seed: int) -> tuple[int, ...]:
+    """What noise and random covers are drawn by: of a frame always the same."""
+    return seed, crc32(frame.episode.encode()), frame.index
 
 
-def _key(frame: Frame, seed: int) -> list[int]:
-    return [seed, zlib.crc32(frame.episode.encode()), frame.index]
+def source_name(names: Mapping[str, Sequence[str]], view: str, images: Mapping[str, np.ndarray]) -> str:
+    """The observation's name for a model view, of those that it may have."""
+    return next(name for name in names[view] if name in images)
 
 
-def study_frame(policy: AttendingPolicy, sight: Sight, frame: Frame, plan: Plan) -> Study:
+def occlude(policy: AttendingPolicy, frame: Frame, config: OcclusionConfig) -> FrameEffects:
     """All measurements of one frame.
 
     Raises:
         FoveateError: a layer or a view does not exist, or a fill leaves a picture as it was.
     """
-    key, noise = _key(frame, plan.seed), noise_of(sight, frame, plan.seed)
-    request = AttentionRequest(plan.layers, phases=(plan.phase,))
+    spec, key = policy.spec, key_of(frame, config.seed)
+    noise = action_noise(spec.noise_shape, *key)
+    model_hw = (spec.image_size, spec.image_size)
+    request = AttentionRequest(config.layers, phases=(config.phase,))
     [(_, captured)] = policy.attend([frame.observation], request, stack_noise([noise]))
-    attention = captured[plan.phase]
-    maps = layer_maps(attention, plan.heads)
+    attention = captured[config.phase]
+    maps = layer_maps(attention, config.heads)
     views = tuple(next(iter(maps.values())))
     images = frame.observation.images
-    names = {view: sight.source(view, images) for view in views}
+    names = {view: source_name(spec.cameras, view, images) for view in views}
     covers, areas = {}, {}
     for view in views:
         image, valid = images[names[view]], attention.valid[attention.views.index(view)]
-        axes = patch_axes(valid.shape, image.shape[:2], sight.model_hw)
+        axes = patch_axes(valid.shape, image.shape[:2], model_hw)
         where = f"episode {frame.episode}, frame {frame.index}, view {names[view]}"
-        covers[view] = Cover(image, axes, plan.fill, key[1] + frame.index, where)
+        covers[view] = Cover(image, axes, config.fill, key[1] + frame.index, where)
         areas[view] = areas_of(axes, valid.shape) * valid
 
-    choices = {choice: choose_views(choice, views) for choice in plan.views}
+    choices = {choice: choose_views(choice, views) for choice in config.views}
     effects: dict[Any, Marked] = {}
     for choice, chosen in choices.items():
         for layer in maps:
-            effects |= _effect_cases(choice, layer, {v: maps[layer][v] for v in chosen}, areas, plan, key)
-    curves = _curve_cases(choices[plan.views[0]], maps, areas, plan, key) if plan.curve_points else {}
+            effects |= _effect_cases(choice, layer, {v: maps[layer][v] for v in chosen}, areas, config, key)
+    curves = _curve_cases(choices[config.views[0]], maps, areas, config, key) if config.curve_points else {}
 
     def show(marked: Marked) -> Observation:
         changed = {names[view]: covers[view](mask) for view, mask in marked.items()}
         return dataclasses.replace(frame.observation, images={**images, **changed})
 
-    actions = ask(policy, {REFERENCE: {}, **effects, **curves}, show, noise, plan.batch)
+    actions = ask(policy, {REFERENCE: {}, **effects, **curves}, show, noise, config.batch)
     covered: dict[tuple[str, int], dict[str, Marked]] = {}
     for (choice, layer, kind, draw), marked in effects.items():
         if draw == 0:
             covered.setdefault((choice, layer), {})[kind] = marked
-    return Study(_effects(effects, actions, areas), _curves(plan, curves, actions), maps, covered, show)
+    return FrameEffects(_effects(effects, actions, areas), _curves(config, curves, actions), maps, covered, show)
 
 
 def ask(
@@ -225,9 +214,14 @@ def ask(
 
 
 def _effect_cases(
-    choice: str, layer: int, scores: Marked, areas: Mapping[str, np.ndarray], plan: Plan, key: list[int]
+    choice: str,
+    layer: int,
+    scores: Marked,
+    areas: Mapping[str, np.ndarray],
+    config: OcclusionConfig,
+    key: Sequence[int],
 ) -> dict[Any, Marked]:
-    share = 1 - plan.percentile / 100
+    share = 1 - config.percentile / 100
     high = {v: choose(s, areas[v], share) for v, s in scores.items()}
 
     def elsewhere(wanted: Mapping[str, np.ndarray]) -> Marked:
@@ -235,7 +229,7 @@ def _effect_cases(
 
     cases: dict[Any, Marked] = {(choice, layer, "high", 0): high}
     cases[choice, layer, "low", 0] = elsewhere({v: -s for v, s in scores.items()})
-    for draw in range(plan.draws):
+    for draw in range(config.draws):
         rng = np.random.default_rng([*key, layer, draw])
         cases[choice, layer, "random", draw] = elsewhere({v: rng.random(s.shape) for v, s in scores.items()})
     return cases
@@ -245,17 +239,17 @@ def _curve_cases(
     chosen: Sequence[str],
     maps: Mapping[int, Mapping[str, np.ndarray]],
     areas: Mapping[str, np.ndarray],
-    plan: Plan,
-    key: list[int],
+    config: OcclusionConfig,
+    key: Sequence[int],
 ) -> dict[Any, Marked]:
     """(order, kind, share, draw) -> what is covered; the order is that of a layer's map, or a random one (None)."""
     whole = {v: areas[v] > 0 for v in chosen}
     cases: dict[Any, Marked] = {EVERYTHING: whole}
     orders: list[tuple[int | None, int, Mapping[str, np.ndarray]]] = [(layer, 0, maps[layer]) for layer in maps]
-    for draw in range(plan.curve_draws):
+    for draw in range(CURVE_DRAWS):
         rng = np.random.default_rng([*key, 10_000 + draw])
         orders.append((None, draw, {v: rng.random(areas[v].shape) for v in chosen}))
-    for share in np.linspace(0, 1, plan.curve_points)[1:-1].tolist():
+    for share in np.linspace(0, 1, config.curve_points)[1:-1].tolist():
         for layer, draw, scores in orders:
             first = {v: choose(scores[v], areas[v], share) for v in chosen}
             cases[layer, "deletion", share, draw] = first
@@ -285,7 +279,7 @@ def _area(marked: Marked, areas: Mapping[str, np.ndarray]) -> float:
     return sum(int(areas[v][m].sum()) for v, m in marked.items()) / sum(int(areas[v].sum()) for v in marked)
 
 
-def _curves(plan: Plan, cases: Mapping[Any, Marked], actions: Mapping[Any, np.ndarray]) -> list[Row]:
+def _curves(config: OcclusionConfig, cases: Mapping[Any, Marked], actions: Mapping[Any, np.ndarray]) -> list[Row]:
     lines: dict[tuple[int | None, str], dict[float, list[float]]] = {}
     for key in cases:
         order, kind, share, _ = key
@@ -300,6 +294,6 @@ def _curves(plan: Plan, cases: Mapping[Any, Marked], actions: Mapping[Any, np.nd
         deletion, insertion = (
             [float(np.mean(lines[order, kind][share])) for share in shares] for kind in ("deletion", "insertion")
         )
-        row: Row = {"views": plan.views[0], "layer": order, "shares": [0.0, *shares, 1.0]}
+        row: Row = {"views": config.views[0], "layer": order, "shares": [0.0, *shares, 1.0]}
         rows.append({**row, "deletion": [0.0, *deletion, everything], "insertion": [everything, *insertion, 0.0]})
     return rows

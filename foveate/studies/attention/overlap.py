@@ -1,13 +1,16 @@
-"""Object metrics of one episode: its stored maps, its pictures, its masks. No model.
+"""Attention against objects in one episode: its stored maps, its pictures, its masks. No model.
 
-metrics = study_episode(EpisodeMaps.load(path), episode, open_masks(folder), Targets())
+    metrics = measure_episode(EpisodeMaps.load(path), episode, open_masks(folder), Targets())
+
+With a folder for pictures: the map of a layer with the objects' outlines over it, and a video per layer.
 """
 
 from __future__ import annotations
 
 import zlib
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -19,37 +22,47 @@ from foveate.errors import FoveateError, unknown
 from foveate.studies.attention.archive import EpisodeMaps
 from foveate.studies.attention.pictures import select
 from foveate.types import AttentionMaps, Phase
-from foveate.util.files import nan_to_null
+from foveate.util.files import draft, nan_to_null
+from foveate.viz.attention import Sheet, Style, save_jpeg
+from foveate.viz.outline import draw_outlines
+from foveate.viz.video import VideoWriter
 
 NO_TARGETS = ("robot",)
 """Objects that are left out where none are named: the arm is in every picture and is no object of the task."""
 DIGITS = 6
+FPS = 4.0
+"""Keyframes per second of playback."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Targets:
     """Which maps are held against which objects."""
 
     objects: tuple[str, ...] = ()
-    """Names; empty: all but `NO_TARGETS`."""
-    views: tuple[str, ...] = ()
-    """Empty: all of the maps."""
+    """Names of the objects; none: all but the robot."""
     layers: tuple[int, ...] = ()
-    """Empty: all of the maps."""
+    """Layers; none: all that the maps hold."""
+    views: tuple[str, ...] = ()
+    """Views, as the policy's observation names them; none: all."""
     phase: Phase = "prefix"
+    """prefix: attention of the text; suffix: of the actions."""
     draws: int = 20
-    """Shuffles of each map."""
+    """Shuffles of each map, whose mean is what chance would give."""
     seed: int = 0
+    """Seed of the shuffles, and of the noise where maps are computed."""
+
+    def __post_init__(self) -> None:
+        if self.draws < 1:
+            raise FoveateError(f"--draws: expected at least 1, got {self.draws}")
 
 
-OnPicture = Callable[[int, Mapping[str, np.ndarray], Mapping[str, Masks], AttentionMaps], None]
-"""(frame, view -> picture, view -> masks of the chosen objects, maps of that frame)."""
-
-
-def study_episode(
-    stored: EpisodeMaps, episode: Episode, masks: MaskSource, targets: Targets, on_picture: OnPicture | None = None
+def measure_episode(
+    stored: EpisodeMaps, episode: Episode, masks: MaskSource, targets: Targets, folder: Path | None = None
 ) -> Row:
     """The content of `metrics.json`.
+
+    Args:
+        folder: where pictures and videos go; None: draw none.
 
     Returns:
         `episode, outcome, instruction, policy, phase, layers, heads, views` (view -> camera), `objects`, `pictures`,
@@ -67,6 +80,7 @@ def study_episode(
     rng = np.random.default_rng([targets.seed, zlib.crc32(about.episode.encode())])
     rows: list[Row] = []
     seen: dict[str, None] = {}
+    order: list[str] = []  # of the objects' colours
     counts = {"pictures": 0, "without_masks": 0}
     for frame in about.keyframes:
         images = {view: next(source) for view, source in pictures.items()}
@@ -81,8 +95,9 @@ def study_episode(
             hw = (images[view].shape[0], images[view].shape[1])
             found_rows = study_picture(maps, view, chosen[view], about.model_hw, hw, targets.draws, rng)
             rows += [{"frame": frame, **row} for row in found_rows]
-        if on_picture is not None:
-            on_picture(frame, images, chosen, maps)
+        if folder is not None:
+            order += dict.fromkeys(name for found in chosen.values() for name in found if name not in order)
+            draw_objects(folder / f"{frame:05d}", images, chosen, maps, about.model_hw, about.instruction, order)
     if counts["without_masks"] == counts["pictures"]:
         raise FoveateError(
             f"episode {about.episode}: there are no masks of any of its keyframes {list(about.keyframes)[:4]} ..., "
@@ -93,7 +108,55 @@ def study_episode(
         raise FoveateError(
             f"episode {about.episode}: no object of {wanted} is in its masks; they hold {', '.join(seen)}"
         )
+    if folder is not None:
+        film_objects(folder, about.keyframes, targets.phase, maps.layers)
     known: dict[str, Any] = {"episode": about.episode, "outcome": about.outcome, "instruction": about.instruction}
     known |= {"policy": about.policy, "phase": targets.phase, "layers": list(maps.layers), "heads": list(maps.heads)}
     known |= {"views": cameras, "objects": [n for n in dict.fromkeys(r["object"] for r in rows) if n != ANY], **counts}
     return nan_to_null({**known, "means": episode_means(rows), "frames": rows}, DIGITS)
+
+
+def draw_objects(
+    folder: Path,
+    images: Mapping[str, np.ndarray],
+    masks: Mapping[str, Mapping[str, np.ndarray]],
+    maps: AttentionMaps,
+    model_hw: tuple[int, int],
+    title: str,
+    order: Sequence[str],
+) -> None:
+    """`folder/<phase>_L5_objects.jpg` for each layer: the mean of its heads.
+
+    Args:
+        images: view -> uint8 [H, W, 3].
+        masks: view -> object -> bool [H, W].
+        title: the instruction.
+        order: objects, in the order of their colours.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    sheet = Sheet(images, model_hw, title=title, style=Style(smooth=False))
+    for i, layer in enumerate(maps.layers):
+        mean = maps.maps[i].astype(np.float32).mean(0)
+        grids = {view: np.where(maps.valid[v], mean[v], np.nan) for v, view in enumerate(maps.views) if view in images}
+        picture = sheet.draw(grids, f"{maps.phase} L{layer}")
+        draw_outlines(picture, sheet.places, masks, order)
+        save_jpeg(folder / picture_name(maps.phase, layer), picture)
+
+
+def picture_name(phase: str, layer: int) -> str:
+    return f"{phase}_L{layer}_objects.jpg"
+
+
+def film_objects(folder: Path, keyframes: Sequence[int], phase: str, layers: Sequence[int]) -> list[Path]:
+    """`folder/L05_prefix_objects.webm` for each layer, from the pictures of its keyframes."""
+    from PIL import Image
+
+    paths = []
+    for layer in layers:
+        path = folder / f"L{layer:02d}_{phase}_objects.webm"
+        with draft(path, suffix=".draft.webm") as begun, VideoWriter(begun, FPS) as video:
+            for frame in keyframes:
+                with Image.open(folder / f"{frame:05d}" / picture_name(phase, layer)) as picture:
+                    video.add(np.asarray(picture.convert("RGB")))
+        paths.append(path)
+    return paths

@@ -1,0 +1,51 @@
+"""What the verbs of `foveate attn` share: flags of paths and sentences, tables, and what became of episodes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+if TYPE_CHECKING:
+    from foveate.studies.attention.pipeline import Outcome
+    from foveate.util.progress import Reporter
+
+T = TypeVar("T")
+POLICY = {"checkpoint": "policy", "pretrained_checkpoint": "policy"}
+"""Other names of --policy."""
+
+
+def parse_scene(config_cls: type[T], argv: list[str], verb: str, several: Sequence[str]) -> T:
+    """Flags of paths and sentences, which may hold commas, are taken out before lists are split."""
+    from foveate.cli.config import parse
+    from foveate.cli.words import take_all
+
+    words, taken = list(argv), {}
+    for flag in several:
+        words, taken[flag] = take_all(words, flag)
+    config: Any = parse(config_cls, words, f"foveate attn {verb}", aliases={"checkpoint": "policy"})
+    given: T = replace(config, **{flag: tuple(values) for flag, values in taken.items() if values})
+    return given
+
+
+def print_table(screen: Reporter, title: str, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
+    from rich.table import Table
+
+    table = Table(*columns, title=title, title_justify="left")
+    for row in rows:
+        table.add_row(*map(str, row))
+    screen.show(table)
+
+
+def print_outcomes(screen: Reporter, outcomes: Sequence[Outcome], out: Path, video_out: Path | None = None) -> int:
+    """A table of what became of the episodes, and the reasons; the exit status."""
+    counts = [(s, sum(outcome.status == s for outcome in outcomes)) for s in ("done", "skipped", "failed")]
+    print_table(screen, "", ("episodes", "number"), counts)
+    for outcome in outcomes:
+        if outcome.status == "failed":
+            screen.fail("failed", outcome.error)
+    screen.line(f"results: {out}")
+    if video_out:
+        screen.line(f"videos:  {video_out}")
+    return int(any(outcome.status == "failed" for outcome in outcomes))
