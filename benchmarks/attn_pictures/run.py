@@ -142,7 +142,7 @@ def videos(threads: int) -> dict[str, Any]:
         for k in range(KEYFRAMES):
             images, maps = moment({"camera": (480, 640)}, k)
             frame = results / f"{8 * k:05d}"
-            drawing = Drawing(style=BARE)
+            drawing = Drawing(names=False, colorbar=False)
             jobs.append(
                 pool.submit(draw_keyframe, frame, images, {"prefix": maps}, drawing, model_hw=(224, 224), title="")
             )

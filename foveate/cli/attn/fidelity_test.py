@@ -16,7 +16,7 @@ from foveate.data.droid.writer import DroidWriter
 from foveate.models.pi0.config import GemmaConfig, VisionConfig
 from foveate.policy import TraceOptions
 from foveate.pruning import make_pruner
-from foveate.studies.attention.kept_inference import infer_kept
+from foveate.studies.attention.kept_patches import infer_kept
 from foveate.types import Observation
 
 _GEMMA = GemmaConfig(width=32, depth=2, mlp_dim=64, num_heads=2, num_kv_heads=1, head_dim=16)

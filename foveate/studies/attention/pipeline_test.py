@@ -19,11 +19,10 @@ from foveate.data.droid.writer import DroidWriter
 from foveate.errors import FoveateError
 from foveate.studies.attention.archive import MAPS, EpisodeMaps
 from foveate.studies.attention.clips import Filming, clips_of, film
-from foveate.studies.attention.episodes import MARKER, PARTIAL, Pipeline, Plan, Reading
 from foveate.studies.attention.pictures import Drawing
+from foveate.studies.attention.pipeline import MARKER, PARTIAL, Pipeline, Plan, Reading
 from foveate.studies.attention.redraw import film_all, pictured_episodes, rank_over, redraw, stored_episodes
 from foveate.types import AttentionMaps
-from foveate.viz.attention import Style
 
 CAMERAS = {"corner": "varied_camera_1", "gripperPOV": "hand_camera"}
 READING = Reading(
@@ -35,10 +34,10 @@ READING = Reading(
     layers=(0, 1, 2),
     heads=(0, 1),
 )
-PLAN = Plan(keyframe_interval=4, batch=2, drawing=Drawing(layers=(0, 2), style=Style(size=(160, 120))))
+PLAN = Plan(keyframe_interval=4, batch=2, drawing=Drawing(layers=(0, 2), size=(160, 120)))
 
 
-def look(places, observations):
+def attend(places, observations):
     """Head 1 of every layer looks at one patch, the next one in each frame; head 0 everywhere; a view is absent."""
     found = []
     for _, frame in places:
@@ -61,8 +60,8 @@ def write(root, rows=10, outcome="success", size=(48, 64)):
     return episode.finish(outcome, "push the puck", 80.0, "eef_xyz+gripper", {})
 
 
-def run(root, out, look=look, plan=PLAN, **options):
-    return list(Pipeline(look, READING, plan, out / "results", out / "videos", 2, **options)(find_episodes(root)))
+def run(root, out, attend=attend, plan=PLAN, **options):
+    return list(Pipeline(attend, READING, plan, out / "results", out / "videos", 2, **options)(find_episodes(root)))
 
 
 def length(path):
@@ -122,7 +121,7 @@ def test_maps_are_stored_and_drawn_again(tmp_path):
     assert stored.maps["prefix"].dtype == np.float16 and stored.maps["prefix"].shape == (3, 3, 2, 2, 4, 4)
     np.testing.assert_array_equal(stored.at(4, "prefix").maps[1, 1, 0, 1], np.float16([0, 0, 0.5, 0]))
     # A layer that was not drawn at first, into another folder; then again: passed over.
-    drawing = Drawing(layers=(1,), style=Style(colormap="viridis", size=(200, 150)))
+    drawing = Drawing(layers=(1,), colormap="viridis", size=(200, 150))
     for status in ("done", "skipped"):
         again = list(redraw(keys, results, tmp_path / "data", tmp_path / "other", drawing))
         assert [o.status for o in again] == [status] * 2
@@ -210,7 +209,7 @@ def test_a_pictureless_folder_cannot_be_filmed(tmp_path):
 CHILD = """
 import sys
 from pathlib import Path
-from foveate.studies.attention.episodes_test import run
+from foveate.studies.attention.pipeline_test import run
 for outcome in run(Path(sys.argv[1]), Path(sys.argv[2])):
     assert outcome.status != "failed", outcome
 """
@@ -228,10 +227,7 @@ def test_killed_at_any_moment_and_started_again(tmp_path):
     for attempt in range(5):
         child = subprocess.Popen([sys.executable, "-c", CHILD, str(data), str(tmp_path)], cwd=REPO)
         if attempt < 4:
-            before = set(partial.glob("*/*"))
-            while child.poll() is None and set(partial.glob("*/*")) <= before:
-                time.sleep(0.01)  # until it works on an episode
-            time.sleep(rng.uniform(0, 0.3))
+            stop_at_work(child, partial, entries=rng.randint(1, 6), delay=rng.uniform(0, 0.03))
             child.send_signal(signal.SIGKILL)
         status = child.wait()
         assert status == (0 if attempt == 4 else status)
@@ -249,6 +245,23 @@ def test_killed_at_any_moment_and_started_again(tmp_path):
 
 
 REPO = Path(__file__).resolve().parents[3]
+
+
+def stop_at_work(child, partial, entries, delay):
+    """Stop the process in the middle of an episode, a little after it has begun on some entries of partial folders; or
+    return when it has ended by itself."""
+    before, seen = set(partial.glob("*/*")), set()
+    while child.poll() is None and len(seen) < entries:
+        seen |= set(partial.glob("*/*")) - before
+        time.sleep(0.001)
+    time.sleep(delay)
+    while child.poll() is None:
+        child.send_signal(signal.SIGSTOP)
+        os.waitid(os.P_PID, child.pid, os.WSTOPPED | os.WEXITED | os.WNOWAIT)
+        if any(partial.glob("*")):
+            return
+        child.send_signal(signal.SIGCONT)  # it is between two episodes
+        time.sleep(0.001)
 
 
 def check_whole(root, key):
@@ -272,7 +285,7 @@ def test_memory_stays_flat_over_a_hundred_episodes(tmp_path):
         copy = one.with_name(f"{one.name}_{i:02d}")
         os.symlink(one, copy)
     sizes = []
-    pipeline = Pipeline(look, READING, PLAN, tmp_path / "results", tmp_path / "videos", 2)
+    pipeline = Pipeline(attend, READING, PLAN, tmp_path / "results", tmp_path / "videos", 2)
     for outcome in pipeline(find_episodes(data)):
         assert outcome.status == "done"
         sizes.append(resident_mb())
