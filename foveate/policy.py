@@ -25,8 +25,8 @@ from foveate.pruning import PrunerConfig, make_config, make_pruner
 from foveate.pruning.base import Evidence, State, TokenPruner, pruning_stats
 from foveate.pruning.given import GivenPatches
 from foveate.types import ActionChunk, AttentionMaps, AttentionRequest, Observation, Phase, Trace
+from foveate.util.shipped import find_policy
 
-POLICIES = Path(__file__).parent / "policies"
 """Policies that ship with foveate; `load_policy` takes their bare names."""
 
 
@@ -82,23 +82,6 @@ class LoadOptions(ModelOptions):
         model, processor = family.load(info, self)
         pruner = make_pruner(info.pruner if self.pruner is None else self.pruner)
         return Policy(make_engine(model), processor, pruner, name=folder.resolve().name, device=self.device)
-
-
-def find_policy(name: str | Path) -> Path:
-    """The folder of a checkpoint: the path itself, or that of a policy that ships with foveate.
-
-    Raises:
-        FoveateError: neither is there.
-    """
-    folder, shipped = Path(name), POLICIES / str(name)
-    if folder.exists():
-        return folder
-    if not shipped.is_dir():
-        names = ", ".join(sorted(p.name for p in POLICIES.iterdir() if p.is_dir())) if POLICIES.is_dir() else "none"
-        raise FoveateError(
-            f"{name}: no such checkpoint folder, and no shipped policy of that name (there are: {names})"
-        )
-    return shipped
 
 
 @dataclass(frozen=True)

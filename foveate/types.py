@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 SpanKind = Literal["image", "text", "state", "action"]
+STAGES = ("vision", "prune", "prefill", "denoise", "total")
+"""Of an inference, each timed; `prefill` is what the users' reports call `kv_cache`."""
 
 
 @dataclass(frozen=True)

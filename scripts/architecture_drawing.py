@@ -21,9 +21,9 @@ REPO = Path(__file__).parents[1]
 IMAGES = REPO / "docs" / "images"
 FLOW = (
     ("Observation", "foveate.types", "envs"),
-    ("ModelInputs", "foveate.models.pi0.model", "models"),
+    ("ModelInputs", "foveate.models.base", "models"),
     ("Prefix", "foveate.types", "models"),
-    ("KeepSet", "foveate.types", "pruning"),
+    ("Selection", "foveate.types", "pruning"),
     ("Inference", "foveate.engine.base", "engine"),
     ("ActionChunk", "foveate.types", "policy"),
     ("Trace", "foveate.types", "tracing"),
@@ -31,7 +31,7 @@ FLOW = (
 )
 """A value, the module that defines it, and the room that makes it, in the order of one inference in closed loop."""
 
-WIDTH = 1180
+WIDTH = 880
 FILLS = ("#e8f4f2", "#d5eae6")
 INK, TEAL, RUST = "#1d2b2a", "#00796b", "#b4431f"
 
@@ -106,31 +106,32 @@ def architecture() -> str:
     parts, left, gap, y = [title(24, "The rooms: each imports only rooms in lower rows")], 16, 12, 40
     for number, row in enumerate(layers()):
         width = (WIDTH - 2 * left - gap * (len(row) - 1)) / len(row)
-        wrapped = [textwrap.wrap(summary(room), int(width / 6.1)) for room in row]
-        height = 30 + 15 * max(map(len, wrapped))
+        wrapped = [textwrap.wrap(summary(room), int(width / 6.2)) for room in row]
+        height = 32 + 15 * max(map(len, wrapped))
         for column, (room, lines) in enumerate(zip(row, wrapped, strict=True)):
             x = left + column * (width + gap)
             parts.append(box(x, y, width, height, FILLS[number % 2], TEAL))
             parts.append(text(x + width / 2, y + 19, room, size=14, more='font-weight="bold"'))
-            parts += [text(x + width / 2, y + 36 + 14 * n, line, size=11.5) for n, line in enumerate(lines)]
+            parts += [text(x + width / 2, y + 37 + 15 * n, line) for n, line in enumerate(lines)]
             steps = [n for n, (_, _, maker) in enumerate(FLOW, 1) if maker == room]
             parts += [badge(x + 14 + 20 * n, y + 14, step) for n, step in enumerate(steps)]
         y += height + gap
     parts.append(title(y + 26, "One inference in closed loop: what is made, and by which room"))
-    y, gap = y + 44, 26
-    width = (WIDTH - 2 * left - gap * (len(FLOW) - 1)) / len(FLOW)
-    for column, (value, module, room) in enumerate(FLOW):
+    y, gap, in_row = y + 44, 28, 4
+    width = (WIDTH - 2 * left) / in_row - gap
+    for number, (value, module, room) in enumerate(FLOW):
         if f"class {value}" not in source(module).read_text("utf-8"):
             raise SystemExit(f"FLOW says that {module} defines {value}; it does not")
-        x = left + column * (width + gap)
-        parts.append(box(x, y, width, 58, "#fbeee8", RUST))
-        parts.append(badge(x + 14, y + 14, column + 1))
-        parts.append(text(x + width / 2, y + 36, value, size=13, more='font-weight="bold"'))
-        parts.append(text(x + width / 2, y + 51, room, size=11.5))
-        if column:
-            arrow = f'd="M{x - 24:g} {y + 29:g}h20m-6 -5l7 5l-7 5"'
+        row, column = divmod(number, in_row)
+        x, top = left + gap + column * (width + gap), y + 70 * row
+        parts.append(box(x, top, width, 54, "#fbeee8", RUST))
+        parts.append(badge(x + 14, top + 14, number + 1))
+        parts.append(text(x + width / 2, top + 24, value, size=14, more='font-weight="bold"'))
+        parts.append(text(x + width / 2, top + 42, room))
+        if number:
+            arrow = f'd="M{x - 25:g} {top + 27:g}h20m-6 -5l7 5l-7 5"'
             parts.append(f'<path {arrow} fill="none" stroke="{RUST}" stroke-width="2"/>')
-    return svg(parts, WIDTH, y + 74, "The rooms of foveate and what flows through them")
+    return svg(parts, WIDTH, top + 70, "The rooms of foveate and what flows through them")
 
 
 def matrix() -> str:

@@ -16,8 +16,8 @@ from foveate.models.common.normalize import NormStats
 from foveate.models.common.robots import RobotMapping
 from foveate.models.pi0.config import GemmaConfig, Pi0Config, VisionConfig
 from foveate.models.pi0.model import Pi0
-from foveate.policy import POLICIES
 from foveate.training.policy.export import export_policy
+from foveate.util.shipped import TINY_TOKENIZER
 from foveate.viz.video import write_video
 
 ROWS = 12
@@ -40,7 +40,7 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
         Pi0(config),
         RobotMapping.load("droid"),
         {"state": unit, "actions": unit},
-        POLICIES / "metaworld_tiny" / "tokenizer.model",
+        TINY_TOKENIZER,
         pruner=None,
         train_config={"loop": {"steps": 0, "batch_size": 0}},
         tasks=[],

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from foveate.cli.main import main
-from foveate.policy import POLICIES
 from foveate.studies.demo import DemoConfig, clear, sim_config
+from foveate.util.shipped import POLICIES
 
 shipped = pytest.mark.skipif(
     not (POLICIES / "metaworld_tiny" / "model.safetensors").exists(), reason="the policy's weights are not here"

@@ -4,10 +4,15 @@ from __future__ import annotations
 
 import importlib.util
 import re
+import sys
 from pathlib import Path
 from types import ModuleType
 
+import pytest
+import torch
+
 from foveate.testing.golden import REPO
+from foveate.types import Prefix, Span, TokenLayout
 
 
 def load(path: Path) -> ModuleType:
@@ -36,12 +41,27 @@ def test_both_readmes_show_the_same_commands_links_and_pictures() -> None:
     assert seen[0] == seen[1]
 
 
+def test_the_method_of_the_guide_selects(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The Python of docs/adding-a-method.md, as it stands there, keeps a quarter of a tiny prefix."""
+    guide = (REPO / "docs" / "adding-a-method.md").read_text(encoding="utf-8")
+    (code,) = re.findall(r"```python\n(.*?)```", guide, re.DOTALL)
+    module = ModuleType("far_from_mean")
+    monkeypatch.setitem(sys.modules, module.__name__, module)  # dataclasses look their module up
+    exec(code, vars(module))
+    layout = TokenLayout((Span("corner", "image", 0, 16, (4, 4)), Span("text", "text", 16, 20)))
+    embeds = torch.zeros(1, 20, 8)
+    embeds[0, [3, 5, 7, 15]] = 1.0
+    prefix = Prefix(embeds, torch.ones(1, 20, dtype=torch.bool), torch.arange(20)[None], layout)
+    selection = module.FarFromMean(keep_ratio=0.25).build().eval().select(prefix)
+    assert selection.keep.indices()[0].tolist() == [3, 5, 7, 15] and int(selection.mask.sum()) == 8
+
+
 def test_the_readme_is_read_in_minutes() -> None:
     assert len((REPO / "README.md").read_text(encoding="utf-8").split()) < 900
 
 
 def test_drawings_are_those_of_the_import_contract() -> None:
-    script = load(REPO / "scripts" / "architecture_drawing.py")
-    for name, draw in script.DRAWINGS.items():
-        drawn = (REPO / "docs" / "images" / name).read_text(encoding="utf-8")
-        assert drawn == draw(), "python scripts/architecture_drawing.py"
+    drawings = load(REPO / "scripts" / "architecture_drawing.py").DRAWINGS
+    images = REPO / "docs" / "images"
+    stale = [name for name, draw in drawings.items() if (images / name).read_text(encoding="utf-8") != draw()]
+    assert stale == [], "python scripts/architecture_drawing.py draws them anew"

@@ -9,12 +9,13 @@ import pytest
 from foveate.cli.main import main
 from foveate.data.vqa.mixed import facts_of, generate
 from foveate.models.vlm.decoding import Decoding
-from foveate.models.vlm.load import SHIPPED, load_vlm
+from foveate.models.vlm.load import load_vlm
+from foveate.util.shipped import VLMS
 
 
 def test_the_shipped_model_sees_what_the_level_shows():
     vlm = load_vlm("tiny_qwen3vl", batch_size=64)
-    assert sum(path.stat().st_size for path in (SHIPPED / "tiny_qwen3vl").glob("*")) < 12e6
+    assert sum(path.stat().st_size for path in (VLMS / "tiny_qwen3vl").glob("*")) < 12e6
     assert vlm.reuse_obstacle == ""
     samples = generate("val", 200)
     text = vlm.text_pass(samples)

@@ -215,18 +215,18 @@ def test_the_whole_paper_resumes(whole_paper, capsys):
 
 
 def test_the_paper_knows_when_questions_have_changed():
-    from rich.console import Console
-
     from foveate.cli.config import parse
-    from foveate.cli.value.paper import Paper
-    from foveate.cli.value.seeds import SeedsConfig
+    from foveate.studies.value.config import SeedsConfig
+    from foveate.studies.value.paper import Paper
+    from foveate.studies.value.study import open_study
 
     questions = Path("own.jsonl")
     config = parse(SeedsConfig, [*MODEL, "--dataset_config", str(questions)], "foveate value paper")
     found = []
     for answer in ("red", "red", "blue"):
         questions.write_text(json.dumps({"question": "What colour is it?", "answer": answer}) + "\n")
-        found.append(Paper(config, Console()).identity("cpu"))
+        with open_study(config.base) as study:
+            found.append(Paper(study, config.seeds).identity())
     assert found[0] == found[1] != found[2]
 
 

@@ -18,13 +18,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from rich.console import Console
 
 from foveate.cli.config import parse
-from foveate.cli.eval.vqa import run_experiment
 from foveate.cli.main import main as foveate
 from foveate.data.vqa.mixed import facts_of
 from foveate.evaluation.vqa.config import VqaConfig
+from foveate.studies.value.run import evaluate
+from foveate.studies.value.study import open_study
 from foveate.testing.golden import REPO
 from foveate.util.provenance import provenance
 
@@ -82,10 +82,11 @@ def read(path: Path) -> list[Row]:
 
 def slices(options: argparse.Namespace, seed: str) -> list[Row]:
     """The chosen row of one seed among known and held-out wordings, and among letters that the context tells."""
-    policy = str(options.out / "seeds" / f"seed_{seed}" / "policy")
-    words = [*common(options, f"slices_{seed}", options.questions), "--checkpoint", policy]
-    done = run_experiment(parse(VqaConfig, words, "run.py"), Console(quiet=True))
-    scored, chosen = done.datasets["mixed"], next(item for item in done.matrix if item.row["chosen"])
+    head = str(options.out / "seeds" / f"seed_{seed}" / "policy")
+    words = [*common(options, f"slices_{seed}", options.questions), "--checkpoint", head]
+    with open_study(parse(VqaConfig, words, "run.py")) as study:
+        found = evaluate(study)
+    scored, chosen = found.datasets["mixed"], next(item for item in found.matrix if item.row["chosen"])
     facts = [facts_of(sample) for sample in scored.samples]
     kinds = [sample.category for sample in scored.samples]
     among = {

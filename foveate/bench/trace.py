@@ -20,10 +20,11 @@ from foveate.models.common.normalize import NormStats
 from foveate.models.common.robots import RobotMapping
 from foveate.models.pi0.config import GemmaConfig, Pi0Config, VisionConfig
 from foveate.models.pi0.model import Pi0
-from foveate.policy import POLICIES, Policy, TraceOptions, load_policy
+from foveate.policy import Policy, TraceOptions, load_policy
 from foveate.tracing.store import TraceStore
 from foveate.training.policy.export import export_policy
 from foveate.types import AttentionRequest, Observation
+from foveate.util.shipped import TINY_TOKENIZER
 
 MID = Pi0Config(
     vocab_size=2048,
@@ -75,7 +76,7 @@ def random_policy(config: Pi0Config, pruner: str | None) -> Iterator[Policy]:
             Pi0(config),
             robot,
             {"state": unit, "actions": unit},
-            POLICIES / "metaworld_tiny" / "tokenizer.model",
+            TINY_TOKENIZER,
             pruner={"name": pruner} if pruner else None,
             train_config={"loop": {"steps": 0, "batch_size": 0}},
             tasks=[],

@@ -16,13 +16,13 @@ class BenchTraceConfig:
     """Time inferences with and without trace, interleaved in one run."""
 
     policy: str = "mid"
-    """A policy folder, a shipped policy, or `mid`: 65 M parameters with random weights, pruned by LightVLA."""
+    """Policy folder, name of a shipped policy, or `mid`: 65 M random parameters, pruned by LightVLA."""
     rounds: int = 30
-    """Measured inferences per mode."""
+    """Inferences that are measured in each mode."""
     attn_layers: tuple[int, ...] = (1, -1)
-    """Backbone layers whose attention rows are computed."""
+    """Backbone layers that the mode `routing+attention` looks at; negative ones count from the last."""
     json: str | None = None
-    """Also write the figures to this file."""
+    """File that the JSON document is written to as well; null: it is printed alone."""
 
 
 def trace(argv: list[str]) -> int:

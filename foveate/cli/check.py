@@ -16,11 +16,17 @@ def golden(argv: list[str]) -> int:
     parser.add_argument(
         "folder", metavar="DIR", type=Path, help="holds pi0/, lightvla/, ... (whatever is there is compared)"
     )
-    parser.add_argument("--device", default="cpu", help="where the model runs: cpu, cuda, cuda:1 (default: cpu)")
-    parser.add_argument("--dtype", choices=("float32", "bfloat16"), help="compare this one alone (default: both)")
-    parser.add_argument("--engine", default="eager", help="what draws the samples (default: eager)")
-    parser.add_argument("--groups", metavar="A,B", help="compare these groups alone (default: all that are there)")
-    parser.add_argument("--json", metavar="FILE", type=Path, help="write the rows there too")
+    parser.add_argument("--device", default="cpu", help="torch device of the model: cpu, cuda, cuda:1 (default: cpu)")
+    parser.add_argument(
+        "--dtype",
+        choices=("float32", "bfloat16"),
+        help="number format of the weights; compare this one alone (default: both)",
+    )
+    parser.add_argument("--engine", default="eager", help="engine that runs the model (default: eager)")
+    parser.add_argument(
+        "--groups", metavar="A,B", help="compare these groups of tensors alone (default: all that are there)"
+    )
+    parser.add_argument("--json", metavar="FILE", type=Path, help="write the table to this file as JSON too")
     args = parser.parse_args(argv)
 
     from rich.console import Console

@@ -1,4 +1,4 @@
-"""From a command line and YAML files to one frozen dataclass, by jsonargparse.
+"""From a command line and YAML files to one frozen dataclass.
 
     config = parse(EvalConfig, argv, "foveate eval sim")
 
@@ -6,34 +6,66 @@ Fields become flags (`--env.image_size 96`), their docstrings the help. `--confi
 in order, and flags win over files. `_` and `-` are the same in flags; `--flag` alone means true; a tuple field takes
 `1,31`, `1 31` or `[1, 31]`.
 
-A field that is a union of dataclasses (`pruner: PrunerConfig | None`) is a choice, see `choices.py`:
+A field that is a union of dataclasses (`pruner: PrunerConfig | None`) is a choice by name:
 `--pruner lightvla --pruner.keep_ratio 0.25`; in YAML `pruner: lightvla`, or a mapping with `name: lightvla` in it.
+It is settled before options are read: an option of a dataclass that is not chosen is an unknown option.
+
+jsonargparse reads each value by the type of its field. It is not given whole dataclasses: it would look for the types
+of inherited fields in the wrong module, and accept anything where it does not find them.
 """
 
 from __future__ import annotations
 
 import argparse
 import dataclasses
-import inspect
 import json
-import re
 import typing
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import MISSING, dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
 import jsonargparse
 import yaml
 
-from foveate.cli.choices import TAGS, Choice
-from foveate.cli.flags import plain_flag, read_flags, sequence_of, take
-from foveate.cli.type_words import Help, in_words, names_of
+from foveate.cli.help import Field, about, in_words, items_of, names_of, print_help
 from foveate.errors import FoveateError, unknown
-from foveate.util.run_folder import field_names, to_dict
+from foveate.util.choices import choices_of, members, named
 
 T = TypeVar("T")
+Chosen = dict[str, type | None]
+"""Field -> the dataclass that it is to hold."""
 
-jsonargparse.set_parsing_settings(docstring_parse_attribute_docstrings=True)
+HELP = ("-h", "--help")
+TAGS = ("", ".name", ".class_path")
+"""What names a choice, in a file and in a flag: `--pruner.name X` is `--pruner X`."""
+SWITCH = {"true": "true", "false": "false", "yes": "true", "no": "false", "null": "null", "none": "null"}
+"""What may follow a true/false flag, and what it means."""
+
+
+@dataclass
+class Flag:
+    """A flag, by its field's name, and the words up to the next one; the first word may be joined to it by `=`."""
+
+    name: str
+    words: list[str]
+    joined: bool = False
+
+    def take(self, kind: Any = str) -> str:
+        """The text of a value of this type; the words that make it leave `words`."""
+        items, switch = items_of(kind), bool in members(kind)
+        if switch and not self.joined and not (self.words and self.words[0].lower() in SWITCH):
+            return "true"
+        count = len(self.words) if items and not self.joined else 1
+        taken, self.words = self.words[:count], self.words[count:]
+        if not taken:
+            raise FoveateError(f"--{self.name} needs a value")
+        if switch:
+            return SWITCH.get(taken[0].lower(), taken[0])
+        if not items or taken[0].startswith("[[") or taken[0] in ("null", "none"):
+            return " ".join(taken)
+        parts = [part.strip(" '\"") for text in taken for part in text.strip("[]").split(",") if part.strip()]
+        return json.dumps(parts) if str in items else f"[{', '.join(parts)}]"
 
 
 def parse(
@@ -56,53 +88,56 @@ def parse(
             field, a file that cannot be read, or what the dataclass's `__post_init__` rejects.
     """
     aliases = aliases or {}
-    words = [plain_flag(word, aliases) for word in argv]
-    wants_help = "--help" in words or "-h" in words
-    words, files = take([word for word in words if word not in ("--help", "-h")], "config")
-    layers = [_read_yaml(Path(file), aliases) for file in files]
-    choices = _make_choices(config_cls)
-    for key, choice in choices.items():
-        words = _choose(key, choice, layers, words)
+    flags = _split([word for word in argv if word not in HELP], aliases)
+    choices = [field for field in _fields(config_cls, {}) if choices_of(field.kind)]
+    naming = [f"{field.key}{tag}" for field in choices for tag in TAGS]
 
-    known = dict(_leaves(config_cls, choices))
-    values: dict[str, Any] = {}
-    for layer in [{key: choice.options for key, choice in choices.items()}, *layers]:
-        values |= _flatten(layer, known, choices)
-    values |= read_flags(words, known, positional)
+    said = [pair for flag in flags if flag.name == "config" for pair in _read_yaml(Path(flag.take()), aliases)]
+    said += [(flag.name, flag.take()) for flag in flags if flag.name in naming]
+    rest = [flag for flag in flags[1:] if flag.name not in ("config", *naming)]
+    chosen, values = _choose(choices, said, [flag.name for flag in rest])
+    options = {field.key: field for field in _options(config_cls, chosen)}
+    for key, value in values.items():
+        _check_key(key, value, [*options, *chosen])
+    for flag in rest:
+        if flag.name not in options:
+            known = (*options, *chosen, *aliases, "config", "help")
+            raise unknown("option", f"--{flag.name}", [f"--{key}" for key in known])
+        values[flag.name] = flag.take(options[flag.name].kind)
+    bare = [word for flag in flags for word in flag.words]
+    if len(bare) > len(positional):
+        raise FoveateError(f"unexpected word {bare[len(positional)]!r}: options start with `--`")
+    values |= zip(positional, bare, strict=False)
 
-    parser = _make_parser(config_cls, choices, known, prog, description, positional)
-    if wants_help:
-        parser.print_help()
+    if not set(HELP).isdisjoint(argv):
+        words = [key.upper() if options[key].default is MISSING else f"[{key.upper()}]" for key in positional]
+        fields = [*(field._replace(default=chosen[field.key]) for field in choices), *options.values()]
+        print_help(" ".join([prog, *words, "[--OPTION VALUE ...]"]), description or about(config_cls), fields, aliases)
         raise SystemExit(0)
-    namespace = _run(parser, {key: _as_text(value) for key, value in values.items()}, known, prog)
+    read = {key: _read(key, values[key], f.kind) if key in values else f.default for key, f in options.items()}
+    if missing := [f"--{key}" for key, value in read.items() if value is MISSING]:
+        raise FoveateError(f"{', '.join(missing)}: a value is needed; `{prog} --help` lists the options")
     try:
-        instances = parser.instantiate(namespace)
-        return config_cls(**{name: instances.get(name) for name in field_names(config_cls)})
+        return _build(config_cls, read, chosen)
     except (ValueError, TypeError) as error:
         raise FoveateError(str(error)) from error
 
 
-def _make_choices(config_cls: type) -> dict[str, Choice]:
-    hints = typing.get_type_hints(config_cls)
-    found = {f.name: Choice.of(f, hints[f.name]) for f in dataclasses.fields(config_cls) if f.init}
-    return {name: choice for name, choice in found.items() if choice is not None}
+def _split(words: Sequence[str], aliases: Mapping[str, str]) -> list[Flag]:
+    """The flags: `--trace-out-dir=x` is trace_out_dir. The words before all flags come first, without a name."""
+    flags = [Flag("", [])]
+    for word in words:
+        if word.startswith("--"):
+            name, equals, value = word[2:].partition("=")
+            name = name.replace("-", "_").replace(".init_args.", ".")
+            flags.append(Flag(aliases.get(name, name), [value] if equals else [], bool(equals)))
+        else:
+            flags[-1].words.append(word)
+    return flags
 
 
-def _choose(key: str, choice: Choice, layers: Sequence[dict[str, Any]], words: list[str]) -> list[str]:
-    """Settle a choice by the files, then by the flags; both lose what concerned the choice itself."""
-    for layer in layers:
-        if key in layer:
-            choice.update(layer.pop(key))
-    for flag in (key, *(f"{key}.{tag}" for tag in TAGS)):
-        words, names = take(words, flag)
-        for name in names:
-            choice.choose(name)
-    options = [word[2:].partition("=")[0] for word in words if word.startswith(f"--{key}.")]
-    choice.settle([option.removeprefix(f"{key}.") for option in options])
-    return words
-
-
-def _read_yaml(path: Path, aliases: Mapping[str, str]) -> dict[str, Any]:
+def _read_yaml(path: Path, aliases: Mapping[str, str]) -> list[tuple[str, Any]]:
+    """(dotted key, value) of everything that a file says."""
     try:
         content = yaml.safe_load(path.read_text())
     except OSError as error:
@@ -111,111 +146,105 @@ def _read_yaml(path: Path, aliases: Mapping[str, str]) -> dict[str, Any]:
         raise FoveateError(f"--config {path}: not valid YAML: {' '.join(str(error).split())}") from error
     if not isinstance(content, dict | None):
         raise FoveateError(f"--config {path}: expected `key: value` lines, got a {type(content).__name__}")
-    plain = {str(key).replace("-", "_"): value for key, value in (content or {}).items()}
-    return {aliases.get(key, key): value for key, value in plain.items()}
+    return [(aliases.get(key, key), value) for key, value in _flatten(content or {})]
 
 
-def _leaves(config_cls: type, choices: Mapping[str, Choice], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Dotted key -> type of every option, those of the chosen dataclasses included."""
-    hints = typing.get_type_hints(config_cls)
-    for spec in dataclasses.fields(config_cls):
-        hint = choices[spec.name].chosen if spec.name in choices else hints[spec.name]
-        if isinstance(hint, type) and dataclasses.is_dataclass(hint):
-            yield from _leaves(hint, {}, f"{prefix}{spec.name}.")
-        elif spec.init and spec.name not in choices:
-            yield f"{prefix}{spec.name}", hint
+def _flatten(content: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Nested values by dotted keys, what names a choice before its options."""
+    for name, value in sorted(content.items(), key=lambda item: f".{item[0]}" not in TAGS):
+        key = f"{prefix}{name}".replace("-", "_").replace(".init_args.", ".")
+        if isinstance(value, Mapping) and value:
+            yield from _flatten(value, f"{key}.")
+        else:
+            yield key, value
 
 
-def _flatten(
-    values: Mapping[str, Any], known: Mapping[str, Any], choices: Mapping[str, Choice], prefix: str = ""
-) -> dict[str, Any]:
-    """Nested YAML values -> dotted keys; an unknown key is an error that names the nearest known one."""
-    flat: dict[str, Any] = {}
-    for key, value in values.items():
-        dotted = f"{prefix}{key}"
-        if dotted in known:
-            flat[dotted] = value
-        elif isinstance(value, Mapping) and (not value or any(k.startswith(f"{dotted}.") for k in known)):
-            flat |= _flatten(value, known, choices, f"{dotted}.")
-        elif not (value is None and dotted in {k.partition(".")[0] for k in known}):
-            raise _unknown_key(dotted, value, known, choices)
-    return flat
+def _choose(
+    choices: Iterable[Field], said: Iterable[tuple[str, Any]], flags: Sequence[str]
+) -> tuple[Chosen, dict[str, Any]]:
+    """Settle the choices by what was said, in order: (field -> dataclass, option -> value said).
+
+    A new choice forgets the options of the one before; where there are options but no name, the only one is meant.
+    """
+    names = {field.key: choices_of(field.kind) for field in choices}
+    chosen = {f.key: type(f.default) if type(f.default) in names[f.key].values() else None for f in choices}
+    values: dict[str, Any] = {}
+    for key, value in said:
+        choice = next((choice for choice in names for tag in TAGS if key == f"{choice}{tag}"), None)
+        if choice is None or value == {}:
+            values[key] = value
+            continue
+        new = named(choice, "null" if value is None else str(value), names[choice])
+        if new is None or chosen[choice] not in (None, new):
+            values = {key: value for key, value in values.items() if not key.startswith(f"{choice}.")}
+        chosen[choice] = new
+    for choice in names:
+        given = next((key for key in (*flags, *values) if key.startswith(f"{choice}.")), None)
+        if given is not None and chosen[choice] is None:
+            known = {name: cls for name, cls in names[choice].items() if cls is not None}
+            if len(known) > 1:
+                raise FoveateError(
+                    f"--{given} is given, but no {choice} is chosen; add --{choice} NAME with one of {', '.join(known)}"
+                )
+            chosen[choice] = next(iter(known.values()))
+    return chosen, values
 
 
-def _unknown_key(key: str, value: Any, known: Mapping[str, Any], choices: Mapping[str, Choice]) -> FoveateError:
-    """Names the keys of that level, and those of the same name elsewhere; a file has too many to name them all."""
-    above, _, name = key.rpartition(".")
-    depth = key.count(".") + 1
-    level = {".".join(k.split(".")[:depth]) for k in known if not above or k.startswith(f"{above}.")}
-    level |= set() if above else set(choices)
-    if key in level:
-        below = ", ".join(k.removeprefix(f"{key}.") for k in known if k.startswith(f"{key}."))
-        return FoveateError(f"config key {key!r}: expected keys below it ({below}), got {value!r}")
-    return unknown("config key", key, {*level, *(k for k in known if k.endswith(f".{name}"))})
+def _fields(cls: type, chosen: Chosen, base: Any = None, prefix: str = "") -> Iterator[Field]:
+    """The fields of one dataclass; `base` is an instance that holds their defaults."""
+    hints = typing.get_type_hints(cls)
+    for spec in dataclasses.fields(cls):
+        if spec.init:
+            key = f"{prefix}{spec.name}"
+            default = spec.default if spec.default_factory is MISSING else spec.default_factory()
+            kind = chosen.get(key, hints[spec.name])
+            yield Field(key, kind, default if base is None else getattr(base, spec.name), cls)
 
 
-def _as_text(value: Any) -> str:
-    if isinstance(value, str):
-        return value
-    return json.dumps(to_dict(value))
+def _options(cls: type, chosen: Chosen, base: Any = None, prefix: str = "") -> Iterator[Field]:
+    """The fields that take a value, of a dataclass and of those in it."""
+    for field in _fields(cls, chosen, base, prefix):
+        if isinstance(field.kind, type) and dataclasses.is_dataclass(field.kind):
+            inner = field.default if isinstance(field.default, field.kind) else None
+            yield from _options(field.kind, chosen, inner, f"{field.key}.")
+        elif field.kind is not None:
+            yield field
 
 
-def _make_parser(
-    config_cls: type,
-    choices: Mapping[str, Choice],
-    known: Mapping[str, Any],
-    prog: str,
-    description: str,
-    positional: Sequence[str],
-) -> jsonargparse.ArgumentParser:
-    about = description or inspect.cleandoc(config_cls.__doc__ or "")
-    if about.startswith(f"{config_cls.__name__}("):  # what @dataclass writes where there is no docstring
-        about = ""
-    notes = [
-        f"--{key} NAME chooses one of {', '.join(choice.names)} (now: {choice.name or 'none'}); "
-        f"`--{key} NAME --help` lists its options."
-        for key, choice in choices.items()
-    ]
-    required = {f.name for f in dataclasses.fields(config_cls) if f.default is f.default_factory is dataclasses.MISSING}
-    bare = [key.upper() if key in required else f"[{key.upper()}]" for key in positional]
-    parser = jsonargparse.ArgumentParser(
-        prog=prog,
-        usage=" ".join([prog, *bare, "[--OPTION VALUE ...]"]) if bare else None,
-        description=" ".join([about, *notes]),
-        exit_on_error=False,
-        formatter_class=Help,
-    )
-    # jsonargparse evaluates annotations in the class's own module, where names of an inherited field may be missing; it
-    # would then accept anything.
-    hints = typing.get_type_hints(config_cls)
-    config_cls.__init__.__annotations__.update({name: hints[name] for name in field_names(config_cls)})  # type: ignore[misc]
-    parser.add_argument("--config", type=str, help="a YAML file of these options; repeatable, later ones win")
-    parser.add_class_arguments(config_cls, as_group=False, skip=set(choices))
-    for key, choice in choices.items():
-        if choice.chosen is not None:
-            parser.add_class_arguments(choice.chosen, key)
-    for action in parser._actions:  # jsonargparse offers `--env FILE` for every group; `--config` is the one way here
-        if action.option_strings and type(action).__name__ == "_ActionConfigLoad":
-            action.help = argparse.SUPPRESS
-        if names := names_of(known.get(action.dest)):
-            action.metavar = f"{{{','.join(names)}}}"
-    return parser
+def _build(cls: type[T], values: Mapping[str, Any], chosen: Chosen, prefix: str = "") -> T:
+    """A dataclass, and those in it, of dotted key -> value."""
+    given = {
+        key: values[key] if key in values else kind and _build(kind, values, chosen, f"{key}.")
+        for key, kind, *_ in _fields(cls, chosen, prefix=prefix)
+    }
+    return cls(**{key.removeprefix(prefix): value for key, value in given.items()})
 
 
-def _run(
-    parser: jsonargparse.ArgumentParser, values: Mapping[str, str], known: Mapping[str, Any], prog: str
-) -> jsonargparse.Namespace:
-    """Parse, with jsonargparse's complaints in one paragraph."""
+def _check_key(key: str, value: Any, known: Collection[str]) -> None:
+    """Refuse an unknown key of a file, naming the keys of its level and those of the same name elsewhere."""
+    level = ""
+    for name in key.split("."):
+        below = {k.removeprefix(level).partition(".")[0] for k in known if k.startswith(level)}
+        if not below:
+            raise FoveateError(f"config key {level[:-1]!r}: expected a value, got {name!r} below it")
+        if name not in below:
+            near = {*(f"{level}{n}" for n in below), *(k for k in known if k.endswith(f".{name}"))}
+            raise unknown("config key", f"{level}{name}", near)
+        level += f"{name}."
+    if key not in known and value not in (None, {}):  # `env:` with nothing below it says nothing
+        keys = ", ".join(k.removeprefix(level) for k in known if k.startswith(level))
+        raise FoveateError(f"config key {key!r}: expected keys below it ({keys}), got {value!r}")
+
+
+def _read(key: str, value: Any, kind: Any) -> Any:
+    """A value of this type, from the text of a flag or from what YAML made of a file."""
+    text = value if isinstance(value, str) else json.dumps(value, default=str)
+    parser = jsonargparse.ArgumentParser(exit_on_error=False)
+    parser.add_argument("--value", type=kind)
     try:
-        return parser.parse_args([f"--{key}={value}" for key, value in values.items()])
+        return parser.parse_args([f"--value={text}"]).value
     except argparse.ArgumentError as error:
-        text = " ".join(str(error).split())
-        wrong = re.match(r'(?:Parser key|argument) "?([\w.]+)"?: ?', text)
-        if wrong is None or wrong[1] not in values:
-            raise FoveateError(f"{text}; `{prog} --help` lists the options") from error
-        key, given = wrong[1], values[wrong[1]]
-        if names := names_of(known[key]):
-            raise FoveateError(f"--{key}: {unknown('value', given, names)}") from error
-        if sequence_of(known[key]) is not None:
-            given = given.removeprefix("[").removesuffix("]")
-        raise FoveateError(f"--{key}: expected {in_words(known[key])}, got {given!r}") from error
+        if names := names_of(kind):
+            raise FoveateError(f"--{key}: {unknown('value', text, names)}") from error
+        given = text.removeprefix("[").removesuffix("]") if items_of(kind) else text
+        raise FoveateError(f"--{key}: expected {in_words(kind)}, got {given!r}") from error

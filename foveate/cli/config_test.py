@@ -196,6 +196,7 @@ def test_pruning_methods_go_by_their_registry_names() -> None:
             got = parse(Config, ["--pruner", said, *budget], "x").pruner
             assert type(got) is cls
             assert pruning.make_config(to_dict(Config(got))["pruner"]) == got
+    assert parse(Config, ["--pruner", "null"], "x").pruner is None  # which run folders hold; `none` is a method
     with pytest.raises(FoveateError, match="both set"):
         parse(Config, ["--pruner", "random", "--pruner.keep_ratio", "0.2", "--pruner.keep_tokens", "3"], "x")
     with pytest.raises(FoveateError, match=r"\(0, 1\]"):

@@ -25,7 +25,7 @@ def run(argv: list[str]) -> int:
     # Imported here, so that `--help` answers without torch.
     from foveate.models.base import ModelOptions
     from foveate.models.registry import detect
-    from foveate.policy import find_policy
+    from foveate.util.shipped import find_policy
 
     options = ModelOptions(robot=args.robot, tokenizer=args.tokenizer, action_horizon=args.action_horizon)
     _, info = detect(find_policy(args.checkpoint), options)

@@ -9,9 +9,8 @@ from foveate.cli.inspect import run
 from foveate.cli.main import main
 from foveate.models.common.normalize import NormStats, save_norm_stats
 from foveate.models.pi0.detect_test import small_tokenizer
-from foveate.testing.golden import REPO, golden_dir
-
-TOKENIZER = REPO / "foveate" / "policies" / "metaworld_tiny" / "tokenizer.model"
+from foveate.testing.golden import golden_dir
+from foveate.util.shipped import TINY_TOKENIZER
 
 
 @pytest.fixture
@@ -64,7 +63,7 @@ def test_what_does_not_fit_is_listed(checkpoint: Path, capsys: pytest.CaptureFix
 
     write_stats(checkpoint, 7)
     fitting = small_tokenizer(checkpoint / "tokenizer.model", 512)
-    assert "1024 pieces and the model embeds 512" in problem(TOKENIZER)
+    assert "1024 pieces and the model embeds 512" in problem(TINY_TOKENIZER)
     assert "norm stats of 'state' have 7 entries; robot 'droid' has 8" in problem(fitting)
     (checkpoint / "assets" / "droid" / "norm_stats.json").write_text("{")
     assert "not JSON" in problem(fitting)

@@ -8,9 +8,6 @@ from contextlib import contextmanager
 
 import torch
 
-STAGES = ("vision", "prune", "prefill", "denoise", "total")
-"""`prefill` is what the users' reports call `kv_cache`."""
-
 
 class StageTimer:
     """`with timer("vision"): ...` -> `timer.ms["vision"]`, in milliseconds."""

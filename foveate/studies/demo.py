@@ -14,9 +14,9 @@ from foveate.errors import FoveateError
 from foveate.evaluation.evidence import write_report
 from foveate.evaluation.sim.evaluate import Evaluated, evaluate
 from foveate.evaluation.sim.simulate import SimConfig
-from foveate.policy import POLICIES
 from foveate.pruning import LightVLA, NoPruning
 from foveate.util.progress import SILENT, Reporter
+from foveate.util.shipped import POLICIES
 
 FULL, PRUNED = "metaworld_tiny", "metaworld_tiny_lightvla"
 

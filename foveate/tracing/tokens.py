@@ -21,10 +21,11 @@ from foveate.tracing.record import Record, to_record
 from foveate.tracing.schema import SCHEMA_VERSION, capabilities, lookup, validate
 from foveate.tracing.store import dump_paths, iter_dumps
 from foveate.tracing.summary import summarize, summarize_capabilities
+from foveate.types import STAGES
 from foveate.util.files import json_lines, write_json, write_text
 
 IDENTITY = ("sample_id", "dump", "task", "task_id", "episode", "step", "query", "variant", "seed")
-STAGES = ("vision", "prune", "prefill", "kv_cache", "denoise", "total")
+TIMES = (*STAGES[:3], "kv_cache", *STAGES[3:])
 
 Diagnose = Callable[[Sequence[Record]], list[str]]
 """What looks wrong in the keep sets of a run, as sentences."""
@@ -63,7 +64,7 @@ def token_row(record: Record, previous: np.ndarray | None = None) -> dict[str, A
             row |= {f"{label}_mean": float(record.stats[name].mean()), f"{label}_std": float(record.stats[name].std())}
     if record.latency_s is not None:
         row["forward_latency_s"] = float(record.latency_s)
-    row |= {f"{stage}_ms": record.stages_ms[stage] for stage in STAGES if stage in record.stages_ms}
+    row |= {f"{stage}_ms": record.stages_ms[stage] for stage in TIMES if stage in record.stages_ms}
     return row
 
 

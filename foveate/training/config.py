@@ -15,45 +15,45 @@ class OptimConfig:
     lr: float = 2.5e-5
     """Peak learning rate."""
     final_lr: float = 2.5e-6
-    """Learning rate at the last step."""
+    """Learning rate at the last step, where the cosine ends."""
     warmup_steps: int = 1000
-    """Steps of linear warm-up."""
+    """Optimizer steps over which the learning rate rises linearly to `lr`."""
     betas: tuple[float, float] = (0.9, 0.95)
-    """Decay of the first and the second moment."""
+    """Decay per step of AdamW's first and second moment."""
     eps: float = 1e-8
-    """AdamW's epsilon."""
+    """AdamW's epsilon, added to the root of the second moment."""
     weight_decay: float = 1e-10
-    """Of matrices alone; norms, biases and vectors are not decayed."""
+    """Weight decay of AdamW, on matrices alone; norms, biases and vectors are not decayed."""
     clip_norm: float = 1.0
-    """Largest global gradient norm."""
+    """Gradients are scaled down to this global L2 norm where theirs is larger."""
     ema_decay: float = 0.99
-    """Of the averaged weights, which are what is exported."""
+    """Decay per step of the moving average of the weights; the averaged weights are exported."""
 
 
 @dataclass(frozen=True)
 class LoopConfig:
-    """How long, in what portions, on what device."""
+    """Length of the training, size of its batches, device, log and checkpoints."""
 
     steps: int = 30_000
-    """Optimizer steps."""
+    """Optimizer steps of the whole run."""
     batch_size: int = 32
-    """Samples per step, over all processes and accumulated portions."""
+    """Samples per optimizer step, over all processes and micro-batches."""
     accumulate: int = 1
-    """Portions that each process's share of a batch is computed in."""
+    """Micro-batches that each process divides its share of a batch into; more of them need less memory."""
     precision: Literal["float32", "bfloat16"] = "float32"
-    """`bfloat16`: autocast in forward and backward, weights and optimizer stay float32."""
+    """Arithmetic of forward and backward pass; with `bfloat16` (autocast) weights and optimizer stay float32."""
     device: str = "auto"
-    """`auto` takes CUDA where it is there; `cpu`, `cuda:1`."""
+    """Torch device, as `cpu` or `cuda:1`; `auto` takes CUDA where it is there."""
     compile: bool = False
     """Compile the objective with torch.compile."""
     threads: int = 0
-    """CPU threads; 0: as many as torch takes by itself."""
+    """CPU threads that torch computes with; 0: as many as it takes by itself."""
     log_every: int = 20
     """Steps between lines of metrics.jsonl and TensorBoard points."""
     save_every: int = 1000
     """Steps between checkpoints; the last step always writes one."""
     keep_checkpoints: int = 2
-    """How many of the newest checkpoints stay on disk."""
+    """Newest checkpoints that stay on disk; older ones are deleted."""
 
     def __post_init__(self) -> None:
         for name in ("steps", "batch_size", "accumulate", "log_every", "save_every", "keep_checkpoints"):
@@ -67,30 +67,30 @@ RESUME_FREE = ("precision", "device", "compile", "threads", "log_every", "save_e
 
 @dataclass(frozen=True)
 class DataConfig:
-    """What is trained on, and how it is varied."""
+    """Demonstrations that are trained on, and their augmentation."""
 
     path: tuple[str, ...] = ()
     """Folders of demonstrations, as `foveate data metaworld-demos` writes them."""
     tasks: tuple[str, ...] = ()
-    """Train on these of the environment's tasks alone; empty: all."""
+    """Names of the environment's tasks to train on; empty: all."""
     robot: str = "metaworld"
-    """Robot mapping: a name or a YAML file. Taken from `init_from` where that is given."""
+    """Robot mapping, by name or as a YAML file; `init_from` brings its own."""
     tokenizer: str = ""
-    """A sentencepiece model; empty: the shipped tiny policy's. Taken from `init_from` where that is given."""
+    """File of a sentencepiece model; empty: the shipped tiny policy's. `init_from` brings its own."""
     frame_stride: int = 1
-    """Every n-th recorded picture begins a sample; action chunks always hold all steps."""
+    """Every n-th recorded frame begins a sample; action chunks always hold every step."""
     flow_samples: int = 1
-    """Noise and time draws per sample; they share one prefix."""
+    """Draws of flow-matching noise and time per sample; they share one prefix."""
     shift_px: int = 0
-    """Largest random shift of an image, in model pixels; edges are repeated."""
+    """Largest random shift of an image, in pixels of the model's input; edges are repeated."""
     brightness: float = 0.0
-    """Largest random offset of an image, as a share of the full range."""
+    """Largest random offset of an image's brightness, as a share of the full range of values."""
     contrast: float = 0.0
-    """Largest random change of an image's contrast around its mean, relative."""
+    """Largest random relative change of an image's contrast around its mean; 0.2: between 0.8 and 1.2 times."""
     state_noise: float = 0.0
-    """Standard deviation of noise on the normalised state."""
+    """Standard deviation of Gaussian noise that is added to the normalised state."""
     blind: bool = False
-    """Train on grey images: the control that shows what vision is worth."""
+    """Train on grey images alone: the control that shows what vision is worth."""
 
     def __post_init__(self) -> None:
         if self.frame_stride < 1 or self.flow_samples < 1:
@@ -104,6 +104,6 @@ class NoiseConfig:
     """Exploration noise on the pruner's scores, linear over the run."""
 
     start: float = 1.0
-    """At the first step."""
+    """Scale of the noise at the first step."""
     end: float = 0.0
-    """At the last step."""
+    """Scale of the noise at the last step."""

@@ -7,7 +7,13 @@ import re
 import sys
 import types
 import typing
+from collections.abc import Mapping
 from typing import Any
+
+from foveate.errors import unknown
+
+Names = Mapping[str, type | None]
+"""Name -> dataclass, or None where the field may hold none."""
 
 
 def members(hint: Any) -> tuple[Any, ...]:
@@ -16,12 +22,13 @@ def members(hint: Any) -> tuple[Any, ...]:
     return typing.get_args(hint) if is_union else (hint,)
 
 
-def choices_of(hint: Any) -> dict[str, type]:
-    """Name -> dataclass where a field is one of several, or one or None; empty for any other field."""
+def choices_of(hint: Any) -> Names:
+    """What a field of this type may hold, where that is one of several dataclasses, or one or none; else empty."""
     classes = [member for member in members(hint) if member is not types.NoneType]
     if len(members(hint)) == 1 or not all(isinstance(c, type) and dataclasses.is_dataclass(c) for c in classes):
         return {}
-    return dict(sorted((name_of(c), c) for c in classes))
+    names = dict(sorted((name_of(c), c) for c in classes))
+    return names if len(classes) == len(members(hint)) else {**names, "null" if "none" in names else "none": None}
 
 
 def name_of(choice: type) -> str:
@@ -29,3 +36,21 @@ def name_of(choice: type) -> str:
     package = sys.modules.get(choice.__module__.rpartition(".")[0])
     registered = {cls: name for name, cls in getattr(package, "CONFIGS", {}).items()}
     return registered.get(choice) or re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", choice.__name__).lower()
+
+
+def named(field: str, said: str, names: Names) -> type | None:
+    """The choice that is meant: `lightvla`, `LightVLA`, `light-vla` and `foveate.pruning.LightVLA` are one name.
+
+    Raises:
+        FoveateError: none has this name.
+    """
+    known: dict[str, type | None] = {"none": None, "null": None} if None in names.values() else {}
+    known |= {_fold(choice.__name__): choice for choice in names.values() if choice is not None}
+    known |= {_fold(name): choice for name, choice in names.items()}
+    if _fold(said) not in known:
+        raise unknown(field, said, names)
+    return known[_fold(said)]
+
+
+def _fold(name: str) -> str:
+    return name.rpartition(".")[2].replace("_", "").replace("-", "").lower()

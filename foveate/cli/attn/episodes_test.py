@@ -10,6 +10,7 @@ import yaml
 
 from foveate.cli.main import main
 from foveate.data.droid.writer import DroidWriter
+from foveate.testing.golden import REPO
 
 CAMERAS = ("corner", "gripperPOV")
 SMALL = ["--size", "160,120", "--layers", "0,2"]
@@ -84,9 +85,6 @@ def test_render_and_video_need_neither_model_nor_torch(results, tmp_path):
         "L01_suffix_max.mp4",
         "L1",
     ]
-
-
-REPO = Path(__file__).resolve().parents[3]
 
 
 @pytest.mark.slow

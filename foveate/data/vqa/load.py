@@ -4,7 +4,7 @@
     load_vqa("mixed", split="train", max_samples=500)
     load_vqa("questions.jsonl")
 
-A set is a module `foveate/data/vqa_NAME.py` with `SPLITS`, `DEFAULT_SPLIT`, `GROUPED` and `load(split, root)`.
+A set is a module `foveate/data/vqa/NAME.py` with `SPLITS`, `DEFAULT_SPLIT`, `GROUPED` and `load(split, root)`.
 """
 
 from __future__ import annotations

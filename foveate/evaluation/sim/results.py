@@ -17,12 +17,11 @@ from typing import Any
 import numpy as np
 
 from foveate.errors import FoveateError
-from foveate.types import EpisodeResult
+from foveate.types import STAGES, EpisodeResult
 from foveate.util.files import JsonLines, write_text
 from foveate.util.stats import bootstrap_mean, wilson
 
 SCHEMA_VERSION = "foveate.results/v1"
-STAGES = ("vision", "prune", "prefill", "denoise", "total")
 CSV_COLUMNS = (
     "variant", "task", "episodes", "successes", "failures", "crashes", "success_rate", "ci_low", "ci_high", "kept_mean",
     "patches", "ms_p50", "ms_p95", "vision_ms_p50", "prune_ms_p50", "prefill_ms_p50", "kv_cache_ms_p50",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import importlib
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,35 +13,66 @@ from foveate.data.vqa.load import load_vqa
 from foveate.errors import FoveateError
 from foveate.evaluation.vqa.config import VqaConfig
 from foveate.evaluation.vqa.passes import VLMLike
+from foveate.models.vlm.budget import VisionBudget
 from foveate.training.value.stage1 import FOLDER, check_origin
 from foveate.types import VQASample
+from foveate.util.shipped import VLMS
 from foveate.vision_value.checkpoint import TrainedHead, load_head, newest_checkpoint
 
 
+@dataclass(frozen=True)
+class ModelSource:
+    """All that the model of a configuration is made from."""
+
+    path: str
+    dtype: str
+    lora: str | None
+    """Folder of its adapters; empty: new ones."""
+    budget: VisionBudget | None
+    prompt_template: str | None
+    batch_size: int
+
+
+def model_source(config: VqaConfig) -> ModelSource:
+    """The model of `model.*`, as stage 1 has left it in `tuned_folder`.
+
+    Raises:
+        FoveateError: what stage 1 has left there was tuned from another model.
+    """
+    keys = config.model
+    path, lora, tuned = keys.path, keys.lora, tuned_folder(config)
+    if not _is_factory(path) and tuned.is_dir() and (config.training.stage1_epochs or _beside_head(config)):
+        check_origin(tuned, path)
+        path, lora = (path, str(tuned)) if (tuned / "adapter_config.json").exists() else (str(tuned), None)
+    return ModelSource(
+        path, keys.dtype, lora, config.vision_budget, config.data.prompt_template, config.eval.batch_size
+    )
+
+
 def load_model(config: VqaConfig, device: str | None = None) -> VLMLike:
-    """The model of `model.*`, as stage 1 has left it in `tuned_folder`; `module:factory` names one's own.
+    """The model that `model_source` says; `module:factory` names one's own.
 
     Args:
         device: in place of `model.device`.
     """
-    keys = config.model
-    if ":" in keys.path and not Path(keys.path).exists():
-        return _own_model(keys.path)
+    source = model_source(config)
+    if _is_factory(source.path):
+        return _own_model(source.path)
     from foveate.models.vlm.load import Lora, load_vlm
 
-    path, lora, tuned = keys.path, keys.lora, tuned_folder(config)
-    if tuned.is_dir() and (config.training.stage1_epochs or _beside_head(config)):
-        check_origin(tuned, path)
-        path, lora = (path, str(tuned)) if (tuned / "adapter_config.json").exists() else (str(tuned), None)
     return load_vlm(
-        path,
-        device=device or keys.device,
-        dtype=keys.dtype,
-        budget=config.vision_budget,
-        prompt_template=config.data.prompt_template,
-        lora=None if lora is None else Lora(path=lora),
-        batch_size=config.eval.batch_size,
+        source.path,
+        device=device or config.model.device,
+        dtype=config.model.dtype,
+        budget=source.budget,
+        prompt_template=source.prompt_template,
+        lora=None if source.lora is None else Lora(path=source.lora),
+        batch_size=source.batch_size,
     )
+
+
+def _is_factory(path: str) -> bool:
+    return ":" in path and not Path(path).exists()
 
 
 def tuned_folder(config: VqaConfig) -> Path:
@@ -172,9 +204,7 @@ def _idle_options(trained: TrainedHead, config: VqaConfig) -> list[str]:
 
 def shipped_head(model: str) -> Path:
     """Folder of the head that ships with a shipped model."""
-    import foveate
-
-    return Path(foveate.__file__).parent / "vlms" / model / "policy"
+    return VLMS / model / "policy"
 
 
 def _own_model(path: str) -> Any:

@@ -6,9 +6,7 @@ import pytest
 
 from foveate.errors import FoveateError
 from foveate.models.common.tokenizer import PromptTokenizer, clean, discretise
-from foveate.testing.golden import REPO
-
-TOKENIZER = REPO / "foveate" / "policies" / "metaworld_tiny" / "tokenizer.model"
+from foveate.util.shipped import TINY_TOKENIZER
 
 
 def test_prompt_is_cleaned_as_openpi_cleans_it() -> None:
@@ -21,21 +19,21 @@ def test_state_bins() -> None:
 
 
 def test_pi05_prompt_tokens() -> None:
-    tokens, mask = PromptTokenizer(TOKENIZER, 24)("push_the puck ", np.array([-1.0, 0.0, 1.0, -2.0]))
-    pieces = PromptTokenizer(TOKENIZER, 24).pieces(tokens[mask])
+    tokens, mask = PromptTokenizer(TINY_TOKENIZER, 24)("push_the puck ", np.array([-1.0, 0.0, 1.0, -2.0]))
+    pieces = PromptTokenizer(TINY_TOKENIZER, 24).pieces(tokens[mask])
     assert pieces == ["<s>", "▁Task:", "▁push", "▁the", "▁puck", ",▁State:", "▁0", "▁128", "▁255", "▁-1", ";\nAction:"]
     assert tokens.dtype == np.int64 and tokens.shape == (24,) and (tokens[~mask] == 0).all()
 
 
 def test_pi0_prompt_ends_in_a_line_break() -> None:
-    tokenizer = PromptTokenizer(TOKENIZER, 24)
+    tokenizer = PromptTokenizer(TINY_TOKENIZER, 24)
     # The lone space is this tokenizer's own: it puts one before any text that it is given.
     pieces = tokenizer.pieces(np.array(tokenizer.ids("push the puck")))
     assert pieces == ["<s>", "▁push", "▁the", "▁puck", "▁", "\n"]
 
 
 def test_a_long_prompt_is_cut_with_one_warning(caplog: pytest.LogCaptureFixture) -> None:
-    tokenizer = PromptTokenizer(TOKENIZER, 6)
+    tokenizer = PromptTokenizer(TINY_TOKENIZER, 6)
     with caplog.at_level(logging.WARNING, logger="foveate"):
         for _ in range(2):
             tokens, mask = tokenizer("push the puck to the goal", np.zeros(4))
@@ -46,12 +44,12 @@ def test_a_long_prompt_is_cut_with_one_warning(caplog: pytest.LogCaptureFixture)
 def test_shipped_tokenizer_has_a_token_for_every_state_bin_and_knows_the_tasks() -> None:
     from foveate.envs.metaworld.env import INSTRUCTIONS
 
-    tokenizer = PromptTokenizer(TOKENIZER, 24)
+    tokenizer = PromptTokenizer(TINY_TOKENIZER, 24)
     base = len(tokenizer.ids("push", np.zeros(1)))
     for value in np.linspace(-1.001, 1, 257):
         assert len(tokenizer.ids("push", np.array([value]))) == base
     longest = max(len(tokenizer.ids(words, np.zeros(4))) for words in INSTRUCTIONS.values())
-    assert longest <= 24 and TOKENIZER.stat().st_size < 20_000
+    assert longest <= 24 and TINY_TOKENIZER.stat().st_size < 20_000
 
 
 def test_wrong_files_are_named(tmp_path: Path) -> None:
@@ -61,4 +59,4 @@ def test_wrong_files_are_named(tmp_path: Path) -> None:
     with pytest.raises(FoveateError, match="not a sentencepiece model"):
         PromptTokenizer(tmp_path / "bad.model", 8)
     with pytest.raises(FoveateError, match="1024 pieces and the model embeds 512"):
-        PromptTokenizer(TOKENIZER, 8, vocab_size=512)
+        PromptTokenizer(TINY_TOKENIZER, 8, vocab_size=512)

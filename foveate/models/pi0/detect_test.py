@@ -14,10 +14,9 @@ from foveate.models.pi0.detect import detect, sizes_from_header, stored_dtype
 from foveate.models.pi0.model import ModelInputs
 from foveate.models.pi0.processing import Processor
 from foveate.models.pi0.weights import load_weights
-from foveate.testing.golden import REPO, golden_dir
+from foveate.testing.golden import golden_dir
 from foveate.types import Observation
-
-TOKENIZER = REPO / "foveate" / "policies" / "metaworld_tiny" / "tokenizer.model"
+from foveate.util.shipped import TINY_TOKENIZER
 
 
 def stats(dim: int) -> NormStats:
@@ -127,7 +126,7 @@ def test_openpi_base_with_several_robots_asks_for_one(openpi: Path) -> None:
     info = detect(openpi)
     assert info.robot is None and any(line.startswith("robot mapping") for line in info.missing)
     assert info.config.action_horizon == 50
-    chosen = info.with_overrides(robot="droid", tokenizer=TOKENIZER)
+    chosen = info.with_overrides(robot="droid", tokenizer=TINY_TOKENIZER)
     assert chosen.robot is not None and [line[:4] for line in chosen.missing] == ["size"]
     assert detect(openpi, robot="droid").config.action_horizon == 50
 
@@ -136,7 +135,7 @@ def test_foveate_folder(openpi: Path) -> None:
     size = Pi0Config(**sizes_from_header(_header(openpi), 4)[0], action_horizon=6, max_token_len=24)
     config = {"model": size.to_dict(), "robot": "droid", "norm": "zscore", "asset_id": "droid", "pruner": {"name": "x"}}
     (openpi / "config.json").write_text(json.dumps(config))
-    info = detect(openpi, tokenizer=TOKENIZER)
+    info = detect(openpi, tokenizer=TINY_TOKENIZER)
     assert info.format == "foveate" and info.config == size and info.norm == "zscore" and not info.missing
     assert info.pruner == {"name": "x"} and not info.assumed
     (openpi / "robot.yaml").write_text(
@@ -150,7 +149,7 @@ def test_foveate_folder(openpi: Path) -> None:
 
 
 def test_lerobot_folder(lerobot: Path) -> None:
-    info = detect(lerobot, tokenizer=TOKENIZER)
+    info = detect(lerobot, tokenizer=TINY_TOKENIZER)
     assert (info.format, info.model, info.resize) == ("lerobot", "pi05", "torch") and not info.missing
     config = info.config
     assert (config.action_horizon, config.max_token_len, config.num_steps, config.time_grid) == (6, 16, 5, "exact")
@@ -194,7 +193,7 @@ def test_older_lerobot_keeps_statistics_among_the_weights(lerobot: Path) -> None
     config = json.loads((lerobot / "config.json").read_text())
     config["normalization_mapping"] = {"VISUAL": "IDENTITY", "STATE": "MEAN_STD", "ACTION": "MEAN_STD"}
     (lerobot / "config.json").write_text(json.dumps(config))
-    info = detect(lerobot, tokenizer=TOKENIZER)
+    info = detect(lerobot, tokenizer=TINY_TOKENIZER)
     assert info.state_norm is not None and info.state_norm.normalize(np.full(3, 6.0)) == pytest.approx(np.ones(3))
     load_weights(info.weights, info.config)  # the buffers are no keys of the model
 

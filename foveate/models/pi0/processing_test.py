@@ -12,10 +12,10 @@ from foveate.models.common.tokenizer import PromptTokenizer
 from foveate.models.pi0.config import GemmaConfig, Pi0Config, VisionConfig
 from foveate.models.pi0.detect_test import small_tokenizer
 from foveate.models.pi0.processing import Processor
-from foveate.testing.golden import REPO, golden_dir
+from foveate.testing.golden import golden_dir
 from foveate.types import Observation
+from foveate.util.shipped import TINY_TOKENIZER
 
-TOKENIZER = REPO / "foveate" / "policies" / "metaworld_tiny" / "tokenizer.model"
 GEMMA = GemmaConfig(width=8, depth=1, mlp_dim=8, num_heads=2, num_kv_heads=1, head_dim=4)
 VISION = VisionConfig(8, 1, 1, 8, patch_size=14, image_size=28, projection_dim=8)
 CONFIG = Pi0Config(
@@ -35,7 +35,7 @@ def processor(robot: str, *, config: Pi0Config = CONFIG, kind: str = "quantile",
         Normalizer(random_stats(dims or dim, seed), kind)  # type: ignore[arg-type]
         for seed, dim in enumerate((mapping.state_dim, mapping.action_dim))
     ]
-    return Processor(config, mapping, PromptTokenizer(TOKENIZER, config.max_token_len), *norms)
+    return Processor(config, mapping, PromptTokenizer(TINY_TOKENIZER, config.max_token_len), *norms)
 
 
 def observe(robot: str, seed: int = 0, size: tuple[int, int] = (28, 28)) -> Observation:
@@ -85,7 +85,7 @@ def test_state_enters_the_prompt_of_pi05_alone() -> None:
     # openpi trained pi05_libero without it
     assert text(processor("libero"), "libero").endswith("puck▁\n")
     mapping = replace(RobotMapping.load("libero"), state_in_prompt=None)
-    again = Processor(CONFIG, mapping, PromptTokenizer(TOKENIZER, 48), None, None)
+    again = Processor(CONFIG, mapping, PromptTokenizer(TINY_TOKENIZER, 48), None, None)
     assert ",▁State:" in text(again, "libero")
 
 

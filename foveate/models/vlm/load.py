@@ -15,8 +15,8 @@ from foveate.models.vlm.families import FAMILIES, Family
 from foveate.models.vlm.model import VLM
 from foveate.models.vlm.prompt import DEFAULT_TEMPLATE, PromptMaker, Template
 from foveate.models.vlm.vision_attention import batch_equal_pictures
+from foveate.util.shipped import VLMS, shipped
 
-SHIPPED = Path(__file__).resolve().parents[2] / "vlms"
 SETTINGS = "foveate.json"
 """Beside the weights: `prompt_template` and `vision_budget` that the model was trained with."""
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -72,7 +72,7 @@ def load_vlm(
         raise FoveateError(
             f"model {path}: cannot be loaded: {' '.join(str(error).split())[:400]}. Expected a transformers folder "
             "(config.json, model.safetensors, tokenizer.json, preprocessor_config.json), a shipped model "
-            f"({', '.join(shipped()) or 'none here'}) or a name on the hub"
+            f"({', '.join(shipped(VLMS)) or 'none here'}) or a name on the hub"
         ) from error
     settings = _settings(folder)
     if budget is None:
@@ -126,24 +126,20 @@ def save_vlm(vlm: VLM, folder: str | Path, dtype: torch.dtype | None = None) -> 
     return folder
 
 
-def shipped() -> list[str]:
-    """Names of the models that come with foveate."""
-    return sorted(p.parent.name for p in SHIPPED.glob("*/config.json"))
-
-
 def find_model(path: str | Path) -> str:
     """A folder as it is, a shipped model's folder, or a name on the hub."""
     text = str(path)
     if Path(text).is_dir():
         return text
-    if text in shipped():
-        return str(SHIPPED / text)
+    if text in shipped(VLMS):
+        return str(VLMS / text)
     if text.startswith(("/", ".")) or text.count("/") != 1:
         raise (
-            unknown("model", text, shipped())
+            unknown("model", text, shipped(VLMS))
             if "/" not in text
             else FoveateError(
-                f"model {text}: no such folder; give a folder, a shipped model ({', '.join(shipped())}) or OWNER/NAME"
+                f"model {text}: no such folder; give a folder, a shipped model ({', '.join(shipped(VLMS))}) or "
+                "OWNER/NAME"
             )
         )
     return text

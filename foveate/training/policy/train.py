@@ -27,10 +27,8 @@ from foveate.training.loop import fit, seed_of
 from foveate.training.policy.data import DemoSource, check_path, load_demos, make_samples, norm_stats
 from foveate.training.policy.export import export_policy
 from foveate.training.policy.losses import FlowMatching
+from foveate.util.shipped import TINY_TOKENIZER, find_policy
 from foveate.util.world import World, join_world
-
-POLICIES = Path(__file__).resolve().parents[2] / "policies"
-TINY_TOKENIZER = POLICIES / "metaworld_tiny" / "tokenizer.model"
 
 
 @dataclass(frozen=True)
@@ -40,11 +38,11 @@ class TrainPolicyConfig:
     out: str = "runs/train"
     """Folder of the run: checkpoints, metrics.jsonl, tensorboard, and the finished policy in `policy`."""
     init_from: str = ""
-    """A policy folder to fine-tune; its model, robot, tokenizer and norm stats are used."""
+    """Policy folder to fine-tune; its model, robot, tokenizer and norm stats are used. Empty: a new model."""
     seed: int = 0
-    """Of weights, data order, noise and augmentation."""
+    """Random seed of new weights, order of the data, noise and augmentation."""
     pruner: PrunerConfig | None = None
-    """Prune while training; the policy remembers it."""
+    """Pruning method during training, which the finished policy remembers."""
     pruner_noise: NoiseConfig = field(default_factory=NoiseConfig)
     """Exploration noise of a pruner that explores."""
     model: Pi0Config = field(default_factory=Pi0Config)
@@ -85,9 +83,7 @@ def begin(config: TrainPolicyConfig) -> Start:
         robot = RobotMapping.load(config.data.robot, "pi05" if config.model.pi05 else "pi0")
         tokenizer = Path(config.data.tokenizer) if config.data.tokenizer else TINY_TOKENIZER
         return Start(Pi0(config.model), robot.restricted(config.model.views), tokenizer, None)
-    folder = Path(config.init_from)
-    folder = folder if folder.exists() or not (POLICIES / config.init_from).exists() else POLICIES / config.init_from
-    info = detect(folder)
+    info = detect(find_policy(config.init_from))
     if info.missing or info.robot is None or info.tokenizer is None or info.format == "lerobot":
         need = info.missing or ("LeRobot folders cannot be fine-tuned yet; export it as an openpi checkpoint",)
         raise FoveateError("\n  ".join([f"init_from {info.path}: cannot be trained, missing:", *need]))

@@ -42,16 +42,16 @@ MIXED_SEED = 1
 
 @dataclass(frozen=True)
 class LevelMix:
-    """Shares of a step's rows at each level; any numbers, their proportions count."""
+    """How the rows of a step divide into levels; any numbers, their proportions count."""
 
     blind: float = 0.0
-    """Rows that read the question alone."""
+    """Proportion of rows that read the question alone."""
     coarse: float = 0.0
-    """Rows that see the COARSE picture."""
+    """Proportion of rows that see the COARSE picture."""
     full: float = 1.0
-    """Rows that see the FULL picture."""
+    """Proportion of rows that see the FULL picture."""
     focus: float = 0.0
-    """Share of a level's rows that is drawn among questions which need just this level, where that is known."""
+    """Share of a level's rows drawn from questions that need just this level, where that is known; in [0, 1]."""
 
     def __post_init__(self) -> None:
         if min(self.shares) < 0 or not sum(self.shares) > 0:
@@ -66,20 +66,20 @@ class LevelMix:
 
 @dataclass(frozen=True)
 class QuestionsConfig:
-    """What is trained on."""
+    """Questions that are trained on."""
 
     sets: tuple[str, ...] = ()
     """Names of question sets, or JSONL files."""
     weights: tuple[float, ...] = ()
-    """How often each set is drawn from; empty: alike."""
+    """Relative frequency with which each set is drawn from; empty: all alike."""
     max_samples: int | None = None
-    """Of each published set, at most."""
+    """Largest number of questions of each published set; null: all."""
     root: str | None = None
     """Folder with the files of the published sets."""
     kinds: tuple[str, ...] = ()
-    """Categories that are drawn, of sets that have any of them; empty: all."""
+    """Categories of questions that are drawn, in sets that have any of them; empty: all."""
     negation_from: int = 0
-    """Step from which negated questions are drawn; before comparing is learned, they cancel out the others."""
+    """First step that draws negated questions; before comparing is learned, they cancel out the others."""
 
     def __post_init__(self) -> None:
         if self.weights and len(self.weights) != len(self.sets):
@@ -93,19 +93,19 @@ class TrainVlmConfig:
     out: str = "runs/train_vlm"
     """Folder of the run: checkpoints, metrics.jsonl, tensorboard, and the finished model in `model`."""
     init_from: str = NEW
-    """A model to tune; `new`: a small Qwen3-VL from nothing, with the vocabulary of the data."""
+    """Model to tune, a folder or a name; `new`: a small Qwen3-VL from nothing, with the vocabulary of the data."""
     seed: int = 0
-    """Of new weights and of the order of the data."""
+    """Random seed of new weights and of the order of the data."""
     lora: Lora | None = None
-    """Tune adapters instead of all weights."""
+    """Low-rank adapters, tuned in place of all weights."""
     save_dtype: Literal["float32", "bfloat16", "float16"] = "float32"
-    """Of the weights in `model`."""
+    """Number format of the weights in `model`."""
     aux_weight: float = 0.0
-    """Weight at the first step of heads that name what is in the pictures of the mixed set."""
+    """Weight in the loss, at the first step, of auxiliary heads that name what is in the pictures of the mixed set."""
     aux_until: float = 0.6
-    """Share of the run after which these heads have faded out."""
+    """Share of the run, in [0, 1], over which the weight of the auxiliary heads falls to 0."""
     levels: LevelMix = field(default_factory=LevelMix)
-    """How much of a step looks, and how closely."""
+    """Proportions of the levels in a step."""
     data: QuestionsConfig = field(default_factory=QuestionsConfig)
     """Questions."""
     optim: OptimConfig = field(default_factory=OptimConfig)

@@ -21,6 +21,7 @@ from PIL import Image
 
 from foveate.errors import FoveateError
 from foveate.tracing.record import read_record
+from foveate.types import STAGES
 from foveate.util.files import write_text
 from foveate.viz.overlay import layers
 from foveate.viz.plots import load_images
@@ -28,7 +29,8 @@ from foveate.viz.report import charts
 from foveate.viz.report.data import RunData, choose, key, load_run, outcomes, percentile
 from foveate.viz.report.render import render
 
-STAGES = ("vision", "prune", "prefill", "denoise", "other")
+LATENCY = (*STAGES[:-1], "other")
+"""Parts of the time of an inference: the stages, and what they leave of the whole."""
 GALLERY = 50
 """Inferences in the gallery at most."""
 PICTURE = 320
@@ -50,25 +52,24 @@ def build_report(run_dirs: Sequence[Path], out: Path) -> Path:
     variants = list(dict.fromkeys(variant for run in runs for variant in run.variants))
     gallery, problems = _gallery(runs)
     warnings = [f"{run.folder.name}: {text}" for run in runs for text in run.warnings] + problems
-    episodes, inferences = (sum(map(len, rows)) for rows in ([r.episodes for r in runs], [r.inferences for r in runs]))
+    counts = [
+        _plural(sum(len(run.episodes) for run in runs), "episode"),
+        _plural(sum(len(run.inferences) for run in runs), "inference"),
+    ]
     html = render(
         "report.html.j2",
         title=f"What the policy saw: {', '.join(run.folder.resolve().name for run in runs)}",
-        subtitle=f"{', '.join(variants) or 'no inferences'} · {_plural(episodes, 'episode')} · "
-        + _plural(inferences, "inference"),
+        subtitle=" · ".join([", ".join(variants) or "no inferences", *counts]),
         variants=variants,
         tiles=[_tile(runs, variant) for variant in variants],
         warnings=list(dict.fromkeys(warnings)),
         results=_results(runs, variants),
         gallery=gallery,
-        # The richest evidence is shown first: a scored inference has a picture more than one that keeps everything.
-        gallery_first=max(
-            range(len(gallery)), key=lambda i: len(gallery[i]["frames"][0]["views"][0]["pictures"]), default=0
-        ),
+        gallery_first=_richest(gallery),
         gallery_size=_plural(sum(len(episode["frames"]) for episode in gallery), "inference"),
         kept_over_time=_kept_over_time(runs, variants),
         success_against_kept=_success_against_kept(runs, variants),
-        stages=STAGES,
+        stages=LATENCY,
         latency=_latency(runs, variants),
         stability=_stability(runs, variants),
         stability_means=_stability_means(runs, variants),
@@ -205,9 +206,9 @@ def _latency(runs: Sequence[RunData], variants: Sequence[str]) -> str:
         total = percentile(rows, "total_ms", 50)
         if total is None:
             continue
-        stages = [percentile(rows, f"{stage}_ms", 50) or 0.0 for stage in STAGES[:-1]]
+        stages = [percentile(rows, f"{stage}_ms", 50) or 0.0 for stage in LATENCY[:-1]]
         bars.append((variant, [*stages, max(0.0, total - sum(stages))]))
-    return charts.stacked_bars(bars, STAGES, "ms") if bars else ""
+    return charts.stacked_bars(bars, LATENCY, "ms") if bars else ""
 
 
 def _gallery(runs: list[RunData]) -> tuple[list[dict[str, Any]], list[str]]:
@@ -237,6 +238,11 @@ def _gallery(runs: list[RunData]) -> tuple[list[dict[str, Any]], list[str]]:
             said = {"status": status.get(episode, ""), "instruction": instruction}
             episodes.append({"name": f"{task} · episode {number} · {variant}", **said, "frames": frames})
     return episodes, problems
+
+
+def _richest(gallery: Sequence[dict[str, Any]]) -> int:
+    """The episode that is shown first: a scored inference has a picture more than one that keeps everything."""
+    return max(range(len(gallery)), key=lambda i: len(gallery[i]["frames"][0]["views"][0]["pictures"]), default=0)
 
 
 def _label(kind: str) -> str:

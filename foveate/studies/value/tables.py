@@ -1,14 +1,22 @@
-"""`foveate value tables`: the rows of several runs in one main table, one curve, one table of action ratios."""
+"""The rows of several runs in one main table, one curve, one table of action ratios.
+
+result = write_tables(TablesConfig(("runs/a", "runs/b"), "tables"))
+"""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, NamedTuple
 
 from foveate.errors import FoveateError
+from foveate.evaluation.vqa.files import PLOTS, read_rows, remove_earlier, write_table
+from foveate.studies.value.config import TablesConfig
+from foveate.studies.value.report import write_summary
+from foveate.studies.value.study import prepare_folder
+from foveate.util.run_folder import write_run_files
+from foveate.viz.value.curves import plot_rows
 
 ACTION_COLUMNS = (
     "dataset", "baseline_name", "row", "lambda_cost", "action_rate_no", "action_rate_coarse", "action_rate_full",
@@ -18,56 +26,20 @@ MEASURED = ("latency", "latency_p95", "mem")
 """What a profiling run adds to a row that another run has too."""
 
 
-@dataclass(frozen=True)
-class TablesConfig:
-    """Gather the rows of several runs into one main table, one curve and one table of action ratios, with plots."""
+class TablesResult(NamedTuple):
+    """What was written, and what does not fit together."""
 
-    runs: tuple[str, ...]
-    """Run folders, or CSV files with the columns of `results.csv`; bare words before the options are these too."""
-    output_dir: str = "outputs/plots"
-    """Where the tables and plots go."""
-    dataset: str | None = None
-    """The set of the main table and the curve; null: all."""
-    language: Literal["en", "zh"] = "en"
-    """Of the plots."""
+    files: list[Path]
+    warnings: list[str]
 
 
-def tables(argv: list[str]) -> int:
-    """The verb: `main_table.csv`, `pareto.csv`, `action_ratio.csv`, their plots, `results.csv`, `summary.json`."""
-    from rich.console import Console
-
-    from foveate.cli.config import parse
-
-    config = parse(TablesConfig, _gather(argv), "foveate value tables")
-    console = Console()
-    paths, warnings = write_tables(config)
-    for path in paths:
-        console.print(str(path), highlight=False, soft_wrap=True)
-    for warning in warnings:
-        console.print(f"[yellow]warning:[/] {warning}", highlight=False, soft_wrap=True)
-    return 0
-
-
-def _gather(words: list[str]) -> list[str]:
-    """Bare words at the start are runs: `foveate value tables A B --output_dir C`."""
-    end = next((i for i, word in enumerate(words) if word.startswith("--")), len(words))
-    return ["--runs", *words] if end else words
-
-
-def write_tables(config: TablesConfig) -> tuple[list[Path], list[str]]:
-    """The tables and plots of some runs, and warnings; `results.csv` holds all rows, `summary.json` their origin."""
-    from foveate.cli.eval.vqa import prepare_folder
-    from foveate.evaluation.vqa.cache import config_hash
-    from foveate.evaluation.vqa.files import PLOTS, SCHEMA_VERSION, remove_earlier, write_table
-    from foveate.util.files import write_json
-    from foveate.util.provenance import provenance
-    from foveate.util.run_folder import to_dict, write_run_files
-    from foveate.viz.value.curves import plot_rows
-
+def write_tables(config: TablesConfig) -> TablesResult:
+    """`main_table.csv`, `pareto.csv`, `action_ratio.csv`, their plots; `results.csv` holds all rows, `summary.json`
+    their origin."""
     out = Path(config.output_dir)
     prepare_folder(out, config.language)
     runs = short_names(config.runs)
-    rows = merge(named_by_policy(config.runs, runs))
+    rows = merge(named_by_head(config.runs, runs))
     distinct_names(rows)
     chosen = [row for row in rows if config.dataset in (None, row["dataset"])]
     if not chosen:
@@ -77,31 +49,18 @@ def write_tables(config: TablesConfig) -> tuple[list[Path], list[str]]:
     data, warnings = data_of(sources, runs)
     # A number, or several in one cell of averaged rows.
     seeds = sorted({int(float(s)) for row in rows if row.get("seed") is not None for s in str(row["seed"]).split()})
-    values = to_dict(config)
     remove_earlier(out, PLOTS)
     write_run_files(out, config, None)
     write_table(out / "results.csv", rows)
-    write_json(
-        out / "summary.json",
-        {
-            "schema_version": SCHEMA_VERSION,
-            "seed": seeds[0] if len(seeds) == 1 else seeds,
-            "config": values,
-            "config_hash": config_hash(values),
-            "data": data,
-            "runs": sources,
-            "rows": rows,
-            "warnings": warnings,
-            **provenance(),
-        },
-    )
+    content = {"data": data, "runs": sources, "rows": rows, "warnings": warnings}
+    write_summary(out, config, seeds[0] if len(seeds) == 1 else seeds, content)
     write_table(out / "main_table.csv", chosen)
     write_table(out / "pareto.csv", sorted(chosen, key=lambda row: (row["dataset"], row["avg_cost"])))
     write_table(out / "action_ratio.csv", rows, ACTION_COLUMNS)
     # A run without the text-first cache has the same answers as its twin; only its latency differs.
     drawn = [row for row in chosen if row.get("cache_reuse") != "false"] or chosen
     names = ("results", "main_table", "pareto", "action_ratio")
-    return [out / f"{name}.csv" for name in names] + plot_rows(drawn, out, config.language), warnings
+    return TablesResult([out / f"{name}.csv" for name in names] + plot_rows(drawn, out, config.language), warnings)
 
 
 def short_names(runs: Sequence[str]) -> list[str]:
@@ -114,23 +73,21 @@ def short_names(runs: Sequence[str]) -> list[str]:
     return names
 
 
-def named_by_policy(runs: Sequence[str], names: Sequence[str]) -> list[dict[str, Any]]:
-    """The rows of all runs, each with its `run`. Where runs have different policies, the rows that depend on one are
+def named_by_head(runs: Sequence[str], names: Sequence[str]) -> list[dict[str, Any]]:
+    """The rows of all runs, each with its `run`. Where runs have different heads, the rows that depend on one are
     called after the first run that has it."""
-    from foveate.evaluation.vqa.files import read_rows
-
     read: list[dict[str, Any]] = []
     owners: dict[str, dict[str, str]] = {}
     learned: list[tuple[dict[str, Any], str]] = []
     for run, name in zip(runs, names, strict=True):
         path = Path(run)
         summary = summary_of(path)
-        heads = {policy["path"]: policy for policy in summary.get("policies", [])}
+        heads = {head["path"]: head for head in summary.get("policies", [])}
         rows = read_rows(path / "results.csv" if path.is_dir() else path)
         for row in rows:
             row["run"] = name
             if row.get("lambda_cost") is not None:
-                # A run of one policy names it by its file alone, a run of several by their paths.
+                # A run of one head names it by its file alone, a run of several by their paths.
                 own = heads.get(row.get("checkpoint")) if len(heads) > 1 else heads
                 identity = json.dumps(own or summary.get("config_hash"), sort_keys=True)
                 said = row.get("checkpoint") if len(heads) > 1 else None

@@ -1,0 +1,205 @@
+"""Training of the head that chooses NO, COARSE or FULL: the model (stage 1), its passes, the head (stage 2).
+
+with open_study(VqaConfig(data=DataConfig(train_jsonl="mixed"), output_dir="out")) as study:
+    result = train_head(study)
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from foveate.evaluation.vqa.cache import data_hash, image_bytes
+from foveate.evaluation.vqa.config import VqaConfig
+from foveate.evaluation.vqa.files import write_table
+from foveate.evaluation.vqa.load import load_model, stage1_recipe
+from foveate.evaluation.vqa.matrix import learned_rules
+from foveate.evaluation.vqa.passes import VLMLike
+from foveate.evaluation.vqa.rows import rule_results
+from foveate.evaluation.vqa.scored import ScoredPasses
+from foveate.studies.value.report import write_summary
+from foveate.studies.value.result import Row, gains_text
+from foveate.studies.value.run import make_passes
+from foveate.studies.value.study import Study, prepare_folder
+from foveate.training.lock import sole_training
+from foveate.training.log import MetricsFile
+from foveate.training.value.stage1 import FOLDER, is_tuned, tune
+from foveate.training.value.stage2 import fit, split_by_image
+from foveate.util.run_folder import differing_options, write_run_files
+from foveate.vision_value.baselines import EVERY_PASS, Always
+from foveate.vision_value.checkpoint import TrainedHead, save_head
+from foveate.vision_value.outcomes import Outcomes
+
+HEAD_FILES = ("checkpoint-*.pt", "metrics.jsonl", "summary.json", "results.csv", "config.yaml", "run.json")
+"""What stage 2 leaves in its folder."""
+
+
+@dataclass(frozen=True)
+class TrainingPasses:
+    """The cached passes of the training questions, cut into training and validation."""
+
+    vlm: VLMLike
+    scored: ScoredPasses
+    held: np.ndarray
+    """bool [n]: validation."""
+
+    @property
+    def train(self) -> Outcomes:
+        return self.scored.outcomes.take(~self.held)
+
+    @property
+    def val(self) -> Outcomes:
+        return self.scored.outcomes.take(self.held)
+
+
+@dataclass(frozen=True)
+class HeadResult:
+    """A trained head; a process that is not the main one has the folder alone."""
+
+    folder: Path
+    """Folder of its checkpoints."""
+    trained: TrainedHead | None = None
+    table: tuple[Row, ...] = ()
+    """Rows of `results.csv`: the fixed rules and the head on the validation questions."""
+
+
+def train_head(study: Study) -> HeadResult:
+    """Train under the study's configuration, in `output_dir`, else `training.output_dir`.
+
+    Raises:
+        FoveateError: there are no training questions, another process trains there, or stage 1 was another there.
+    """
+    config, report = study.config, study.report
+    folder = Path(config.output_dir or config.training.output_dir)
+    prepare_folder(folder, config.language)
+    result = HeadResult(folder)
+    with sole_training(folder, study.world):
+        tuned = tune_model(study, folder)
+        passes = training_passes(tuned)
+        if passes is not None:
+            report.line(f"stage 2: {len(passes.train)} questions, {len(passes.val)} for validation")
+            if config.policy.use_straight_through is None:
+                report.line("stage 2: gains are learned: policy.lambda_cost does not count here, but at evaluation")
+            else:
+                report.line(f"stage 2: the policy is trained for lambda {config.policy.lambda_cost:g}")
+            if kept := set_aside(folder, config):
+                report.warn(
+                    f"{folder} held a policy of another configuration, now in {kept} (--checkpoint {kept} takes it)"
+                )
+            with MetricsFile(folder / "metrics.jsonl") as metrics:
+                trained = fit_head(study, passes, lambda step, t: save_head(folder, step, t), on_metrics=metrics.write)
+            path = save_head(folder, trained.facts["steps"], trained)
+            result = HeadResult(folder, trained, _write_training(config, folder, passes, trained, path.name))
+            report.line(f"policy: {path}")
+            gains = gains_text(trained.facts["mean_gains"])
+            report.line(f"validation loss {trained.facts['val_loss']:.4f}; {gains}: the scale of lambda")
+    study.world.barrier()
+    return result
+
+
+def tune_model(study: Study, folder: Path) -> Study:
+    """Stage 1, where it is asked for and was not done before; the study whose model is the one it has left in `folder`.
+
+    Raises:
+        FoveateError: the folder holds a stage 1 of another recipe.
+    """
+    config, samples = study.config, study.training_questions
+    # Whoever loads the model under this configuration, workers elsewhere too, finds what stage 1 left here.
+    home = study.variant(
+        training=dataclasses.replace(config.training, output_dir=str(folder)),
+        eval=dataclasses.replace(config.eval, ddp_checkpoint_path=None),
+        checkpoint=(),
+    )
+    if config.training.stage1_epochs:
+        recipe = stage1_recipe(config, data_hash(samples))
+        again = is_tuned(folder, recipe)
+        told = f"{config.training.stage1_epochs} epochs, {config.training.stage1_baseline_name}"
+        study.report.line(f"stage 1: {told}{f'; done before, in {folder / FOLDER}' if again else ''}")
+        if not again:
+            float32 = dataclasses.replace(home.config, model=dataclasses.replace(config.model, dtype="float32"))
+            start: Any = load_model(float32, str(study.world.device))
+            tune(start, samples, home.config.training, study.world, folder, recipe)
+    return home
+
+
+def training_passes(study: Study) -> TrainingPasses | None:
+    """The three passes over the training questions; None in processes that are not the main one."""
+    samples = study.training_questions
+    vlm = study.vlm
+    make_passes(study, {"training": samples}, EVERY_PASS)
+    if not study.is_main:
+        return None
+    scored = study.experiment.scored("training", samples, EVERY_PASS)
+    if scored.broken:
+        first = next(iter(scored.broken.values()))
+        study.report.warn(f"{len(scored.broken)} of {len(samples)} training questions left out: {first}")
+    images = [image_bytes(s) or s.id.encode() for s in scored.samples]
+    return TrainingPasses(vlm, scored, split_by_image(images, study.config.training.val_fraction))
+
+
+def fit_head(
+    study: Study,
+    passes: TrainingPasses,
+    on_checkpoint: Callable[[int, TrainedHead], object] | None = None,
+    label: str = "stage 2",
+    on_metrics: Callable[[dict[str, float]], object] | None = None,
+) -> TrainedHead:
+    """Stage 2 alone; arguments as `training.value.stage2.fit` has them."""
+    config = study.config
+    with study.report.bar(label, "steps") as bar:
+        return fit(
+            passes.train,
+            passes.val,
+            config.policy,
+            config.training,
+            model=passes.vlm.fingerprint,
+            trained_on=config.data.train_jsonl,
+            on_step=lambda step, steps, loss: bar.reach(step, f"loss {loss:.3f}", steps),
+            on_checkpoint=on_checkpoint,
+            on_metrics=on_metrics,
+        )
+
+
+def set_aside(folder: Path, config: VqaConfig) -> Path | None:
+    """Move a finished head that was trained otherwise to `folder/earlier_N`; that folder, or None."""
+    counts = ("policy.", "training.", "model.path", "data.train_jsonl", "max_train_samples")
+    otherwise = any(key.startswith(counts) for key in differing_options(folder, config))
+    if not otherwise or not (folder / "summary.json").exists():
+        return None
+    kept = next(path for n in itertools.count(1) if not (path := folder / f"earlier_{n}").exists())
+    kept.mkdir()
+    for pattern in HEAD_FILES:
+        for path in folder.glob(pattern):
+            path.rename(kept / path.name)
+    return kept
+
+
+def _write_training(
+    config: VqaConfig, folder: Path, passes: TrainingPasses, trained: TrainedHead, checkpoint: str
+) -> tuple[Row, ...]:
+    """`results.csv` (the head on validation), `summary.json`, `config.yaml`, `run.json`."""
+    scored = passes.scored
+    kept = tuple(s for s, held in zip(scored.samples, passes.held, strict=True) if held)
+    val = dataclasses.replace(
+        scored, dataset="validation", samples=kept, outcomes=passes.val, parsed=scored.parsed[passes.held]
+    )
+    named = dataclasses.replace(trained, path=str(folder))
+    rules: list[Any] = [Always("FULL"), Always("COARSE"), Always("NO"), *learned_rules(config, [named])]
+    found = rule_results(val, rules, config.policy, resamples=config.eval.bootstrap, seed=config.training.seed)
+    rows = [item.row for item in found]
+    write_run_files(folder, config, config.training.seed)
+    write_table(folder / "results.csv", rows)
+    content = {
+        "data": {"training": {"hash": scored.data_hash, "samples": len(scored), "skipped": scored.broken}},
+        "checkpoint": checkpoint,
+        "policy": trained.facts,
+        "rows": rows,
+    }
+    write_summary(folder, config, config.training.seed, content)
+    return tuple(rows)
