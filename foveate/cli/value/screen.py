@@ -58,7 +58,7 @@ def rows_table(rows: Sequence[Mapping[str, Any]]) -> Table:
 
 def ablation_table(rows: Sequence[Mapping[str, Any]]) -> Table:
     """One line per variant and data set: accuracy, and below it the cost, at each lambda."""
-    table = Table(caption="accuracy in %, below it the cost (a FULL look is 1); a policy's own λ is trained into it")
+    table = Table(caption="accuracy in %, below it the cost (a FULL look is 1); a head of actions has its own λ")
     lambdas = sorted({row["lambda_cost"] for row in rows if row["lambda_cost"] is not None})
     several = len({row["dataset"] for row in rows}) > 1
     for heading in [*(["set"] if several else []), "variant"]:

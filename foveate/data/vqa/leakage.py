@@ -79,7 +79,7 @@ def leak_warnings(training: Iterable[str | None], sets: Mapping[str, Sequence[VQ
     """
     files = [name for name in dict.fromkeys(filter(None, training)) if name.endswith(SUFFIXES)]
     there = [name for name in files if Path(name).is_file()]
-    told = [
+    warnings = [
         f"whether questions occur in training was not checked: {name} is not there"
         for name in files
         if name not in there
@@ -88,8 +88,9 @@ def leak_warnings(training: Iterable[str | None], sets: Mapping[str, Sequence[VQ
     for name in there:
         known = _seen_in(Path(name))
         found = {dataset: compare(known, questions) for dataset, questions in asked.items()}
-        told += [f"{d} leaks into {name}: {leak}" for d, leak in found.items() if leak.same_image or leak.same_both]
-    return told
+        leaks = {d: leak for d, leak in found.items() if leak.same_image or leak.same_both}
+        warnings += [f"{dataset} leaks into {name}: {leak}" for dataset, leak in leaks.items()]
+    return warnings
 
 
 def _seen_in(path: Path) -> list[Seen]:

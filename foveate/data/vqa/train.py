@@ -110,8 +110,8 @@ def build(
                 lines[part].append(json.dumps(_line(sample, image, out), ensure_ascii=False))
                 kept[part].append((sample.id, image, wording))
     if not kept["train"]:
-        told = "; ".join(f"{name}: {_in_words(counter)}" for name, counter in counts.items())
-        raise FoveateError(f"no question is left to train on ({told}); name other --sets")
+        reasons = "; ".join(f"{name}: {_in_words(counter)}" for name, counter in counts.items())
+        raise FoveateError(f"no question is left to train on ({reasons}); name other --sets")
     leaks = {name: compare(kept["train"], asked) for name, asked in forbidden.items()}
     if kept["eval"]:
         leaks["eval.jsonl"] = compare(kept["train"], kept["eval"])

@@ -106,10 +106,10 @@ class PassCache:
                 begun.write_text(json.dumps(meta, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
         elif known != meta:
             differing = sorted(k for k in known.keys() | meta.keys() if known.get(k) != meta.get(k))
-            told = "; ".join(f"{k}: {known.get(k)!r} there, {meta.get(k)!r} now" for k in differing)
+            differences = "; ".join(f"{k}: {known.get(k)!r} there, {meta.get(k)!r} now" for k in differing)
             raise FoveateError(
-                f"{folder} holds answers that were made otherwise ({told}), and they cannot be mixed with these; leave "
-                "eval.cache_dir out, or name another folder"
+                f"{folder} holds answers that were made otherwise ({differences}), and they cannot be mixed with "
+                "these; leave eval.cache_dir out, or name another folder"
             )
 
     def rows(self, name: str) -> dict[str, dict[str, Any]]:

@@ -188,18 +188,18 @@ def load_heads(config: VqaConfig, vlm: VLMLike) -> tuple[list[TrainedHead], list
 
 def _idle_options(trained: TrainedHead, config: VqaConfig) -> list[str]:
     """What this configuration asks of a head that was settled when it was trained."""
-    told, seed = [], trained.facts.get("seed", config.training.seed)
+    warnings, seed = [], trained.facts.get("seed", config.training.seed)
     if seed != config.training.seed:
-        told.append(
+        warnings.append(
             f"{trained.path} was trained with seed {seed}: training.seed {config.training.seed} changes bootstraps and "
             "sampled answers alone; `foveate sweep seeds` trains a head per seed"
         )
     if config.pareto and trained.head.shape.learns == "policy":
-        told.append(
+        warnings.append(
             f"{trained.path} has its lambda trained into it: --pareto does nothing to it; train one per lambda, or one "
             "that learns gains (policy.use_straight_through: null) for a whole curve"
         )
-    return told
+    return warnings
 
 
 def shipped_head(model: str) -> Path:

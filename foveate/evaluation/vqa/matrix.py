@@ -139,7 +139,7 @@ def reuse_note(vlm: VLMLike, asked: bool) -> str:
 
 
 def passes_of(needs: Iterable[str]) -> list[str]:
-    """The passes that rules need, in the order they run. A coarse look's cost is told in terms of the full one."""
+    """The passes that rules need, in the order they run. A coarse look's cost is a share of the full one's."""
     needs = set(needs)
     extra = {TOKENS_PASS} if "COARSE" in needs and "FULL" not in needs else set()
     return [name for name in ("text", "NO", "COARSE", "FULL", TOKENS_PASS) if name in needs | extra]
@@ -187,7 +187,7 @@ def learned_rules(config: VqaConfig, heads: Sequence[TrainedHead]) -> list[Learn
 
 
 def checkpoint_name(trained: TrainedHead, heads: Sequence[TrainedHead]) -> str:
-    """What tells a head from the others of a run: its path, or its file's name where it is alone."""
+    """The name of a head among the others of a run: its path, or its file's name where it is alone."""
     return trained.path if len(heads) > 1 else Path(trained.path).name
 
 

@@ -49,7 +49,7 @@ def scored_of(experiment: Experiment, samples, needs=EVERY_PASS, pruned=()):
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory):
-    """A trained head, the test board, and its matrix."""
+    """A trained head, the passes of the test set, and its matrix."""
     folder = tmp_path_factory.mktemp("whole")
     experiment = make(folder / "cache")
     training = scored_of(experiment, fake_samples(300, seed=1))

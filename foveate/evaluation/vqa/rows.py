@@ -124,10 +124,10 @@ def _pruned_result(scored: ScoredPasses, pruned: PrunedOutcomes, config: HeadCon
     cost = look_cost(pruned.remaining, scored.outcomes.tokens[:, 2], config)
     left, asked = float(pruned.remaining.mean()), pruned.spec.ratio * float(scored.outcomes.tokens[:, 2].mean())
     # A smaller picture keeps the sides in proportion: its grid may miss the share.
-    told = f" ({left:.3g} tokens)" if abs(left - asked) >= 1 else ""
+    really = f" ({left:.3g} tokens)" if abs(left - asked) >= 1 else ""
     row = _row(scored) | {
         "baseline_name": PRUNING,
-        "row": f"{pruned.spec.mode} {pruned.spec.ratio:g}{told}",
+        "row": f"{pruned.spec.mode} {pruned.spec.ratio:g}{really}",
         "pruning_ratio": pruned.spec.ratio,
         "pruning_mode": pruned.spec.mode,
         **action_columns(0, 0, 1),

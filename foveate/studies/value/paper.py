@@ -115,7 +115,7 @@ class Paper:
             self.study.world.barrier()
 
     def seeds(self, folder: Path) -> None:
-        """A: every seed's head, and the mean over them."""
+        """Every seed's head, and the mean over them."""
         self._found(run_seeds(self.study.variant(output_dir=str(folder)), self.seeds_config.seeds))
 
     def pareto(self, folder: Path) -> None:
@@ -146,7 +146,7 @@ class Paper:
             self._evaluate(folder / by, policy=matched.apply(self.base.policy), pareto=())
 
     def generalization(self, folder: Path) -> None:
-        """C: the matrix of every data set."""
+        """The matrix of every data set."""
         self._evaluate(folder, dataset_config=self.every)
 
     def ablation(self, folder: Path) -> None:

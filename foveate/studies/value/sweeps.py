@@ -70,7 +70,7 @@ class OracleResult(EvaluationResult):
     """The rows of the fixed rules and of the oracle."""
 
     analysis: dict[str, Any] = dataclasses.field(default_factory=dict)
-    """Data set -> what `evaluation.vqa.oracle.analyse` tells of it."""
+    """Data set -> what `evaluation.vqa.oracle.analyse` finds in it."""
 
     def notes(self) -> list[str]:
         return [*super().notes(), f"analysis: {self.folder / 'analysis_oracle.json'}"]

@@ -64,7 +64,7 @@ def write_tables(config: TablesConfig) -> TablesResult:
 
 
 def short_names(runs: Sequence[str]) -> list[str]:
-    """As much of the end of each run's folder as tells the runs apart."""
+    """As much of the end of each run's folder as makes the runs' names distinct."""
     folders = [(Path(run) if Path(run).is_dir() else Path(run).parent).resolve() for run in runs]
     for depth in range(1, max(len(folder.parts) for folder in folders) + 1):
         names = ["/".join(folder.parts[-depth:]) for folder in folders]
@@ -124,9 +124,9 @@ def data_of(sources: Sequence[dict[str, Any]], names: Sequence[str]) -> tuple[di
             data[name] = next(iter(versions.values()))[1]
             continue
         data |= {f"{name} ({run})": about for run, about in versions.values()}
-        told = "; ".join(f"{run}: {about['samples']} questions, {about['hash']}" for run, about in versions.values())
+        facts = "; ".join(f"{run}: {about['samples']} questions, {about['hash']}" for run, about in versions.values())
         warnings.append(
-            f"the runs have different questions under the name {name} ({told}): their rows cannot be compared; "
+            f"the runs have different questions under the name {name} ({facts}): their rows cannot be compared; "
             "evaluate with the same data and --max_samples"
         )
     return data, warnings

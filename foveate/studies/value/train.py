@@ -96,7 +96,7 @@ def train_head(study: Study) -> HeadResult:
                 trained = fit_head(study, passes, lambda step, t: save_head(folder, step, t), on_metrics=metrics.write)
             path = save_head(folder, trained.facts["steps"], trained)
             result = HeadResult(folder, trained, _write_training(config, folder, passes, trained, path.name))
-            report.line(f"policy: {path}")
+            report.line(f"head: {path}")
             gains = gains_text(trained.facts["mean_gains"])
             report.line(f"validation loss {trained.facts['val_loss']:.4f}; {gains}: the scale of lambda")
     study.world.barrier()
@@ -119,8 +119,10 @@ def tune_model(study: Study, folder: Path) -> Study:
     if config.training.stage1_epochs:
         recipe = stage1_recipe(config, data_hash(samples))
         again = is_tuned(folder, recipe)
-        told = f"{config.training.stage1_epochs} epochs, {config.training.stage1_baseline_name}"
-        study.report.line(f"stage 1: {told}{f'; done before, in {folder / FOLDER}' if again else ''}")
+        done = f"; done before, in {folder / FOLDER}" if again else ""
+        study.report.line(
+            f"stage 1: {config.training.stage1_epochs} epochs, {config.training.stage1_baseline_name}{done}"
+        )
         if not again:
             float32 = dataclasses.replace(home.config, model=dataclasses.replace(config.model, dtype="float32"))
             start: Any = load_model(float32, str(study.world.device))
