@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import re
+import shlex
 import sys
 from pathlib import Path
 from types import ModuleType
@@ -11,6 +13,7 @@ from types import ModuleType
 import pytest
 import torch
 
+from foveate.cli.main import main, split_verb
 from foveate.testing.golden import REPO
 from foveate.types import Prefix, Span, TokenLayout
 
@@ -54,6 +57,30 @@ def test_the_method_of_the_guide_selects(monkeypatch: pytest.MonkeyPatch) -> Non
     prefix = Prefix(embeds, torch.ones(1, 20, dtype=torch.bool), torch.arange(20)[None], layout)
     selection = module.FarFromMean(keep_ratio=0.25).build().eval().select(prefix)
     assert selection.keep.indices()[0].tolist() == [3, 5, 7, 15] and int(selection.mask.sum()) == 8
+
+
+def commands() -> dict[tuple[str, ...], set[str]]:
+    """Verb -> options, of every `foveate` command in the documents' shell blocks."""
+    found: dict[tuple[str, ...], set[str]] = {}
+    for path in (*REPO.glob("*.md"), *REPO.glob("docs/*.md"), *REPO.glob("benchmarks/*/README.md")):
+        blocks = re.findall(r"```(?:bash|sh)\n(.*?)```", path.read_text(encoding="utf-8"), re.DOTALL)
+        for line in "\n".join(blocks).replace("\\\n", " ").splitlines():
+            words = shlex.split(line, comments=True)
+            start = next((n for n, word in enumerate(words) if Path(word).name == "foveate"), None)
+            if start is not None:
+                split = split_verb(words[start + 1 :])
+                assert split, f"{path.name}: {line}"
+                options = {word.partition("=")[0] for word in split[1] if word.startswith("--")}
+                found.setdefault(split[0], set()).update(options)
+    return found
+
+
+@pytest.mark.parametrize(("verb", "options"), sorted(commands().items()), ids=str)
+def test_commands_of_the_documents_are_understood(verb: tuple[str, ...], options: set[str], capsys) -> None:
+    with contextlib.suppress(SystemExit):
+        main([*verb, "--help"])
+    told = set(re.findall(r"--[\w.-]+", capsys.readouterr().out))
+    assert {option for option in options if not option.startswith("--pruner.")} <= told  # those are the method's own
 
 
 def test_the_readme_is_read_in_minutes() -> None:
