@@ -24,9 +24,9 @@ from foveate.evaluation.sim.record import RecordKind, make_recorder
 from foveate.evaluation.sim.results import RunLog
 from foveate.evaluation.sim.rollout import Job, Played, Query, RolloutConfig, rollout
 from foveate.policy import LoadOptions, Policy, TraceOptions, at_least_one
-from foveate.pruning import CONFIGS
 from foveate.tracing.store import TraceStore
 from foveate.types import ActionChunk, Trace
+from foveate.util.choices import name_of
 
 
 @dataclass(frozen=True)
@@ -132,7 +132,7 @@ def pruner_label(policy: Policy) -> str | None:
     if policy.pruner is None or not policy.pruner.enabled:
         return None
     options = policy.pruner.config
-    label = next(name for name, cls in CONFIGS.items() if type(options) is cls)
+    label = name_of(type(options))
     budget = getattr(options, "keep_ratio", None) or getattr(options, "keep_tokens", None)
     return f"{label}_{budget:g}" if budget else label
 

@@ -15,11 +15,17 @@ class GemmaConfig:
     """One Gemma stack: the language backbone or the action expert."""
 
     width: int
+    """Size of a token's embedding."""
     depth: int
+    """Number of layers."""
     mlp_dim: int
+    """Hidden units of each layer's MLP."""
     num_heads: int
+    """Query heads of each layer's attention."""
     num_kv_heads: int
+    """Key and value heads, each shared by equally many query heads."""
     head_dim: int
+    """Size of a head's queries, keys and values."""
 
 
 @dataclass(frozen=True)
@@ -27,12 +33,19 @@ class VisionConfig:
     """The SigLIP tower. Field names are those of its published configuration."""
 
     hidden_size: int
+    """Size of a patch's embedding in the tower."""
     num_hidden_layers: int
+    """Number of layers."""
     num_attention_heads: int
+    """Attention heads of each layer."""
     intermediate_size: int
+    """Hidden units of each layer's MLP."""
     patch_size: int
+    """Side of a patch, in pixels."""
     image_size: int
+    """Side of the square image, in pixels; a multiple of the patch size."""
     projection_dim: int
+    """Size that patches are projected to: the backbone's width."""
 
     def __post_init__(self) -> None:
         if self.image_size % self.patch_size:
@@ -62,23 +75,28 @@ class Pi0Config:
     """π0 (`pi05=False`) or π0.5 (`pi05=True`); the defaults are the published sizes."""
 
     pi05: bool = True
+    """Whether the model is π0.5, which reads the state as text and conditions the expert's norms on time."""
     dtype: Literal["float32", "bfloat16"] = "float32"
-    """`bfloat16` keeps the patch embedding, the norms of the Gemma stacks and the action head in float32."""
+    """Number format of the weights; `bfloat16` leaves patch embedding, Gemma norms and action head in float32."""
     action_dim: int = 32
+    """Numbers per action; a robot with fewer leaves the rest unused."""
     action_horizon: int = 50
+    """Actions per chunk."""
     max_token_len: int = 200
+    """Text tokens that the prompt is padded to; a longer prompt is cut off."""
     vocab_size: int = 257_152
+    """Entries of the text vocabulary."""
     llm: GemmaConfig = field(default_factory=lambda: GEMMA_2B)
     expert: GemmaConfig = field(default_factory=lambda: GEMMA_300M)
     vision: VisionConfig = field(default_factory=lambda: SIGLIP_SO400M)
     views: tuple[str, ...] = ("base_0_rgb", "left_wrist_0_rgb", "right_wrist_0_rgb")
-    """The cameras in the order of their tokens."""
+    """Names of the cameras, in the order of their tokens."""
     num_steps: int = 10
-    """Euler steps of the denoising."""
+    """Euler steps in which actions are denoised."""
     time_grid: Literal["openpi", "exact"] = "openpi"
-    """How times are formed: accumulated in float32 as openpi does, or 1 - k / num_steps."""
+    """Times of the Euler steps: `openpi` sums them up in float32 as openpi does, `exact` is 1 - k / num_steps."""
     query_projection: bool = False
-    """Holds a linear map from the expert's width to the backbone's, so that a pruner can ask with actions."""
+    """Whether a linear map from the expert's width to the backbone's lets a pruner ask with actions."""
 
     def __post_init__(self) -> None:
         if self.vision.projection_dim != self.llm.width:

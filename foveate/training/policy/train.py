@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -21,12 +20,13 @@ from foveate.models.pi0.detect import detect
 from foveate.models.pi0.model import Pi0
 from foveate.models.pi0.processing import Processor
 from foveate.models.pi0.weights import load_weights
-from foveate.pruning import CONFIGS, PrunerConfig, make_pruner
+from foveate.pruning import PrunerConfig, make_pruner
 from foveate.training.config import RESUME_FREE, DataConfig, LoopConfig, NoiseConfig, OptimConfig
 from foveate.training.loop import fit, seed_of
 from foveate.training.policy.data import DemoSource, check_path, load_demos, make_samples, norm_stats
 from foveate.training.policy.export import export_policy
 from foveate.training.policy.losses import FlowMatching
+from foveate.util.run_folder import to_dict
 from foveate.util.shipped import TINY_TOKENIZER, find_policy
 from foveate.util.world import World, join_world
 
@@ -99,18 +99,9 @@ def make_processor(start: Start, stats: Mapping[str, NormStats]) -> Processor:
     return Processor(config, start.robot, tokenizer, *norms)
 
 
-def plain(config: TrainPolicyConfig) -> dict[str, Any]:
-    """The config as JSON and YAML know it; the pruner carries its `name`."""
-    values = json.loads(json.dumps(dataclasses.asdict(config)))
-    if config.pruner is not None:
-        name = next(name for name, cls in CONFIGS.items() if type(config.pruner) is cls)
-        values["pruner"] = {"name": name, **values["pruner"]}
-    return values
-
-
 def identity(config: TrainPolicyConfig) -> dict[str, Any]:
     """What must be equal for a run to go on from a checkpoint."""
-    values = plain(config)
+    values = to_dict(config)
     del values["out"]
     values["loop"] = {k: v for k, v in values["loop"].items() if k not in RESUME_FREE}
     return values
@@ -142,7 +133,7 @@ def _train(config: TrainPolicyConfig, world: World, progress: Any) -> Path:
         objective, source, config.loop, config.optim, out, world=world, seed=config.seed, identity=identity(config)
     )
     if world.is_main:
-        values = plain(config)
+        values = to_dict(config)
         if config.init_from:
             del values["model"]  # sizes came from there
         with ema.applied():
