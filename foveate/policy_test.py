@@ -9,11 +9,12 @@ import numpy as np
 import pytest
 import torch
 
-from foveate.bench.trace import MID, observations, random_policy
+from foveate.bench.trace import observations
 from foveate.errors import FoveateError
 from foveate.models.pi0.config import GemmaConfig, VisionConfig
 from foveate.policy import Policy, TraceOptions, load_policy
 from foveate.pruning import make_pruner
+from foveate.training.policy.untrained import MID, random_policy
 from foveate.types import AttentionRequest, Observation
 
 _GEMMA = GemmaConfig(width=32, depth=2, mlp_dim=64, num_heads=2, num_kv_heads=1, head_dim=16)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import ast
 import configparser
+import re
 import shutil
 import subprocess
 import sys
@@ -75,6 +77,25 @@ def test_a_shared_prefix_is_a_missing_folder() -> None:
     for path in sources():
         kin[path.parent, path.stem.strip("_").split("_")[0]].append(path.name)
     assert {f"{folder}/{prefix}_": names for (folder, prefix), names in kin.items() if len(names) > 2} == {}
+
+
+def imported(path: Path) -> set[str]:
+    """Every module that a file of the repository imports, at its top or within a function."""
+    names = set()
+    for node in ast.walk(ast.parse((REPO / path).read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            names |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
+    return names
+
+
+def test_one_model_family_is_known_where_it_is_built_alone() -> None:
+    """Everybody else speaks the protocols of models/base.py."""
+    may = [Path("foveate", *room) for room in (("models",), ("training", "policy"), ("golden",))]
+    others = [path for path in sources() if not any(path.is_relative_to(room) for room in may)]
+    family = re.compile(r"foveate\.models\.pi0(\.|$)")
+    assert [str(path) for path in others if any(map(family.match, imported(path)))] == []
 
 
 def test_no_tracked_file_is_of_12_mb() -> None:

@@ -32,16 +32,16 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
-from foveate.bench import trace as bench
 from foveate.engine.registry import make_engine
 from foveate.golden import peer
 from foveate.models.base import ModelInputs
 from foveate.models.pi0.config import Pi0Config
 from foveate.models.pi0.model import Pi0
 from foveate.pruning import LightVLA, Random, make_pruner
+from foveate.training.policy.untrained import MID as BENCH_MID
 
 # The project's mid-size model as π0 with openpi's three cameras, on transformers' time grid.
-MID = replace(bench.MID, pi05=False, views=Pi0Config().views, time_grid="exact")
+MID = replace(BENCH_MID, pi05=False, views=Pi0Config().views, time_grid="exact")
 PROMPT = 48
 BASELINE = "transformers"
 Samples = dict[tuple[str, int, str], list[float]]

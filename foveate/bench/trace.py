@@ -7,33 +7,15 @@ from __future__ import annotations
 
 import tempfile
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
-from foveate.models.common.normalize import NormStats
-from foveate.models.common.robots import RobotMapping
-from foveate.models.pi0.config import GemmaConfig, Pi0Config, VisionConfig
-from foveate.models.pi0.model import Pi0
-from foveate.policy import Policy, TraceOptions, load_policy
+from foveate.policy import Policy, TraceOptions
 from foveate.tracing.store import TraceStore
-from foveate.training.policy.export import export_policy
 from foveate.types import AttentionRequest, Observation
-from foveate.util.shipped import TINY_TOKENIZER
-
-MID = Pi0Config(
-    vocab_size=2048,
-    llm=GemmaConfig(width=512, depth=8, mlp_dim=2048, num_heads=8, num_kv_heads=1, head_dim=64),
-    expert=GemmaConfig(width=256, depth=8, mlp_dim=1024, num_heads=8, num_kv_heads=1, head_dim=64),
-    vision=VisionConfig(384, 12, 6, 1536, 14, 224, 512),
-    views=("corner", "gripperPOV"),
-)
-"""65 M parameters, two views of 256 patches: large enough that arithmetic, not overhead, takes the time."""
 
 
 @dataclass(frozen=True)
@@ -62,26 +44,6 @@ def modes(attn_layers: tuple[int, ...], depth: int) -> list[Mode]:
         Mode("maps of prefix", None, 1.15, AttentionRequest(five)),
         Mode("maps of prefix+suffix", None, 1.15, AttentionRequest(five, ("prefix", "suffix"))),
     ]
-
-
-@contextmanager
-def random_policy(config: Pi0Config, pruner: str | None) -> Iterator[Policy]:
-    """A policy of this size with random weights, for measurements of time alone."""
-    with tempfile.TemporaryDirectory() as folder:
-        torch.manual_seed(0)
-        robot = RobotMapping.load("metaworld", "pi05").restricted(config.views)
-        unit = NormStats(*(np.full(robot.state_dim, v, np.float32) for v in (0, 1, -1, 1)))
-        export_policy(
-            Path(folder),
-            Pi0(config),
-            robot,
-            {"state": unit, "actions": unit},
-            TINY_TOKENIZER,
-            pruner={"name": pruner} if pruner else None,
-            train_config={"loop": {"steps": 0, "batch_size": 0}},
-            tasks=[],
-        )
-        yield load_policy(folder)
 
 
 def observations(policy: Policy, count: int, size: int = 224) -> list[Observation]:

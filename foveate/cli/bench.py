@@ -30,9 +30,10 @@ def trace(argv: list[str]) -> int:
     from rich.console import Console
     from rich.table import Table
 
-    from foveate.bench.trace import MID, measure, random_policy
+    from foveate.bench.trace import measure
     from foveate.cli.config import parse
     from foveate.policy import load_policy
+    from foveate.training.policy.untrained import MID, random_policy
     from foveate.util.provenance import provenance
 
     config = parse(BenchTraceConfig, argv, "foveate bench trace")

@@ -6,8 +6,8 @@ from dataclasses import replace
 
 import pytest
 
-from foveate.bench.trace import MID, random_policy
 from foveate.models.pi0.config import GemmaConfig, VisionConfig
+from foveate.training.policy.untrained import MID, random_policy
 
 _GEMMA = GemmaConfig(width=32, depth=2, mlp_dim=64, num_heads=2, num_kv_heads=1, head_dim=16)
 _VISION = VisionConfig(32, 1, 2, 64, 14, 56, 32)

@@ -10,13 +10,14 @@ import pytest
 import torch
 from torch import Tensor
 
-from foveate.bench.trace import observations, random_policy
+from foveate.bench.trace import observations
 from foveate.engine.registry import make_engine
 from foveate.errors import FoveateError
 from foveate.models.base import pack
 from foveate.models.pi0.model_test import make_inputs, make_model
 from foveate.policy_test import TINY
 from foveate.pruning.base import TokenPruner, find_patches, keep_tokens
+from foveate.training.policy.untrained import random_policy
 from foveate.types import AttentionRequest, KeepSet, Prefix, Selection
 
 

@@ -10,13 +10,13 @@ import torch
 from PIL import Image
 
 import foveate.policy
-from foveate.bench.trace import MID, random_policy
 from foveate.cli.main import main
 from foveate.data.droid.writer import DroidWriter
 from foveate.models.pi0.config import GemmaConfig, VisionConfig
 from foveate.policy import TraceOptions
 from foveate.pruning import make_pruner
 from foveate.studies.attention.kept_patches import infer_kept
+from foveate.training.policy.untrained import MID, random_policy
 from foveate.types import Observation
 
 _GEMMA = GemmaConfig(width=32, depth=2, mlp_dim=64, num_heads=2, num_kv_heads=1, head_dim=16)

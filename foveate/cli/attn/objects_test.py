@@ -7,11 +7,11 @@ import pytest
 from PIL import Image
 
 import foveate.policy
-from foveate.bench.trace import random_policy
 from foveate.cli.attn.fidelity_test import TINY, write_tree
 from foveate.cli.main import main
 from foveate.data.droid.reader import find_episodes
 from foveate.studies.attention.archive import MAPS, About, EpisodeMaps
+from foveate.training.policy.untrained import random_policy
 
 CAMERAS = {"corner": "varied_camera_1", "gripperPOV": "hand_camera"}
 GRID, HW = (4, 4), (48, 64)

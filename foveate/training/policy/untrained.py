@@ -1,0 +1,48 @@
+"""Policies with random weights, for measurements of time and for tests: a π0 of any size as a folder that loads."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from foveate.models.common.normalize import NormStats
+from foveate.models.common.robots import RobotMapping
+from foveate.models.pi0.config import GemmaConfig, Pi0Config, VisionConfig
+from foveate.models.pi0.model import Pi0
+from foveate.policy import Policy, load_policy
+from foveate.training.policy.export import export_policy
+from foveate.util.shipped import TINY_TOKENIZER
+
+MID = Pi0Config(
+    vocab_size=2048,
+    llm=GemmaConfig(width=512, depth=8, mlp_dim=2048, num_heads=8, num_kv_heads=1, head_dim=64),
+    expert=GemmaConfig(width=256, depth=8, mlp_dim=1024, num_heads=8, num_kv_heads=1, head_dim=64),
+    vision=VisionConfig(384, 12, 6, 1536, 14, 224, 512),
+    views=("corner", "gripperPOV"),
+)
+"""65 M parameters, two views of 256 patches: large enough that arithmetic, not overhead, takes the time."""
+
+
+@contextmanager
+def random_policy(config: Pi0Config, pruner: str | None) -> Iterator[Policy]:
+    """A policy of this size with random weights, for measurements of time alone."""
+    with tempfile.TemporaryDirectory() as folder:
+        torch.manual_seed(0)
+        robot = RobotMapping.load("metaworld", "pi05").restricted(config.views)
+        unit = NormStats(*(np.full(robot.state_dim, v, np.float32) for v in (0, 1, -1, 1)))
+        export_policy(
+            Path(folder),
+            Pi0(config),
+            robot,
+            {"state": unit, "actions": unit},
+            TINY_TOKENIZER,
+            pruner={"name": pruner} if pruner else None,
+            train_config={"loop": {"steps": 0, "batch_size": 0}},
+            tasks=[],
+        )
+        yield load_policy(folder)
