@@ -8,7 +8,7 @@ import re
 import shutil
 import subprocess
 import sys
-from collections import defaultdict
+from collections import Counter, defaultdict
 from pathlib import Path
 
 import pytest
@@ -96,6 +96,16 @@ def test_one_model_family_is_known_where_it_is_built_alone() -> None:
     others = [path for path in sources() if not any(path.is_relative_to(room) for room in may)]
     family = re.compile(r"foveate\.models\.pi0(\.|$)")
     assert [str(path) for path in others if any(map(family.match, imported(path)))] == []
+
+
+def test_no_room_outgrows_the_others() -> None:
+    """At most 15 % of the code in one room, a model family counted as a room of its own; 3,400 lines in `cli`."""
+    lines: Counter[str] = Counter()
+    for path in sources():
+        room = path.parts[1:3] if path.parts[1] == "models" else path.parts[1:2]
+        lines["/".join(room)] += len((REPO / path).read_text(encoding="utf-8").splitlines())
+    assert {room: count for room, count in lines.items() if count > 0.15 * lines.total()} == {}
+    assert lines["cli"] <= 3400
 
 
 def test_no_tracked_file_is_of_12_mb() -> None:
