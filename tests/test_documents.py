@@ -59,6 +59,16 @@ def test_the_method_of_the_guide_selects(monkeypatch: pytest.MonkeyPatch) -> Non
     assert selection.keep.indices()[0].tolist() == [3, 5, 7, 15] and int(selection.mask.sum()) == 8
 
 
+def test_files_that_documents_name_are_there() -> None:
+    missing = []
+    for path in (*REPO.glob("*.md"), *REPO.glob("docs/*.md"), *REPO.glob("benchmarks/*/README.md")):
+        named = re.findall(r"\b(?:foveate|benchmarks|configs|tests|docs)/[\w./*-]+", path.read_text(encoding="utf-8"))
+        missing += [
+            f"{path.name}: {name}" for name in named if "my_" not in name and not [*REPO.glob(name.rstrip("./"))]
+        ]
+    assert missing == []
+
+
 def commands() -> dict[tuple[str, ...], set[str]]:
     """Verb -> options, of every `foveate` command in the documents' shell blocks."""
     found: dict[tuple[str, ...], set[str]] = {}
