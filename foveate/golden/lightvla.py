@@ -20,6 +20,7 @@ from torch import Tensor
 
 from foveate.golden.report import EXACT, TOLERANCES, Report, Tolerance
 from foveate.models.base import pack
+from foveate.models.common.layers import rms_norm
 from foveate.pruning import lightvla
 from foveate.types import Prefix, Span, TokenLayout
 
@@ -76,7 +77,6 @@ def _norms() -> Iterator[list[Tensor]]:
         seen.append(rms_norm(x))
         return seen[-1]
 
-    rms_norm = lightvla.rms_norm
     with mock.patch.object(lightvla, "rms_norm", watched):
         yield seen
 

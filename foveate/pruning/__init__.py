@@ -59,7 +59,8 @@ def make_config(spec: PrunerConfig | str | Mapping[str, Any]) -> PrunerConfig:
     name = options.pop("name")
     if name not in CONFIGS:
         raise unknown("pruner", str(name), CONFIGS)
-    return from_options(name, CONFIGS[name], options)
+    config: PrunerConfig = from_options(name, CONFIGS[name], options)
+    return config
 
 
 def make_pruner(spec: PrunerConfig | str | Mapping[str, Any] | None) -> TokenPruner | None:

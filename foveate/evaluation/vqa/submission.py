@@ -101,8 +101,8 @@ def _write_sheet(path: Path, rows: Iterable[Sequence[Cell]]) -> Path:
 class _UndatedZip(zipfile.ZipFile):
     """An archive whose members carry no time of writing."""
 
-    def writestr(self, name: Any, data: Any, *args: Any, **kwargs: Any) -> None:
-        super().writestr(zipfile.ZipInfo(name), data, zipfile.ZIP_DEFLATED)
+    def writestr(self, zinfo_or_arcname: Any, data: Any, *args: Any, **kwargs: Any) -> None:
+        super().writestr(zipfile.ZipInfo(zinfo_or_arcname), data, zipfile.ZIP_DEFLATED)
 
     def write(self, filename: Any, arcname: Any = None, *args: Any, **kwargs: Any) -> None:
         self.writestr(arcname, Path(filename).read_bytes())

@@ -66,7 +66,8 @@ class AdaRMSNorm(nn.Module):
 
     def modulation(self, cond: Tensor) -> Tensor:
         """cond [B, C] -> [B, 1, 3D]; depends on the time alone, so a sampler asks once for all its steps."""
-        return self.dense(cond)[:, None]
+        modulation: Tensor = self.dense(cond)[:, None]
+        return modulation
 
     def forward(self, x: Tensor, modulation: Tensor) -> tuple[Tensor, Tensor]:
         """x [B, T, D] -> (normed [B, T, D], gate [B, 1, D])."""
@@ -127,7 +128,8 @@ class GemmaAttention(nn.Module):
         self.observer: Observer | None = None
 
     def _heads(self, x: Tensor) -> Tensor:
-        return x.unflatten(-1, (-1, self.head_dim)).transpose(1, 2)
+        heads: Tensor = x.unflatten(-1, (-1, self.head_dim))
+        return heads.transpose(1, 2)
 
     def keys_values(self, x: Tensor, rope: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
         """Keys (after RoPE) and values alone, each [B, G, T, K]: all that a cache needs of the last layer."""
@@ -161,7 +163,8 @@ class GemmaMLP(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         gate, up = self.gate_up_proj(x).chunk(2, dim=-1)
-        return self.down_proj(gelu(gate) * up)
+        out: Tensor = self.down_proj(gelu(gate) * up)
+        return out
 
 
 class ViTLayer(nn.Module):
@@ -183,7 +186,8 @@ class ViTLayer(nn.Module):
         q, k, v = qkv.permute(2, 0, 3, 1, 4)
         out = F.scaled_dot_product_attention(q, k, v)
         x = x + self.out_proj(out.transpose(1, 2).flatten(2))
-        return x + self.fc2(gelu(self.fc1(self.layer_norm2(x))))
+        x = x + self.fc2(gelu(self.fc1(self.layer_norm2(x))))
+        return x
 
 
 class SiglipTower(nn.Module):
@@ -203,10 +207,11 @@ class SiglipTower(nn.Module):
 
     def embeddings(self, images: Tensor) -> Tensor:
         """images float32 [B, 3, H, W] in [-1, 1] -> float32 [B, P, D], patches row by row."""
-        return self.patch_embedding(images).flatten(2).transpose(1, 2) + self.position_embedding
+        patches: Tensor = self.patch_embedding(images).flatten(2).transpose(1, 2)
+        return patches + self.position_embedding
 
     def forward(self, images: Tensor) -> Tensor:
         x = self.embeddings(images).to(self.post_layernorm.weight.dtype)
-        for layer in self.layers:
+        for layer in (*self.layers, self.post_layernorm):
             x = layer(x)
-        return self.post_layernorm(x)
+        return x

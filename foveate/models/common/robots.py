@@ -10,7 +10,7 @@ Out: the inverse of normalisation, delta -> absolute, joint signs, gripper.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -52,10 +52,11 @@ class Linkage:
 
     def __call__(self, x: np.ndarray) -> np.ndarray:
         sine = (self.horn_radius**2 + x**2 - self.arm_length**2) / (2 * self.horn_radius * x)
-        return np.arcsin(np.clip(sine, -1, 1))
+        angle: np.ndarray = np.arcsin(np.clip(sine, -1, 1))
+        return angle
 
     def inverse(self, y: np.ndarray) -> np.ndarray:
-        sine = self.horn_radius * np.sin(y)
+        sine: np.ndarray = self.horn_radius * np.sin(y)
         return sine + np.sqrt(self.arm_length**2 - self.horn_radius**2 + sine**2)
 
 
@@ -208,14 +209,15 @@ class RobotMapping:
         )
         if self.joint_signs:
             actions *= self.joint_signs
-        return (actions - self._offset(state)).astype(np.float32)
+        moves: np.ndarray = actions - self._offset(state)
+        return moves.astype(np.float32)
 
     def _offset(self, state: np.ndarray) -> np.ndarray:
         if not any(self.delta_mask):
             return np.zeros(self.action_dim)
         return np.where(self.delta_mask, self.to_model_state(state)[..., None, : self.action_dim], 0.0)
 
-    def _on_gripper(self, values: np.ndarray, steps: list[Any]) -> np.ndarray:
+    def _on_gripper(self, values: np.ndarray, steps: Sequence[Callable[[np.ndarray], np.ndarray]]) -> np.ndarray:
         dims = list(self.gripper.dims)
         for step in steps:
             values[..., dims] = step(values[..., dims])

@@ -22,7 +22,8 @@ def clean(prompt: str) -> str:
 
 def discretise(state: np.ndarray) -> np.ndarray:
     """Normalised state [S] -> bins 0..255 over [-1, 1]; above the range 255, below it -1, as openpi has it."""
-    return np.digitize(state, bins=_EDGES) - 1
+    bins: np.ndarray = np.digitize(state, bins=_EDGES) - 1
+    return bins
 
 
 class PromptTokenizer:
@@ -50,12 +51,16 @@ class PromptTokenizer:
                 "it belongs to another model"
             )
         self.max_token_len = max_token_len
-        self._newline = self._pieces.encode("\n")
+        self._newline: list[int] = self._pieces.encode("\n")
         self._warned = False
+
+    def _encode(self, text: str) -> list[int]:
+        ids: list[int] = self._pieces.encode(text, add_bos=True)
+        return ids
 
     @property
     def vocab_size(self) -> int:
-        return self._pieces.vocab_size()
+        return int(self._pieces.vocab_size())
 
     def ids(self, prompt: str, state: np.ndarray | None = None) -> list[int]:
         """Token ids, neither cut nor padded.
@@ -64,9 +69,9 @@ class PromptTokenizer:
             state: normalised state [S], written into the prompt (π0.5); None: π0's prompt, which ends in a line break.
         """
         if state is None:
-            return self._pieces.encode(clean(prompt), add_bos=True) + self._newline
+            return self._encode(clean(prompt)) + self._newline
         bins = " ".join(map(str, discretise(state).tolist()))
-        return self._pieces.encode(f"Task: {clean(prompt)}, State: {bins};\nAction: ", add_bos=True)
+        return self._encode(f"Task: {clean(prompt)}, State: {bins};\nAction: ")
 
     def __call__(self, prompt: str, state: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
         """Tokens int64 [L], 0 where padded, and their mask bool [L]."""

@@ -131,10 +131,12 @@ class Pi0(nn.Module):
         present = image_masks.flatten()
         flat = images.flatten(0, 1)
         if bool(present.all()):
-            return self.projector(self.vision(flat)).unflatten(0, images.shape[:2]).flatten(1, 2)
-        embeds = self.projector(self.vision(flat[present]))
-        out = embeds.new_zeros(flat.shape[0], *embeds.shape[1:])
-        return out.index_put((present.nonzero().squeeze(-1),), embeds).unflatten(0, images.shape[:2]).flatten(1, 2)
+            embeds: Tensor = self.projector(self.vision(flat))
+        else:
+            seen = self.projector(self.vision(flat[present]))
+            embeds = seen.new_zeros(flat.shape[0], *seen.shape[1:])
+            embeds = embeds.index_put((present.nonzero().squeeze(-1),), seen)
+        return embeds.view(*images.shape[:2], *embeds.shape[1:]).flatten(1, 2)
 
     def embed_prefix(self, inputs: ModelInputs) -> Prefix:
         """Tokens of all views and of the text, unpacked; masked tokens take part in no attention."""
@@ -167,8 +169,8 @@ class Pi0(nn.Module):
             return None
         queries = torch.cat(parts, 1)
         if self.config.query_projection:
-            return self.query_proj(queries)
-        if queries.shape[-1] != self.config.llm.width:
+            queries = self.query_proj(queries)
+        elif queries.shape[-1] != self.config.llm.width:
             raise FoveateError(
                 f"pruner queries {wanted!r}: the expert's width {queries.shape[-1]} differs from the backbone's "
                 f"{self.config.llm.width}; set `query_projection: true` in the model config and fine-tune"
@@ -238,7 +240,7 @@ class Pi0(nn.Module):
 
     def embed_suffix(self, state: Tensor | None, x_t: Tensor, time: Tensor) -> Tensor:
         """x_t [B, H, A] -> [B, H, W], behind π0's state token [B, 1 + H, W] unless `state` is None."""
-        actions = self.action_in_proj(x_t)
+        actions: Tensor = self.action_in_proj(x_t)
         if self.config.pi05:
             return actions
         time_emb = self.time_embedding(time).to(actions.dtype)[:, None].expand_as(actions)
@@ -289,7 +291,8 @@ class Pi0(nn.Module):
                 masks[run] = self.suffix_mask(cache.masks[run], past[0], x.shape[1])
             x, _ = layer(x, rope, masks[run], past, table and (table[2 * i], table[2 * i + 1]))
         x = self.expert.norm(x, table[-1])[0] if table else self.expert.norm(x)
-        return self.action_out_proj(x[:, -self.config.action_horizon :].float())
+        v_t: Tensor = self.action_out_proj(x[:, -self.config.action_horizon :].float())
+        return v_t
 
     def times(self, num_steps: int) -> list[float]:
         """The times of the Euler steps, from 1 (noise) towards 0 (action)."""

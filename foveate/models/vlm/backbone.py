@@ -110,15 +110,17 @@ class Backbone:
 
     @property
     def device(self) -> torch.device:
-        return self.base.device
+        device: torch.device = self.base.device
+        return device
 
     def embed(self, ids: Tensor) -> Tensor:
         """[..., D]. An id outside the table (an image token that some models have there) becomes 0."""
         table = self.base.get_input_embeddings()
-        return table(ids.masked_fill(ids >= table.num_embeddings, 0))
+        embeds: Tensor = table(ids.masked_fill(ids >= table.num_embeddings, 0))
+        return embeds
 
     def head(self, hidden: Tensor) -> Tensor:
-        logits = self.base.get_output_embeddings()(hidden).float()
+        logits: Tensor = self.base.get_output_embeddings()(hidden).float()
         return logits if self._cap is None else torch.tanh(logits / self._cap) * self._cap
 
     def axes(self, positions: Tensor) -> Tensor:
@@ -128,8 +130,7 @@ class Backbone:
     def encode(self, images: Sequence[ModelImage]) -> VisionFeatures:
         """Pictures of one shape through the vision tower."""
         pixels = {name: torch.cat([i.pixels[name] for i in images]).to(self.device) for name in images[0].pixels}
-        features = self.family.features(self.base, pixels)
-        return features
+        return self.family.features(self.base, pixels)
 
     def decode(
         self, embeds: Tensor, mask: Tensor, positions: Tensor, cache: DynamicCache | None, **extra: Any
@@ -143,7 +144,8 @@ class Backbone:
             use_cache=cache is not None,
             **extra,
         )
-        return out.last_hidden_state
+        hidden: Tensor = out.last_hidden_state
+        return hidden
 
     def rows(self, prompts: Sequence[Prompt], images: Sequence[ModelImage] | None, keep: Tensor | None) -> list[Row]:
         """Prompts as rows of tokens; `keep` bool [B, P] says which image tokens stay."""

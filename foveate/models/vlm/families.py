@@ -121,7 +121,7 @@ class Qwen(Family):
 
     @property
     def token_side(self) -> int:
-        return self.processor.patch_size * self.processor.merge_size
+        return int(self.processor.patch_size * self.processor.merge_size)
 
     def process(self, pictures: Sequence[Image.Image]) -> list[dict[str, Any]]:
         # One call for all: the processor's checks cost more than its work on a small picture.
@@ -173,7 +173,7 @@ class Tiles(Family):
     @property
     def _length(self) -> int:
         vision = self.config.vision_config
-        return (vision.image_size // vision.patch_size) ** 2 // self.config.scale_factor**2
+        return int((vision.image_size // vision.patch_size) ** 2 // self.config.scale_factor**2)
 
     def process(self, pictures: Sequence[Image.Image]) -> list[dict[str, Any]]:
         # This processor enlarges every picture to `size`. What the budget allows, in whole tiles, is the most it may.
@@ -236,7 +236,7 @@ class Llava(Family):
     @property
     def _count(self) -> int:
         # `default` drops the tower's class token, `full` keeps it.
-        return self._grid[0] * self._grid[1] + (self.config.vision_feature_select_strategy == "full")
+        return self._grid[0] * self._grid[1] + int(self.config.vision_feature_select_strategy == "full")
 
     def expand(self, pixels: dict[str, Any]) -> str:
         return self.image_token * self._count

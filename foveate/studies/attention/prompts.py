@@ -130,7 +130,8 @@ def _draw(
     )
     for phase, first in found[0].items():
         maps = [each[phase] for each in found]
-        best = np.sum([activity(m, config.activity) for m in maps], 0).argmax(-1)
+        # `activity` is one of `ACTIVITIES`
+        best = np.sum([activity(m, config.activity) for m in maps], 0).argmax(-1)  # type: ignore[arg-type]
         gaps = {(i, j): difference(maps[j], maps[i]) for i, j in pairs}
         for at, layer in enumerate(first.layers):
             for h, head in enumerate(first.heads):
