@@ -10,8 +10,8 @@ A field that is a union of dataclasses (`pruner: PrunerConfig | None`) is a choi
 `--pruner lightvla --pruner.keep_ratio 0.25`; in YAML `pruner: lightvla`, or a mapping with `name: lightvla` in it.
 It is settled before options are read: an option of a dataclass that is not chosen is an unknown option.
 
-jsonargparse reads each value by the type of its field. It is not given whole dataclasses: it would look for the types
-of inherited fields in the wrong module, and accept anything where it does not find them.
+jsonargparse reads each value by the type of its field. Given whole dataclasses it would look for the types of inherited
+fields in the wrong module, and accept anything where it does not find them.
 """
 
 from __future__ import annotations
@@ -51,8 +51,8 @@ class Flag:
     words: list[str]
     joined: bool = False
 
-    def take(self, kind: Any = str) -> str:
-        """The text of a value of this type; the words that make it leave `words`."""
+    def take(self, kind: Any = str, whole: bool = False) -> Any:
+        """The text of a value of this type, `whole` a list of texts; the words that make it leave `words`."""
         items, switch = items_of(kind), bool in members(kind)
         if switch and not self.joined and not (self.words and self.words[0].lower() in SWITCH):
             return "true"
@@ -60,10 +60,11 @@ class Flag:
         taken, self.words = self.words[:count], self.words[count:]
         if not taken:
             raise FoveateError(f"--{self.name} needs a value")
-        if switch:
-            return SWITCH.get(taken[0].lower(), taken[0])
+        if whole:
+            return taken
         if not items or taken[0].startswith("[[") or taken[0] in ("null", "none"):
-            return " ".join(taken)
+            text = " ".join(taken)
+            return SWITCH.get(text.lower(), text) if switch else text
         parts = [part.strip(" '\"") for text in taken for part in text.strip("[]").split(",") if part.strip()]
         return json.dumps(parts) if str in items else f"[{', '.join(parts)}]"
 
@@ -76,6 +77,7 @@ def parse(
     *,
     aliases: Mapping[str, str] | None = None,
     positional: Sequence[str] = (),
+    whole: Collection[str] = (),
 ) -> T:
     """Build `config_cls` from a command line; `--help` prints the options and leaves with status 0.
 
@@ -83,6 +85,7 @@ def parse(
         config_cls: a dataclass; nested dataclasses become dotted flags.
         aliases: other flag name -> field (`{"pretrained_checkpoint": "policy"}`), with `_`.
         positional: fields that bare words fill, in order.
+        whole: fields of paths or sentences: commas divide nothing, and a repeated flag adds to the list.
     Raises:
         FoveateError: an unknown flag or key (with the nearest known one), a value of the wrong type, a missing
             field, a file that cannot be read, or what the dataclass's `__post_init__` rejects.
@@ -99,20 +102,21 @@ def parse(
     options = {field.key: field for field in _options(config_cls, chosen)}
     for key, value in values.items():
         _check_key(key, value, [*options, *chosen])
+    values |= {flag.name: [] for flag in rest if flag.name in whole}
     for flag in rest:
         if flag.name not in options:
             known = (*options, *chosen, *aliases, "config", "help")
             raise unknown("option", f"--{flag.name}", [f"--{key}" for key in known])
-        values[flag.name] = flag.take(options[flag.name].kind)
+        value = flag.take(options[flag.name].kind, whole=flag.name in whole)
+        values[flag.name] = values[flag.name] + value if flag.name in whole else value
     bare = [word for flag in flags for word in flag.words]
     if len(bare) > len(positional):
         raise FoveateError(f"unexpected word {bare[len(positional)]!r}: options start with `--`")
     values |= zip(positional, bare, strict=False)
 
     if not set(HELP).isdisjoint(argv):
-        words = [key.upper() if options[key].default is MISSING else f"[{key.upper()}]" for key in positional]
         fields = [*(field._replace(default=chosen[field.key]) for field in choices), *options.values()]
-        print_help(" ".join([prog, *words, "[--OPTION VALUE ...]"]), description or about(config_cls), fields, aliases)
+        print_help(prog, description or about(config_cls), fields, aliases, positional)
         raise SystemExit(0)
     read = {key: _read(key, values[key], f.kind) if key in values else f.default for key, f in options.items()}
     if missing := [f"--{key}" for key, value in read.items() if value is MISSING]:
@@ -146,7 +150,7 @@ def _read_yaml(path: Path, aliases: Mapping[str, str]) -> list[tuple[str, Any]]:
         raise FoveateError(f"--config {path}: not valid YAML: {' '.join(str(error).split())}") from error
     if not isinstance(content, dict | None):
         raise FoveateError(f"--config {path}: expected `key: value` lines, got a {type(content).__name__}")
-    return [(aliases.get(key, key), value) for key, value in _flatten(content or {})]
+    return [(key if value in (None, {}) else aliases.get(key, key), value) for key, value in _flatten(content or {})]
 
 
 def _flatten(content: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
@@ -197,8 +201,8 @@ def _fields(cls: type, chosen: Chosen, base: Any = None, prefix: str = "") -> It
         if spec.init:
             key = f"{prefix}{spec.name}"
             default = spec.default if spec.default_factory is MISSING else spec.default_factory()
-            kind = chosen.get(key, hints[spec.name])
-            yield Field(key, kind, default if base is None else getattr(base, spec.name), cls)
+            default = default if base is None else getattr(base, spec.name)
+            yield Field(key, chosen.get(key, hints[spec.name]), default, cls)
 
 
 def _options(cls: type, chosen: Chosen, base: Any = None, prefix: str = "") -> Iterator[Field]:

@@ -227,9 +227,28 @@ def test_config_is_plain_yaml() -> None:
 
 
 def test_types_of_inherited_fields_hold_wherever_the_class_was_defined() -> None:
-    from foveate.cli.attn.episodes import EpisodesConfig
-    from foveate.cli.attn.scene import SceneConfig
+    from foveate.studies.attention.episodes import EpisodesConfig
+    from foveate.studies.attention.scene import SceneConfig
 
     for config_cls, place in ((EpisodesConfig, "--data_root"), (SceneConfig, "--out")):
         with pytest.raises(FoveateError, match="--num_steps: expected a whole number"):
             parse(config_cls, ["--policy", "p", place, "here", "--num_steps", "many"], "x")
+
+
+def test_sentences_and_paths_may_hold_commas() -> None:
+    def tasks(*argv: str) -> Run:
+        return parse(Run, ["--policy", "p", *argv], "x", whole=("tasks",), positional=("out",))
+
+    assert tasks("--tasks", "a,b", "c", "--store", "--tasks=d, e").tasks == ("a,b", "c", "d, e")
+    assert tasks("--tasks=a,b", "there") == Run("p", tasks=("a,b",), out=Path("there"))
+    with pytest.raises(FoveateError, match="--tasks needs a value"):
+        tasks("--tasks")
+
+
+def test_an_alias_may_stand_for_a_field_inside(tmp_path: Path) -> None:
+    def parsed(*argv: str) -> Run:
+        return parse(Run, ["--policy", "p", *argv], "x", aliases={"env": "env.image_size"})
+
+    assert parsed("--env", "96") == parsed("--env.image_size=96") == Run("p", env=Env(96))
+    assert parsed("--config", write(tmp_path / "a.yaml", "env: {image_size: 96}")).env == Env(96)
+    assert parsed("--config", write(tmp_path / "b.yaml", "env:")).env == Env()

@@ -7,7 +7,7 @@ import functools
 import inspect
 import json
 import typing
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import MISSING
 from pathlib import Path
 from types import NoneType
@@ -54,13 +54,19 @@ def in_words(kind: Any, words: Mapping[Any, str] = ONE) -> str:
     return f"{'' if words is ONE else 'lists of '}{count}{in_words(items[0], MANY)}"
 
 
-def print_help(usage: str, description: str, fields: Iterable[Field], aliases: Mapping[str, str]) -> None:
+def print_help(
+    prog: str, description: str, fields: Collection[Field], aliases: Mapping[str, str], positional: Sequence[str]
+) -> None:
     """Print the options in groups, one per dataclass.
 
     Args:
         fields: of a field that is a choice, `default` is the dataclass that is chosen now.
         aliases: other name of a flag -> its field.
+        positional: fields that bare words fill; those that may be left out stand in brackets.
     """
+    needed = [field.key for field in fields if field.default is MISSING]
+    words = [key.upper() if key in needed else f"[{key.upper()}]" for key in positional]
+    usage = " ".join([prog, *words, "[--OPTION VALUE ...]"])
     parser = argparse.ArgumentParser(usage=usage, description=description, add_help=False)
     groups = {"": parser.add_argument_group("options")}
     groups[""].add_argument("-h", "--help", action="store_true", help="show this help and leave")

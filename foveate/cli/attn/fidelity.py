@@ -8,7 +8,6 @@ Exit status 1: some episodes could not be read; each is named with its reason, t
 
 from __future__ import annotations
 
-import json
 from typing import Any
 
 from foveate.cli.attn.output import POLICY
@@ -20,12 +19,11 @@ def fidelity(argv: list[str]) -> int:
     from rich.console import Console
 
     from foveate.cli.config import parse
-    from foveate.cli.words import take_all
     from foveate.studies.attention.fidelity import FidelityConfig, study_fidelity
 
-    words, images = take_all(argv, "image")
-    words += [f"--image={json.dumps(images)}"] if images else []
-    config = parse(FidelityConfig, words, "foveate attn fidelity", aliases=POLICY, positional=("data_root",))
+    config: FidelityConfig = parse(
+        FidelityConfig, argv, "foveate attn fidelity", aliases=POLICY, positional=("data_root",), whole=("image",)
+    )
     screen = Reporter(Console())
     done = study_fidelity(config, screen)
     for choice in config.views:

@@ -1,32 +1,17 @@
-"""What the verbs of `foveate attn` share: flags of paths and sentences, tables, and what became of episodes."""
+"""What the verbs of `foveate attn` share: other names of flags, tables, and what became of episodes."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from foveate.studies.attention.pipeline import Outcome
     from foveate.util.progress import Reporter
 
-T = TypeVar("T")
 POLICY = {"checkpoint": "policy", "pretrained_checkpoint": "policy"}
 """Other names of --policy."""
-
-
-def parse_scene(config_cls: type[T], argv: list[str], verb: str, several: Sequence[str]) -> T:
-    """Flags of paths and sentences, which may hold commas, are taken out before lists are split."""
-    from foveate.cli.config import parse
-    from foveate.cli.words import take_all
-
-    words, taken = list(argv), {}
-    for flag in several:
-        words, taken[flag] = take_all(words, flag)
-    config: Any = parse(config_cls, words, f"foveate attn {verb}", aliases={"checkpoint": "policy"})
-    given: T = replace(config, **{flag: tuple(values) for flag, values in taken.items() if values})
-    return given
 
 
 def print_table(screen: Reporter, title: str, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:

@@ -7,7 +7,7 @@ foveate attn prompts --policy pi05_droid --episode DIR --prompt "take the red cu
 
 from __future__ import annotations
 
-from foveate.cli.attn.output import parse_scene, print_table
+from foveate.cli.attn.output import POLICY, print_table
 from foveate.util.progress import Reporter
 
 
@@ -15,10 +15,11 @@ def frame(argv: list[str]) -> int:
     """The verb: maps and pictures of one inference."""
     from rich.console import Console
 
+    from foveate.cli.config import parse
     from foveate.studies.attention.frame import FrameConfig, attend_frame
 
     screen = Reporter(Console())
-    done = attend_frame(parse_scene(FrameConfig, argv, "frame", several=("image",)), screen)
+    done = attend_frame(parse(FrameConfig, argv, "foveate attn frame", aliases=POLICY, whole=("image",)), screen)
     views = list(done.rows[0]["mass"])
     print_table(
         screen,
@@ -35,10 +36,12 @@ def prompts(argv: list[str]) -> int:
     """The verb: one scene under several prompts."""
     from rich.console import Console
 
+    from foveate.cli.config import parse
     from foveate.studies.attention.prompts import PromptsConfig, compare_prompts
 
     screen = Reporter(Console())
-    done = compare_prompts(parse_scene(PromptsConfig, argv, "prompts", several=("image", "prompt")), screen)
+    whole = ("image", "prompt")
+    done = compare_prompts(parse(PromptsConfig, argv, "foveate attn prompts", aliases=POLICY, whole=whole), screen)
     distances = ("l2", "relative_l2", "correlation")
     print_table(
         screen,

@@ -21,9 +21,8 @@ def sim(argv: list[str]) -> int:
     from foveate.evaluation.sim.simulate import SimConfig
     from foveate.util.progress import Reporter
 
-    # `--env metaworld` is short for `--env.name metaworld`.
-    argv = [f"--env.name{word[5:]}" if word == "--env" or word.startswith("--env=") else word for word in argv]
-    config = parse(SimConfig, argv, "foveate eval sim", aliases={"pretrained_checkpoint": "policy"})
+    aliases = {"pretrained_checkpoint": "policy", "env": "env.name"}
+    config = parse(SimConfig, argv, "foveate eval sim", aliases=aliases)
     console = Console()
     run = evaluate(config, Reporter(console))
     page = write_report([run.folder], run.folder / "report", Reporter(console), config.trace_max_plots)

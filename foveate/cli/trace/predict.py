@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 
 def predict(argv: list[str]) -> int:
     """The verb: infer once, and write dump, pictures, overlays, token log and report."""
@@ -11,16 +9,14 @@ def predict(argv: list[str]) -> int:
 
     from foveate.cli.config import parse
     from foveate.cli.trace.view import exit_status
-    from foveate.cli.words import take_all
     from foveate.evaluation.predict import PredictConfig
     from foveate.evaluation.predict import predict as infer_once
     from foveate.util.progress import Reporter
 
     aliases = {"checkpoint": "policy", "pretrained_checkpoint": "policy"}
-    words, pictures = take_all(argv, "image")
-    config = parse(PredictConfig, words, "foveate trace predict", aliases=aliases)
+    config = parse(PredictConfig, argv, "foveate trace predict", aliases=aliases, whole=("image",))
     screen = Reporter(Console())
-    done = infer_once(replace(config, image=tuple(pictures) or config.image), screen)
+    done = infer_once(config, screen)
     screen.line(f"actions: {list(done.chunk.actions.shape)} in {done.folder / 'actions.json'}")
     screen.line(f"report: {done.report}")
     return exit_status(screen, done.damaged)
