@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -78,3 +79,21 @@ def test_exit_statuses(monkeypatch, capsys) -> None:
     assert capsys.readouterr().err == "foveate doctor: the camera is missing; add it\n"
     monkeypatch.setattr(cli, "resolve", lambda words: fails(KeyboardInterrupt()))
     assert main(["doctor"]) == 130
+
+
+def test_sigterm_ends_as_ctrl_c_does(monkeypatch, capsys) -> None:
+    put_in_order = []
+
+    def verb(_: list[str]) -> int:
+        try:
+            os.kill(os.getpid(), signal.SIGTERM)
+            time.sleep(60)
+        finally:
+            put_in_order.append(True)
+        return 0
+
+    before = signal.getsignal(signal.SIGTERM)
+    monkeypatch.setattr(cli, "resolve", lambda words: verb)
+    assert main(["doctor"]) == 143 and put_in_order
+    assert capsys.readouterr().err == "foveate: told to end (SIGTERM)\n"
+    assert signal.getsignal(signal.SIGTERM) == before

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import json
 import os
@@ -134,6 +135,29 @@ def test_kill_9_loses_nothing_and_doubles_nothing(policy, tmp_path):
     assert sum(e["queries"] for e in after) == len(lines(out / "queries.jsonl"))
     assert main(command(policy, whole, *flags, episodes=6)) == 0
     assert outcome(out) == outcome(whole)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("stop", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_told_to_end_it_says_what_is_kept_and_takes_its_workers_with_it(policy, tmp_path, stop, status):
+    out = tmp_path / "run"
+    arguments = command(policy, out, episodes=20)
+    environ = {**os.environ, "FAKE_DELAY": "0.02", "FOVEATE_TEST": str(tmp_path)}
+    with subprocess.Popen(
+        [sys.executable, "-m", "foveate", *arguments], env=environ, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    ) as process:
+        log, deadline = out / "episodes.jsonl", time.monotonic() + 300
+        while not (log.exists() and log.read_text().count("\n") >= 2):
+            assert process.poll() is None and time.monotonic() < deadline
+            time.sleep(0.02)
+        process.send_signal(stop)
+        said, complained = process.communicate()
+    assert process.returncode == status and b"Traceback" not in complained
+    assert f"{len(lines(log))} of 40 episodes are kept in".encode() in b" ".join(said.split())
+    marked = f"FOVEATE_TEST={tmp_path}\0".encode()
+    for other in filter(str.isdecimal, os.listdir("/proc")):
+        with contextlib.suppress(OSError):
+            assert marked not in Path(f"/proc/{other}/environ").read_bytes(), "a worker outlives its run"
 
 
 def test_the_same_command_again_plays_nothing(policy, tmp_path):

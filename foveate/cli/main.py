@@ -2,7 +2,8 @@
 
 Nothing heavy is imported here, so `foveate --help` answers at once. A verb is a function that takes the
 remaining arguments and returns the exit status. Exit statuses: 0 done, 1 a `FoveateError` (its text is on
-stderr), 2 a wrong command line, 3 done but damaged files were passed over, 130 interrupted; `check golden` has its own.
+stderr), 2 a wrong command line, 3 done but damaged files were passed over, 130 interrupted, 143 told to
+end (SIGTERM); `check golden` has its own.
 """
 
 from __future__ import annotations
@@ -10,8 +11,12 @@ from __future__ import annotations
 import difflib
 import importlib
 import os
+import signal
 import sys
-from collections.abc import Callable, Sequence
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
 
 from foveate import __version__
 from foveate.errors import FoveateError
@@ -149,10 +154,33 @@ def main(argv: Sequence[str] | None = None) -> int:
         # A bar that libraries redraw fills a log file with its copies.
         os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     try:
-        return resolve(words)(rest)
+        with _ended_by_sigterm():
+            return resolve(words)(rest)
     except FoveateError as error:
         print(f"foveate {' '.join(words)}: {error}", file=sys.stderr)
         return 1
-    except KeyboardInterrupt:
-        print("foveate: interrupted", file=sys.stderr)
-        return 130
+    except KeyboardInterrupt as stop:
+        print(f"foveate: {'told to end (SIGTERM)' if isinstance(stop, Terminated) else 'interrupted'}", file=sys.stderr)
+        return 143 if isinstance(stop, Terminated) else 130
+
+
+class Terminated(KeyboardInterrupt):
+    """SIGTERM: what has begun is put in order as after Ctrl-C."""
+
+
+@contextmanager
+def _ended_by_sigterm() -> Iterator[None]:
+    """`Terminated` at the first SIGTERM; a second one ends the process at once."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def end(*_: Any) -> None:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        raise Terminated
+
+    before = signal.signal(signal.SIGTERM, end)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before or signal.SIG_DFL)

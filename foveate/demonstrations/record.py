@@ -20,6 +20,7 @@ from foveate.demonstrations.experts import Learner, NoiseConfig, demonstrate
 from foveate.envs.metaworld.env import CONVENTIONS, MetaWorldEnv, instruction_of
 from foveate.envs.suites import resolve_tasks
 from foveate.errors import FoveateError
+from foveate.util.process import die_with_parent
 from foveate.util.progress import SILENT, Reporter
 
 ATTEMPTS = 20
@@ -168,7 +169,7 @@ def record_demos(config: MetaWorldDemosConfig, report: Reporter = SILENT) -> dic
     todo = [episode for episode in planned if episode.index not in done]
     attempts = 0
     with (
-        ProcessPoolExecutor(config.workers, multiprocessing.get_context("spawn")) as pool,
+        ProcessPoolExecutor(config.workers, multiprocessing.get_context("spawn"), die_with_parent) as pool,
         report.bar("recording", "episodes", len(planned), len(planned) - len(todo)) as bar,
     ):
         futures = [pool.submit(record, episode, config) for episode in todo]

@@ -10,13 +10,13 @@ an older Python lacks. Messages are those of `util/wire.py`: nothing is pickled.
 from __future__ import annotations
 
 import os
+import select
 import socket
 import subprocess
 import sys
 import tempfile
-import threading
-import time
 import traceback
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -25,10 +25,14 @@ import numpy as np
 from foveate.envs.base import EnvConventions, EnvCrash, Snapshot, StepResult, check_action, make_env
 from foveate.errors import FoveateError
 from foveate.types import Observation
+from foveate.util.process import die_with_parent, kill_group
 from foveate.util.wire import WireError, receive, send
 
 SOURCE_ROOT = Path(__file__).resolve().parents[2]
 STDERR_LINES = 6
+SPAWNER = ThreadPoolExecutor(1, "env-spawner")
+"""The thread that starts workers. The kernel ends a worker with the thread that started it, so this must be one that
+lives as long as the run, and not whoever happens to need a simulator."""
 
 
 class WorkerEnv:
@@ -102,7 +106,8 @@ class WorkerEnv:
         path = [str(SOURCE_ROOT), *filter(None, [environment.get("PYTHONPATH")])]
         environment["PYTHONPATH"] = os.pathsep.join(path)
         try:
-            self._process = subprocess.Popen(
+            self._process = SPAWNER.submit(
+                subprocess.Popen,
                 [self.python, "-c", f"from foveate.envs.worker import main; main({theirs.fileno()})"],
                 pass_fds=[theirs.fileno()],
                 stdin=subprocess.DEVNULL,
@@ -110,7 +115,7 @@ class WorkerEnv:
                 stderr=self._stderr,
                 env=environment,
                 start_new_session=True,  # Ctrl-C is for the run, which closes its workers itself
-            )
+            ).result()
         except OSError as error:
             ours.close()
             raise FoveateError(
@@ -162,7 +167,7 @@ class WorkerEnv:
         try:
             status = self._process.wait(0.2)  # a worker that died by itself keeps its own status
         except subprocess.TimeoutExpired:
-            self._process.kill()
+            kill_group(self._process.pid)  # `python` may be a script around an interpreter
             status = self._process.wait()
         self._process = None
         return status
@@ -244,14 +249,11 @@ def _snapshot(env: Any, size: list[int] | None) -> dict[str, Any] | None:
     return {"images": dict(seen.images), "robot": dict(seen.robot), "cameras": dict(seen.cameras)}
 
 
-def _die_with_parent(parent: int) -> None:
-    """A run that is killed leaves no simulator behind, even one that hangs."""
-    while os.getppid() == parent:
-        time.sleep(2.0)
-    os._exit(1)
-
-
 def main(descriptor: int) -> None:
-    """The worker process: serve on an inherited socket."""
-    threading.Thread(target=_die_with_parent, args=(os.getppid(),), daemon=True).start()
-    serve(socket.socket(fileno=descriptor))
+    """The worker process: serve on an inherited socket, and end with the run, whatever the simulator is doing then."""
+    connection = socket.socket(fileno=descriptor)
+    die_with_parent()
+    hung_up = select.poll()
+    hung_up.register(connection, 0)
+    if not hung_up.poll(0):  # the run may have been killed before the line above took hold
+        serve(connection)

@@ -1,7 +1,12 @@
+import ctypes
 import os
 import signal
+import socket
+import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
@@ -11,6 +16,7 @@ from foveate.envs.base import EnvConventions, EnvCrash, StepResult
 from foveate.envs.worker import WorkerEnv
 from foveate.errors import FoveateError
 from foveate.types import Observation
+from foveate.util.wire import send
 
 HERE = "foveate.envs.worker_test:Fake"
 
@@ -20,7 +26,7 @@ class Fake:
 
     conventions: ClassVar[EnvConventions] = EnvConventions("x+y", 2, True, "positive_closes")
     views = ("front",)
-    tasks = ("good", "hangs", "exits", "killed", "raises", "nan_state", "prints")
+    tasks = ("good", "hangs", "hangs_in_c", "stops", "exits", "killed", "raises", "nan_state", "prints")
     max_steps = 5
 
     def __init__(self, fail_at_start: str = "", tasks: tuple[str, ...] = ()) -> None:
@@ -37,6 +43,11 @@ class Fake:
         self.steps += 1
         if self.task == "hangs":
             time.sleep(1000)
+        elif self.task == "hangs_in_c":
+            ctypes.CDLL(None).prctl(15, b"hung")  # PR_SET_NAME
+            ctypes.PyDLL(None).sleep(1000)  # holds the interpreter: no thread of it runs any more
+        elif self.task == "stops":
+            os.kill(os.getpid(), signal.SIGSTOP)
         elif self.task == "exits":
             print("the simulator says farewell", flush=True)
             os._exit(3)
@@ -93,8 +104,6 @@ def test_worker_has_no_torch(worker):
 def test_metaworld_worker_code_has_no_torch():
     modules = "foveate.envs.metaworld.env, foveate.envs.worker, foveate.envs.libero"
     code = f"import sys, {modules}; print('torch' in sys.modules)"
-    import subprocess
-
     assert subprocess.check_output([sys.executable, "-c", code], text=True).strip() == "False"
 
 
@@ -157,28 +166,71 @@ def test_unknown_environment_names_the_near_ones():
         WorkerEnv("metawold", timeout_s=20)
 
 
-def test_worker_ends_when_its_parent_is_killed():
-    import subprocess
-
+@pytest.mark.skipif(sys.platform != "linux", reason="the kernel of Linux ends the worker")
+@pytest.mark.parametrize("task", ["good", "hangs", "hangs_in_c", "stops"])
+def test_worker_ends_when_its_parent_is_killed(task):
     code = (
         f"import numpy as np; from foveate.envs.worker import WorkerEnv; env = WorkerEnv({HERE!r})\n"
         "env.reset('good', 0)\n"
         "print(env.step(np.zeros(2)).info['pid'], flush=True)\n"
-        "env.reset('hangs', 0); env.step(np.zeros(2))"
+        f"env.reset({task!r}, 0); print('steps', flush=True); env.step(np.zeros(2)); env.step(np.zeros(2))\n"
+        "import time; time.sleep(1000)"
     )
     parent = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
     pid = int(parent.stdout.readline())
+    assert parent.stdout.readline() == "steps\n"
+    if task == "hangs_in_c":
+        _wait_until(lambda: Path(f"/proc/{pid}/comm").read_text() == "hung\n", "the simulator does not hang")
+    if task == "stops":
+        _wait_until(lambda: _state(pid) == "T", "the simulator does not stop")
     parent.kill()
     parent.wait()
-    deadline = time.monotonic() + 15
-    while _alive(pid):
-        assert time.monotonic() < deadline, "the worker outlives its parent"
-        time.sleep(0.2)
+    _wait_until(lambda: _state(pid) in "Z", "the worker outlives its run")
 
 
-def _alive(pid: int) -> bool:
+def test_worker_outlives_the_thread_that_asked_for_it():
+    with ThreadPoolExecutor(1) as pool:
+        env = pool.submit(WorkerEnv, HERE, timeout_s=20).result()
+    with env:
+        env.reset("good", 0)
+        assert env.step(ACTION).observation is not None
+        with ThreadPoolExecutor(1) as pool:
+            pool.submit(env.restart).result()
+        assert env.reset("good", 1).state.tolist() == [1, 0]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="looks at Linux's list of processes")
+@pytest.mark.parametrize("task", ["hangs_in_c", "stops"])
+def test_whatever_hangs_is_ended_after_the_timeout(task):
+    with WorkerEnv(HERE, timeout_s=20) as env:
+        env.reset("good", 0)
+        pid = env.step(ACTION).info["pid"]
+        env.reset(task, 0)
+        env.timeout_s = 0.5
+        with pytest.raises(EnvCrash, match="the worker hung and was ended"):
+            env.step(ACTION)
+        assert _state(pid) in "Z"
+
+
+def test_worker_whose_run_died_before_it_began_ends(monkeypatch):
+    ours, theirs = socket.socketpair()
+    send(ours, {"call": "make", "name": HERE, "kwargs": {}})
+    ours.close()
+    code = f"from foveate.envs import worker; worker.make_env = print; worker.main({theirs.fileno()})"
+    done = subprocess.run([sys.executable, "-c", code], pass_fds=[theirs.fileno()], capture_output=True, timeout=60)
+    assert (done.returncode, done.stdout) == (0, b""), "a simulator was made for a run that is gone"
+
+
+def _wait_until(holds, otherwise: str) -> None:
+    deadline = time.monotonic() + 60
+    while not holds():
+        assert time.monotonic() < deadline, otherwise
+        time.sleep(0.05)
+
+
+def _state(pid: int) -> str:
+    """Letter of the process's state; empty: it is gone."""
     try:
-        with open(f"/proc/{pid}/stat") as stat:
-            return stat.read().rsplit(")", 1)[1].split()[0] != "Z"
-    except FileNotFoundError:
-        return False
+        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0]
+    except (FileNotFoundError, ProcessLookupError):
+        return ""
