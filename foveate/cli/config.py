@@ -187,9 +187,8 @@ def _choose(
         if given is not None and chosen[choice] is None:
             known = {name: cls for name, cls in names[choice].items() if cls is not None}
             if len(known) > 1:
-                raise FoveateError(
-                    f"--{given} is given, but no {choice} is chosen; add --{choice} NAME with one of {', '.join(known)}"
-                )
+                advice = f"add --{choice} NAME with one of {', '.join(known)}"
+                raise FoveateError(f"--{given} is given, but no {choice} is chosen; {advice}")
             chosen[choice] = next(iter(known.values()))
     return chosen, values
 

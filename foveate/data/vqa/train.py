@@ -38,19 +38,19 @@ class VqaTrainConfig:
     sets: tuple[str, ...] = ("mmbench:dev", "textvqa:train")
     """Sets to train on, as NAME:SPLIT, or JSONL files."""
     eval_sets: tuple[str, ...] = ("mmbench",)
-    """Those of `sets` whose pictures are shared between train.jsonl and eval.jsonl."""
+    """Sets among `sets` whose pictures are divided between train.jsonl and eval.jsonl."""
     eval_share: float = 0.5
-    """Share of these sets' pictures that goes to eval.jsonl."""
+    """Share of the pictures of `eval_sets` that goes to eval.jsonl."""
     llava: str | None = None
     """A JSON file of LLaVA's form (a list with `image` and `conversations`) to train on too."""
     llava_images: str | None = None
-    """Folder of its pictures; null: the folder of the file."""
+    """Folder of the pictures of `llava`; null: the folder of that file."""
     against: tuple[str, ...] = ("mmmu:validation", "textvqa:validation")
     """Sets that training must not know, as NAME:SPLIT: questions with a picture of theirs are left out."""
     max_per_set: int | None = None
-    """Questions of each set at most, evenly over it; null: all."""
+    """Largest number of questions of each set, evenly over it; null: all."""
     seed: int = 0
-    """Which pictures go to eval.jsonl."""
+    """Random seed that decides which pictures go to eval.jsonl."""
 
     def __post_init__(self) -> None:
         if not 0 <= self.eval_share < 1:

@@ -65,7 +65,7 @@ class SimConfig(LoadOptions):
     num_trials_per_task: int = 10
     """Episodes per task."""
     seed: int = 0
-    """Of scenes and noise; episode i plays in scene seed + i, whatever the variant."""
+    """Random seed of scenes and noise; episode i plays in scene seed + i, whatever the variant."""
     out: str | None = None
     """Run folder of a run without trace; default runs/<policy>_<suite>_<variant>."""
     trace_out_dir: str | None = None

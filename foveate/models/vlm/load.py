@@ -27,15 +27,15 @@ class Lora:
     """Low-rank adapters on the language model (needs `pip install foveate[vlm]`)."""
 
     path: str = ""
-    """A saved adapter to go on from; empty: new ones."""
+    """Folder of a saved adapter to go on from; empty: a new one."""
     rank: int = 16
-    """Rank of the update of each matrix."""
+    """Rank of each matrix's update."""
     alpha: int = 32
-    """Scale: the update counts alpha / rank."""
+    """Scale of the update, which is multiplied by alpha / rank."""
     dropout: float = 0.0
-    """Of the adapter's input, in training."""
+    """Share of the adapter's input that is dropped in training, in [0, 1)."""
     targets: tuple[str, ...] = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
-    """Names of the adapted matrices."""
+    """Names of the language model's matrices that are adapted."""
 
 
 def load_vlm(
