@@ -179,6 +179,8 @@ def test_help_shows_the_options_of_the_chosen_one(capsys) -> None:
     assert "--pruner.scope {view,joint} Where patches compete. (default: view)" in out
     assert "--mode {fast,slow,null} How. (default: null)" in out and "Literal" not in out
     assert "usage: foveate run [OUT] [--OPTION VALUE ...]" in out
+    assert "--policy POLICY, --pretrained_checkpoint POLICY The checkpoint folder. (required)" in out
+    assert "--pruner lucky_draw Keep some." in out
 
 
 def test_pruning_methods_go_by_their_registry_names() -> None:

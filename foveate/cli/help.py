@@ -81,7 +81,8 @@ def print_help(
             groups[key].add_argument(f"--{key}", metavar="NAME", help=text)
             for name, choice in choices.items():
                 if choice is not None and len(choices) > 2:
-                    groups[key].add_argument(f"--{key} {name}", action="store_true", help=headline(choice))
+                    about_it = headline(choice).replace("%", "%%")
+                    groups[key].add_argument(f"--{key} {name}", action="store_true", help=about_it)
             continue
         if section not in groups:
             groups[section] = parser.add_argument_group(headline(owner).rstrip(".") or section)
