@@ -1,42 +1,17 @@
 """`foveate doctor`: what works on this machine, and what to install for the rest.
 
 Exit status 0 when the essentials work (Python, torch, the packages that foveate asks for), 1 otherwise.
-Everything that may crash or hang (GL drivers) is tried in a process of its own.
 """
 
 from __future__ import annotations
 
 import argparse
 import dataclasses
-import importlib.metadata
-import importlib.util
 import json
-import os
-import platform
-import re
-import shutil
-import subprocess
-import sys
-from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Literal
 
-Status = Literal["ok", "missing", "broken"]
+from foveate.bench.machine import Finding, examine
 
-
-@dataclass(frozen=True)
-class Finding:
-    """One line of the table."""
-
-    thing: str
-    status: Status
-    detail: str
-    """Version, device, or the reason."""
-    purpose: str
-    """What it is for."""
-    remedy: str = ""
-    """What to do where it does not work; empty where nothing is to be done."""
-    essential: bool = False
+COLOURS = {"ok": "green", "missing": "yellow", "broken": "red"}
 
 
 def run(argv: list[str]) -> int:
@@ -53,157 +28,6 @@ def run(argv: list[str]) -> int:
     return 0 if healthy else 1
 
 
-def examine() -> list[Finding]:
-    """Every check, essentials first; none of them raises."""
-    found = [_python(), _torch(), *(_package(name, purpose) for name, purpose in NEEDED), _codecs(), _cuda()]
-    found += [_gl(backend) for backend in ("egl", "osmesa")]
-    found += [_extra(*row) for row in EXTRAS]
-    return [*found, _browser()]
-
-
-NEEDED = (
-    ("transformers", "vision-language models, tokenizers"),
-    ("safetensors", "weights"),
-    ("sentencepiece", "the prompt's tokenizer"),
-    ("jsonargparse", "the command line"),
-    ("pillow", "images"),
-    ("matplotlib", "overlays, plots"),
-    ("h5py", "DROID recordings"),
-    ("pyarrow", "LeRobot datasets"),
-)
-"""Distributions that foveate asks for; without one of them something fails."""
-
-EXTRAS = (
-    ("metaworld", "sim", "the simulator of `foveate demo` and `foveate eval sim --env metaworld`"),
-    ("libero", "libero", "`foveate eval sim --env libero` (or name its interpreter with --env.python)"),
-    ("tensorboard", "train", "a TensorBoard log of `foveate train policy`"),
-    ("easy_vqa", "vlm", "a small set of questions about images, without a download"),
-    ("peft", "vlm", "adapters in `foveate train vlm`"),
-    ("openpyxl", "vlm", "the Excel sheet that MMBench's server takes"),
-    ("ray", "ray", "more than one machine: `foveate attn episodes --workers ray`"),
-    ("playwright", "browser", "tests of the report in a real browser"),
-)
-"""Module, extra, what it is for."""
-
-
-def _python() -> Finding:
-    version = platform.python_version()
-    status: Status = "ok" if sys.version_info >= (3, 11) else "broken"
-    return Finding("Python", status, version, "everything", "install Python 3.11 or newer" * (status != "ok"), True)
-
-
-def _torch() -> Finding:
-    purpose, remedy = "models", 'pip install "torch>=2.6"'
-    try:
-        import torch
-    except (ImportError, OSError) as error:
-        status: Status = "missing" if isinstance(error, ModuleNotFoundError) else "broken"
-        return Finding("torch", status, _short(error), purpose, remedy, True)
-    if tuple(map(int, re.findall(r"\d+", torch.__version__)[:2])) < (2, 6):
-        return Finding("torch", "broken", f"{torch.__version__}, expected 2.6 or newer", purpose, remedy, True)
-    return Finding("torch", "ok", f"{torch.__version__}, {torch.get_num_threads()} threads", purpose, "", True)
-
-
-def _cuda() -> Finding:
-    purpose = "models on a GPU, CUDA graphs"
-    try:
-        import torch
-
-        if torch.cuda.is_available():
-            names = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
-            return Finding("CUDA", "ok", f"{torch.version.cuda}: {', '.join(names)}", purpose)
-        if torch.version.cuda is None:
-            why, remedy = "this torch is built without CUDA", "on a GPU machine: a CUDA build of torch (pytorch.org)"
-        else:
-            why, remedy = f"built for {torch.version.cuda}, no device found", "check the driver with nvidia-smi"
-    except (ImportError, OSError, RuntimeError) as error:
-        why, remedy = _short(error), "see torch"
-    return Finding("CUDA", "missing", why, purpose, remedy)
-
-
-def _package(name: str, purpose: str) -> Finding:
-    try:
-        return Finding(name, "ok", importlib.metadata.version(name), purpose, "", True)
-    except importlib.metadata.PackageNotFoundError:
-        return Finding(name, "missing", "not installed", purpose, f"pip install {name}", True)
-
-
-def _codecs() -> Finding:
-    purpose, wanted = "videos of episodes", ("libvpx-vp9", "h264", "libx264", "mjpeg")
-    try:
-        import av
-    except (ImportError, OSError) as error:
-        return Finding("codecs (PyAV)", "missing", _short(error), purpose, "pip install av", True)
-    lacking = [name for name in wanted if name not in av.codecs_available]
-    if lacking:
-        remedy = "pip install --force-reinstall --only-binary :all: av (its wheels bring them)"
-        return Finding("codecs (PyAV)", "broken", f"no {', '.join(lacking)}", purpose, remedy)
-    return Finding("codecs (PyAV)", "ok", f"{av.__version__}: vp9, h264, jpeg", purpose)
-
-
-DRAW = """
-import mujoco, numpy
-model = mujoco.MjModel.from_xml_string(
-    '<mujoco><worldbody><light pos="0 0 3"/><geom type="sphere" size=".3" rgba="1 0 0 1"/></worldbody></mujoco>')
-data = mujoco.MjData(model)
-mujoco.mj_forward(model, data)
-with mujoco.Renderer(model, 32, 32) as renderer:
-    renderer.update_scene(data)
-    picture = renderer.render()
-assert picture.max() > 0, "the picture is black"
-"""
-
-
-def _gl(backend: str) -> Finding:
-    thing = {"egl": "GL by EGL", "osmesa": "GL by OSMesa"}[backend]
-    purpose = "drawing what a simulated camera sees" + (", in software" if backend == "osmesa" else "")
-    packages = {"egl": "libegl1 libgl1-mesa-dri", "osmesa": "libosmesa6"}[backend]
-    if importlib.util.find_spec("mujoco") is None:
-        return Finding(thing, "missing", "not tried: no mujoco", purpose, 'pip install "foveate[sim]"')
-    try:
-        environment = {**os.environ, "MUJOCO_GL": backend}
-        done = subprocess.run([sys.executable, "-c", DRAW], env=environment, capture_output=True, text=True, timeout=60)
-        complaint = (
-            "" if done.returncode == 0 else (done.stderr.strip().splitlines() or [f"exit {done.returncode}"])[-1]
-        )
-    except subprocess.TimeoutExpired:
-        complaint = "drawing hangs"
-    if complaint:
-        return Finding(thing, "broken", complaint[:80], purpose, f"apt-get install {packages}")
-    return Finding(thing, "ok", "draws", purpose)
-
-
-def _extra(module: str, extra: str, purpose: str) -> Finding:
-    remedy = f'pip install "foveate[{extra}]"'
-    if importlib.util.find_spec(module) is None:
-        return Finding(module, "missing", "not installed", purpose, remedy)
-    names = importlib.metadata.packages_distributions().get(module, [module])
-    try:
-        return Finding(module, "ok", importlib.metadata.version(names[0]), purpose)
-    except importlib.metadata.PackageNotFoundError:
-        return Finding(module, "ok", "version unknown", purpose)
-
-
-def _browser() -> Finding:
-    purpose = "tests of the report in a real browser"
-    for name in ("chromium", "chromium-browser", "google-chrome"):
-        path = shutil.which(name)
-        if path:
-            return Finding("browser", "ok", path, purpose)
-    return Finding("browser", "missing", "no Chromium on the path", purpose, "apt-get install chromium chromium-driver")
-
-
-def _short(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0][:80]
-
-
-STYLES: dict[Status, Callable[[str], str]] = {
-    "ok": lambda text: f"[green]{text}[/]",
-    "missing": lambda text: f"[yellow]{text}[/]",
-    "broken": lambda text: f"[red]{text}[/]",
-}
-
-
 def _print_table(findings: list[Finding], healthy: bool) -> None:
     from rich.console import Console
     from rich.markup import escape
@@ -214,7 +38,7 @@ def _print_table(findings: list[Finding], healthy: bool) -> None:
         table.add_column(title, overflow="fold")
     for f in findings:
         thing = f"[bold]{escape(f.thing)}[/]" if f.essential else escape(f.thing)
-        table.add_row(thing, STYLES[f.status](f.status), *map(escape, (f.detail, f.purpose, f.remedy)))
+        table.add_row(thing, f"[{COLOURS[f.status]}]{f.status}[/]", *map(escape, (f.detail, f.purpose, f.remedy)))
     console = Console()
     if not console.is_terminal:
         console = Console(width=160)
