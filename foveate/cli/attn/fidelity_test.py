@@ -1,7 +1,6 @@
 """The verb on a small DROID tree and a small random policy."""
 
 import json
-from dataclasses import replace
 from datetime import datetime
 
 import numpy as np
@@ -10,18 +9,15 @@ import torch
 from PIL import Image
 
 import foveate.policy
+from foveate.cli.conftest import TINY
 from foveate.cli.main import main
 from foveate.data.droid.writer import DroidWriter
-from foveate.models.pi0.config import GemmaConfig, VisionConfig
 from foveate.policy import TraceOptions
 from foveate.pruning import make_pruner
 from foveate.studies.attention.kept_patches import infer_kept
-from foveate.training.policy.untrained import MID, random_policy
+from foveate.training.policy.untrained import random_policy
 from foveate.types import Observation
 
-_GEMMA = GemmaConfig(width=32, depth=2, mlp_dim=64, num_heads=2, num_kv_heads=1, head_dim=16)
-_VISION = VisionConfig(32, 1, 2, 64, 14, 56, 32)
-TINY = replace(MID, action_dim=4, max_token_len=32, llm=_GEMMA, expert=_GEMMA, vision=_VISION, num_steps=2)
 STATE = np.array([0.1, 0.6, 0.2, 1.0], np.float32)
 
 

@@ -7,7 +7,8 @@ import pytest
 from PIL import Image
 
 import foveate.policy
-from foveate.cli.attn.fidelity_test import TINY, write_tree
+from foveate.cli.attn.fidelity_test import write_tree
+from foveate.cli.conftest import TINY
 from foveate.cli.main import main
 from foveate.data.droid.reader import find_episodes
 from foveate.studies.attention.archive import MAPS, About, EpisodeMaps

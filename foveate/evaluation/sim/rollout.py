@@ -41,7 +41,7 @@ class Job:
     task_id: int
     episode: int
     seed: int
-    """Of the scene."""
+    """Seed of the scene."""
 
 
 class JobQueue:
