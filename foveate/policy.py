@@ -57,9 +57,9 @@ class LoadOptions(ModelOptions):
     """Which policy and how it is loaded: options of every verb that runs one, and of `load_policy`."""
 
     policy: str
-    """Checkpoint folder, or the name of a policy that ships with foveate; `--pretrained_checkpoint` is the same."""
+    """Checkpoint folder, or the name of a policy that ships with foveate."""
     pruner: PrunerConfig | None = None
-    """Pruning method; without one, what the checkpoint was trained with; `none`: all tokens."""
+    """Pruning method; null: what the checkpoint was trained with; `none`: all tokens."""
 
     def __post_init__(self) -> None:
         at_least_one(self, "num_steps", "action_horizon")

@@ -71,7 +71,8 @@ def print_help(
     groups = {"": parser.add_argument_group("options")}
     groups[""].add_argument("-h", "--help", action="store_true", help="show this help and leave")
     groups[""].add_argument("--config", metavar="FILE", help="a YAML file of these options; repeatable, later ones win")
-    for key, kind, default, owner in fields:
+    # What is needed comes first, whatever class it was inherited from.
+    for key, kind, default, owner in sorted(fields, key=lambda field: field.default is not MISSING):
         section, _, name = key.rpartition(".")
         note = notes(owner).get(name, "")
         if choices := choices_of(kind):

@@ -192,16 +192,16 @@ class ModelOptions:
     """Torch device of the policy."""
     dtype: Literal["float32", "bfloat16"] = "float32"
     """Number format of the large matrices."""
-    robot: str | Path | None = None
-    """Robot mapping: a shipped one (droid, libero, aloha, metaworld) or a YAML file; None: as the checkpoint says."""
-    tokenizer: str | Path | None = None
-    """A sentencepiece model file, where the checkpoint folder has none."""
+    robot: str | None = None
+    """Robot mapping: a shipped one (droid, libero, aloha, metaworld) or a YAML file; null: as the checkpoint says."""
+    tokenizer: str | None = None
+    """Sentencepiece model file, where the checkpoint folder has none."""
     asset_id: str | None = None
-    """Which norm stats, where the checkpoint has several."""
+    """Name of the norm stats (a folder under assets), where the checkpoint has several."""
     action_horizon: int | None = None
-    """Actions per chunk of an openpi checkpoint, which does not store it; None: that of openpi's published policy."""
+    """Actions per chunk of an openpi checkpoint, which does not store it; null: that of openpi's published policy."""
     num_steps: int | None = None
-    """Denoising (Euler) steps; None: as the checkpoint says."""
+    """Denoising (Euler) steps; null: as the checkpoint says."""
 
 
 class Info(Protocol):
