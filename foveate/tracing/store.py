@@ -14,6 +14,7 @@ from __future__ import annotations
 import io
 import logging
 import queue
+import re
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -25,6 +26,7 @@ import numpy as np
 from PIL import Image
 
 from foveate.errors import FoveateError
+from foveate.tracing.cap import DumpCap, Key
 from foveate.tracing.schema import SCHEMA_VERSION, capabilities
 from foveate.types import Observation, Trace
 from foveate.util.files import CannotWrite, write_bytes
@@ -50,7 +52,8 @@ class TraceStore:
 
     Args:
         run_dir: gets `dumps/` and `images/`.
-        max_dumps: dumps in the folder at most, those of an interrupted run included; None: no limit.
+        max_dumps: dumps in the folder at most, those of an interrupted run included, spread over tasks and episodes
+            (`cap.py`); None: no limit.
         save_images: write the source pictures, which overlays need.
         views: the layout's view -> names under which an observation may carry it; None: the same name.
         model_image_size: side of the model's square input in pixels, where the trace holds no model images.
@@ -72,7 +75,8 @@ class TraceStore:
         self.run_dir = Path(run_dir)
         self._save_images, self._dump_routing, self._dump_attn = save_images, dump_routing, dump_attn
         self._views, self._model_size = views or {}, model_image_size
-        self._room = None if max_dumps is None else max(0, max_dumps - len(dump_paths(self.run_dir)))
+        self._earlier = frozenset(_keys(self.run_dir))
+        self._cap = None if max_dumps is None else DumpCap(max_dumps, self._earlier)
         self._written = self._failed = 0
         self._refused = self._discarded = 0  # by the caller's thread and by the writer's
         self._broken = False
@@ -102,15 +106,17 @@ class TraceStore:
         if self._broken:
             self._refused += 1
             return
-        target = self.run_dir / "dumps" / f"{sample_path(meta)}.pt"
-        if self._room is not None and not target.exists():
-            if self._room == 0:
+        gone = None
+        if self._cap is not None:
+            if meta.get("query") == 0:
+                self._cap.forget(meta["task_id"], meta["episode"])
+            admitted, gone = self._cap.admit((meta["task_id"], meta["episode"], meta["step"]))
+            if not admitted:
                 self._refused += 1
                 return
-            self._room -= 1
         # A camera driver may fill the same buffer again before the writer comes to it.
         pictures = {view: np.array(image) for view, image in self._pictures(trace, obs).items()}
-        self._queue.put(_Sample(trace, pictures, dict(meta)))
+        self._queue.put(_Sample(trace, pictures, dict(meta), gone))
 
     def close(self) -> dict[str, Any]:
         """Write what is waiting, and say what became of everything; may be called twice."""
@@ -168,7 +174,13 @@ class TraceStore:
     def _write(self, sample: _Sample) -> None:
         relative = sample_path(sample.meta)
         if sample.meta.get("query") == 0:
-            self._forget_episode(Path(relative).parent)
+            self._forget(Path(relative).parent, "step*")
+        if sample.gone is not None:
+            task, episode, step = sample.gone
+            old = Path(sample_path({"task_id": task, "episode": episode, "step": step}))
+            self._forget(old.parent, f"{old.name}*")
+            self._written -= sample.gone not in self._earlier
+            self._discarded += 1
         paths = dict.fromkeys((span.name for span in sample.trace.layout.images), "")
         if self._save_images:
             for index, view in enumerate(paths):
@@ -181,9 +193,9 @@ class TraceStore:
         dump = self._dump(sample, list(paths.values()))
         write_bytes(self.run_dir / "dumps" / f"{relative}.pt", _to_bytes(dump), sync=False)
 
-    def _forget_episode(self, episode: Path) -> None:
+    def _forget(self, episode: Path, names: str) -> None:
         for kind in ("dumps", "images"):
-            for stale in (self.run_dir / kind / episode).glob("step*"):
+            for stale in (self.run_dir / kind / episode).glob(names):
                 stale.unlink()
 
     def _dump(self, sample: _Sample, image_paths: list[str]) -> dict[str, Any]:
@@ -231,6 +243,8 @@ class _Sample:
     trace: Trace
     pictures: dict[str, np.ndarray]
     meta: dict[str, Any]
+    gone: Key | None = None
+    """The dump that gives way to this one."""
 
 
 def _routing(trace: Trace) -> dict[str, Any]:
@@ -277,6 +291,11 @@ def _to_bytes(dump: dict[str, Any]) -> bytes:
 def dump_paths(run_dir: str | Path) -> list[Path]:
     """All dumps of a run folder, in order of task, episode and step."""
     return sorted((Path(run_dir) / "dumps").rglob("*.pt"))
+
+
+def _keys(run_dir: Path) -> list[Key]:
+    places = (re.search(r"task(\d+)/ep(\d+)/step(\d+)\.pt$", path.as_posix()) for path in dump_paths(run_dir))
+    return [(int(place[1]), int(place[2]), int(place[3])) for place in places if place]
 
 
 def read_dump(path: str | Path) -> dict[str, Any]:

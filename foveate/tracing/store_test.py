@@ -109,6 +109,17 @@ def test_max_dumps_counts_those_of_an_interrupted_run(tmp_path):
     assert [p.name for p in dump_paths(tmp_path)] == ["step00001.pt", "step00002.pt", "step00003.pt"]
 
 
+def test_a_cap_spreads_over_episodes_and_takes_pictures_along(tmp_path):
+    trace, observation = inference(RNG, 0.3, 20, layout())
+    with TraceStore(tmp_path, max_dumps=6) as store:
+        for episode in range(3):
+            for query in range(6):
+                store.submit(trace, observation, meta(episode=episode, step=5 * query, query=query))
+    assert store.close() == {"written": 6, "dropped": 12, "failed": 0, "warning": None}
+    assert [p.parent.name for p in dump_paths(tmp_path)] == ["ep000", "ep000", "ep001", "ep001", "ep002", "ep002"]
+    assert len(list((tmp_path / "images").rglob("*.png"))) == 2 * 6
+
+
 def test_an_episode_that_starts_again_leaves_nothing_of_its_first_attempt(tmp_path):
     trace, observation = inference(RNG, 0.3, 20, layout())
     for steps in ((0, 5, 10), (0, 6)):

@@ -28,7 +28,10 @@ def sim(argv: list[str]) -> int:
     page = write_report([run.folder], run.folder / "report", Reporter(console), config.trace_max_plots)
     print_results(console, [run])
     console.print(f"results: {run.folder / 'results.csv'}\nreport:  {page}", soft_wrap=True, highlight=False)
-    total = run.summary["total"]
+    total, traced = run.summary["total"], run.summary.get("traced")
+    if traced and traced["inferences"] < traced["of_inferences"]:
+        some = "{inferences} of {of_inferences} inferences, in {episodes} of {of_episodes} episodes".format(**traced)
+        console.print(f"traced:  {some}; the numbers above are of all", soft_wrap=True, highlight=False)
     return int(total["crashes"] == total["episodes"])
 
 

@@ -20,6 +20,7 @@ from foveate.evaluation.sim.results import RunLog, write_results
 from foveate.evaluation.sim.rollout import Played
 from foveate.evaluation.sim.simulate import SimConfig, name_variant, simulate
 from foveate.policy import Policy
+from foveate.tracing.store import dump_paths
 from foveate.util.progress import SILENT, Reporter
 from foveate.util.provenance import provenance
 from foveate.util.run_folder import check_same_config, to_dict, write_run_files
@@ -100,7 +101,20 @@ def evaluate(config: SimConfig, report: Reporter = SILENT, label: str = "", poli
     finally:
         log.close()
     facts = {"config": to_dict(config), "seed": config.seed, "policy": policy.spec.name, **provenance()}
+    if config.trace_out_dir is not None:
+        facts["traced"] = _traced(folder, log)
     return Evaluated(folder, variant, write_results(log, provenance=facts, warnings=list(dict.fromkeys(warnings))))
+
+
+def _traced(folder: Path, log: RunLog) -> dict[str, int]:
+    """How much of the run has dumps."""
+    dumps = dump_paths(folder)
+    return {
+        "inferences": len(dumps),
+        "of_inferences": len(log.queries),
+        "episodes": len({path.parent for path in dumps}),
+        "of_episodes": len(log.episodes),
+    }
 
 
 def check_same_run(folder: Path, config: SimConfig) -> None:

@@ -71,7 +71,7 @@ class SimConfig(LoadOptions):
     trace_out_dir: str | None = None
     """Run folder of a traced run."""
     trace_max_dumps_per_run: int | None = None
-    """Dumps are written up to this number; None: all."""
+    """Inferences whose dumps are kept, spread over tasks and episodes; None: all."""
     trace_max_plots: int | None = 200
     """Inferences whose overlays are drawn at the end, evenly over the run; None: all. See `foveate trace plot`."""
     trace_save_policy_images: bool = True
