@@ -109,6 +109,20 @@ def test_a_traced_run_leaves_everything(policy, tmp_path, capsys):
     assert "lightvla" in shown and "3/3 (44-100 %)" in shown and "index.html" in shown
 
 
+def test_a_capped_trace_spreads_over_the_run_and_the_summary_says_how_much(policy, tmp_path, capsys):
+    out = tmp_path / "run"
+    assert main(command(policy, out, "--trace_max_dumps_per_run", "6", traced=True)) == 0
+    dumps = sorted((out / "dumps").rglob("*.pt"))
+    assert [dump.parent.relative_to(out / "dumps").as_posix() for dump in dumps] == [
+        f"task{task:03d}/ep{episode:03d}" for task in range(2) for episode in range(3)
+    ]
+    inferences = len(lines(out / "queries.jsonl"))
+    assert json.loads((out / "summary.json").read_text())["traced"] == {
+        "inferences": 6, "of_inferences": inferences, "episodes": 6, "of_episodes": 6,
+    }  # fmt: skip
+    assert f"traced:  6 of {inferences} inferences" in capsys.readouterr().out
+
+
 @pytest.mark.slow
 def test_kill_9_loses_nothing_and_doubles_nothing(policy, tmp_path):
     out, whole = tmp_path / "killed", tmp_path / "whole"

@@ -9,9 +9,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from foveate.errors import FoveateError
 from foveate.evaluation.sim.collapse import diagnose
 from foveate.tracing.store import dump_paths
 from foveate.tracing.tokens import check_run, write_capabilities, write_token_log
+from foveate.util.files import CannotWrite
 from foveate.util.progress import SILENT, Reporter
 from foveate.viz.plots import plot_run, spread
 from foveate.viz.report.page import build_report
@@ -28,9 +30,9 @@ def draw_overlays(folder: Path, limit: int | None = None, report: Reporter = SIL
     total = len(spread(dump_paths(check_run(folder)), limit))
     with report.bar(f"overlays of {folder.name}", "inferences", total) as bar:
         drawn = plot_run(folder, limit, bar.advance)
-    report.line(f"overlays: {drawn.files} pictures, {drawn.inferences} inferences, in {folder / 'plots'}")
+    report.say(f"overlays: {drawn.files} pictures, {drawn.inferences} inferences, in {folder / 'plots'}")
     if drawn.left_out:
-        report.line(f"          {drawn.left_out} inferences left out; `foveate trace plot {folder}` draws all")
+        report.say(f"          {drawn.left_out} inferences left out; `foveate trace plot {folder}` draws all")
     if drawn.without_pictures:
         report.warn(f"{drawn.without_pictures} inferences have no saved pictures to draw on")
     return drawn.unreadable
@@ -44,11 +46,11 @@ def log_tokens(folder: Path, report: Reporter = SILENT) -> list[str]:
     """
     log = write_token_log(folder, diagnose)
     write_capabilities(folder)
-    report.line(f"token log: {len(log.rows)} inferences in {folder / 'report/tokens.jsonl'}")
+    report.say(f"token log: {len(log.rows)} inferences in {folder / 'report/tokens.jsonl'}")
     for warning in log.summary["warnings"]:
         report.warn(warning)
     for problem, count in log.summary["schema_problems"].items():
-        report.line(f"[yellow]schema:[/] {problem} ({count} dumps)")
+        report.warn(f"schema: {problem} ({count} dumps)")
     return log.unreadable
 
 
@@ -69,7 +71,12 @@ def write_report(folders: Sequence[Path], out: Path, report: Reporter = SILENT, 
     """
     for folder in folders:
         if dump_paths(folder):
-            for damaged in write_evidence(folder, report, max_plots):
-                report.warn(f"passed over: {damaged}")
+            try:
+                for damaged in write_evidence(folder, report, max_plots):
+                    report.warn(f"passed over: {damaged}")
+            except CannotWrite:
+                raise
+            except FoveateError as error:  # no dump is good: results and charts still are
+                report.warn(str(error))
     with report.status("writing the report"):
         return build_report(list(folders), out)

@@ -84,5 +84,5 @@ def _fullest(sizes: dict[int, int], own: int) -> int:
 
 
 def _crowded(numbers: Sequence[int]) -> int:
-    """Index of the one that lies closest behind its predecessor, the first such; never the first but where it is alone."""
+    """Index of the first one that lies closest behind its predecessor; 0 where there is but one."""
     return min(range(1, len(numbers)), key=lambda i: numbers[i] - numbers[i - 1], default=0)

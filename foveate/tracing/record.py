@@ -11,7 +11,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any
 
 import numpy as np
@@ -103,48 +103,116 @@ def iter_records(run_dir: str | Path) -> Iterator[tuple[Path, Record | FoveateEr
 
 
 def to_record(dump: Mapping[str, Any], path: Path, run_dir: Path) -> Record:
-    """Raises FoveateError where the parts of a dump do not fit together."""
+    """Check a dump, and fill in what may be absent.
+
+    Raises:
+        FoveateError: a field that is needed is missing, has another shape or is out of its range, or the parts do not
+            fit together.
+    """
     try:
         views = _views(dump)
         patches = sum(v.grid[0] * v.grid[1] for v in views)
-        attn = lookup(dump, "attn.task_to_vis") or {}
+        attn = _mapping(dump, "attn.task_to_vis")
+        latency = lookup(dump, "perf.forward_latency_s")
         record = Record(
             path=path,
             run_dir=run_dir,
             meta=_meta(dump, path),
             views=views,
-            keep_mask=_flat(lookup(dump, "routing.keep_mask"), bool),
-            valid=_flat(lookup(dump, "routing.valid_mask"), bool),
-            scores=_flat(lookup(dump, "routing.router_scores"), np.float32),
-            stats={k: np.asarray(v).reshape(-1) for k, v in (lookup(dump, "routing.score_stats") or {}).items()},
-            attn={int(layer): _heads(value) for layer, value in attn.items()},
-            seq_lens={k: int(v) for k, v in (lookup(dump, "routing.seq_lens") or {}).items()},
-            stages_ms=_stages(lookup(dump, "perf.stages_ms") or {}),
-            latency_s=lookup(dump, "perf.forward_latency_s"),
+            keep_mask=_mask(dump, "routing.keep_mask", patches),
+            valid=_mask(dump, "routing.valid_mask", patches),
+            scores=_floats(lookup(dump, "routing.router_scores"), "routing.router_scores", patches),
+            stats={
+                k: _array(v, f"routing.score_stats.{k}").reshape(-1)
+                for k, v in _mapping(dump, "routing.score_stats").items()
+            },
+            attn={int(k): _floats(v, f"attn.task_to_vis.{k}", patches, heads=True) for k, v in attn.items()},
+            seq_lens={
+                k: whole(v, f"routing.seq_lens.{k}", 0, LARGEST) for k, v in _mapping(dump, "routing.seq_lens").items()
+            },
+            stages_ms=_stages(_mapping(dump, "perf.stages_ms")),
+            latency_s=None if latency is None else _duration(latency, "perf.forward_latency_s"),
         )
-    except (KeyError, TypeError, ValueError, IndexError) as error:
-        raise FoveateError(
-            f"{path}: its fields are not as docs/trace-schema.md says ({type(error).__name__}: {error})"
-        ) from error
-    arrays = {"keep_mask": record.keep_mask, "valid_mask": record.valid, "router_scores": record.scores}
-    for name, value in (arrays | {f"task_to_vis[{layer}]": v for layer, v in record.attn.items()}).items():
-        if value is not None and value.shape[-1] != patches:
-            raise FoveateError(f"{path}: {name} has {value.shape[-1]} patches, the grids of align have {patches}")
+    except Exception as error:  # a dump of another program may hold anything
+        said = str(error) if type(error) is ValueError else f"{type(error).__name__}: {error}"
+        raise FoveateError(f"{path}: its fields are not as docs/trace-schema.md says ({said[:300]})") from error
+    valid = slice(None) if record.valid is None else record.valid
+    arrays = {"routing.router_scores": record.scores} | {f"attn.task_to_vis.{k}": v for k, v in record.attn.items()}
+    for name, values in arrays.items():
+        if values is not None and not np.isfinite(values[..., valid]).all():
+            raise FoveateError(f"{path}: {name} has numbers that are not finite on patches of cameras that are there")
     return record
 
 
-def _flat(value: Any, dtype: Any) -> np.ndarray | None:
-    return None if value is None else np.asarray(value).astype(dtype).reshape(-1)
+LARGEST, SIDE = 10**9, 1 << 15
+"""Upper bound of counts, and of the sides of pictures and grids."""
+PATCHES = 1 << 20
+"""Upper bound of the patches of one dump."""
 
 
-def _heads(value: Any) -> np.ndarray:
-    array = np.asarray(value, np.float32)
-    return array.reshape(-1, array.shape[-1])
+def whole(value: Any, name: str, low: int, high: int) -> int:
+    """An integer within bounds, or a ValueError that names the field."""
+    if isinstance(value, bool) or not isinstance(value, int | np.integer) or not low <= value <= high:
+        raise ValueError(f"{name}: expected a whole number from {low} to {high}, got {_short(value)}")
+    return int(value)
+
+
+def _short(value: Any) -> str:
+    if isinstance(value, int) and abs(value) > LARGEST:  # Python refuses to print some
+        return "a larger one"
+    return f"{type(value).__name__} {str(value)[:40]}"
+
+
+def _mapping(dump: Mapping[str, Any], name: str) -> Mapping[Any, Any]:
+    """A field that holds fields; absent: empty."""
+    value = lookup(dump, name)
+    if value is not None and not isinstance(value, Mapping):
+        raise ValueError(f"{name}: expected a dict, got {_short(value)}")
+    return value or {}
+
+
+def _array(value: Any, name: str) -> np.ndarray:
+    array = np.asarray(value)
+    if array.dtype.kind not in "bifu":
+        raise ValueError(f"{name}: expected numbers, got {array.dtype}")
+    return array
+
+
+def _mask(dump: Mapping[str, Any], name: str, patches: int) -> np.ndarray | None:
+    if (value := lookup(dump, name)) is None:
+        return None
+    array = _array(value, name).reshape(-1)
+    _fits(array, name, patches)
+    if not ((array == 0) | (array == 1)).all():
+        raise ValueError(f"{name}: expected true and false alone")
+    return array.astype(bool)
+
+
+def _floats(value: Any, name: str, patches: int, heads: bool = False) -> Any:
+    if value is None:
+        return None
+    array = _array(value, name)
+    array = array.reshape(-1, array.shape[-1] if array.ndim else 1) if heads else array.reshape(-1)
+    _fits(array, name, patches)
+    if heads and ((array < 0) | (array > 1.01)).any():
+        raise ValueError(f"{name}: expected shares of attention, from 0 to 1")
+    return array.astype(np.float32)
+
+
+def _fits(array: np.ndarray, name: str, patches: int) -> None:
+    if array.shape[-1] != patches:
+        raise ValueError(f"{name} has {array.shape[-1]} patches, the grids of align have {patches}")
+
+
+def _duration(value: Any, name: str) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < LARGEST:
+        raise ValueError(f"{name}: expected a time, got {_short(value)}")
+    return float(value)
 
 
 def _stages(said: Mapping[str, Any]) -> dict[str, float]:
     """Milliseconds per stage; `prefill` and `kv_cache` are two names of one stage, and a dump may hold either."""
-    stages = {stage: float(ms) for stage, ms in said.items()}
+    stages = {str(stage): _duration(ms, f"perf.stages_ms.{stage}") for stage, ms in said.items()}
     for name, other in (("prefill", "kv_cache"), ("kv_cache", "prefill")):
         if name not in stages and other in stages:
             stages[name] = stages[other]
@@ -152,38 +220,71 @@ def _stages(said: Mapping[str, Any]) -> dict[str, float]:
 
 
 def _meta(dump: Mapping[str, Any], path: Path) -> dict[str, Any]:
-    meta = dict(dump.get("meta") or {})
+    meta = dict(_mapping(dump, "meta"))
     place = _PLACE.search("/".join(path.parts[-3:]))
     defaults = [int(number or 0) for number in place.groups()] if place else [0, 0, 0]
     for key, default in zip(("task_id", "episode", "step"), defaults, strict=True):
-        meta[key] = int(meta.get(key, default))
+        meta[key] = whole(meta.get(key, default), f"meta.{key}", 0, LARGEST)
+    for key in ("query", "seed"):
+        if meta.get(key) is not None:
+            whole(meta[key], f"meta.{key}", 0, 1 << 63)
     meta.setdefault("task", f"task{meta['task_id']:03d}")
+    for key in ("task", "variant", "instruction", "checkpoint"):
+        if not isinstance(meta.get(key, ""), str):
+            raise ValueError(f"meta.{key}: expected a text, got {_short(meta[key])}")
     return meta
 
 
 def _views(dump: Mapping[str, Any]) -> tuple[View, ...]:
     """From `align`; grids may also be a list, one per view."""
-    align = dump["align"]
-    grids = align["patch_grids"]
+    align, grids = _mapping(dump, "align"), lookup(dump, "align.patch_grids")
+    if grids is None:
+        raise ValueError("align.patch_grids: missing")
     names = list(
         align.get("views") or (grids if isinstance(grids, Mapping) else (f"img{i}" for i in range(len(grids))))
     )
+    if not all(isinstance(name, str) for name in names) or len(set(names)) < len(names):
+        raise ValueError(f"align.views: expected names, each once, got {_short(names)}")
     images = list(align.get("image_paths") or [])
-    sizes, flips, model = align.get("source_sizes") or {}, align.get("flips") or {}, align.get("model_image_size")
+    sizes, flips = _mapping(dump, "align.source_sizes"), _mapping(dump, "align.flips")
+    model = align.get("model_image_size")
     views, start = [], 0
     for index, name in enumerate(names):
-        rows, columns = (int(n) for n in (grids[name] if isinstance(grids, Mapping) else grids[index]))
+        if isinstance(grids, Mapping) and name not in grids:
+            raise ValueError(f"align.patch_grids: no grid for view {name!r}")
+        rows, columns = _pair(grids[name] if isinstance(grids, Mapping) else grids[index], f"align.patch_grids.{name}")
         views.append(
             View(
                 name=name,
                 index=index,
                 grid=(rows, columns),
                 part=slice(start, start + rows * columns),
-                image=images[index] if index < len(images) else "",
-                source_hw=tuple(sizes[name]) if name in sizes else None,
-                model_hw=tuple(model) if model else None,
-                flips=tuple(flips.get(name, (False, False))),
+                image=_inside(images[index]) if index < len(images) else "",
+                source_hw=_pair(sizes[name], f"align.source_sizes.{name}") if name in sizes else None,
+                model_hw=_pair(model, "align.model_image_size") if model is not None else None,
+                flips=_flips(flips.get(name, (False, False)), f"align.flips.{name}"),
             )
         )
         start += rows * columns
+        if start > PATCHES:
+            raise ValueError(f"align.patch_grids: more than {PATCHES} patches")
     return tuple(views)
+
+
+def _pair(value: Any, name: str) -> tuple[int, int]:
+    height, width = value
+    return whole(height, name, 1, SIDE), whole(width, name, 1, SIDE)
+
+
+def _flips(value: Any, name: str) -> tuple[bool, bool]:
+    vertical, horizontal = value
+    if not isinstance(vertical, bool) or not isinstance(horizontal, bool):
+        raise ValueError(f"{name}: expected true or false, twice, got {_short(value)}")
+    return vertical, horizontal
+
+
+def _inside(image: Any) -> str:
+    """The path of a picture, which lies in the run folder."""
+    if not isinstance(image, str) or "\0" in image or PurePath(image).is_absolute() or ".." in PurePath(image).parts:
+        raise ValueError(f"align.image_paths: expected a path in the run folder, got {_short(image)}")
+    return image

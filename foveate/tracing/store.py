@@ -13,9 +13,11 @@ from __future__ import annotations
 
 import io
 import logging
+import pickle
 import queue
 import re
 import threading
+import zipfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -301,29 +303,56 @@ def _keys(run_dir: Path) -> list[Key]:
 def read_dump(path: str | Path) -> dict[str, Any]:
     """One dump, with NumPy arrays for tensors; what it holds is for `schema.validate` and `record.read` to judge.
 
+    Nothing is unpacked or filled in before it is known to be no larger than the file.
+
     Raises:
         FoveateError: it cannot be read, or is no dump of this schema version.
     """
     import torch
 
+    path = Path(path)
+    if not path.is_file():
+        raise FoveateError(f"{path}: not a readable dump (no regular file); delete it")
     try:
+        _check_stored(path)
         raw = torch.load(path, map_location="cpu", weights_only=True)
+        version = raw.get("schema_version") if isinstance(raw, dict) else None
+        dump = _arrays(raw, "") if version == SCHEMA_VERSION else {}
     except Exception as error:  # torch and pickle raise whatever a damaged file makes them stumble over
-        first = str(error).partition("\n")[0][:160]
-        raise FoveateError(f"{path}: not a readable dump ({type(error).__name__}: {first}); delete it") from error
-
-    def arrays(value: Any) -> Any:
-        if isinstance(value, torch.Tensor):
-            return (value.float() if value.dtype is torch.bfloat16 else value).numpy()
-        return {key: arrays(item) for key, item in value.items()} if isinstance(value, dict) else value
-
-    version = raw.get("schema_version") if isinstance(raw, dict) else None
+        said = f"{type(error).__name__}: {str(error).partition(chr(10))[0][:160]}"
+        if isinstance(error, pickle.UnpicklingError):  # torch's own words would have the file's code executed
+            said = "damaged, or it holds more than tensors, numbers and texts"
+        raise FoveateError(f"{path}: not a readable dump ({said}); delete it") from error
     if version != SCHEMA_VERSION:
         raise FoveateError(
             f"{path}: expected a dict of trace schema {SCHEMA_VERSION!r}, got "
-            + (f"schema_version {version!r}" if isinstance(raw, dict) else type(raw).__name__)
+            + (f"schema_version {str(version)[:40]!r}" if isinstance(raw, dict) else type(raw).__name__)
         )
-    return arrays(raw)
+    return dump
+
+
+def _check_stored(path: Path) -> None:
+    """`torch.save` never compresses: what is packed may unpack to any size."""
+    if zipfile.is_zipfile(path):
+        with zipfile.ZipFile(path) as file:
+            packed = [entry.filename for entry in file.infolist() if entry.compress_type != zipfile.ZIP_STORED]
+        if packed:
+            raise ValueError(f"{packed[0]} is compressed")
+
+
+def _arrays(value: Any, name: str) -> Any:
+    """NumPy arrays for tensors; a tensor with more elements than are stored (a stride of 0) is refused."""
+    import torch
+
+    if isinstance(value, dict):
+        return {key: _arrays(item, f"{name}.{key}") for key, item in value.items()}
+    if not isinstance(value, torch.Tensor):
+        return value
+    value = value.detach()
+    stored = value.untyped_storage().nbytes() if value.layout is torch.strided else 0
+    if value.numel() * value.element_size() > stored:
+        raise ValueError(f"{name[1:]}: {value.numel()} elements in {stored} stored bytes")
+    return (value.float() if value.dtype is torch.bfloat16 else value).numpy()
 
 
 def iter_dumps(run_dir: str | Path) -> Iterator[tuple[Path, dict[str, Any] | FoveateError]]:

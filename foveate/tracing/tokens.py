@@ -9,7 +9,7 @@ Needs the dumps alone. A dump that cannot be read is named in the files, skipped
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -74,27 +74,24 @@ def write_token_log(run_dir: str | Path, diagnose: Diagnose | None = None) -> To
     Args:
         diagnose: gets the scored inferences in order of time; its sentences become `warnings` of the summary.
     Raises:
-        FoveateError: there is no dump in the folder, or the report folder cannot be written.
+        FoveateError: there is no dump in the folder, none can be read, or the report folder cannot be written.
     """
     run_dir = check_run(run_dir)
     log = TokenLog()
     problems: Counter[str] = Counter()
     scored: list[Record] = []
-    before: tuple[Any, np.ndarray | None] = (None, None)
-    for path, dump in iter_dumps(run_dir):
-        try:
-            if isinstance(dump, FoveateError):
-                raise dump
-            record = to_record(dump, path, run_dir)
-        except FoveateError as error:
-            log.unreadable.append(str(error))
+    before: Record | None = None
+    for dump, record in _checked(run_dir):
+        if isinstance(record, FoveateError):
+            log.unreadable.append(str(record))
             continue
         problems.update(validate(dump))
-        log.rows.append(token_row(record, before[1] if before[0] == record.episode else None))
-        before = (record.episode, record.keep_mask)
+        log.rows.append(token_row(record, before.keep_mask if before and _follows(record, before) else None))
+        before = record
         comparable = not scored or [v.part for v in record.views] == [v.part for v in scored[0].views]
         if record.scores is not None and record.keep_mask is not None and comparable:
             scored.append(record)
+    none_readable(run_dir, len(log.rows), log.unreadable)
     log.summary = {
         "schema_version": SCHEMA_VERSION,
         "run": run_dir.name,
@@ -115,19 +112,44 @@ def write_capabilities(run_dir: str | Path) -> dict[str, Any]:
         FoveateError: as `write_token_log`.
     """
     run_dir = check_run(run_dir)
-    good = [(path, dump) for path, dump in iter_dumps(run_dir) if not isinstance(dump, FoveateError)]
-    layers = [[int(layer) for layer in lookup(dump, "attn.task_to_vis") or {}] for _, dump in good]
-    views = [tuple(lookup(dump, "align.views") or ()) for _, dump in good]
+    good = [(dump, record) for dump, record in _checked(run_dir) if not isinstance(record, FoveateError)]
+    layers = [list(record.attn) for _, record in good]
+    views = [tuple(lookup(dump, "align.views") or ()) for dump, _ in good]
     content = {
         "schema_version": SCHEMA_VERSION,
         "run": run_dir.name,
         "dumps": len(good),
         "unreadable": len(dump_paths(run_dir)) - len(good),
         "views": sorted({view for names in views for view in names}),
-        **summarize_capabilities([capabilities(dump) for _, dump in good], layers),
+        **summarize_capabilities([capabilities(dump) for dump, _ in good], layers),
     }
     write_json(run_dir / "report" / "capabilities.json", content, indent=2)
     return content
+
+
+def _follows(record: Record, before: Record) -> bool:
+    """Whether no inference of the episode lies between the two, as far as their numbers tell."""
+    numbers = record.meta.get("query"), before.meta.get("query")
+    return record.episode == before.episode and (None in numbers or numbers[0] == numbers[1] + 1)
+
+
+def _checked(run_dir: Path) -> Iterator[tuple[dict[str, Any], Record | FoveateError]]:
+    """Each dump, and the record of it or what is wrong with it."""
+    for path, dump in iter_dumps(run_dir):
+        try:
+            if isinstance(dump, FoveateError):
+                raise dump
+            yield dump, to_record(dump, path, run_dir)
+        except FoveateError as error:
+            yield {}, error
+
+
+def none_readable(run_dir: Path, good: int, damaged: Sequence[str]) -> None:
+    """Raises FoveateError where dumps are there and all of them are damaged."""
+    if damaged and not good:
+        raise FoveateError(
+            f"{run_dir}: none of its {len(damaged)} dumps can be used; trace the run again. The first: {damaged[0]}"
+        )
 
 
 def check_run(run_dir: str | Path) -> Path:

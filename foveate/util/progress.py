@@ -55,6 +55,12 @@ class Reporter:
         if self.console is not None:
             self.console.print(thing)
 
+    def say(self, text: str) -> None:
+        """As `line`, of text that comes from outside: no markup."""
+        from rich.markup import escape
+
+        self.line(escape(text))
+
     def warn(self, text: str) -> None:
         """A line about something that the person should know; no markup."""
         self._mark("yellow", "warning", text)

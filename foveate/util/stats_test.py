@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from foveate.util.stats import bootstrap_mean, holm, permutation_test, wilson
+from foveate.util.stats import bootstrap_mean, holm, paired_difference, permutation_test, wilson
 
 
 def test_permutation_test_counts_all_divisions():
@@ -86,3 +86,15 @@ def test_bootstrap_columns_cover_the_mean():
     half = 1.96 * values.std() / 20
     assert low[0] == pytest.approx(values.mean() - half, abs=0.04)
     assert high[0] == pytest.approx(values.mean() + half, abs=0.04)
+
+
+def test_paired_difference_is_newcombes():
+    # Table of R. G. Newcombe, Statistics in Medicine 17 (1998), method 10: 36 both, 12 and 2 one alone, of 50.
+    a, b = [1] * 48 + [0] * 2, [1] * 36 + [0] * 12 + [1] * 2
+    low, high = paired_difference(a, b)
+    assert (round(low, 4), round(high, 4)) == (0.0569, 0.3404)
+    other = paired_difference(b, a)
+    assert (round(-other[1], 4), round(-other[0], 4)) == (0.0569, 0.3404)
+    low, high = paired_difference([1, 1, 1], [0, 0, 0])
+    assert 0 < low < high == 1.0
+    assert paired_difference([], []) == (-1.0, 1.0)

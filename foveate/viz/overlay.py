@@ -10,6 +10,7 @@ padding, so the patch grid is right to the pixel at any resolution. NumPy and Pi
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
@@ -65,6 +66,11 @@ def heatmap(
     return (tint + grey * np.float32(1 - STRENGTH)).astype(np.uint8)
 
 
+def over_grey(colors: Colors) -> np.ndarray:
+    """uint8 [256, 3]: what `heatmap` makes of each level where the picture is mid-grey."""
+    return (palette(colors) * STRENGTH + 128 * (1 - STRENGTH)).astype(np.uint8)
+
+
 def mask(image: np.ndarray, keep: np.ndarray, view: View) -> np.ndarray:
     """Kept patches as they are, dropped ones dimmed, a light line between the two.
 
@@ -90,7 +96,7 @@ def with_colorbar(picture: np.ndarray, scale: tuple[float, float], colors: Color
     """The picture, untouched, with the colour scale to its right: uint8 [H, W + bar, 3]."""
     height, width = picture.shape[:2]
     letters = font(max(9, min(14, height // 18)))
-    labels = [_number(value) for value in scale]
+    labels = [short_number(value) for value in scale]
     text = max(letters.getlength(label) for label in (*labels, unit))
     gap, bar = 5, max(8, height // 24)
     canvas = Image.new("RGB", (width + 3 * gap + bar + int(text) + 1, height), PAPER)
@@ -125,32 +131,45 @@ def captioned_row(pictures: Mapping[str, np.ndarray], title: str, height: int = 
     return np.asarray(canvas)
 
 
-def layers(record: Record, images: Mapping[str, np.ndarray], *, bars: bool) -> dict[str, dict[str, np.ndarray]]:
-    """All overlays of an inference: kind -> view -> picture.
+@dataclass(frozen=True)
+class Heat:
+    """Values of all patches of an inference, as they are drawn."""
 
-    Kinds are `score_heatmap`, `mask_heatmap` and `attn_task_to_vis/layerXX`, as far as the dump holds them; attention
-    is the mean over heads.
+    values: np.ndarray
+    scale: tuple[float, float]
+    """Values of the first and the last colour."""
+    colors: Colors
+
+
+def heat(record: Record) -> dict[str, Heat]:
+    """The heat maps of an inference: `score_heatmap` and `attn_task_to_vis/layerXX`, the mean over heads."""
+    found = {}
+    valid = record.valid if record.valid is not None else slice(None)
+    if record.scores is not None:
+        found["score_heatmap"] = Heat(record.scores, value_range(record.scores[valid]), SCORE_COLORS)
+    for layer, heads in sorted(record.attn.items()):
+        mean = heads.mean(0)
+        scale = value_range(mean[valid], from_zero=True)
+        found[f"attn_task_to_vis/layer{layer:02d}"] = Heat(mean, scale, ATTN_COLORS)
+    return found
+
+
+def layers(record: Record, images: Mapping[str, np.ndarray], *, bars: bool) -> dict[str, dict[str, np.ndarray]]:
+    """All overlays of an inference: kind -> view -> picture; `mask_heatmap`, and those of `heat`.
 
     Args:
         images: view -> source picture, of the views that have one.
         bars: add colour scales.
     """
     views = [view for view in record.views if view.name in images]
-    values: dict[str, tuple[np.ndarray, tuple[float, float], Colors]] = {}
-    valid = record.valid if record.valid is not None else slice(None)
-    if record.scores is not None:
-        values["score_heatmap"] = (record.scores, value_range(record.scores[valid]), SCORE_COLORS)
-    for layer, heads in sorted(record.attn.items()):
-        mean = heads.mean(0)
-        values[f"attn_task_to_vis/layer{layer:02d}"] = (mean, value_range(mean[valid], from_zero=True), ATTN_COLORS)
     drawn: dict[str, dict[str, np.ndarray]] = {}
     if record.keep_mask is not None:
         drawn["mask_heatmap"] = {v.name: mask(images[v.name], record.keep_mask[v.part], v) for v in views}
-    for kind, (value, scale, colors) in values.items():
-        pictures = {v.name: heatmap(images[v.name], value[v.part], v, scale, colors) for v in views}
-        drawn[kind] = {n: with_colorbar(p, scale, colors) for n, p in pictures.items()} if bars else pictures
+    for kind, h in heat(record).items():
+        pictures = {v.name: heatmap(images[v.name], h.values[v.part], v, h.scale, h.colors) for v in views}
+        drawn[kind] = {n: with_colorbar(p, h.scale, h.colors) for n, p in pictures.items()} if bars else pictures
     return drawn
 
 
-def _number(value: float) -> str:
+def short_number(value: float) -> str:
     return f"{value:.2g}" if value and not 0.01 <= abs(value) < 1000 else f"{value:.2f}"

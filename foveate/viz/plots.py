@@ -9,6 +9,7 @@ and pictures alone.
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -19,10 +20,13 @@ import numpy as np
 from PIL import Image
 
 from foveate.errors import FoveateError
-from foveate.tracing.record import Record, read_record
+from foveate.tracing.record import Record, iter_records, read_record
 from foveate.tracing.store import dump_paths
-from foveate.tracing.tokens import check_run
+from foveate.tracing.tokens import check_run, none_readable
 from foveate.viz.overlay import layers
+
+PIXELS = 50_000_000
+"""A source picture has at most."""
 
 
 @dataclass
@@ -39,22 +43,58 @@ class Plotted:
     """One sentence per dump or picture that was skipped."""
 
 
-def load_images(record: Record) -> dict[str, np.ndarray]:
+def load_images(record: Record, *, decode: bool = True) -> dict[str, np.ndarray]:
     """View -> source picture, uint8 [H, W, 3], of the views that have one.
 
+    Args:
+        decode: False: look whether they can be read, which is quicker, and return nothing.
     Raises:
-        FoveateError: a picture is damaged.
+        FoveateError: a picture is damaged, too large, of another size than the dump says, or outside the run folder.
     """
     images = {}
+    root = record.run_dir.resolve()
     for view in record.views:
         path = record.run_dir / view.image
-        if view.image and path.is_file():
-            try:
+        if not view.image or not path.exists():
+            continue
+        if not path.resolve().is_relative_to(root):
+            raise FoveateError(f"{path}: lies outside the run folder, and is not read; copy it to its place")
+        if not path.is_file():
+            raise FoveateError(f"{path}: not a readable picture (no regular file); delete it")
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # the limit is ours
                 with Image.open(path) as image:
-                    images[view.name] = np.asarray(image.convert("RGB"))
-            except OSError as error:
-                raise FoveateError(f"{path}: not a readable picture ({error}); delete it") from error
+                    _check_size(path, image.size, view.source_hw)
+                    if decode:
+                        images[view.name] = np.asarray(image.convert("RGB"))
+                    else:
+                        image.verify()
+        except FoveateError:
+            raise
+        except Exception as error:  # Pillow raises whatever a damaged file makes it stumble over
+            raise FoveateError(f"{path}: not a readable picture ({error}); delete it") from error
     return images
+
+
+def _check_size(path: Path, size: tuple[int, int], said: tuple[int, int] | None) -> None:
+    width, height = size
+    if width * height > PIXELS:
+        raise FoveateError(f"{path}: {width}x{height} pixels; a picture of a dump has {PIXELS} at most")
+    if said is not None and (height, width) != said:
+        raise FoveateError(f"{path}: {width}x{height} pixels, where its dump says {said[1]}x{said[0]}; restore it")
+
+
+def damaged_pictures(run_dir: str | Path) -> list[str]:
+    """One sentence per picture of a readable dump that cannot be read."""
+    problems = []
+    for _, record in iter_records(run_dir):
+        if not isinstance(record, FoveateError):
+            try:
+                load_images(record, decode=False)
+            except FoveateError as error:
+                problems.append(str(error))
+    return problems
 
 
 def spread(items: Sequence[Any], limit: int | None) -> list[Any]:
@@ -71,7 +111,7 @@ def plot_run(run_dir: str | Path, limit: int | None = None, on_inference: Callab
         limit: draw only so many, evenly over the run.
         on_inference: called after each, from any thread.
     Raises:
-        FoveateError: the folder holds no dump, or `plots` cannot be written.
+        FoveateError: the folder holds no dump, none that can be read, or `plots` cannot be written.
     """
     run_dir = check_run(run_dir)
     paths = dump_paths(run_dir)
@@ -85,6 +125,8 @@ def plot_run(run_dir: str | Path, limit: int | None = None, on_inference: Callab
             raise
         except FoveateError as error:
             return error
+        except Exception as error:  # one odd inference does not end the plots
+            return FoveateError(f"{path}: cannot be drawn ({type(error).__name__}: {error})")
         finally:
             if on_inference:
                 on_inference()
@@ -98,6 +140,8 @@ def plot_run(run_dir: str | Path, limit: int | None = None, on_inference: Callab
             result.inferences += 1
             result.files += drawn
             result.without_pictures += drawn == 0
+    if not result.inferences and all(isinstance(record, FoveateError) for _, record in iter_records(run_dir)):
+        none_readable(run_dir, 0, result.unreadable)
     return result
 
 

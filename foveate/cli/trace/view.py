@@ -83,13 +83,15 @@ def report(argv: list[str]) -> int:
     """The verb: HTML report over one or more run folders, with fresh token logs."""
     from foveate.evaluation.evidence import log_tokens
     from foveate.tracing.store import dump_paths
+    from foveate.viz.plots import damaged_pictures
     from foveate.viz.report.page import build_report
 
     config, screen = _parse(ReportConfig, argv, "report")
     folders = [config.folder, *map(Path, config.compare)]
-    damaged = [text for folder in folders if dump_paths(folder) for text in log_tokens(folder, screen)]
+    traced = [folder for folder in folders if dump_paths(folder)]
+    damaged = [text for folder in traced for text in (*log_tokens(folder, screen), *damaged_pictures(folder))]
     path = build_report(folders, Path(config.out) if config.out else config.folder / "report")
-    screen.line(f"report: {path}")
+    screen.say(f"report: {path}")
     return exit_status(screen, damaged)
 
 

@@ -56,3 +56,41 @@ def test_mistakes_are_one_sentence(run, capsys, words, said):
     assert main(["trace", *words]) == 1
     error = capsys.readouterr().err
     assert said in error and error.count("\n") == 1
+
+
+def test_a_damaged_picture_is_named_by_the_report_as_by_the_plots(run, capsys):
+    picture = sorted((run / "images").rglob("*.png"))[3]
+    picture.write_bytes(picture.read_bytes()[:200])
+    for verb in ("plot", "report"):
+        assert main(["trace", verb, "runs/try"]) == 3
+        assert f"{picture.name}: not a readable picture" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("verb", ["plot", "tokens", "report"])
+def test_a_folder_whose_dumps_are_all_damaged_is_an_error(run, capsys, verb):
+    for path in dump_paths(run):
+        path.write_bytes(b"x")
+    assert main(["trace", verb, "runs/try"]) == 1
+    assert "none of its 3 dumps can be used" in capsys.readouterr().err
+
+
+def test_pictures_are_checked_before_they_are_decoded(run, capsys):
+    from PIL import Image
+
+    pictures = sorted((run / "images").rglob("*.png"))
+    Image.new("L", (13000, 13000)).save(pictures[0])
+    Image.new("L", (1, 1)).save(pictures[2])
+    for verb in ("plot", "report"):
+        assert main(["trace", verb, "runs/try"]) == 3
+        out = capsys.readouterr().out
+        assert "13000x13000 pixels; a picture of a dump has 50000000 at most" in out
+        assert "1x1 pixels, where its dump says 64x48" in out
+
+
+def test_names_are_no_markup(run, capsys):
+    odd = run.with_name("run[red]y[")
+    odd.mkdir()
+    run.rename(odd / "b]z")
+    for verb in ("plot", "tokens", "report"):
+        assert main(["trace", verb, str(odd / "b]z")]) == 0
+        assert "run[red]y[/b]z" in capsys.readouterr().out

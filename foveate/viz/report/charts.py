@@ -150,6 +150,28 @@ class Chart:
             return _svg(self._figure, label)
 
 
+def dodge(xs: Sequence[float], width: float, between: tuple[float, float]) -> list[float]:
+    """Places of marks that would lie on each other: what is closer than `width` to its neighbour stands side by side.
+
+    Args:
+        between: no place lies outside.
+    """
+    order, places = sorted(range(len(xs)), key=lambda i: xs[i]), list(xs)
+    group: list[int] = []
+    for here, following in zip(order, [*order[1:], None], strict=True):
+        group.append(here)
+        if following is not None and xs[following] - xs[here] < width:
+            continue
+        middle = sum(xs[i] for i in group) / len(group)
+        reach = width * (len(group) - 1) / 2
+        left = min(max(middle - reach, between[0]), max(between[1] - 2 * reach, between[0])) if reach else middle
+        step = min(width, (between[1] - between[0]) / max(1, len(group) - 1))
+        for k, i in enumerate(group):
+            places[i] = left + k * step if len(group) > 1 else xs[i]
+        group = []
+    return places
+
+
 def lines(
     series: Sequence[Line], *, x_label: str, y_label: str, label: str = "", y: tuple[float, float] | None = None
 ) -> Markup:

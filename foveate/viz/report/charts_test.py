@@ -108,3 +108,10 @@ def test_a_page_can_hold_many():
     assert set(re.findall("#[0-9a-f]{6}", svg)) <= {"#ffffff"}
     light = [pair[0] for pair in charts.PALETTE.values()]
     assert len(set(light)) == len(light), "each colour names one variable"
+
+
+def test_marks_on_one_place_stand_side_by_side():
+    assert charts.dodge([5.0, 20.0], 1.0, (0, 25)) == [5.0, 20.0]
+    assert charts.dodge([5.0, 20.0, 5.0], 1.0, (0, 25)) == [4.5, 20.0, 5.5]
+    assert charts.dodge([0.0, 0.0, 0.0], 1.0, (0, 25)) == [0.0, 1.0, 2.0]
+    assert charts.dodge([25.0, 25.0], 1.0, (0, 25)) == [24.0, 25.0]
