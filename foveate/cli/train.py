@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import logging
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from pathlib import Path
+from typing import Any
 
 HELP = "train a policy"
 
@@ -12,14 +16,12 @@ def policy(argv: list[str]) -> int:
     """The verb's entry: parse, train, say where the policy is. Runs under `torchrun` as well."""
     from foveate.cli.config import parse
     from foveate.training.policy.train import TrainPolicyConfig, train_policy
-    from foveate.util.run_folder import write_run_files
 
     config = parse(TrainPolicyConfig, argv, "foveate train policy")
     is_main = os.environ.get("RANK", "0") == "0"
     logging.basicConfig(level=logging.INFO if is_main else logging.WARNING, format="%(message)s")
-    if is_main:
-        write_run_files(config.out, config, config.seed)
-    folder = train_policy(config, _loading if is_main else None)
+    with _own_folder(config, is_main):
+        folder = train_policy(config, _loading if is_main else None)
     if is_main:
         print(f"policy: {folder}")
     return 0
@@ -29,17 +31,27 @@ def vlm(argv: list[str]) -> int:
     """The verb's entry: parse, train, say where the model is. Runs under `torchrun` as well."""
     from foveate.cli.config import parse
     from foveate.training.vlm.train import TrainVlmConfig, train_vlm
-    from foveate.util.run_folder import write_run_files
 
     config = parse(TrainVlmConfig, argv, "foveate train vlm")
     is_main = os.environ.get("RANK", "0") == "0"
     logging.basicConfig(level=logging.INFO if is_main else logging.WARNING, format="%(message)s")
-    if is_main:
-        write_run_files(config.out, config, config.seed)
-    folder = train_vlm(config)
+    with _own_folder(config, is_main):
+        folder = train_vlm(config)
     if is_main:
         print(f"model: {folder}")
     return 0
+
+
+@contextmanager
+def _own_folder(config: Any, is_main: bool) -> Iterator[None]:
+    """Hold the run's folder and write its configuration there; the main process does it for all."""
+    from foveate.util.files import one_process
+    from foveate.util.run_folder import write_run_files
+
+    with one_process(Path(config.out), "preparing a training") if is_main else nullcontext():
+        if is_main:
+            write_run_files(config.out, config, config.seed)
+        yield
 
 
 def _loading(done: int, total: int) -> None:

@@ -20,6 +20,7 @@ from foveate.demonstrations.experts import Learner, NoiseConfig, demonstrate
 from foveate.envs.metaworld.env import CONVENTIONS, MetaWorldEnv, instruction_of
 from foveate.envs.suites import resolve_tasks
 from foveate.errors import FoveateError
+from foveate.util.files import alone_in
 from foveate.util.process import die_with_parent
 from foveate.util.progress import SILENT, Reporter
 
@@ -155,6 +156,7 @@ def record(planned: PlannedEpisode, config: MetaWorldDemosConfig) -> int:
     )
 
 
+@alone_in(lambda config: Path(config.out), "recording")
 def record_demos(config: MetaWorldDemosConfig, report: Reporter = SILENT) -> dict[str, Any]:
     """Record what the folder lacks; returns the content of `meta/info.json`.
 

@@ -57,5 +57,5 @@ def test_records_resumes_and_refuses_other_settings(tmp_path, capsys):
 
 def test_unwritable_folder(tmp_path):
     (tmp_path / "file").write_text("")
-    with pytest.raises(FoveateError, match="cannot write"):
+    with pytest.raises(FoveateError, match="cannot be written there"):
         record_demos(MetaWorldDemosConfig(str(tmp_path / "file" / "demos"), "reach:1"))

@@ -20,7 +20,7 @@ from foveate.evaluation.sim.simulate import pruner_label, trace_warnings
 from foveate.policy import LoadOptions, Policy, TraceOptions
 from foveate.tracing.store import TraceStore
 from foveate.types import ActionChunk
-from foveate.util.files import write_json
+from foveate.util.files import alone_in, write_json
 from foveate.util.noise import action_noise
 from foveate.util.progress import SILENT, Reporter
 from foveate.util.run_folder import write_run_files
@@ -73,6 +73,7 @@ class Prediction:
     """One sentence per dump or picture that was passed over."""
 
 
+@alone_in(lambda config: config.folder, "predicting")
 def predict(config: PredictConfig, report: Reporter = SILENT, policy: Policy | None = None) -> Prediction:
     """Infer once, and write dump, pictures, overlays, token log and report.
 

@@ -15,6 +15,7 @@ from foveate.evaluation.evidence import write_report
 from foveate.evaluation.sim.evaluate import Evaluated, evaluate
 from foveate.evaluation.sim.simulate import SimConfig
 from foveate.pruning import LightVLA, NoPruning
+from foveate.util.files import alone_in, one_process
 from foveate.util.progress import SILENT, Reporter
 from foveate.util.shipped import POLICIES
 
@@ -47,6 +48,7 @@ class Demonstrated:
     report: Path
 
 
+@alone_in(lambda config: Path(config.out), "playing the demo")
 def demo(config: DemoConfig, report: Reporter = SILENT) -> Demonstrated:
     """Play both variants on the same scenes, and write one report over them."""
     out = Path(config.out)
@@ -82,4 +84,5 @@ def clear(out: Path) -> None:
     for name in ("full", "lightvla", "report"):
         folder = out / name
         if any((folder / mark).exists() for mark in ("config.yaml", "index.html")):
-            shutil.rmtree(folder)
+            with one_process(folder, "removing an earlier demo"):
+                shutil.rmtree(folder)

@@ -11,13 +11,14 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import functools
 import json
 import math
 import os
 import shutil
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, ParamSpec, TypeVar
 
 import numpy as np
 
@@ -133,36 +134,77 @@ def nan_to_null(value: Any, digits: int | None = None) -> Any:
     return value
 
 
+_HELD: dict[Path, list[str]] = {}
+"""Folders that this process holds, and what it does in each."""
+
+
 @contextlib.contextmanager
 def one_process(folder: Path, doing: str) -> Iterator[None]:
-    """Hold a folder; the system lets go of it when the process ends, however it ends.
+    """Hold a folder that is written to; the system lets go of it when the process ends, however it ends.
+
+    Whatever a process does there, no other one does anything there meanwhile. In the same process, one thing may be a
+    part of another (a training of a whole experiment), but not of itself.
 
     Args:
-        doing: what the process does there: `training`. Names the lock, too.
+        doing: what is done there, for the message to others: `training`.
     Raises:
-        FoveateError: another process does it there, with its id.
+        FoveateError: another process holds it, or this one does the very same there; with its id.
         CannotWrite: the folder cannot be written.
     """
     import filelock
 
-    holder = folder / f".{doing}"
-    lock = filelock.FileLock(folder / f".{doing}.lock", blocking=False)
+    place, holder = folder.resolve(), folder / ".lock.holder"
+    if doing in _HELD.get(place, ()):
+        raise _held(folder, f"{os.getpid()} is {doing}")
+    lock = None
+    if place not in _HELD:
+        lock = filelock.FileLock(folder / ".lock", blocking=False, thread_local=False)
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            lock.acquire()
+        except filelock.Timeout as error:
+            known = holder.read_text().strip() if holder.exists() else ""
+            raise _held(folder, known or "? is working") from error
+        except OSError as error:
+            raise CannotWrite(folder, error) from error
+    _HELD.setdefault(place, []).append(doing)
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        lock.acquire()
-    except filelock.Timeout as error:
-        known = holder.read_text().strip() if holder.exists() else ""
-        raise FoveateError(
-            f"{folder}: process {known or '?'} is {doing} there; wait for it, end it (processes of a killed torchrun "
-            "may go on by themselves), or name another folder"
-        ) from error
-    except OSError as error:
-        raise CannotWrite(folder, error) from error
-    try:
-        write_text(holder, f"{os.getpid()}\n")
+        if lock is not None:
+            write_text(holder, f"{os.getpid()} is {doing}\n")
         yield
     finally:
-        lock.release()
+        _HELD[place].remove(doing)
+        if lock is not None:
+            del _HELD[place]
+            with contextlib.suppress(OSError):
+                holder.unlink()
+            lock.release()
+
+
+def _held(folder: Path, holder: str) -> FoveateError:
+    return FoveateError(
+        f"{folder}: process {holder} there; wait for it, end it (processes of a killed torchrun may go on by "
+        "themselves), or name another folder"
+    )
+
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+def alone_in(folder_of: Callable[[Any], Path | None], doing: str) -> Callable[[Callable[P, R]], Callable[P, R]]:
+    """As `one_process`, around a function whose first argument says which folder it writes to (None: none)."""
+
+    def around(function: Callable[P, R]) -> Callable[P, R]:
+        @functools.wraps(function)
+        def alone(*args: P.args, **kwargs: P.kwargs) -> R:
+            folder = folder_of(args[0] if args else next(iter(kwargs.values())))
+            with one_process(folder, doing) if folder is not None else contextlib.nullcontext():
+                return function(*args, **kwargs)
+
+        return alone
+
+    return around
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -196,19 +238,36 @@ def read_json_lines(path: Path) -> list[dict[str, Any]]:
 class JsonLines:
     """A file of JSON lines that survives `kill -9`: each append is on the disk before it returns.
 
-    Opening an existing file drops a torn last line (one without its newline).
+    Opening an existing file drops a torn last line (one without its newline), and rows whose key has come before.
 
+    Args:
+        key_of: what is no row twice; None: rows may be equal.
     Raises:
         FoveateError: the folder is not writable, the disk is full, or a line in the middle is no JSON.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, key_of: Callable[[dict[str, Any]], Hashable] | None = None) -> None:
         self.path = path
+        self.dropped: list[dict[str, Any]] = []
+        """Rows that were there a second time."""
         try:
             self._file = path.open("a+b")
             self.rows = self._recover()
         except OSError as error:
             raise CannotWrite(path, error) from error
+        if key_of is not None:
+            self._drop_doubles(key_of)
+
+    def _drop_doubles(self, key_of: Callable[[dict[str, Any]], Hashable]) -> None:
+        first: dict[Hashable, dict[str, Any]] = {}
+        try:
+            self.dropped = [row for row in self.rows if first.setdefault(key_of(row), row) is not row]
+        except KeyError as error:
+            raise FoveateError(
+                f"{self.path}: a line has no {error}; remove that line, or choose another folder"
+            ) from None
+        if self.dropped:
+            self.replace(list(first.values()))
 
     def _recover(self) -> list[dict[str, Any]]:
         self._file.seek(0)

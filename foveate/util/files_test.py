@@ -16,6 +16,7 @@ from foveate.util import files
 from foveate.util.files import (
     CannotWrite,
     JsonLines,
+    alone_in,
     draft,
     draft_folder,
     nan_to_null,
@@ -144,8 +145,8 @@ def test_one_process_holds_a_folder_and_a_killed_one_does_not_block(tmp_path):
         assert child.stdout is not None and child.stdout.readline() == "held\n"
         with pytest.raises(FoveateError, match=f"process {child.pid} is training there; wait for it"):
             one_process(folder, "training").__enter__()
-        with one_process(folder, "evaluating"):
-            pass
+        with pytest.raises(FoveateError, match=f"process {child.pid} is training there; wait for it"):
+            one_process(folder, "evaluating").__enter__()
     finally:
         child.send_signal(signal.SIGKILL)
         child.wait()
@@ -153,9 +154,36 @@ def test_one_process_holds_a_folder_and_a_killed_one_does_not_block(tmp_path):
         with one_process(folder, "training"):
             with pytest.raises(FoveateError, match=f"process {os.getpid()} is training there"):
                 one_process(folder, "training").__enter__()
+            with one_process(folder / ".." / "run", "evaluating"):  # a part of it, in the same process
+                pass
+            with pytest.raises(FoveateError, match="is training there"):
+                one_process(folder, "training").__enter__()
     (tmp_path / "file").write_text("")
     with pytest.raises(CannotWrite, match="cannot be written there"):
         one_process(tmp_path / "file" / "run", "training").__enter__()
+
+
+def test_a_function_holds_the_folder_that_its_first_argument_names(tmp_path):
+    @alone_in(lambda name: tmp_path / name if name else None, "counting")
+    def count(name, deeper=None):
+        return (name, deeper and count(deeper))
+
+    assert count("a", "b") == ("a", ("b", None)) and count(name="a") == ("a", None) and count("") == ("", None)
+    with pytest.raises(FoveateError, match=f"a: process {os.getpid()} is counting there"):
+        count("a", "a")
+
+
+def test_rows_that_came_twice_are_dropped_and_named(tmp_path):
+    lines = JsonLines(tmp_path / "a.jsonl")
+    lines.append([{"key": i % 3, "value": i} for i in range(5)])
+    lines.close()
+    lines = JsonLines(tmp_path / "a.jsonl", lambda row: row["key"])
+    assert [row["value"] for row in lines.rows] == [0, 1, 2] and [row["value"] for row in lines.dropped] == [3, 4]
+    lines.append([{"key": 3, "value": 5}])
+    lines.close()
+    assert [row["value"] for row in read_json_lines(tmp_path / "a.jsonl")] == [0, 1, 2, 5]
+    with pytest.raises(FoveateError, match=r"a\.jsonl: a line has no 'other'"):
+        JsonLines(tmp_path / "a.jsonl", lambda row: row["other"])
 
 
 def test_nan_becomes_null(tmp_path):

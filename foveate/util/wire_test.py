@@ -162,7 +162,7 @@ print(sorted(name for name in sys.modules if name.startswith("foveate.util.")))
 
 def test_the_worker_side_needs_numpy_alone():
     out = subprocess.run([sys.executable, "-c", ONLY_NUMPY], capture_output=True, text=True)
-    assert out.stdout.strip() == "['foveate.util.wire']", out.stderr
+    assert out.stdout.strip() == "['foveate.util.process', 'foveate.util.wire']", out.stderr
 
 
 def test_an_older_python_reads_the_file():

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 
 from foveate.cli.config import parse
+from foveate.util.files import one_process
 from foveate.util.progress import Reporter
 from foveate.util.run_folder import write_run_files
 
@@ -25,8 +27,9 @@ def run(argv: list[str]) -> int:
                 yield sample
                 bar.advance()
 
-    about = build(config, watched)
-    write_run_files(config.out, config, seed=config.seed)
+    with one_process(Path(config.out), "building questions"):
+        about = build(config, watched)
+        write_run_files(config.out, config, seed=config.seed)
     return show(about, config.out, report)
 
 

@@ -21,7 +21,7 @@ from foveate.studies.attention.clips import Filming
 from foveate.studies.attention.pictures import Drawing
 from foveate.studies.attention.pipeline import Attend, Outcome, Pipeline, Plan, Reading, follow, is_done, threads_of
 from foveate.types import AttentionMaps, AttentionRequest, Observation, Phase
-from foveate.util.files import write_json
+from foveate.util.files import alone_in, write_json
 from foveate.util.noise import action_noise, stack_noise
 from foveate.util.progress import SILENT, Reporter
 from foveate.util.run_folder import check_same_config, write_run_files
@@ -84,6 +84,8 @@ class EpisodesConfig(Drawing, Filming, LoadOptions):
         return None if self.video_out.lower() in ("", "none") else Path(self.video_out)
 
 
+@alone_in(lambda config: config.video_folder, "making videos")
+@alone_in(lambda config: Path(config.out), "computing attention")
 def attend_episodes(config: EpisodesConfig, report: Reporter = SILENT, policy: Policy | None = None) -> list[Outcome]:
     """Work through the tree, and write `episodes.json` with what became of each episode; failed ones do not stop it.
 

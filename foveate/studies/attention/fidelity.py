@@ -35,7 +35,7 @@ from foveate.studies.attention.occlusion import (
 from foveate.studies.attention.scene import layers_of
 from foveate.types import Observation
 from foveate.util.choices import name_of
-from foveate.util.files import JsonLines, nan_to_null, write_json
+from foveate.util.files import JsonLines, alone_in, nan_to_null, write_json
 from foveate.util.progress import SILENT, Reporter
 from foveate.util.provenance import provenance
 from foveate.util.run_folder import check_same_config, to_dict, write_run_files
@@ -97,6 +97,7 @@ class Fidelity:
     """Episode that could not be read -> the reason."""
 
 
+@alone_in(lambda config: Path(config.out), "testing maps")
 def study_fidelity(config: FidelityConfig, report: Reporter = SILENT, policy: Policy | None = None) -> Fidelity:
     """Test what the folder lacks, and write results and reports over all frames.
 
@@ -115,7 +116,9 @@ def study_fidelity(config: FidelityConfig, report: Reporter = SILENT, policy: Po
     occlusion = replace(config, layers=_resolved(config.layers, policy.spec.depth))
     moments, failed = _moments(config, policy, report)
     write_run_files(out, config, config.seed)
-    log = JsonLines(out / "frames.jsonl")
+    log = JsonLines(out / "frames.jsonl", lambda row: (row["episode"], row["frame"]))
+    for row in log.dropped:
+        report.warn(f"{log.path.name}: {row['episode']} frame {row['frame']} was there twice; the first one counts")
     done = {(row["episode"], row["frame"]) for row in log.rows}
     shown = set(spread([moment[:2] for moment in moments], config.pictures))
     before = sum(moment[:2] in done for moment in moments)

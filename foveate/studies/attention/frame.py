@@ -26,7 +26,7 @@ from foveate.policy import Policy
 from foveate.studies.attention.pictures import draw_phase, draw_steps, draw_words
 from foveate.studies.attention.scene import SceneConfig, layers_of, open_scene, shared_noise, sheet_of
 from foveate.types import ActionChunk, AttentionMaps, AttentionRequest, Phase
-from foveate.util.files import write_json
+from foveate.util.files import alone_in, write_json
 from foveate.util.progress import SILENT, Reporter
 from foveate.util.run_folder import write_run_files
 
@@ -67,6 +67,7 @@ class FrameAttention:
     """`phase, layer, most_active_head, mass`: view -> share of the attention of text or actions, mean over heads."""
 
 
+@alone_in(lambda config: Path(config.out), "computing attention")
 def attend_frame(config: FrameConfig, report: Reporter = SILENT, policy: Policy | None = None) -> FrameAttention:
     """Infer once; write maps, pictures and table.
 

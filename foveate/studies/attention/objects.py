@@ -23,7 +23,7 @@ from foveate.errors import FoveateError
 from foveate.studies.attention.archive import MAPS, EpisodeMaps
 from foveate.studies.attention.overlap import DIGITS, Targets, measure_episode
 from foveate.studies.attention.pipeline import Outcome
-from foveate.util.files import CannotWrite, nan_to_null, write_json, write_text
+from foveate.util.files import CannotWrite, alone_in, nan_to_null, write_json, write_text
 from foveate.util.progress import SILENT, Reporter
 from foveate.util.provenance import provenance
 from foveate.util.run_folder import check_same_config, to_dict, write_run_files
@@ -86,6 +86,7 @@ class ObjectsStudied:
     outcomes: list[Outcome]
 
 
+@alone_in(lambda config: Path(config.out), "studying objects")
 def study_objects(config: ObjectsConfig, report: Reporter = SILENT) -> ObjectsStudied:
     """Measure what the folder lacks; write `metrics.json` of each episode, and `objects.json, .md, .png` over all.
 

@@ -28,7 +28,7 @@ from foveate.policy import Policy
 from foveate.studies.attention.pictures import grids
 from foveate.studies.attention.scene import SceneConfig, layers_of, open_scene, shared_noise, sheet_of
 from foveate.types import ActionChunk, AttentionMaps, AttentionRequest, Observation, Phase
-from foveate.util.files import nan_to_null, write_json
+from foveate.util.files import alone_in, nan_to_null, write_json
 from foveate.util.progress import SILENT, Reporter
 from foveate.util.run_folder import write_run_files
 from foveate.viz.attention import Sheet, save_jpeg
@@ -61,6 +61,7 @@ class PromptsCompared:
     """`0-1` -> RMS difference of the actions of these prompts, from the same noise."""
 
 
+@alone_in(lambda config: Path(config.out), "comparing prompts")
 def compare_prompts(config: PromptsConfig, report: Reporter = SILENT, policy: Policy | None = None) -> PromptsCompared:
     """Infer once per prompt, all from the same noise; write maps, pictures and distances.
 

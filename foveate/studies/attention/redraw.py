@@ -26,7 +26,7 @@ from foveate.studies.attention.archive import MAPS, EpisodeMaps
 from foveate.studies.attention.clips import Filming, clips_of, film, is_fresh, keyframes_of
 from foveate.studies.attention.pictures import Drawing, draw_keyframe, marker_text
 from foveate.studies.attention.pipeline import MARKER, PARTIAL, Outcome, follow, threads_of
-from foveate.util.files import write_json
+from foveate.util.files import alone_in, write_json
 from foveate.util.progress import SILENT, Reporter
 
 
@@ -62,6 +62,7 @@ class VideoConfig(Filming):
     """Videos that are made at a time."""
 
 
+@alone_in(lambda config: Path(config.out or config.results), "drawing")
 def render(config: RenderConfig, report: Reporter = SILENT) -> list[Outcome]:
     """Pictures of all stored episodes, and `episodes.json` with what became of each.
 
@@ -78,6 +79,7 @@ def render(config: RenderConfig, report: Reporter = SILENT) -> list[Outcome]:
     return outcomes
 
 
+@alone_in(lambda config: Path(config.video_out), "making videos")
 def video(config: VideoConfig, report: Reporter = SILENT) -> tuple[list[Outcome], dict[str, Any]]:
     """Videos of all pictured episodes, `episodes.json`, and `heads.json` where the maps are there.
 

@@ -19,9 +19,10 @@ from foveate.evaluation.vqa.load import tuned_folder
 from foveate.evaluation.vqa.rows import COLUMNS
 from foveate.studies.value.result import EvaluationResult, Row
 from foveate.studies.value.run import evaluate
-from foveate.studies.value.study import Study
+from foveate.studies.value.study import Study, written_by
 from foveate.studies.value.sweeps import fixed_rules
 from foveate.studies.value.train import fit_head, training_passes, tune_model
+from foveate.util.files import alone_in
 from foveate.vision_value.checkpoint import TrainedHead
 from foveate.vision_value.config import HeadConfig
 from foveate.vision_value.learned import Learned
@@ -58,6 +59,7 @@ class AblationResult(EvaluationResult):
         return [{"ablation": VARIANTS.get(row["checkpoint"] or "", ("",))[0], **row} for row in super().table]
 
 
+@alone_in(written_by, "ablating")
 def ablate(study: Study) -> AblationResult:
     """Train every variant on the training passes and read it off on the evaluation sets.
 

@@ -12,7 +12,8 @@ from __future__ import annotations
 import dataclasses
 import json
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +32,7 @@ from foveate.studies.value.run import evaluate
 from foveate.studies.value.seeds import SeedsResult, run_seeds
 from foveate.studies.value.study import Study, prepare_folder
 from foveate.studies.value.tables import write_tables
-from foveate.util.files import write_json
+from foveate.util.files import one_process, write_json
 from foveate.util.run_folder import to_dict
 from foveate.vision_value.baselines import Cascade
 from foveate.vision_value.checkpoint import TrainedHead
@@ -97,6 +98,10 @@ class Paper:
             TABLES: self.tables,
         }
         prepare_folder(self.folder, self.base.language)
+        with one_process(self.folder, "making the paper") if self.study.is_main else nullcontext():
+            self._run(steps)
+
+    def _run(self, steps: Mapping[str, Callable[[Path], None]]) -> None:
         known = self.identity()
         for name, step in steps.items():
             folder = self.folder / name

@@ -18,11 +18,13 @@ from foveate.evaluation.vqa.passes import PrunedPass, inspect_images
 from foveate.evaluation.vqa.profile import profile_row
 from foveate.studies.value.report import draw, write_files
 from foveate.studies.value.result import EvaluationResult, Rules
-from foveate.studies.value.study import Study
+from foveate.studies.value.study import Study, written_by
 from foveate.types import VQASample
+from foveate.util.files import alone_in
 from foveate.vision_value.checkpoint import TrainedHead
 
 
+@alone_in(written_by, "evaluating")
 def evaluate(
     study: Study,
     rules: Rules | None = None,

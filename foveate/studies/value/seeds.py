@@ -18,8 +18,9 @@ from foveate.studies.value.config import SeedsConfig
 from foveate.studies.value.report import write_summary
 from foveate.studies.value.result import Row, asked_mode, data_facts
 from foveate.studies.value.run import evaluate
-from foveate.studies.value.study import Study
+from foveate.studies.value.study import Study, written_by
 from foveate.studies.value.train import train_head
+from foveate.util.files import alone_in
 from foveate.util.run_folder import write_run_files
 from foveate.viz.value.curves import plot_rows
 
@@ -44,6 +45,7 @@ class SeedsResult:
         return [f"results: {self.folder / 'results.csv'}"] if self.table else []
 
 
+@alone_in(written_by, "averaging over seeds")
 def run_seeds(study: Study, seeds: Sequence[int]) -> SeedsResult:
     """Train (where `data.train_jsonl` is set) and evaluate with every seed.
 

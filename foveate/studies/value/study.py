@@ -154,6 +154,11 @@ class _LastModel:
         return self._vlm
 
 
+def written_by(study: Study) -> Path | None:
+    """The folder that this process writes to; None: another one writes for all."""
+    return study.folder if study.is_main else None
+
+
 def prepare_folder(folder: Path, language: str) -> None:
     """Make the output folder, and see that plots can be labelled: what must fail fails before the work.
 

@@ -15,6 +15,7 @@ from foveate.evaluation.vqa.files import PLOTS, read_rows, remove_earlier, write
 from foveate.studies.value.config import TablesConfig
 from foveate.studies.value.report import write_summary
 from foveate.studies.value.study import prepare_folder
+from foveate.util.files import alone_in
 from foveate.util.run_folder import write_run_files
 from foveate.viz.value.curves import plot_rows
 
@@ -33,6 +34,7 @@ class TablesResult(NamedTuple):
     warnings: list[str]
 
 
+@alone_in(lambda config: Path(config.output_dir), "writing tables")
 def write_tables(config: TablesConfig) -> TablesResult:
     """`main_table.csv`, `pareto.csv`, `action_ratio.csv`, their plots; `results.csv` holds all rows, `summary.json`
     their origin."""
