@@ -12,6 +12,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import functools
+import itertools
 import json
 import math
 import os
@@ -143,7 +144,8 @@ def one_process(folder: Path, doing: str) -> Iterator[None]:
     """Hold a folder that is written to; the system lets go of it when the process ends, however it ends.
 
     Whatever a process does there, no other one does anything there meanwhile. In the same process, one thing may be a
-    part of another (a training of a whole experiment), but not of itself.
+    part of another (a training of a whole experiment), but not of itself. A folder that was made for it and stays empty
+    is removed.
 
     Args:
         doing: what is done there, for the message to others: `training`.
@@ -157,8 +159,9 @@ def one_process(folder: Path, doing: str) -> Iterator[None]:
     if doing in _HELD.get(place, ()):
         raise _held(folder, f"{os.getpid()} is {doing}")
     lock = None
+    made = list(itertools.takewhile(lambda path: not path.exists(), (place, *place.parents)))
     if place not in _HELD:
-        lock = filelock.FileLock(folder / ".lock", blocking=False, thread_local=False)
+        lock = filelock.FileLock(place / ".lock", blocking=False, thread_local=False)
         try:
             folder.mkdir(parents=True, exist_ok=True)
             lock.acquire()
@@ -178,6 +181,10 @@ def one_process(folder: Path, doing: str) -> Iterator[None]:
             del _HELD[place]
             with contextlib.suppress(OSError):
                 holder.unlink()
+                if made and os.listdir(place) == [".lock"]:
+                    (place / ".lock").unlink()
+                    for path in made:
+                        path.rmdir()
             lock.release()
 
 

@@ -150,6 +150,9 @@ def test_one_process_holds_a_folder_and_a_killed_one_does_not_block(tmp_path):
     finally:
         child.send_signal(signal.SIGKILL)
         child.wait()
+    with one_process(tmp_path / "new" / "run", "failing"):
+        pass
+    assert os.listdir(tmp_path) == ["run"]  # nothing is left of a folder that nothing was written to
     for _ in range(2):  # killed, and ended in order
         with one_process(folder, "training"):
             with pytest.raises(FoveateError, match=f"process {os.getpid()} is training there"):
