@@ -202,6 +202,10 @@ class ModelOptions:
     """Actions per chunk of an openpi checkpoint, which does not store it; null: that of openpi's published policy."""
     num_steps: int | None = None
     """Denoising (Euler) steps; null: as the checkpoint says."""
+    lerobot_version: Literal["0.4", "0.5"] | None = None
+    """LeRobot that trained a LeRobot policy: 0.4 (also before) padded pictures with -3, and the state in the prompt."""
+    clean_prompt: bool | None = None
+    """Whether underscores and line breaks of the instruction become spaces; null: yes, but for LeRobot's π0."""
 
 
 class Info(Protocol):

@@ -216,11 +216,15 @@ def alone_in(folder_of: Callable[[Any], Path | None], doing: str) -> Callable[[C
 
 def read_json(path: Path) -> dict[str, Any]:
     """A JSON object, or a FoveateError that names the file."""
+    if path.exists() and not path.is_file():
+        raise FoveateError(f"{path}: cannot be read (it is no regular file)")
     try:
-        values = json.loads(path.read_text(encoding="utf-8"))
+        values = json.loads(path.read_text(encoding="utf-8-sig"))
     except OSError as error:
         raise FoveateError(f"{path}: cannot be read ({error.strerror})") from None
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+    except RecursionError:
+        raise FoveateError(f"{path}: not JSON that can be read (nested too deeply); copy the file again") from None
+    except ValueError as error:  # no JSON, no UTF-8, or a number of thousands of digits
         raise FoveateError(f"{path}: not JSON ({error}); copy the file again") from None
     if not isinstance(values, dict):
         raise FoveateError(f"{path}: expected a JSON object, got {type(values).__name__}")

@@ -3,6 +3,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from foveate.geometry import ResizeGeometry
 from foveate.models.common.images import model_images, resize_with_pad_pil, to_uint8
 from foveate.testing.golden import golden_dir
 
@@ -43,3 +44,20 @@ def test_mixed_sizes_in_one_batch() -> None:
     together = model_images(images, 28)
     for image, row in zip(images, together, strict=True):
         torch.testing.assert_close(model_images([image], 28)[0], row)
+
+
+@pytest.mark.parametrize("pad", [-1.0, -3.0])  # of LeRobot since 0.5.0, and until 0.4.4
+def test_pictures_of_either_lerobot(pad: float) -> None:
+    golden = np.load(golden_dir("lerobot", "pi05_processor.npz") / "pi05_processor.npz")
+    for view in ("front", "wrist", "tall"):
+        image = golden[f"image_u8/observation.images.{view}"]
+        expected = golden[f"image_model_every5/observation.images.{view}"]
+        got = model_images([image], 224, "torch", pad)[0, :, ::5, ::5].numpy()
+        geometry = ResizeGeometry(image.shape[:2], (224, 224))
+        (height, width), (left, _, top, _) = geometry.resized_hw, geometry.pad
+        inside = np.zeros((224, 224), bool)
+        inside[top : top + height, left : left + width] = True
+        inside = inside[::5, ::5]
+        np.testing.assert_allclose(got[:, inside], expected[:, inside], atol=2e-6)
+        assert (expected[:, ~inside] == -1).all() and (got[:, ~inside] == pad).all()
+        assert view == "wrist" or (~inside).any()

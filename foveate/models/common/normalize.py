@@ -17,6 +17,8 @@ from typing import Any, Literal
 import numpy as np
 
 from foveate.errors import FoveateError
+from foveate.util.checks import shown
+from foveate.util.files import read_json
 
 NormKind = Literal["quantile", "zscore", "identity"]
 NORM_FILE = "norm_stats.json"
@@ -39,19 +41,35 @@ class NormStats:
                 continue
             try:
                 value = np.atleast_1d(np.asarray(value, dtype=np.float32))
-            except (TypeError, ValueError):
-                raise FoveateError(f"norm stats: {name} is not a list of numbers, got {value!r:.80}") from None
+            except (TypeError, ValueError, OverflowError):
+                raise FoveateError(f"norm stats: {name} is not a list of numbers, got {shown(value)}") from None
             if value.ndim != 1 or value.size == 0:
                 raise FoveateError(f"norm stats: {name} should be a list of numbers [D], got shape {value.shape}")
             if not np.isfinite(value).all():
                 bad = np.flatnonzero(~np.isfinite(value)).tolist()
                 raise FoveateError(f"norm stats: {name} holds NaN or infinity at {bad}; compute the statistics anew")
+            if name == "std" and (value < 0).any():
+                bad = np.flatnonzero(value < 0).tolist()
+                raise FoveateError(f"norm stats: std is negative at {bad}; compute the statistics anew")
             object.__setattr__(self, name, value)
         sizes = {n: getattr(self, n).size for n in ("mean", "std", "q01", "q99") if getattr(self, n) is not None}
         if len(set(sizes.values())) != 1:
             raise FoveateError(f"norm stats: mean, std, q01 and q99 must have one length, got {sizes}")
         if (self.q01 is None) != (self.q99 is None):
             raise FoveateError("norm stats: q01 and q99 come together, got only one of them")
+        if self.q01 is not None and self.q99 is not None:
+            if (wrong := self.q01 > self.q99).any():
+                raise FoveateError(
+                    f"norm stats: q01 is greater than q99 at {np.flatnonzero(wrong).tolist()}; they may be swapped: "
+                    "compute the statistics anew"
+                )
+            with np.errstate(over="ignore"):
+                endless = ~np.isfinite(self.q99 - self.q01)
+            if endless.any():
+                raise FoveateError(
+                    f"norm stats: q99 - q01 is beyond float32 at {np.flatnonzero(endless).tolist()}; compute the "
+                    "statistics anew"
+                )
 
     @property
     def dim(self) -> int:
@@ -128,11 +146,8 @@ def load_norm_stats(path: str | Path, need: tuple[str, ...] = ("state", "actions
     path = norm_file(path)
     if not path.is_file():
         raise FoveateError(f"{path}: no such file; openpi keeps it in a checkpoint's assets/<asset_id>/")
-    try:
-        values = json.loads(path.read_text())
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise FoveateError(f"{path}: not JSON ({error}); copy the file again") from None
-    groups = values.get("norm_stats", values) if isinstance(values, dict) else None
+    values = read_json(path)
+    groups = values.get("norm_stats", values)
     if not isinstance(groups, dict):
         raise FoveateError(f'{path}: expected {{"norm_stats": {{"state": ..., "actions": ...}}}}')
     for key in need:

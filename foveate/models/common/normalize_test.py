@@ -46,6 +46,31 @@ def test_nan_actions_come_back_as_nan() -> None:
     assert np.isnan(Normalizer(STATS).unnormalize(np.array([np.nan, 0.0]))[0])
 
 
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"q01": [0.0, 10.0], "q99": [2.0, -10.0]}, r"q01 is greater than q99 at \[1\]"),
+        ({"std": [0.5, -2.0]}, r"std is negative at \[1\]"),
+        ({"q01": [-3e38, 0.0], "q99": [3e38, 1.0]}, r"q99 - q01 is beyond float32 at \[0\]"),
+        ({"mean": [float("nan"), 0.0]}, r"mean holds NaN or infinity at \[0\]"),
+        ({"q99": [2.0, float("inf")]}, r"q99 holds NaN or infinity at \[1\]"),
+        ({"mean": [1e300, 0.0]}, r"mean holds NaN or infinity at \[0\]"),
+        ({"mean": "abcd"}, "mean is not a list of numbers"),
+        ({"mean": [[1], [2, 3]]}, "mean is not a list of numbers"),
+    ],
+)
+def test_statistics_that_cannot_be_are_refused_with_file_and_key(tmp_path: Path, change: dict, message: str) -> None:
+    good = STATS.to_dict()
+    (tmp_path / "norm_stats.json").write_text(json.dumps({"norm_stats": {"state": good, "actions": good | change}}))
+    with pytest.raises(FoveateError, match=message) as caught:
+        load_norm_stats(tmp_path)
+    assert "norm_stats.json, 'actions'" in str(caught.value)
+
+
+def test_a_quantile_may_equal_the_other() -> None:
+    assert NormStats([1.0], [0.0], [1.0], [1.0]).dim == 1
+
+
 def test_file_round_trip(tmp_path: Path) -> None:
     path = save_norm_stats(tmp_path / "assets" / "droid", {"state": STATS, "actions": STATS})
     assert path.name == "norm_stats.json" and "norm_stats" in json.loads(path.read_text())

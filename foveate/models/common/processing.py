@@ -32,15 +32,19 @@ class RobotProcessor:
         action_norm: Normalizer | None,
         *,
         resize: ResizeKind = "torch",
+        image_pad: float = -1.0,
     ) -> None:
         """
         Args:
             state_norm, action_norm: None leaves the numbers as they are.
             resize: `pil` as openpi's server, `torch` as its PyTorch model and LeRobot; see `models.common.images`.
+            image_pad: fills the borders that make a picture square; -1 is black.
         """
         if resize not in ("pil", "torch"):
             raise FoveateError(f"resize {resize!r} is unknown; choices: pil, torch")
-        self.spec, self.resize = spec, resize
+        if resize == "pil" and image_pad != -1:
+            raise FoveateError(f"image_pad {image_pad}: the resize pil pads with black (-1) alone; resize with torch")
+        self.spec, self.resize, self.image_pad = spec, resize, image_pad
         self.robot = robot.restricted(spec.views)
         self.state_norm, self.action_norm = state_norm, action_norm
         # openpi pads the state and not the statistics, so both of these must cover the robot's own entries.
@@ -65,7 +69,7 @@ class RobotProcessor:
             rows = [b for b, pictures in enumerate(chosen) if pictures[view] is not None]
             if rows:
                 images[rows, v] = model_images(
-                    [picture for p in chosen if (picture := p[view]) is not None], size, self.resize
+                    [picture for p in chosen if (picture := p[view]) is not None], size, self.resize, self.image_pad
                 )
                 masks[rows, v] = True
         return images, masks
@@ -82,8 +86,8 @@ class RobotProcessor:
         return torch.from_numpy(padded)
 
     def prompt(self, observation: Observation) -> str:
-        """The instruction, or the robot's default."""
-        prompt = observation.prompt.strip() or self.robot.default_prompt
+        """The instruction as it came, or the robot's default."""
+        prompt = observation.prompt if observation.prompt.strip() else self.robot.default_prompt
         if not prompt:
             raise FoveateError(
                 f"the observation has an empty prompt, and robot {self.robot.name!r} has no default_prompt"

@@ -19,8 +19,11 @@ import numpy as np
 import yaml
 
 from foveate.errors import FoveateError, unknown
+from foveate.util.checks import of_type, whole
 
 ROBOTS_DIR = Path(__file__).resolve().parents[2] / "robots"
+MAX_DIM = 4096
+"""Numbers of a state's part or of an action, at most."""
 
 
 @dataclass(frozen=True)
@@ -102,6 +105,9 @@ class RobotMapping:
     """Used where an observation brings an empty prompt."""
 
     def __post_init__(self) -> None:
+        whole(f"robot {self.name!r}: action_dim", self.action_dim, 1, MAX_DIM)
+        for part, size in self.state:
+            whole(f"robot {self.name!r}: length of the state's part {part!r}", size, 1, MAX_DIM)
         for what, size in (("joint_signs", len(self.joint_signs)), ("delta_mask", len(self.delta_mask))):
             if size and size != self.action_dim:
                 raise FoveateError(
@@ -237,17 +243,21 @@ class RobotMapping:
                 raise unknown(
                     "robot", str(robot), [p.stem for p in ROBOTS_DIR.glob("*.yaml")] + ["a path ending in .yaml"]
                 )
+        if path.exists() and not path.is_file():
+            raise FoveateError(f"robot mapping {path}: expected a YAML file, and this is no regular file")
         try:
-            values = yaml.safe_load(path.read_text())
+            values = yaml.safe_load(path.read_text(encoding="utf-8-sig"))
         except OSError as error:
             raise FoveateError(f"robot mapping {path}: {error.strerror}") from None
-        except yaml.YAMLError as error:
+        except (yaml.YAMLError, UnicodeDecodeError) as error:
             raise FoveateError(f"robot mapping {path}: not YAML ({error})") from None
+        except RecursionError:
+            raise FoveateError(f"robot mapping {path}: not YAML that can be read (nested too deeply)") from None
         if not isinstance(values, dict):
             raise FoveateError(f"robot mapping {path}: expected keys such as views, state, action_dim")
-        overrides = values.pop("overrides", None) or {}
-        values |= overrides.get(model) or {}
         try:
+            overrides = of_type("overrides", values.pop("overrides", None) or {}, dict)
+            values |= of_type(f"overrides of {model}", overrides.get(model) or {}, dict)
             return cls.from_dict({"name": path.stem, **values})
         except FoveateError as error:
             raise FoveateError(f"{path}: {error}") from None
@@ -258,14 +268,14 @@ class RobotMapping:
         known = [f.name for f in dataclasses.fields(cls)]
         for key in values:
             if key not in known:
-                raise unknown("key in the robot mapping", key, known)
+                raise unknown("key in the robot mapping", str(key), known)
         for key in ("views", "state", "action_dim"):
             if key not in values:
                 raise FoveateError(f"the robot mapping lacks {key!r}; see foveate/robots/droid.yaml for an example")
         try:
             return cls(**{key: _READERS.get(key, lambda v: v)(value) for key, value in values.items()})
         except (TypeError, ValueError, AttributeError, KeyError) as error:
-            raise FoveateError(f"robot mapping: a value has the wrong form ({error!r})") from None
+            raise FoveateError(f"robot mapping: a value has the wrong form ({error!r:.200})") from None
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values: the inverse of `from_dict`, fit for YAML."""
@@ -291,11 +301,22 @@ class RobotMapping:
 
 
 def _read_views(values: Mapping[str, Any]) -> dict[str, tuple[str, ...]]:
-    return {view: (names,) if isinstance(names, str) else tuple(names or ()) for view, names in values.items()}
+    return {
+        of_type("a view", view, str): (names,)
+        if isinstance(names, str)
+        else _read_names(f"names of view {view!r}", names)
+        for view, names in of_type("views", values, dict).items()
+    }
+
+
+def _read_names(what: str, names: Any) -> tuple[str, ...]:
+    return tuple(of_type(what, name, str) for name in of_type(what, names or [], list, tuple))
 
 
 def _read_mask(runs: list[int]) -> tuple[bool, ...]:
     """openpi's notation: 6 is six entries that are deltas, -1 one that is absolute."""
+    for run in runs or ():
+        whole("delta_mask: a run of entries", run, -MAX_DIM, MAX_DIM)
     return tuple(run > 0 for run in runs or () for _ in range(abs(run)))
 
 
@@ -319,12 +340,15 @@ def _read_gripper(values: Mapping[str, Any] | None) -> Gripper:
 
 
 _READERS: dict[str, Callable[[Any], Any]] = {
+    "name": lambda name: of_type("name", name, str),
     "views": _read_views,
-    "state": lambda parts: tuple((part["name"], int(part["dim"])) for part in parts),
-    "optional_views": tuple,
+    "state": lambda parts: tuple((of_type("name", part["name"], str), part["dim"]) for part in parts),
+    "optional_views": lambda names: _read_names("optional_views", names),
     "joint_signs": tuple,
     "delta_mask": _read_mask,
     "gripper": _read_gripper,
-    "asset_ids": tuple,
-    "action_dim": int,
+    "asset_ids": lambda names: _read_names("asset_ids", names),
+    "conventions": lambda values: of_type("conventions", values, dict),
+    "state_in_prompt": lambda value: of_type("state_in_prompt", value, bool, type(None)),
+    "default_prompt": lambda text: of_type("default_prompt", text, str, type(None)),
 }

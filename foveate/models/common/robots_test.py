@@ -1,3 +1,5 @@
+import os
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -136,6 +138,19 @@ def test_a_user_writes_their_own(tmp_path: Path) -> None:
             "gripper: {dims: [0], state: [{range: {source: [1, 1], target: [0, 1]}}]}",
             "two different ends",
         ),
+        ("views: {a: b}\nstate: [{name: x, dim: 1}]\naction_dim: 1\ndelta_mask: [1000000000000]", "delta_mask"),
+        ("views: {a: b}\nstate: [{name: x, dim: 1000000000000}]\naction_dim: 1", "whole number of 1 to 4,096"),
+        ("views: {a: b}\nstate: [{name: x, dim: 1}]\naction_dim: 0", "action_dim: expected a whole number"),
+        ("views: {a: b}\nstate: [{name: x, dim: '1'}]\naction_dim: 1", "got '1'"),
+        ("views: {a: [[b]]}\nstate: [{name: x, dim: 1}]\naction_dim: 1", "view 'a': expected a text"),
+        ("views: [a]\nstate: [{name: x, dim: 1}]\naction_dim: 1", "views: expected an object"),
+        (
+            "views: {a: b}\nstate: [{name: x, dim: 1}]\naction_dim: 1\nconventions: [1]",
+            "conventions: expected an object",
+        ),
+        ("views: {a: b}\nstate: [{name: x, dim: 1}]\naction_dim: 1\noverrides: 3", "overrides: expected an object"),
+        ("!!python/object/apply:os.system ['true']", "not YAML"),
+        ("[" * 100_000, "nested too deeply"),
         ("- 1", "expected keys"),
         ("{", "not YAML"),
     ],
@@ -146,6 +161,28 @@ def test_bad_mappings_are_explained(tmp_path: Path, text: str, message: str) -> 
     with pytest.raises(FoveateError, match=message) as caught:
         RobotMapping.load(path)
     assert "mine.yaml" in str(caught.value)
+
+
+def test_files_that_are_no_text(tmp_path: Path) -> None:
+    path = tmp_path / "mine.yaml"
+    path.write_bytes(b"\xff\xfe\x80abc")
+    with pytest.raises(FoveateError, match="not YAML"):
+        RobotMapping.load(path)
+    path.unlink()
+    os.mkfifo(path)
+    with pytest.raises(FoveateError, match="no regular file"):
+        RobotMapping.load(path)
+
+
+def test_aliases_that_would_grow_without_end(tmp_path: Path) -> None:
+    text = "views:\n  a: &a [x, x, x, x, x, x, x, x, x, x]\n"
+    for old, new in pairwise("abcdefghijklmn"):
+        text += f"  {new}: &{new} [{', '.join(['*' + old] * 10)}]\n"
+    path = tmp_path / "mine.yaml"
+    path.write_text(text + "state: [{name: x, dim: 1}]\naction_dim: 1\n")
+    with pytest.raises(FoveateError, match="view 'b': expected a text") as caught:
+        RobotMapping.load(path)
+    assert len(str(caught.value)) < 1000
 
 
 def test_unknown_robot() -> None:

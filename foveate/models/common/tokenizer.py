@@ -29,20 +29,33 @@ def discretise(state: np.ndarray) -> np.ndarray:
 class PromptTokenizer:
     """Writes the model's prompt and turns it into token ids."""
 
-    def __init__(self, path: str | Path, max_token_len: int, vocab_size: int | None = None) -> None:
+    def __init__(
+        self,
+        path: str | Path,
+        max_token_len: int,
+        vocab_size: int | None = None,
+        *,
+        clean_prompt: bool = True,
+        state_width: int = 0,
+    ) -> None:
         """
         Args:
             path: a sentencepiece model; PaliGemma's for the published checkpoints.
             max_token_len: prompts are padded to this length, longer ones are cut with a warning.
             vocab_size: rows of the model's embedding, to catch a tokenizer of another model.
+            clean_prompt: whether the instruction is cleaned (`clean`); False leaves it as it is, as LeRobot's π0 does.
+            state_width: numbers to which the state is padded with zeros before it is written; 0: it is not padded.
         """
         path = Path(path)
         if not path.is_file():
             raise FoveateError(
                 f"{path}: no such file; name the policy's sentencepiece model (paligemma_tokenizer.model)"
             )
+        content = path.read_bytes()
         try:
-            self._pieces = sentencepiece.SentencePieceProcessor(model_proto=path.read_bytes())
+            if not content:  # which sentencepiece takes for no model at all
+                raise RuntimeError
+            self._pieces = sentencepiece.SentencePieceProcessor(model_proto=content)
         except RuntimeError:
             raise FoveateError(f"{path}: not a sentencepiece model; copy the policy's tokenizer file again") from None
         if vocab_size is not None and self._pieces.vocab_size() > vocab_size:
@@ -51,6 +64,7 @@ class PromptTokenizer:
                 "it belongs to another model"
             )
         self.max_token_len = max_token_len
+        self._clean, self._state_width = clean_prompt, state_width
         self._newline: list[int] = self._pieces.encode("\n")
         self._warned = False
 
@@ -68,10 +82,19 @@ class PromptTokenizer:
         Args:
             state: normalised state [S], written into the prompt (π0.5); None: π0's prompt, which ends in a line break.
         """
+        text = self.text(prompt, state)
+        if state is not None:
+            return self._encode(text)
+        # The line break is encoded by itself, as in openpi: sentencepiece may drop one at the end of a text.
+        return self._encode(text.removesuffix("\n")) + self._newline
+
+    def text(self, prompt: str, state: np.ndarray | None = None) -> str:
+        """The whole prompt; arguments as of `ids`."""
+        task = clean(prompt) if self._clean else prompt
         if state is None:
-            return self._encode(clean(prompt)) + self._newline
-        bins = " ".join(map(str, discretise(state).tolist()))
-        return self._encode(f"Task: {clean(prompt)}, State: {bins};\nAction: ")
+            return task if task.endswith("\n") else task + "\n"
+        state = np.pad(state, (0, max(0, self._state_width - len(state))))
+        return f"Task: {task}, State: {' '.join(map(str, discretise(state).tolist()))};\nAction: "
 
     def __call__(self, prompt: str, state: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
         """Tokens int64 [L], 0 where padded, and their mask bool [L]."""

@@ -1,3 +1,4 @@
+import json
 import logging
 from pathlib import Path
 
@@ -6,6 +7,7 @@ import pytest
 
 from foveate.errors import FoveateError
 from foveate.models.common.tokenizer import PromptTokenizer, clean, discretise
+from foveate.testing.golden import golden_dir
 from foveate.util.shipped import TINY_TOKENIZER
 
 
@@ -60,3 +62,29 @@ def test_wrong_files_are_named(tmp_path: Path) -> None:
         PromptTokenizer(tmp_path / "bad.model", 8)
     with pytest.raises(FoveateError, match="1024 pieces and the model embeds 512"):
         PromptTokenizer(TINY_TOKENIZER, 8, vocab_size=512)
+
+
+@pytest.mark.parametrize(("version", "state_width"), [("prompts", 0), ("prompts_0.4.4", 32)])
+def test_pi05_prompts_of_either_lerobot(version: str, state_width: int) -> None:
+    folder = golden_dir("lerobot", "pi05_processor.npz")
+    golden = json.loads((folder / "pi05_processor.json").read_text(encoding="utf-8"))
+    states = np.load(folder / "pi05_processor.npz")["normalised_state"]
+    tokenizer = PromptTokenizer(TINY_TOKENIZER, 200, state_width=state_width)
+    prompts = [tokenizer.text(task, state) for task, state in zip(golden["tasks"], states, strict=True)]
+    assert prompts == golden[version]
+
+
+def test_lerobots_pi0_leaves_the_instruction_as_it_is() -> None:
+    as_it_is, cleaned = (PromptTokenizer(TINY_TOKENIZER, 48, clean_prompt=clean) for clean in (False, True))
+    assert (
+        as_it_is.text(" push the_puck ") == " push the_puck \n" and cleaned.text(" push the_puck ") == "push the puck\n"
+    )
+    assert as_it_is.text("push the_puck\n") == "push the_puck\n"
+    assert cleaned.ids("push the_puck") == cleaned.ids("push the puck") == as_it_is.ids("push the puck")
+    assert as_it_is.ids("push the_puck") != cleaned.ids("push the_puck")
+
+
+def test_an_empty_file_is_no_tokenizer(tmp_path: Path) -> None:
+    (tmp_path / "tokenizer.model").touch()
+    with pytest.raises(FoveateError, match="not a sentencepiece model"):
+        PromptTokenizer(tmp_path / "tokenizer.model", 8)

@@ -4,10 +4,16 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from foveate.errors import FoveateError, unknown
 from foveate.models.base import ModelSpec
+from foveate.util.checks import of_type, one_of, shown, whole
+
+_Dtype = Literal["float32", "bfloat16"]
+_TimeGrid = Literal["openpi", "exact"]
+MAX_PATCHES = 65_536
+"""Patches of one view, at most."""
 
 
 @dataclass(frozen=True)
@@ -26,6 +32,16 @@ class GemmaConfig:
     """Key and value heads, each shared by equally many query heads."""
     head_dim: int
     """Size of a head's queries, keys and values."""
+
+    def __post_init__(self) -> None:
+        # Far beyond any published model: a damaged file must not make anything be built that never ends.
+        limits = {"width": 65_536, "depth": 512, "mlp_dim": 1_048_576, "num_heads": 512, "head_dim": 4096}
+        for name, limit in {**limits, "num_kv_heads": 512}.items():
+            whole(name, getattr(self, name), 1, limit)
+        if self.num_heads % self.num_kv_heads:
+            raise FoveateError(f"num_heads {self.num_heads} is no multiple of num_kv_heads {self.num_kv_heads}")
+        if self.head_dim % 2:
+            raise FoveateError(f"head_dim {self.head_dim} is odd; rotary positions turn its numbers in pairs")
 
 
 @dataclass(frozen=True)
@@ -48,8 +64,17 @@ class VisionConfig:
     """Size that patches are projected to: the backbone's width."""
 
     def __post_init__(self) -> None:
+        limits = {"hidden_size": 65_536, "num_hidden_layers": 512, "num_attention_heads": 512}
+        limits |= {"intermediate_size": 1_048_576, "patch_size": 1024, "image_size": 16_384, "projection_dim": 65_536}
+        for name, limit in limits.items():
+            whole(f"vision.{name}", getattr(self, name), 1, limit)
         if self.image_size % self.patch_size:
             raise FoveateError(f"vision.image_size {self.image_size} is no multiple of patch_size {self.patch_size}")
+        if self.hidden_size % self.num_attention_heads:
+            heads = self.num_attention_heads
+            raise FoveateError(f"vision.hidden_size {self.hidden_size} is no multiple of num_attention_heads {heads}")
+        if self.grid[0] * self.grid[1] > MAX_PATCHES:
+            raise FoveateError(f"vision: {self.grid[0]} x {self.grid[1]} patches, expected at most {MAX_PATCHES:,}")
 
     @property
     def grid(self) -> tuple[int, int]:
@@ -76,7 +101,7 @@ class Pi0Config:
 
     pi05: bool = True
     """Whether the model is π0.5, which reads the state as text and conditions the expert's norms on time."""
-    dtype: Literal["float32", "bfloat16"] = "float32"
+    dtype: _Dtype = "float32"
     """Number format of the weights; `bfloat16` leaves patch embedding, Gemma norms and action head in float32."""
     action_dim: int = 32
     """Numbers per action; a robot with fewer leaves the rest unused."""
@@ -93,12 +118,21 @@ class Pi0Config:
     """Names of the cameras, in the order of their tokens."""
     num_steps: int = 10
     """Euler steps in which actions are denoised."""
-    time_grid: Literal["openpi", "exact"] = "openpi"
+    time_grid: _TimeGrid = "openpi"
     """Times of the Euler steps: `openpi` sums them up in float32 as openpi does, `exact` is 1 - k / num_steps."""
     query_projection: bool = False
     """Whether a linear map from the expert's width to the backbone's lets a pruner ask with actions."""
 
     def __post_init__(self) -> None:
+        limits = {"action_dim": 4096, "action_horizon": 4096, "max_token_len": 65_536, "vocab_size": 16_777_216}
+        for name, limit in {**limits, "num_steps": 1000}.items():
+            whole(name, getattr(self, name), 1, limit)
+        of_type("pi05", self.pi05, bool)
+        of_type("query_projection", self.query_projection, bool)
+        one_of("dtype", self.dtype, get_args(_Dtype))
+        one_of("time_grid", self.time_grid, get_args(_TimeGrid))
+        if not 1 <= len(self.views) <= 64 or len(set(self.views)) < len(self.views):
+            raise FoveateError(f"views: expected 1 to 64 different names, got {shown(self.views)}")
         if self.vision.projection_dim != self.llm.width:
             raise FoveateError(
                 f"vision.projection_dim {self.vision.projection_dim} differs from llm.width {self.llm.width}"
@@ -131,17 +165,18 @@ class Pi0Config:
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> Pi0Config:
         """The inverse of `to_dict`; absent keys take their defaults, unknown ones are an error."""
-        values = dict(values)
+        values = dict(of_type("model", values, dict))
         known = [f.name for f in dataclasses.fields(cls)]
         for key in values:
             if key not in known:
                 raise unknown("model config key", key, known)
         for key, part in (("llm", GemmaConfig), ("expert", GemmaConfig), ("vision", VisionConfig)):
-            if isinstance(values.get(key), dict):
+            if key in values:
                 try:
-                    values[key] = part(**values[key])
-                except TypeError as error:
+                    values[key] = part(**of_type(key, values[key], dict))
+                except (TypeError, FoveateError) as error:
                     raise FoveateError(f"model config {key!r}: {error}") from None
         if "views" in values:
-            values["views"] = tuple(values["views"])
+            views = of_type("views", values["views"], list, tuple)
+            values["views"] = tuple(of_type("a name in views", view, str) for view in views)
         return cls(**values)

@@ -10,6 +10,7 @@ from foveate.models.common.normalize import load_norm_stats
 from foveate.models.common.robots import RobotMapping
 from foveate.models.pi0.detect import CheckpointInfo, stored_dtype
 from foveate.models.pi0.processing import Processor
+from foveate.models.pi0.weights import check_keys
 
 
 def describe(info: CheckpointInfo) -> dict[str, Any]:
@@ -18,12 +19,14 @@ def describe(info: CheckpointInfo) -> dict[str, Any]:
     problems = list(info.missing)
     if not problems:
         problems += _what_fails(lambda: Processor.from_info(info))
+    if not info.undetermined:
+        problems += _what_fails(lambda: check_keys(info.weights, info.keys, config))
     document: dict[str, Any] = {
         "checkpoint": str(info.path),
         "format": info.format,
         "model": info.model,
         "parameters": info.parameters,
-        "file_bytes": info.weights.stat().st_size,
+        "file_bytes": sum(file.stat().st_size for file in {entry.file for entry in info.keys.stored.values()}),
         "stored_dtype": stored_dtype(info),
         "sizes": {
             "vision": vars(config.vision),
@@ -42,6 +45,9 @@ def describe(info: CheckpointInfo) -> dict[str, Any]:
         "norm_stats": _norm_stats(info),
         "tokenizer": str(info.tokenizer) if info.tokenizer else None,
         "resize": info.resize,
+        "image_pad": info.image_pad,
+        "clean_prompt": info.clean_prompt,
+        "state_width": info.state_width,
         "robot": None if robot is None else robot.name,
         "observation": None if robot is None else _observation(robot),
         "action": None
@@ -51,6 +57,7 @@ def describe(info: CheckpointInfo) -> dict[str, Any]:
             "delta_entries": sum(robot.delta_mask),
             "conventions": dict(robot.conventions),
         },
+        "renamed_keys": list(info.keys.renamed),
         "assumed": list(info.assumed),
         "missing": problems,
     }
@@ -131,6 +138,7 @@ def as_text(document: dict[str, Any]) -> str:
             f"    action       {action['dim']} numbers, {action['delta_entries']} of them relative to the state",
             f"    conventions  {_conventions_text(action['conventions'])}",
         ]
+    lines += [f"  renamed        {line}" for line in d["renamed_keys"]]
     lines += [f"  assumed        {line}" for line in d["assumed"]]
     if d["missing"]:
         lines += ["missing to run it:", *(f"  - {line}" for line in d["missing"])]

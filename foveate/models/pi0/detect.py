@@ -11,22 +11,26 @@ import math
 import os
 import re
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
-from foveate.errors import FoveateError
+from foveate.errors import FoveateError, unknown
 from foveate.models.base import ModelSpec
+from foveate.models.common.images import ResizeKind
 from foveate.models.common.normalize import NORM_FILE, Normalizer, NormKind
 from foveate.models.common.robots import ROBOTS_DIR, RobotMapping
+from foveate.models.common.tensor_files import INDEX, find_weights, read_header
 from foveate.models.pi0.config import SIGLIP_SO400M, GemmaConfig, Pi0Config, VisionConfig
 from foveate.models.pi0.lerobot import read_lerobot
-from foveate.models.pi0.weights import read_header
+from foveate.models.pi0.weights import KeySet, nearest, openpi_keys
+from foveate.util.checks import of_type, one_of, whole
 from foveate.util.files import read_json
 
 CheckpointFormat = Literal["foveate", "openpi", "lerobot"]
-Header = Mapping[str, tuple[tuple[int, ...], str]]
+Header = Mapping[str, tuple[Any, ...]]
+"""Openpi's name -> shape, dtype, and more."""
 TOKENIZER_NAMES = ("tokenizer.model", "paligemma_tokenizer.model")
 OPENPI_HORIZONS = {("pi05", "droid"): 15, ("pi0", "droid"): 10, ("pi05", "libero"): 10}
 """Action horizons of openpi's published policies that are not the default of 50."""
@@ -43,6 +47,8 @@ class CheckpointInfo:
     path: Path
     format: CheckpointFormat
     weights: Path
+    """The weights, or the index of their shards."""
+    keys: KeySet
     config: Pi0Config
     parameters: int
     """Numbers stored in the file."""
@@ -56,9 +62,15 @@ class CheckpointInfo:
     state_norm: Normalizer | None = None
     """LeRobot brings its statistics itself; other formats have them under `assets/`."""
     action_norm: Normalizer | None = None
-    resize: Literal["pil", "torch"] = "torch"
+    resize: ResizeKind = "torch"
+    image_pad: float = -1.0
+    """What fills the borders that make a picture square, of pixels in [-1, 1]."""
     state_in_prompt: bool | None = None
     """None: as the robot mapping says."""
+    state_width: int = 0
+    """Numbers to which the state is padded with zeros in the prompt; 0: it is not padded."""
+    clean_prompt: bool = True
+    """Whether underscores and line breaks of the instruction become spaces."""
     pruner: Any = None
     """The pruner's config that the policy was trained with, as `config.json` has it."""
     assumed: tuple[str, ...] = ()
@@ -119,6 +131,8 @@ def detect(
     robot: str | Path | None = None,
     tokenizer: str | Path | None = None,
     action_horizon: int | None = None,
+    lerobot_version: Literal["0.4", "0.5"] | None = None,
+    clean_prompt: bool | None = None,
 ) -> CheckpointInfo:
     """Look at a checkpoint folder.
 
@@ -126,26 +140,28 @@ def detect(
         robot: overrides the mapping that the folder names or suggests.
         tokenizer: a sentencepiece model, where the folder has none.
         action_horizon: for an openpi checkpoint, whose files do not tell it.
+        lerobot_version: of the LeRobot that trained a LeRobot policy; None: 0.5 or later.
+        clean_prompt: whether underscores and line breaks of the instruction become spaces; None: as the folder's
+            format has it.
     Raises:
         FoveateError: no weights there, a damaged file, or a network that is neither π0 nor π0.5.
     """
     folder = Path(path)
     if not folder.is_dir():
         raise FoveateError(f"{folder}: no such checkpoint folder")
-    weights = folder / "model.safetensors"
-    if not weights.exists():
-        params = " (it holds JAX parameters: convert them with openpi's convert_jax_model_to_pytorch.py)"
-        hint = params if (folder / "params").is_dir() else f", found {sorted(p.name for p in folder.iterdir())[:8]}"
-        raise FoveateError(f"{folder}: no model.safetensors{hint}")
-    header = {key.removeprefix("model."): value for key, value in read_header(weights).items()}
+    weights = find_weights(folder)
+    if weights is None:
+        raise FoveateError(f"{folder}: no model.safetensors{_instead_of_weights(folder)}")
+    keys = openpi_keys(read_header(weights))
     config = read_json(folder / "config.json") if (folder / "config.json").exists() else {}
     dtypes: Counter[str] = Counter()
-    for shape, dtype in header.values():
-        dtypes[dtype] += math.prod(shape)
+    for entry in keys.stored.values():
+        dtypes[entry.dtype] += math.prod(entry.shape)
     common = CheckpointInfo(
         path=folder,
         format="openpi",
         weights=weights,
+        keys=keys,
         config=Pi0Config(),
         parameters=sum(dtypes.values()),
         dtypes=dict(dtypes),
@@ -154,30 +170,54 @@ def detect(
         norm="quantile",
         tokenizer=Path(tokenizer) if tokenizer else None,
     )
+    if lerobot_version is not None and ("model" in config or "type" not in config):
+        raise FoveateError(f"{folder}: --lerobot_version is for LeRobot's policies, and this is none of them")
     if "model" in config:
         info = _foveate(common, config, robot)
     elif "type" in config:
-        info = _lerobot(common, config, header, robot)
+        info = _lerobot(common, config, robot, lerobot_version, clean_prompt)
     else:
-        info = _openpi(common, config, header, robot, action_horizon)
+        info = _openpi(common, config, robot, action_horizon)
+    if clean_prompt is not None:
+        info = replace(info, clean_prompt=clean_prompt)
     if info.tokenizer is None:
         info = replace(info, tokenizer=_find_tokenizer(folder, info.config.vocab_size))
     return info
 
 
+def _instead_of_weights(folder: Path) -> str:
+    names = sorted(p.name for p in folder.iterdir())
+    if (folder / "params").is_dir():
+        return " (it holds JAX parameters: convert them with openpi's convert_jax_model_to_pytorch.py)"
+    if "adapter_model.safetensors" in names:
+        return " (it holds adapters alone: merge them into the model that they adapt, and save that)"
+    found = f", found {names[:8]}"
+    if any(re.fullmatch(r"model-\d+-of-\d+\.safetensors", name) for name in names):
+        return f"{found}; shards are read through their index, {INDEX}: copy it too"
+    return found
+
+
 def _foveate(info: CheckpointInfo, config: Mapping[str, Any], robot: str | Path | None) -> CheckpointInfo:
-    try:
-        model = Pi0Config.from_dict(config["model"])
-    except FoveateError as error:
-        raise FoveateError(f"{info.path / 'config.json'}: {error}") from None
+    file = info.path / "config.json"
+    for key in config:
+        if key not in _KEYS:
+            raise unknown(f"{file}: key", key, _KEYS)
+    model = _sized(file, lambda: Pi0Config.from_dict(config["model"]))
     kind: Literal["pi0", "pi05"] = "pi05" if model.pi05 else "pi0"
-    named = config.get("robot")
+    text = (str, type(None))
+    named, chosen = (of_type(f"{file}: {key}", config.get(key), *text) for key in ("robot", "asset_id"))
     if robot is None and (info.path / "robot.yaml").exists():
         robot = info.path / "robot.yaml"
     elif robot is None and named is not None:
-        robot = info.path / named if str(named).endswith((".yaml", ".yml")) else named
+        # A path in a downloaded file must not reach outside the folder.
+        if Path(named).is_absolute() or ".." in Path(named).parts:
+            raise FoveateError(
+                f"{file}: robot {named!r} lies outside the folder; put the file into it, or pass --robot"
+            )
+        robot = info.path / named if named.endswith((".yaml", ".yml")) else named
     ids = info.asset_ids
-    chosen = config.get("asset_id")
+    if chosen is not None and ids and chosen not in ids:
+        raise FoveateError(f"{file}: asset_id {chosen!r} is not under assets, found {list(ids)}")
     return replace(
         info,
         format="foveate",
@@ -185,32 +225,66 @@ def _foveate(info: CheckpointInfo, config: Mapping[str, Any], robot: str | Path 
         robot=None if robot is None else RobotMapping.load(robot, kind),
         # The named one first: it is the default where there are several.
         asset_ids=(chosen, *(i for i in ids if i != chosen)) if chosen in ids else ids,
-        norm=config.get("norm", "quantile" if model.pi05 else "zscore"),
-        resize=config.get("resize", "torch"),
-        state_in_prompt=config.get("state_in_prompt"),
-        pruner=config.get("pruner"),
+        norm=one_of(f"{file}: norm", config.get("norm", "quantile" if model.pi05 else "zscore"), get_args(NormKind)),
+        resize=one_of(f"{file}: resize", config.get("resize", "torch"), get_args(ResizeKind)),
+        state_in_prompt=of_type(f"{file}: state_in_prompt", config.get("state_in_prompt"), bool, type(None)),
+        pruner=of_type(f"{file}: pruner", config.get("pruner"), dict, str, type(None)),
     )
 
 
+_KEYS = ("model", "robot", "asset_id", "norm", "resize", "state_in_prompt", "pruner")
+"""Of foveate's own config.json."""
+
+
+def _sized(file: Path, build: Callable[[], Pi0Config]) -> Pi0Config:
+    """The config that `build` makes; what it refuses, with the file's name."""
+    try:
+        return build()
+    except FoveateError as error:
+        raise FoveateError(f"{file}: {error}") from None
+
+
 def _lerobot(
-    info: CheckpointInfo, config: Mapping[str, Any], header: Header, robot: str | Path | None
+    info: CheckpointInfo,
+    config: Mapping[str, Any],
+    robot: str | Path | None,
+    version: str | None,
+    clean_prompt: bool | None,
 ) -> CheckpointInfo:
-    policy = read_lerobot(info.path, config)
-    sizes, undetermined = sizes_from_header(header, config.get("vision_heads"))
+    policy = read_lerobot(info.path, config, info.keys.stored)
+    sizes, undetermined = _sizes(info, config)
     if sizes["pi05"] != policy.pi05:
         raise FoveateError(f"{info.path}: config.json says {config['type']}, the weights are the other of π0 and π0.5")
-    model = Pi0Config(
-        **sizes,
-        action_horizon=policy.action_horizon,
-        max_token_len=policy.max_token_len,
-        views=policy.views,
-        num_steps=policy.num_steps,
-        time_grid="exact",
+    model = _sized(
+        info.path / "config.json",
+        lambda: Pi0Config(
+            **sizes,
+            action_horizon=policy.action_horizon,
+            max_token_len=policy.max_token_len,
+            views=policy.views,
+            num_steps=policy.num_steps,
+            time_grid="exact",
+        ),
     )
     if model.vision.image_size != policy.image_size:
         raise FoveateError(
             f"{info.path}: config.json says images of {policy.image_size} px, the position embedding holds "
             f"{model.vision.image_size} px"
+        )
+    assumed = []
+    if version is None and not policy.since_0_5:
+        padded, not_padded = "", ""
+        if policy.pi05:
+            padded = f", and padded the state in the prompt to {policy.state_width} numbers"
+            not_padded = ", the state in the prompt not padded"
+        assumed.append(
+            f"LeRobot 0.5 or later (not stored): pictures padded with -1{not_padded}; LeRobot up to 0.4.4 padded "
+            f"pictures with -3{padded}: --lerobot_version 0.4"
+        )
+    if not policy.pi05 and clean_prompt is None:
+        assumed.append(
+            "the instruction enters the prompt as it is, underscores too, as LeRobot's π0 has it; openpi's, which "
+            "makes them spaces: --clean_prompt true"
         )
     return replace(
         info,
@@ -218,6 +292,10 @@ def _lerobot(
         config=model,
         robot=policy.robot if robot is None else RobotMapping.load(robot, "pi05" if policy.pi05 else "pi0"),
         norm="quantile" if policy.pi05 else "zscore",
+        image_pad=-3.0 if version == "0.4" else -1.0,
+        state_width=policy.state_width if policy.pi05 and version == "0.4" else 0,
+        clean_prompt=policy.pi05,
+        assumed=tuple(assumed),
         state_norm=policy.state_norm,
         action_norm=policy.action_norm,
         undetermined=undetermined,
@@ -226,9 +304,9 @@ def _lerobot(
 
 
 def _openpi(
-    info: CheckpointInfo, config: Mapping[str, Any], header: Header, robot: str | Path | None, horizon: int | None
+    info: CheckpointInfo, config: Mapping[str, Any], robot: str | Path | None, horizon: int | None
 ) -> CheckpointInfo:
-    sizes, undetermined = sizes_from_header(header, config.get("vision_heads"))
+    sizes, undetermined = _sizes(info, config)
     kind: Literal["pi0", "pi05"] = "pi05" if sizes["pi05"] else "pi0"
     mapping = _robot_of_assets(info.asset_ids, kind) if robot is None else RobotMapping.load(robot, kind)
     # A checkpoint with the statistics of several robots is a base model.
@@ -244,7 +322,8 @@ def _openpi(
         assumed.append(
             f"action_horizon {horizon}: not stored, that of openpi's {kind}_{name}; override with --action_horizon"
         )
-    model = Pi0Config(**sizes, action_horizon=int(horizon), max_token_len=200 if sizes["pi05"] else 48)
+    length = 200 if sizes["pi05"] else 48
+    model = _sized(info.path / "config.json", lambda: Pi0Config(**sizes, action_horizon=horizon, max_token_len=length))
     assumed.append(f"max_token_len {model.max_token_len} and views {', '.join(model.views)}: openpi's {kind}")
     return replace(
         info,
@@ -257,20 +336,35 @@ def _openpi(
     )
 
 
+def _sizes(info: CheckpointInfo, config: Mapping[str, Any]) -> tuple[dict[str, Any], tuple[str, ...]]:
+    heads = config.get("vision_heads")
+    if heads is not None:
+        heads = whole(f"{info.path / 'config.json'}: vision_heads", heads, 1, 512)
+    try:
+        return sizes_from_header(info.keys.stored, heads)
+    except FoveateError as error:
+        raise FoveateError(f"{info.weights}: {error}") from None
+
+
 def sizes_from_header(header: Header, vision_heads: int | None = None) -> tuple[dict[str, Any], tuple[str, ...]]:
     """The fields of `Pi0Config` that shapes tell, and what they leave open.
 
     Args:
-        header: key -> (shape, dtype), keys without LeRobot's `model.`.
+        header: openpi's name -> (shape, dtype).
         vision_heads: of the image tower; None: SigLIP So400m's, if the tower has its width.
     Raises:
-        FoveateError: keys of π0 are not there.
+        FoveateError: keys of π0 are not there; the text says what the file is nearest to.
     """
 
-    def shape(key: str) -> tuple[int, ...]:
+    def shape(key: str, rank: int = 2) -> tuple[int, ...]:
         if key not in header:
-            raise FoveateError(f"the weights are neither π0 nor π0.5: they lack {key!r} (among {len(header)} keys)")
-        return header[key][0]
+            raise FoveateError(
+                f"the weights are neither π0 nor π0.5: they lack {key!r} (among {len(header)} keys); {nearest(header)}"
+            )
+        found: tuple[int, ...] = header[key][0]
+        if len(found) != rank or not all(found):
+            raise FoveateError(f"the weights are neither π0 nor π0.5: {key!r} has shape {found}, expected {rank} sizes")
+        return found
 
     def depth(prefix: str) -> int:
         found = [re.match(re.escape(prefix) + r"(\d+)\.", key) for key in header]
@@ -281,7 +375,7 @@ def sizes_from_header(header: Header, vision_heads: int | None = None) -> tuple[
         # Every Gemma of openpi has one key-value head, so its key projection has head_dim rows.
         head_dim = shape(prefix + "layers.0.self_attn.k_proj.weight")[0]
         heads = shape(prefix + "layers.0.self_attn.q_proj.weight")[0] // head_dim
-        return GemmaConfig(width, depth(prefix + "layers."), mlp_dim, heads, 1, head_dim)
+        return GemmaConfig(width, depth(prefix + "layers."), mlp_dim, max(heads, 1), 1, head_dim)
 
     embedding = next(
         (
@@ -291,7 +385,7 @@ def sizes_from_header(header: Header, vision_heads: int | None = None) -> tuple[
         ),
         _PALIGEMMA + "lm_head.weight",
     )
-    hidden, _, patch, _ = shape(_TOWER + "embeddings.patch_embedding.weight")
+    hidden, _, patch, _ = shape(_TOWER + "embeddings.patch_embedding.weight", 4)
     positions = shape(_TOWER + "embeddings.position_embedding.weight")[0]
     if vision_heads is None and hidden == SIGLIP_SO400M.hidden_size:
         vision_heads = SIGLIP_SO400M.num_attention_heads

@@ -223,6 +223,165 @@ def test_lerobot_policies_of_another_kind(lerobot: Path, change: dict[str, objec
         detect(lerobot)
 
 
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"num_inference_steps": 0}, "num_inference_steps: expected a whole number"),
+        ({"chunk_size": "6"}, "chunk_size: expected a whole number"),
+        ({"chunk_size": 10**9}, "chunk_size: expected a whole number"),
+        ({"tokenizer_max_length": -1}, "tokenizer_max_length: expected a whole number"),
+        ({"empty_cameras": 10**9}, "empty_cameras: expected a whole number"),
+        ({"vision_heads": 0}, "vision_heads: expected a whole number"),
+        ({"vision_heads": 5}, "no multiple of num_attention_heads 5"),
+        ({"image_resolution": [224, 112]}, "image_resolution: expected a square"),
+        ({"image_resolution": 224}, "image_resolution: expected a list"),
+        ({"input_features": [1]}, "input_features: expected an object"),
+        ({"input_features": {"observation.state": 3}}, "'observation.state': expected an object"),
+        ({"output_features": {"action": {"shape": ["x"]}}}, "shape of 'action': expected a whole number"),
+        ({"output_features": {"action": {"shape": [2, 3]}}}, "shape of 'action': expected one number"),
+        ({"output_features": {"action": {}}}, "shape of 'action': expected a list"),
+        ({"type": ["pi0"]}, "LeRobot policy type"),
+    ],
+)
+def test_lerobots_config_is_checked_like_flags(lerobot: Path, change: dict[str, object], message: str) -> None:
+    config = json.loads((lerobot / "config.json").read_text()) | change
+    (lerobot / "config.json").write_text(json.dumps(config))
+    with pytest.raises(FoveateError, match=message) as caught:
+        detect(lerobot)
+    assert str(lerobot) in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"nrom": "zscore"}, "key 'nrom'; did you mean 'norm'"),
+        ({"norm": "zskore"}, "did you mean 'zscore'"),
+        ({"resize": "evil"}, "resize 'evil'"),
+        ({"state_in_prompt": "no"}, "state_in_prompt: expected true or false"),
+        ({"asset_id": "panda"}, r"asset_id 'panda' is not under assets, found \['droid'\]"),
+        ({"asset_id": 3}, "asset_id: expected a text"),
+        ({"robot": "../../../etc/passwd.yaml"}, "lies outside the folder"),
+        ({"robot": "/etc/passwd.yaml"}, "lies outside the folder"),
+        ({"robot": ["droid"]}, "robot: expected a text"),
+        ({"pruner": 3}, "pruner: expected an object"),
+        ({"model": [1, 2]}, "model: expected an object"),
+        ({"model": {"num_steps": 0}}, "num_steps: expected a whole number of 1 to 1,000, got 0"),
+    ],
+)
+def test_foveates_config_is_checked_like_flags(openpi: Path, change: dict[str, object], message: str) -> None:
+    (openpi / "config.json").write_text(json.dumps({"model": {}, **change}))
+    with pytest.raises(FoveateError, match=message) as caught:
+        detect(openpi)
+    assert "config.json" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "content", [b'{"model":' + b"[" * 100_000, b"\xff\xfe", b"[1]", b'{"a": ' + b"1" * 5000 + b"}"]
+)
+def test_a_config_that_is_no_json_object(openpi: Path, content: bytes) -> None:
+    (openpi / "config.json").write_bytes(content)
+    with pytest.raises(FoveateError, match=r"config\.json"):
+        detect(openpi)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float64])
+def test_lerobots_statistics_in_any_float_format(lerobot: Path, dtype: torch.dtype) -> None:
+    for file in lerobot.glob("*normalizer_processor.safetensors"):
+        count = {"observation.state.count": torch.tensor([100])}
+        save_file({key: value.to(dtype) for key, value in load_file(file).items()} | count, file)
+    info = detect(lerobot)
+    assert info.state_norm is not None and info.state_norm.stats.q99 is not None
+    assert info.state_norm.stats.q99.dtype == np.float32 and info.state_norm.stats.q99.tolist() == [2.0] * 3
+    assert info.action_norm is not None and info.action_norm.stats.std.tolist() == [0.5] * 3
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"q01": 2.0, "q99": -2.0}, r"'observation.state': q01 is greater than q99 at \[0, 1, 2\]"),
+        ({"q99": float("nan")}, "'observation.state.q99' holds NaN"),
+        ({"q99": float("inf")}, "'observation.state.q99' holds NaN"),
+    ],
+)
+def test_lerobots_statistics_that_cannot_be(lerobot: Path, change: dict[str, float], message: str) -> None:
+    file = lerobot / "policy_preprocessor_step_3_normalizer_processor.safetensors"
+    spoiled = {f"observation.state.{name}": torch.full((3,), value) for name, value in change.items()}
+    save_file(load_file(file) | spoiled, file)
+    with pytest.raises(FoveateError, match=message) as caught:
+        detect(lerobot)
+    assert file.name in str(caught.value)
+
+
+def test_unused_statistics_may_be_what_they_are(lerobot: Path) -> None:
+    file = lerobot / "policy_preprocessor_step_3_normalizer_processor.safetensors"
+    save_file(load_file(file) | {"observation.state.max": torch.full((3,), float("inf"))}, file)
+    assert detect(lerobot).state_norm is not None
+
+
+def test_lerobots_version_and_what_is_assumed_of_it(lerobot: Path) -> None:
+    info = detect(lerobot, tokenizer=TINY_TOKENIZER)
+    assert (info.image_pad, info.state_width, info.clean_prompt) == (-1.0, 0, True)
+    (line,) = info.assumed
+    assert "LeRobot 0.5 or later" in line and "-3" in line and "32 numbers" in line and "--lerobot_version 0.4" in line
+    assert line in info.describe()["assumed"] and line in info.summary()
+    old = detect(lerobot, tokenizer=small_tokenizer(lerobot / "tokenizer.model", 512), lerobot_version="0.4")
+    assert (old.image_pad, old.state_width) == (-3.0, 32) and not old.assumed
+    processor = Processor.from_info(old)
+    assert processor.tokenizer.text("lift", np.zeros(3)).count("128") == 32
+    picture = np.full((48, 64, 3), 100, np.uint8)
+    images = processor.inputs([Observation({"top": picture, "wrist": picture}, np.zeros(3, np.float32), "lift")]).images
+    assert images[0, 0].min() == -3 and images[0, 2].unique().tolist() == [-1]  # an absent camera stays black
+    assert not detect(lerobot, lerobot_version="0.5").assumed
+    config = json.loads((lerobot / "config.json").read_text()) | {"use_relative_actions": False}
+    (lerobot / "config.json").write_text(json.dumps(config))
+    assert not detect(lerobot).assumed  # an option that 0.4 did not have
+
+
+def test_lerobots_pi0_keeps_the_underscores(lerobot: Path) -> None:
+    tensors = load_file(golden_dir("pi0", "tiny_pi0.model.safetensors") / "tiny_pi0.model.safetensors")
+    save_file({f"model.{key}": value for key, value in tensors.items()}, lerobot / "model.safetensors")
+    config = json.loads((lerobot / "config.json").read_text()) | {"type": "pi0"}
+    (lerobot / "config.json").write_text(json.dumps(config))
+    info = detect(lerobot)
+    assert not info.clean_prompt and "--clean_prompt true" in info.assumed[-1]
+    cleaned = detect(lerobot, clean_prompt=True)
+    assert cleaned.clean_prompt and len(cleaned.assumed) == 1
+
+
+def test_lerobots_version_is_for_lerobots_policies(openpi: Path) -> None:
+    with pytest.raises(FoveateError, match="--lerobot_version is for LeRobot's policies"):
+        detect(openpi, lerobot_version="0.4")
+
+
+def test_other_names_shards_and_wrong_keys_are_told(openpi: Path) -> None:
+    (openpi / "config.json").write_text(json.dumps({"vision_heads": 4}))
+    tensors = load_file(openpi / "model.safetensors")
+    named = {f"_orig_mod.{key}": value for key, value in tensors.items()}
+    save_file(named, openpi / "model-00001-of-00001.safetensors")
+    (openpi / "model.safetensors").unlink()
+    with pytest.raises(FoveateError, match=r"shards are read through their index, model\.safetensors\.index\.json"):
+        detect(openpi)
+    weight_map = dict.fromkeys(named, "model-00001-of-00001.safetensors")
+    (openpi / "model.safetensors.index.json").write_text(json.dumps({"weight_map": weight_map}))
+    description = detect(openpi, tokenizer="none.model").describe()
+    assert description["renamed_keys"] == [
+        f"wrapped by torch.compile, DDP or FSDP: {len(named)} keys, such as {sorted(named)[0]!r}"
+    ]
+    assert description["file_bytes"] == (openpi / "model-00001-of-00001.safetensors").stat().st_size
+    assert not any("keys do not fit" in line for line in description["missing"])
+    del named["_orig_mod.action_out_proj.bias"]
+    save_file(named, openpi / "model-00001-of-00001.safetensors")
+    weight_map.pop("_orig_mod.action_out_proj.bias")
+    (openpi / "model.safetensors.index.json").write_text(json.dumps({"weight_map": weight_map}))
+    assert "missing (1): action_out_proj.bias" in detect(openpi, tokenizer="none.model").describe()["missing"][-1]
+
+
+def test_adapters_alone_are_named(openpi: Path) -> None:
+    (openpi / "model.safetensors").rename(openpi / "adapter_model.safetensors")
+    with pytest.raises(FoveateError, match="it holds adapters alone"):
+        detect(openpi)
+
+
 def test_garbage_is_named(openpi: Path) -> None:
     with pytest.raises(FoveateError, match="no such checkpoint folder"):
         detect(openpi / "nowhere")

@@ -14,7 +14,14 @@ from foveate.models.pi0.weights import load_weights
 
 def look(folder: Path, options: ModelOptions) -> CheckpointInfo:
     """What the folder holds; raises as `detect` does."""
-    return detect(folder, robot=options.robot, tokenizer=options.tokenizer, action_horizon=options.action_horizon)
+    return detect(
+        folder,
+        robot=options.robot,
+        tokenizer=options.tokenizer,
+        action_horizon=options.action_horizon,
+        lerobot_version=options.lerobot_version,
+        clean_prompt=options.clean_prompt,
+    )
 
 
 def load(info: CheckpointInfo, options: ModelOptions) -> tuple[Pi0, Processor]:

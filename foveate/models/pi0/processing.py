@@ -38,13 +38,14 @@ class Processor(RobotProcessor):
         action_norm: Normalizer | None,
         *,
         resize: ResizeKind = "torch",
+        image_pad: float = -1.0,
         state_in_prompt: bool | None = None,
     ) -> None:
         """
         Args:
             state_in_prompt: overrides the robot mapping's word, and that of the model's kind.
         """
-        super().__init__(config.spec, robot, state_norm, action_norm, resize=resize)
+        super().__init__(config.spec, robot, state_norm, action_norm, resize=resize, image_pad=image_pad)
         self.tokenizer = tokenizer
         choices = (state_in_prompt, robot.state_in_prompt, config.pi05)
         self.state_in_prompt = config.pi05 and next(choice for choice in choices if choice is not None)
@@ -86,10 +87,24 @@ class Processor(RobotProcessor):
                 state_norm, action_norm = (Normalizer(stats[key], info.norm) for key in ("state", "actions"))
             except FoveateError as error:
                 raise FoveateError(f"{folder}: {error}") from None
-        prompts = PromptTokenizer(info.tokenizer, info.config.max_token_len, info.config.vocab_size)
-        options = {"resize": info.resize, "state_in_prompt": info.state_in_prompt}
+        prompts = PromptTokenizer(
+            info.tokenizer,
+            info.config.max_token_len,
+            info.config.vocab_size,
+            clean_prompt=info.clean_prompt,
+            state_width=info.state_width,
+        )
         try:
-            return cls(info.config, info.robot, prompts, state_norm, action_norm, **options)  # type: ignore[arg-type]
+            return cls(
+                info.config,
+                info.robot,
+                prompts,
+                state_norm,
+                action_norm,
+                resize=info.resize,
+                image_pad=info.image_pad,
+                state_in_prompt=info.state_in_prompt,
+            )
         except FoveateError as error:
             raise FoveateError(f"{info.path}: {error}") from None
 

@@ -1,21 +1,26 @@
 """Weights of π0 and π0.5 on disk, under the names that openpi and LeRobot use.
 
-Reading is strict, through safetensors' memory map, one parameter at a time; no pickle is ever executed.
-Fused projections (`qkv_proj`, `gate_up_proj`) are stored as their parts.
+Reading is strict, through safetensors' memory map, one parameter at a time; no pickle is ever executed. Key names that
+other versions and wrappers are known to write are understood (`RENAMES`). Fused projections (`qkv_proj`,
+`gate_up_proj`) are stored as their parts.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import difflib
+import re
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
 from foveate.errors import FoveateError
-from foveate.models.pi0.config import Pi0Config
+from foveate.models.common.tensor_files import Stored, check_floats, copy_finite, read_header, read_tensor
+from foveate.models.pi0.config import GemmaConfig, Pi0Config, VisionConfig
 from foveate.models.pi0.model import Pi0
 from foveate.util.files import draft
 
@@ -26,6 +31,26 @@ TIED_EMBEDDING = (_PALIGEMMA + "lm_head.weight", _PALIGEMMA + "model.language_mo
 """Two names of one tensor; a file holds either or both."""
 UNUSED = (_EXPERT + "lm_head.weight",)
 """In every openpi checkpoint, read by nothing (263 M parameters at the published size)."""
+NORMALISERS = ("normalize_inputs.", "normalize_targets.", "unnormalize_outputs.")
+"""Statistics that LeRobot kept among the weights before its version 0.4."""
+
+RENAMES = (
+    (
+        r"(?<![^.])(_orig_mod|module|_fsdp_wrapped_module|_checkpoint_wrapped_module)\.",
+        "",
+        "wrapped by torch.compile, DDP or FSDP",
+    ),
+    (r"^(model\.)+", "", ""),  # LeRobot's layout
+    (r"(paligemma)\.language_model\.lm_head\.", r"\1.lm_head.", "names of transformers before 4.52"),
+    (r"(paligemma)\.language_model\.(model\.)?", r"\1.model.language_model.", "names of transformers before 4.52"),
+    (
+        r"(paligemma)\.(vision_tower|multi_modal_projector)\.",
+        r"\1.model.\2.",
+        "names of transformers before 4.52",
+    ),
+    (r"(vision_tower)\.(?!vision_model\.)", r"\1.vision_model.", "SigLIP without its level vision_model"),
+)
+"""(pattern, what takes its place, who writes so) in the order in which they are applied to a file's keys."""
 
 _PREFIXES = {
     "vision.patch_embedding": _VISION + "embeddings.patch_embedding",
@@ -82,66 +107,146 @@ def expected_shapes(config: Pi0Config) -> dict[str, tuple[int, ...]]:
     return shapes
 
 
-def read_header(path: Path) -> dict[str, tuple[tuple[int, ...], str]]:
-    """Key -> (shape, dtype as safetensors writes it); tensors are not read."""
-    if not path.exists():
-        raise FoveateError(f"{path}: no such file; a checkpoint folder holds its weights as model.safetensors")
-    try:
-        with safe_open(path, "pt") as file:
-            slices = {key: file.get_slice(key) for key in file.keys()}  # noqa: SIM118
-            return {key: (tuple(s.get_shape()), s.get_dtype()) for key, s in slices.items()}
-    except (SafetensorError, OSError) as error:
-        raise FoveateError(f"{path}: not a whole safetensors file ({error}); copy or download it again") from None
+@dataclass(frozen=True)
+class KeySet:
+    """A file's tensors under openpi's names."""
+
+    stored: Mapping[str, Stored]
+    """Openpi's name -> where it is stored."""
+    renamed: tuple[str, ...]
+    """A line per kind of name that was understood, with an example."""
 
 
-def _resolve(keys: Iterable[str], path: Path, expected: dict[str, tuple[int, ...]]) -> dict[str, str]:
-    """Openpi's name -> the key in the file: LeRobot prefixes `model.`, the embedding has two names."""
-    found = {key.removeprefix("model."): key for key in keys}
+def openpi_keys(header: Mapping[str, Stored]) -> KeySet:
+    """The tensors of a file under openpi's names, whichever of the known names it uses.
+
+    Raises:
+        FoveateError: two keys of the file are one tensor.
+    """
+    stored: dict[str, Stored] = {}
+    applied: dict[str, list[str]] = defaultdict(list)
+    for key, entry in header.items():
+        name = key
+        for pattern, place, reason in RENAMES:
+            name, count = re.subn(pattern, place, name)
+            if count and reason and key not in applied[reason]:
+                applied[reason].append(key)
+        if name in stored:
+            raise FoveateError(
+                f"{entry.file}: {stored[name].key!r} and {key!r} are two keys of one tensor, and nothing tells which "
+                "counts; save the checkpoint with one of them"
+            )
+        stored[name] = entry
+    lines = [f"{reason}: {len(keys)} keys, such as {keys[0]!r}" for reason, keys in applied.items() if keys]
+    return KeySet(stored, tuple(lines))
+
+
+def check_keys(path: Path, keys: KeySet, config: Pi0Config) -> dict[str, Stored]:
+    """The entry of every key that a model of this size needs; nothing is allocated or read.
+
+    Raises:
+        FoveateError: keys are missing, unexpected, wrongly shaped or of a format that is not read; all are named.
+    """
+    expected, found = expected_shapes(config), dict(keys.stored)
     if TIED_EMBEDDING[0] not in found and TIED_EMBEDDING[1] in found:
         found[TIED_EMBEDDING[0]] = found[TIED_EMBEDDING[1]]
-    ignored = {TIED_EMBEDDING[1], *UNUSED}
-    normaliser = ("normalize_inputs.", "normalize_targets.", "unnormalize_outputs.")
     missing = sorted(set(expected) - set(found))
-    unexpected = sorted(k for k in set(found) - set(expected) - ignored if not k.startswith(normaliser))
+    ignored = {TIED_EMBEDDING[1], *UNUSED}
+    unexpected = sorted(k for k in set(found) - set(expected) - ignored if not k.startswith(NORMALISERS))
     if missing or unexpected:
         lines = [f"{path}: the keys do not fit the model"]
         lines += [f"  missing ({len(missing)}): {', '.join(missing)}"] if missing else []
         lines += [f"  unexpected ({len(unexpected)}): {', '.join(unexpected)}"] if unexpected else []
+        lines.append(f"  {nearest(found)}")
         raise FoveateError("\n".join([*lines, "see what the file holds with `foveate inspect`"]))
-    return found
+    check_floats(path, {name: found[name] for name in expected})
+    wrong = [
+        f"  {name}: expected {shape}, got {found[name].shape}"
+        for name, shape in expected.items()
+        if found[name].shape != shape
+    ]
+    if wrong:
+        raise FoveateError("\n".join([f"{path}: wrong shapes ({len(wrong)})", *wrong]))
+    return {name: found[name] for name in expected}
+
+
+def nearest(names: Iterable[str]) -> str:
+    """Which of π0 and π0.5 a set of openpi's names is nearest to, and how it differs, in one sentence."""
+    kinds = {_kind(name) for name in names if not name.startswith(NORMALISERS)}
+    if hint := next((hint for word, hint in _OTHERS.items() if any(word in kind for kind in kinds)), None):
+        return f"such keys are {hint}"
+    tail = "action_in_proj.weight"
+    before = next((kind.removesuffix(tail) for kind in kinds if kind.endswith("." + tail)), "")
+    kinds = {kind.removeprefix(before) for kind in kinds}
+    models = {label: {_kind(name) for name in _smallest(label == "π0.5")} for label in ("π0", "π0.5")}
+    label, expected = max(models.items(), key=lambda item: len(item[1] & kinds) / len(item[1] | kinds))
+    if before:
+        return f"nearest: {label} with {before!r} before its keys; save them without it"
+    common, missing = expected & kinds, sorted(expected - kinds)
+    if not common:
+        some = ", ".join(sorted(kinds)[:3]) or "none"
+        return f"nearest: none; no key is one of π0 or π0.5 (those here: {some})"
+    strange = sorted(kinds - expected - {_kind(name) for name in (*TIED_EMBEDDING, *UNUSED)})
+    pairs = [(kind, difflib.get_close_matches(kind, strange, n=1, cutoff=0.8)) for kind in missing]
+    like = [f"{close[0]} in place of {kind}" for kind, close in pairs if close]
+    text = f"nearest: {label}, {len(common)} of whose {len(expected)} kinds of keys are there"
+    return "; ".join([text, *like[:3]])
+
+
+_OTHERS = {
+    "lora_A": "adapters (LoRA) and not whole weights: merge them into the model that they adapt, and save that",
+    "vlm_with_expert.": "SmolVLA's, which foveate does not load",
+    "eagle": "GR00T's, which foveate does not load",
+    "action_queries": "OpenVLA's or OFT's, which this family does not load",
+    "vision_backbone.": "OpenVLA's, which this family does not load",
+}
+"""Part of a key -> whose keys these are."""
+
+
+def _kind(name: str) -> str:
+    """A key without the numbers of its layers."""
+    return re.sub(r"\.\d+\.", ".N.", name)
+
+
+def _smallest(pi05: bool) -> Iterable[str]:
+    gemma = GemmaConfig(width=8, depth=1, mlp_dim=8, num_heads=1, num_kv_heads=1, head_dim=8)
+    vision = VisionConfig(8, 1, 1, 8, patch_size=14, image_size=14, projection_dim=8)
+    return expected_shapes(Pi0Config(pi05=pi05, vocab_size=8, llm=gemma, expert=gemma, vision=vision))
 
 
 def load_weights(path: str | Path, config: Pi0Config, device: torch.device | str = "cpu") -> Pi0:
     """Build the model and read its weights, each parameter in its own dtype.
 
     Args:
-        path: a `model.safetensors` with openpi's or LeRobot's key names.
+        path: a `model.safetensors`, or the `model.safetensors.index.json` of its shards, with openpi's or LeRobot's
+            key names or others of `RENAMES`.
     Raises:
-        FoveateError: the file is absent or cut short, or keys are missing, unexpected or wrongly shaped
-            (all are listed by name).
+        FoveateError: a file is absent or cut short; keys are missing, unexpected, wrongly shaped or twice there (all
+            are listed by name); a tensor is no float, or holds NaN or infinity.
     """
     path = Path(path)
-    header = read_header(path)
-    expected = expected_shapes(config)
-    keys = _resolve(header, path, expected)
-    wrong = [
-        f"  {name}: expected {shape}, got {header[keys[name]][0]}"
-        for name, shape in expected.items()
-        if header[keys[name]][0] != shape
-    ]
-    if wrong:
-        raise FoveateError("\n".join([f"{path}: wrong shapes ({len(wrong)})", *wrong]))
+    keys = openpi_keys(read_header(path))
+    stored = check_keys(path, keys, config)
+    _check_tied(path, keys)
     with torch.device("meta"):
         model = Pi0(config)
     for name, parameter in list(model.named_parameters()):
         value = torch.empty(parameter.shape, dtype=parameter.dtype, device=device)
-        # Opened anew for each parameter: pages of the map that were read are given back when it closes.
-        with safe_open(path, "pt") as file:
-            for key, part in split_parameter(name, value, config).items():
-                part.copy_(file.get_tensor(keys[key]))
+        for key, part in split_parameter(name, value, config).items():
+            copy_finite(part, stored[key])
         owner, _, leaf = name.rpartition(".")
         setattr(model.get_submodule(owner), leaf, torch.nn.Parameter(value, requires_grad=parameter.requires_grad))
     return model.eval()
+
+
+def _check_tied(path: Path, keys: KeySet) -> None:
+    """Raises FoveateError where a file has both names of the embedding, with different numbers."""
+    pair = [keys.stored[name] for name in TIED_EMBEDDING if name in keys.stored]
+    if len(pair) == 2 and (pair[0].dtype != pair[1].dtype or not torch.equal(*map(read_tensor, pair))):
+        raise FoveateError(
+            f"{path}: {pair[0].key!r} and {pair[1].key!r} are one tensor (the embedding is tied) and differ; save the "
+            "checkpoint with one of them"
+        )
 
 
 def openpi_state_dict(model: Pi0, dtype: torch.dtype | None = None) -> dict[str, Tensor]:

@@ -7,6 +7,7 @@ import dataclasses
 import json
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from foveate.errors import FoveateError
+from foveate.models.common.tensor_files import read_header
 from foveate.models.pi0 import weights
 from foveate.models.pi0.config import Pi0Config
 from foveate.models.pi0.model_test import TINY, make_model
@@ -22,6 +24,8 @@ from foveate.models.pi0.weights import (
     UNUSED,
     expected_shapes,
     load_weights,
+    nearest,
+    openpi_keys,
     openpi_state_dict,
     save_weights,
     split_parameter,
@@ -71,6 +75,114 @@ def test_either_name_of_the_embedding_and_lerobots_prefix(tmp_path: Path) -> Non
         loaded = load_weights(write(tmp_path / f"{name}.safetensors", variant), model.config)
         for key, value in openpi_state_dict(loaded).items():
             assert torch.equal(value, state[key]), (name, key)
+
+
+def before_4_52(key: str) -> str:
+    key = key.replace("paligemma.model.language_model.", "paligemma.language_model.model.")
+    key = key.replace("paligemma.lm_head", "paligemma.language_model.lm_head")
+    key = key.replace("paligemma.model.vision_tower.", "paligemma.vision_tower.")
+    return key.replace("paligemma.model.multi_modal_projector", "paligemma.multi_modal_projector")
+
+
+@pytest.mark.parametrize(
+    ("rename", "listed"),
+    [
+        (lambda key: key, ()),
+        (lambda key: "model." + key, ()),
+        (before_4_52, ("names of transformers before 4.52",)),
+        (lambda key: "model." + before_4_52(key), ("names of transformers before 4.52",)),
+        (lambda key: "_orig_mod.model." + key, ("wrapped by",)),
+        (lambda key: "model._orig_mod." + key, ("wrapped by",)),
+        (lambda key: "module._orig_mod.model." + key, ("wrapped by",)),
+        (lambda key: key.replace("gemma_expert.", "gemma_expert._orig_mod."), ("wrapped by",)),
+        (lambda key: key.replace("vision_tower.vision_model.", "vision_tower."), ("SigLIP without",)),
+        (
+            lambda key: "_orig_mod." + before_4_52(key).replace("vision_tower.vision_model.", "vision_tower."),
+            ("wrapped by", "names of transformers before 4.52", "SigLIP without"),
+        ),
+    ],
+)
+@pytest.mark.parametrize("pi05", [True, False])
+def test_known_other_names_are_understood_and_listed(
+    tmp_path: Path, pi05: bool, rename: Callable[[str], str], listed: tuple[str, ...]
+) -> None:
+    model = make_model(pi05)
+    path = tmp_path / "model.safetensors"
+    write(path, {rename(key): value for key, value in openpi_state_dict(model).items()})
+    loaded = load_weights(path, model.config)
+    assert all(torch.equal(a, b) for a, b in zip(loaded.parameters(), model.parameters(), strict=True))
+    lines = openpi_keys(read_header(path)).renamed
+    assert len(lines) == len(listed) and all(any(word in line for line in lines) for word in listed)
+
+
+def test_two_keys_of_one_tensor_are_refused(tmp_path: Path) -> None:
+    state = openpi_state_dict(make_model())
+    state["model.action_in_proj.bias"] = torch.zeros_like(state["action_in_proj.bias"])
+    with pytest.raises(
+        FoveateError, match=r"'(model\.)?action_in_proj\.bias' and '(model\.)?action_in_proj\.bias' are two keys"
+    ):
+        load_weights(write(tmp_path / "model.safetensors", state), TINY)
+
+
+def test_the_two_names_of_the_embedding_must_agree(tmp_path: Path) -> None:
+    state = openpi_state_dict(make_model())
+    state[TIED_EMBEDDING[1]] = state[TIED_EMBEDDING[0]] + 1
+    with pytest.raises(FoveateError, match="are one tensor"):
+        load_weights(write(tmp_path / "model.safetensors", state), TINY)
+
+
+@pytest.mark.parametrize("dtype", [torch.int8, torch.bool, torch.float8_e4m3fn])
+def test_weights_that_are_no_floats_are_refused(tmp_path: Path, dtype: torch.dtype) -> None:
+    state = {key: value.to(dtype) for key, value in openpi_state_dict(make_model()).items()}
+    with pytest.raises(FoveateError, match=r"are not supported; convert them to one of F64, F32, F16, BF16"):
+        load_weights(write(tmp_path / "model.safetensors", state), TINY)
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("-inf")])
+def test_weights_that_are_not_finite_are_refused_with_their_key(tmp_path: Path, bad: float) -> None:
+    state = openpi_state_dict(make_model())
+    key = "paligemma_with_expert.gemma_expert.model.layers.1.self_attn.k_proj.weight"
+    state[key][2, 3] = bad
+    with pytest.raises(FoveateError, match=f"'{key}' holds NaN, infinity .* in 1 of"):
+        load_weights(write(tmp_path / "model.safetensors", state), TINY)
+
+
+def test_shards_load_like_one_file(tmp_path: Path) -> None:
+    model = make_model()
+    state = openpi_state_dict(model)
+    keys = sorted(state)
+    parts = {"model-00001-of-00002.safetensors": keys[::2], "model-00002-of-00002.safetensors": keys[1::2]}
+    for name, part in parts.items():
+        write(tmp_path / name, {key: state[key] for key in part})
+    index = tmp_path / "model.safetensors.index.json"
+    index.write_text(json.dumps({"weight_map": {key: name for name, part in parts.items() for key in part}}))
+    loaded = load_weights(index, model.config)
+    assert all(torch.equal(a, b) for a, b in zip(loaded.parameters(), model.parameters(), strict=True))
+
+
+@pytest.mark.parametrize(
+    ("keys", "text"),
+    [
+        (["model.vlm_with_expert.lm_expert.x"], "SmolVLA"),
+        (["base_model.model.q_proj.lora_A.weight"], "adapters"),
+        (["encoder.weight", "decoder.weight"], "nearest: none"),
+    ],
+)
+def test_a_key_set_that_fits_nothing_says_what_is_nearest(keys: list[str], text: str) -> None:
+    assert text in nearest(keys)
+
+
+def test_a_key_set_that_nearly_fits_says_what_to_and_how() -> None:
+    names = set(expected_shapes(dataclasses.replace(TINY, pi05=False)))
+    assert nearest(names).startswith("nearest: π0, ")
+    renamed = {name.replace("action_out_proj", "action_out_projection") for name in expected_shapes(TINY)}
+    text = nearest(renamed)
+    assert (
+        text.startswith("nearest: π0.5, ") and "action_out_projection.weight in place of action_out_proj.weight" in text
+    )
+    assert "π0.5 with 'policy.net.' before its keys" in nearest(
+        {"policy.net." + name for name in expected_shapes(TINY)}
+    )
 
 
 def test_every_wrong_key_is_listed_by_name(tmp_path: Path) -> None:
