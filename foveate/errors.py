@@ -4,10 +4,23 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable
+from typing import Any
 
 
 class FoveateError(Exception):
     """Names the thing, what was expected, what came, and what to do next."""
+
+
+class ActionsNotFinite(FoveateError):
+    """A policy answered NaN or infinity."""
+
+    def __init__(self, text: str, chunks: list[Any]) -> None:
+        """
+        Args:
+            chunks: all that it answered, for who can use those that are finite.
+        """
+        super().__init__(text)
+        self.chunks = chunks
 
 
 def unknown(kind: str, name: str, choices: Iterable[str]) -> FoveateError:

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from foveate.engine.base import Engine, Inference
 from foveate.engine.registry import make_engine
-from foveate.errors import FoveateError, unknown
+from foveate.errors import ActionsNotFinite, FoveateError, unknown
 from foveate.models.base import ModelInputs, ModelOptions, Processor
 from foveate.models.registry import detect
 from foveate.pruning import PrunerConfig, make_config, make_pruner
@@ -169,6 +169,8 @@ class Policy:
             evidence: what the chunk's `trace` shall hold; None: no trace.
             keep: bool [P], the patches to leave, instead of the pruner's choice.
             session: the episode that the observation belongs to, for a pruner with a history; see `reset`.
+        Raises:
+            ActionsNotFinite: the actions hold NaN or infinity.
         """
         return self.infer_batch(
             [observation],
@@ -193,6 +195,8 @@ class Policy:
             noise: float32 [B, *noise_shape].
             keep: bool [B, P].
             sessions: one for each observation.
+        Raises:
+            ActionsNotFinite: actions hold NaN or infinity; the error has all chunks, for who can use the others.
         """
         request = AttentionRequest(evidence.attn_layers) if evidence and evidence.attn_layers else None
         pruner = self.pruner if keep is None else GivenPatches(torch.from_numpy(np.asarray(keep, bool)))
@@ -208,6 +212,7 @@ class Policy:
         Args:
             noise: float32 [B, *noise_shape].
         Raises:
+            ActionsNotFinite: actions hold NaN or infinity.
             FoveateError: a layer, head or phase that is not there.
         """
         chunks, inputs, result = self._run(observations, noise, self.pruner, request=request)
@@ -265,6 +270,13 @@ class Policy:
         timings = {**result.stages_ms, "total": (time.perf_counter() - start) * 1e3}
         traces = self._traces(result, observations, timings, evidence) if evidence else [None] * len(observations)
         chunks = [ActionChunk(a, dict(timings), t) for a, t in zip(actions, traces, strict=True)]
+        if not np.isfinite(actions).all():
+            bad = int((~np.isfinite(actions)).any((1, 2)).sum())
+            raise ActionsNotFinite(
+                f"policy {self.spec.name!r}: {bad} of {len(chunks)} answers hold actions that are not finite; check "
+                "observation, statistics and weights, or load the policy with dtype float32",
+                chunks,
+            )
         return chunks, inputs, result
 
     def _noise(self, noise: np.ndarray | None, batch: int) -> Tensor | None:

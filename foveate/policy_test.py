@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from foveate.bench.trace import observations
-from foveate.errors import FoveateError
+from foveate.errors import ActionsNotFinite, FoveateError
 from foveate.models.pi0.config import GemmaConfig, VisionConfig
 from foveate.policy import Policy, TraceOptions, load_policy
 from foveate.pruning import make_pruner
@@ -84,6 +84,19 @@ def test_evidence_is_in_original_coordinates_and_changes_no_action(policy):
         assert (maps.sum(1) <= 1 + 1e-5).all()
         assert (maps[:, keep] > 0).all()
     assert trace.model_images["corner"].shape == (56, 56, 3)
+
+
+def test_actions_that_are_not_finite_are_an_error(policy):
+    frames = observations(policy, 3)
+    noise = np.zeros((3, 6, 4), np.float32)
+    noise[1] = np.nan
+    with pytest.raises(ActionsNotFinite, match="1 of 3 answers hold actions that are not finite") as caught:
+        policy.infer_batch(frames, noise)
+    assert [bool(np.isfinite(chunk.actions).all()) for chunk in caught.value.chunks] == [True, False, True]
+    with pytest.raises(FoveateError, match="not finite"):
+        policy.infer(frames[1], noise[1])
+    with pytest.raises(FoveateError, match="not finite"):
+        policy.attend(frames[1:2], AttentionRequest(layers=(0,)), noise[1:2])
 
 
 def test_without_pruning_everything_present_counts_as_kept(policy):

@@ -89,3 +89,12 @@ def test_what_a_checkpoint_lacks_can_be_given(policy, monkeypatch, tmp_path, cap
     assert "a picture of each of its views" in capsys.readouterr().err  # it got as far as the pictures
     said = {**given, "pruner": Random(keep_ratio=0.25), "device": "cpu", "dtype": "float32", "policy": "p"}
     assert {name: asked[name] for name in said} == said
+
+
+def test_actions_that_are_not_finite_are_an_error_and_no_file(predict, policy, tmp_path, capsys, monkeypatch):
+    real = policy.processor.actions
+    monkeypatch.setattr(policy.processor, "actions", lambda *args: real(*args) * np.nan)
+    pictures = [word for name in policy.spec.views for word in ("--image", f"{name}, a.png")]
+    assert predict(*pictures, "--trace_out_dir", "out") == 1
+    assert "actions that are not finite" in capsys.readouterr().err
+    assert not list((tmp_path / "out").rglob("actions.json"))

@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 
 from foveate.envs.base import EnvCrash, Snapshot, StepResult
-from foveate.errors import FoveateError
+from foveate.errors import ActionsNotFinite, FoveateError
 from foveate.types import ActionChunk, EpisodeResult, Observation, Trace
 from foveate.util.noise import action_noise, stack_noise
 
@@ -254,7 +254,10 @@ def rollout(
                 noise = stack_noise([noise_of(config.seed, query, noise_shape) for query in queries])
                 sessions = [session_of(query.job.task, query.job.episode) for query in queries]
                 seen = [query.observation for query in queries]
-                chunks = policy.infer_batch(seen, noise, evidence=evidence, sessions=sessions)
+                try:
+                    chunks = policy.infer_batch(seen, noise, evidence=evidence, sessions=sessions)
+                except ActionsNotFinite as error:  # ends the episodes that they are of, see `play`
+                    chunks = error.chunks
                 for (query, future), chunk in zip(asks, chunks, strict=True):
                     future.set_result(Answer(chunk, len(asks)))
                     on_inference(query, chunk)

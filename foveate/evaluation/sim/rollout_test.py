@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from foveate.envs.base import EnvCrash, StepResult
-from foveate.errors import FoveateError
+from foveate.errors import ActionsNotFinite, FoveateError
 from foveate.evaluation.sim.rollout import Job, JobQueue, Query, RolloutConfig, noise_of, rollout
 from foveate.types import ActionChunk, Observation, Span, TokenLayout, Trace
 
@@ -84,6 +84,23 @@ def test_statuses_steps_and_evidence():
     assert [q["step"] for q in success.queries[:3]] == [0, 3, 6]
     assert (crash.result.task, crash.result.status) == ("backwards", "failure") and crash.result.steps == 40
     assert failure.result.status == "crash" and "not finite" in failure.result.error and failure.result.steps == 0
+
+
+class NotFinite(Policy):
+    """Answers like `foveate.Policy`: an error that holds all chunks of the batch."""
+
+    def infer_batch(self, observations, noise=None, **options):
+        chunks = super().infer_batch(observations, noise, **options)
+        if any(not np.isfinite(chunk.actions).all() for chunk in chunks):
+            raise ActionsNotFinite("not finite", chunks)
+        return chunks
+
+
+def test_actions_that_are_not_finite_end_their_own_episode_alone():
+    jobs = [Job("walk", 0, 2, 2), Job("nan", 1, 0, 0)]
+    crash, success = run(jobs=jobs, envs=2, policy=NotFinite(), config={"window_ms": 500})
+    assert (crash.result.task, crash.result.status) == ("nan", "crash") and "not finite" in crash.result.error
+    assert (success.result.task, success.result.status) == ("walk", "success")
 
 
 def test_max_steps():

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ from typing import Any
 from foveate.envs.base import check_conventions
 from foveate.envs.suites import resolve_tasks
 from foveate.envs.worker import WorkerEnv
-from foveate.errors import FoveateError
+from foveate.errors import ActionsNotFinite, FoveateError
 from foveate.evaluation.sim.collapse import KeepWatch
 from foveate.evaluation.sim.controls import Instruction, Perception, Vision, variant_name
 from foveate.evaluation.sim.record import RecordKind, make_recorder
@@ -184,7 +184,8 @@ def simulate(
         if config.record_masks and envs[0].segment() is None:
             raise FoveateError(f"record_masks: environment {config.env.name!r} cannot tell objects apart; leave it out")
         for batch in {1, min(len(envs), config.max_batch or config.num_workers)}:
-            policy.infer_batch([first] * batch, evidence=_trace_options(config), sessions=["warm-up"] * batch)
+            with suppress(ActionsNotFinite):  # episodes tell of them
+                policy.infer_batch([first] * batch, evidence=_trace_options(config), sessions=["warm-up"] * batch)
         policy.reset()
         watch = KeepWatch()
         store = _trace_store(config, log.folder, policy, stack)
