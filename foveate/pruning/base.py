@@ -22,6 +22,7 @@ from torch import Tensor, nn
 
 from foveate.errors import FoveateError
 from foveate.types import KeepSet, Prefix, Selection, Span, TokenLayout
+from foveate.util.checks import number
 
 Scope = Literal["view", "joint"]
 Evidence = Literal["none", "scores", "matrix"]
@@ -113,10 +114,12 @@ class TokenPruner(nn.Module, ABC):
         """
 
     def set_noise_scale(self, scale: float | None) -> None:
-        """Exploration noise of a method that explores in training; None: no noise. Others ignore it."""
-        if scale is not None and not scale >= 0:
-            raise FoveateError(f"noise scale must be at least 0, got {scale}")
-        self.noise_scale = scale
+        """Exploration noise of a method that explores in training; None: no noise. Others ignore it.
+
+        Raises:
+            FoveateError: the scale is no finite number of at least 0.
+        """
+        self.noise_scale = None if scale is None else number("noise scale", scale, 0)
 
     def stats(self) -> dict[str, Any]:
         """Of the last call: `enabled`, `noise_scale`, kept patches per sample and per view.

@@ -205,6 +205,12 @@ def test_stats_and_noise_scale(case):
     assert not list(pruner.parameters()) and not pruner.state_dict()
     with pytest.raises(FoveateError, match="at least 0"):
         pruner.set_noise_scale(-1.0)
+    for no_number in ("0.5", float("nan"), float("inf"), True, [0.5]):
+        with pytest.raises(FoveateError, match="noise scale: expected a finite number of at least 0"):
+            pruner.set_noise_scale(no_number)
+    assert pruner.stats()["noise_scale"] == 0.5
+    pruner.set_noise_scale(None)
+    assert pruner.stats()["noise_scale"] is None
 
 
 @pytest.mark.parametrize("case", CASES)

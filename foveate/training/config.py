@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from foveate.errors import FoveateError
+from foveate.util.checks import number
 
 
 @dataclass(frozen=True)
@@ -107,3 +108,7 @@ class NoiseConfig:
     """Scale of the noise at the first step."""
     end: float = 0.0
     """Scale of the noise at the last step."""
+
+    def __post_init__(self) -> None:
+        for name in ("start", "end"):
+            number(f"pruner_noise.{name}", getattr(self, name), 0)

@@ -21,6 +21,7 @@ from foveate.pruning.base import TokenPruner, pruning_stats
 from foveate.training.config import NoiseConfig
 from foveate.training.schedule import pruner_noise
 from foveate.types import Prefix, Selection
+from foveate.util.checks import number
 
 TIME_SCALE, TIME_OFFSET = 0.999, 0.001
 
@@ -75,7 +76,9 @@ class FlowMatching(nn.Module):
         return select
 
     def set_token_pruner_noise_scale(self, scale: float | None) -> None:
-        """Scale of the pruner's exploration noise; None: no noise."""
+        """Scale of the pruner's exploration noise; None: no noise. Without a pruner it is checked and not used."""
+        if scale is not None:
+            number("noise scale", scale, 0)
         if self.pruner is not None:
             self.pruner.set_noise_scale(scale)
 
