@@ -59,5 +59,6 @@ def video(argv: list[str]) -> int:
             ("layer", "head", "variance of its map", "leads its layer in"),
             [(h["layer"], h["head"], f"{h['activity']:.3g}", f"{h['first']:.0%} of frames") for h in heads[:8]],
         )
-        screen.line(f"all of them, episode by episode: {config.video_out}/heads.json")
+    if ranking["all"]:
+        screen.line(f"all heads, episode by episode: {config.video_out}/heads.json")
     return print_outcomes(screen, outcomes, Path(config.video_out))

@@ -63,11 +63,10 @@ class ResultRow:
     ms_p95: float | None
 
 
-def evaluate(config: SimConfig, report: Reporter = SILENT, label: str = "", policy: Policy | None = None) -> Evaluated:
+def evaluate(config: SimConfig, report: Reporter = SILENT, policy: Policy | None = None) -> Evaluated:
     """Play what the run folder lacks, and write results and trace.
 
     Args:
-        label: stands before the progress bar; empty: the variant's name.
         policy: loaded as `config` says; None: it is loaded.
     Raises:
         FoveateError: conventions, views or tasks do not fit, or the folder holds a run with other options.
@@ -83,7 +82,7 @@ def evaluate(config: SimConfig, report: Reporter = SILENT, label: str = "", poli
     write_run_files(folder, config, config.seed)
     warnings = _earlier_warnings(folder)
     statuses = [episode.status for episode in log.episodes]
-    bar = report.bar(label or variant, "episodes", len(jobs), len(statuses), "starting the simulators")
+    bar = report.bar(variant, "episodes", len(jobs), len(statuses), "starting the simulators")
 
     def ended(played: Played) -> None:
         statuses.append(played.result.status)
