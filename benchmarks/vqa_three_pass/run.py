@@ -30,8 +30,9 @@ from foveate.evaluation.vqa.matrix import Experiment, matrix_rules
 from foveate.evaluation.vqa.metrics import score_row
 from foveate.evaluation.vqa.passes import inspect_images
 from foveate.models.vlm.decoding import Decoding
-from foveate.models.vlm.load import load_vlm, shipped
+from foveate.models.vlm.load import load_vlm
 from foveate.util.provenance import provenance
+from foveate.util.shipped import VLMS, shipped
 from foveate.vision_value.baselines import EVERY_PASS
 from foveate.vision_value.checkpoint import load_head
 
@@ -88,7 +89,7 @@ def main() -> None:
     options = parser.parse_args()
     if options.threads:
         torch.set_num_threads(options.threads)
-    trained = "tiny_qwen3vl" in shipped()
+    trained = "tiny_qwen3vl" in shipped(VLMS)
     vlm = load_vlm("tiny_qwen3vl", batch_size=options.batch_size) if trained else untrained()
     samples = load_vqa("mixed", split="test", max_samples=options.questions)
     heads = [load_head(shipped_head("tiny_qwen3vl"))] if trained else []
