@@ -47,20 +47,20 @@ class _ReadPrompts(GenerationMixin, PreTrainedModel):  # type: ignore[misc]
     """
 
     def __init__(self, session: Session, logits: Tensor) -> None:
-        super().__init__(PreTrainedConfig())
-        self.session, self.logits = session, logits
+        super().__init__(PreTrainedConfig(vocab_size=logits.shape[-1]))
+        self.session = session
+        self.read: Tensor | None = logits[:, None]
+        """What the prompts are followed by; None: told."""
 
     @property
     def device(self) -> torch.device:
-        return self.logits.device
+        return self.session.mask.device
 
-    def prepare_inputs_for_generation(
-        self, input_ids: Tensor, is_first_iteration: bool = False, **kwargs: Any
-    ) -> dict[str, Any]:
-        return {"tokens": None if is_first_iteration else input_ids[:, -1:]}
+    def prepare_inputs_for_generation(self, input_ids: Tensor, **kwargs: Any) -> dict[str, Any]:
+        return {"tokens": input_ids[:, -1:]}
 
     def forward(
-        self, tokens: Tensor | None, attention_mask: Any = None, past_key_values: Any = None, **kwargs: Any
+        self, tokens: Tensor, attention_mask: Any = None, past_key_values: Any = None, **kwargs: Any
     ) -> CausalLMOutput:
-        logits = self.logits[:, None] if tokens is None else self.session.extend(tokens.tolist())
-        return CausalLMOutput(logits=logits)
+        logits, self.read = self.read, None
+        return CausalLMOutput(logits=self.session.extend(tokens.tolist()) if logits is None else logits)
