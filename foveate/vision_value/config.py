@@ -44,12 +44,16 @@ class HeadConfig:
     the second, in [0, 1])."""
     baseline_threshold: float | None = None
     """Threshold of `uncertainty_threshold` and `cascade`: they look where entropy is above it, or margin below it."""
+    baseline_coarse_threshold: float | None = None
+    """Threshold of `cascade` for the coarse answer, above which it goes on to FULL; null: `baseline_threshold`."""
     baseline_vision: Look = "full"
     """Level at which `uncertainty_threshold` looks."""
     baseline_target_ratios: Ratios | None = None
     """Shares of NO, COARSE and FULL that `random_policy_matched` draws; their sum is 1."""
     baseline_seed: int = 42
     """Random seed of the actions that `random_policy_matched` draws."""
+    baseline_draws: int = 100
+    """Number of draws whose mean is the row of `random_policy_matched`."""
     baseline_bucket_ratios: tuple[Ratios, Ratios, Ratios] | None = None
     """Shares that `random_policy_matched` draws in each of three entropy buckets, low to high; `foveate value buckets`
     writes them."""
@@ -107,6 +111,11 @@ class HeadConfig:
                 f"policy.baseline_threshold: {self.baseline_threshold} is a threshold of what? Set "
                 "policy.baseline_uncertainty to entropy or margin"
             )
+        if self.baseline_coarse_threshold is not None and name != "cascade":
+            raise FoveateError(
+                "policy.baseline_coarse_threshold is the second threshold of policy.baseline_name: cascade, got "
+                f"baseline_name {name}"
+            )
         if name == "random_policy_matched" and self.baseline_target_ratios is None and not self.baseline_bucket_ratios:
             raise FoveateError(
                 "policy.baseline_name: random_policy_matched needs policy.baseline_target_ratios: [no, coarse, full], "
@@ -135,7 +144,7 @@ class HeadConfig:
         for key in ("lambda_cost", "cost_scale", "cost_overhead_tokens"):
             if not getattr(self, key) >= 0:
                 raise FoveateError(f"policy.{key}: expected at least 0, got {getattr(self, key)}")
-        for key in ("vow_hidden_dim", "vow_hidden_layers"):
+        for key in ("vow_hidden_dim", "vow_hidden_layers", "baseline_draws"):
             if getattr(self, key) < 1:
                 raise FoveateError(f"policy.{key}: expected at least 1, got {getattr(self, key)}")
         if not self.gumbel_temperature > 0:
@@ -185,6 +194,9 @@ class TrainingConfig:
     """Dropout probability in the head's hidden layers during training."""
     val_fraction: float = 0.2
     """Share of the training images whose questions choose the epoch, lambdas and thresholds."""
+    lambda_tolerance: float = 0.0025
+    """Accuracy, as a share, that the lambda marked as chosen may lose against always FULL on validation; at least one
+    question of it, since less cannot be told."""
     save_every: int = 500
     """Number of steps between two checkpoints."""
     output_dir: str = "outputs"
@@ -196,6 +208,8 @@ class TrainingConfig:
                 raise FoveateError(f"training.{key}: expected at least 1, got {getattr(self, key)}")
         if self.stage1_epochs < 0:
             raise FoveateError(f"training.stage1_epochs: expected at least 0, got {self.stage1_epochs}")
+        if not 0 <= self.lambda_tolerance < 1:
+            raise FoveateError(f"training.lambda_tolerance: expected a share in [0, 1), got {self.lambda_tolerance}")
         if not 0 < self.val_fraction < 1:
             raise FoveateError(f"training.val_fraction: expected a share in (0, 1), got {self.val_fraction}")
 

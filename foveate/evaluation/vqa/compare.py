@@ -21,20 +21,30 @@ COLUMNS = (
 )  # fmt: skip
 
 
-def compare(rows: Sequence[RuleResult], resamples: int = 400, seed: int = 0) -> list[dict[str, Any]]:
+def compare(
+    rows: Sequence[RuleResult], resamples: int = 1000, seed: int = 0, clusters: np.ndarray | None = None
+) -> list[dict[str, Any]]:
     """One row per learned row and rival of one data set: the margin in accuracy at the learned row's cost.
 
     The rival `always_full` stands for its accuracy at its own cost: how much of it is kept.
+
+    Args:
+        clusters: int [n], of questions that are resampled together; None: each on its own.
     """
     learned = [i for i, item in enumerate(rows) if item.row["baseline_name"] == "" and item.row["accuracy"] is not None]
     if not learned:
         return []
     public = np.isfinite(rows[learned[0]].correct)
-    correct = np.stack([item.correct for item in rows], axis=1)[public]
-    cost = np.stack([item.cost for item in rows], axis=1)[public]
-    n = len(correct)
-    weights = np.concatenate([np.full((1, n), 1.0), *resample_counts(n, resamples, seed)]) / n
-    accuracies, costs = weights @ correct, weights @ cost  # [1 + resamples, rows]; the first is the set itself
+    correct = np.stack([item.mean_correct for item in rows], axis=1)[public]
+    cost = np.stack([item.mean_cost for item in rows], axis=1)[public]
+    clusters = np.arange(len(public)) if clusters is None else clusters
+    _, member, sizes = np.unique(clusters[public], return_inverse=True, return_counts=True)
+    sums = np.zeros((2, len(sizes), len(rows)))
+    for total, values in zip(sums, (correct, cost), strict=True):
+        np.add.at(total, member, values)
+    drawn = np.concatenate([np.ones((1, len(sizes))), *resample_counts(len(sizes), resamples, seed)])
+    weights = drawn / (drawn @ sizes)[:, None]
+    accuracies, costs = weights @ sums[0], weights @ sums[1]  # [1 + resamples, rows]; the first is the set itself
     names = [item.row["baseline_name"] for item in rows]
     fixed = [i for i, name in enumerate(names) if name in FIXED]
     found = []

@@ -67,7 +67,7 @@ def submission_stem(dataset: str, row: str) -> str:
 
 
 def write_table(path: Path, rows: Sequence[Mapping[str, Any]], columns: Sequence[str] = COLUMNS) -> None:
-    """A CSV; numbers with six digits, nothing where a column does not concern a row."""
+    """A CSV; numbers with all their digits, nothing where a column does not concern a row."""
     table = io.StringIO()
     writer = csv.DictWriter(table, columns, lineterminator="\n", extrasaction="ignore")
     writer.writeheader()
@@ -187,10 +187,10 @@ def by_category(scored: ScoredPasses, results: Sequence[RuleResult]) -> list[dic
                     "accuracy_full": float(full),
                     "blind_answerable": _mean_of(blind, member & (blind | seeing)),
                     "row": item.row["row"],
-                    "accuracy": float(item.correct[member].mean()),
-                    "avg_cost": float(item.cost[member].mean()),
-                    "accuracy_where_blind_answerable": _mean_of(item.correct, member & blind),
-                    "accuracy_elsewhere": _mean_of(item.correct, member & seeing),
+                    "accuracy": float(item.mean_correct[member].mean()),
+                    "avg_cost": float(item.mean_cost[member].mean()),
+                    "accuracy_where_blind_answerable": _mean_of(item.mean_correct, member & blind),
+                    "accuracy_elsewhere": _mean_of(item.mean_correct, member & seeing),
                 }
             )
     return rows
@@ -204,7 +204,7 @@ def _cell(value: Any) -> Any:
     if isinstance(value, list):
         return f"[{', '.join(str(_cell(item)) for item in value)}]"
     if isinstance(value, float):
-        return f"{value:.6g}" if math.isfinite(value) else ""
+        return repr(float(value)).removesuffix(".0") if math.isfinite(value) else ""
     return "" if value is None else value
 
 

@@ -11,7 +11,7 @@ and checkpoints then choose among these answers.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,9 +21,10 @@ import numpy as np
 from foveate.errors import FoveateError
 from foveate.evaluation.vqa.cache import PassCache, config_hash
 from foveate.evaluation.vqa.config import VqaConfig
+from foveate.evaluation.vqa.oracle import ChanceCorrected
 from foveate.evaluation.vqa.passes import TOKENS_PASS, PassOptions, PrunedPass, VLMLike, inspect_images, run_passes
-from foveate.evaluation.vqa.rows import PRUNING, RuleResult, rule_results
-from foveate.evaluation.vqa.scored import PrunedOutcomes, ScoredPasses, Scorer, score_passes
+from foveate.evaluation.vqa.rows import PRUNING, AnyRule, RuleResult, rule_results
+from foveate.evaluation.vqa.scored import ScoredPasses, Scorer, score_passes
 from foveate.types import VQASample
 from foveate.vision_value.baselines import (
     EVERY_PASS,
@@ -37,7 +38,10 @@ from foveate.vision_value.baselines import (
     make_rule,
 )
 from foveate.vision_value.baselines.random_matched import bucket_ratios, quantile_thresholds
+from foveate.vision_value.baselines.uncertainty_threshold import between
 from foveate.vision_value.checkpoint import TrainedHead
+from foveate.vision_value.choose import lambda_grid
+from foveate.vision_value.config import HeadConfig
 from foveate.vision_value.learned import Learned, WithFallback, with_fallback
 
 ALWAYS_SHOWN = ("random", "downsample")
@@ -96,7 +100,7 @@ class Experiment:
         inspect_images(samples, self.cache)
         return score_passes(dataset, samples, self.cache, passes_of(needs), self.score, pruned)
 
-    def rows(self, scored: ScoredPasses, rules: Sequence[Rule | PrunedOutcomes]) -> list[RuleResult]:
+    def rows(self, scored: ScoredPasses, rules: Sequence[AnyRule]) -> list[RuleResult]:
         """The rows of these rules, with intervals and what belongs to every row of this run."""
         config = self.config
         found = rule_results(scored, rules, config.policy, resamples=config.eval.bootstrap, seed=config.training.seed)
@@ -163,7 +167,7 @@ def asked(config: VqaConfig) -> tuple[frozenset[str], list[PrunedPass]]:
     return needs | ({"FULL"} if pruned else set()), pruned
 
 
-def asked_rules(config: VqaConfig, scored: ScoredPasses, heads: Sequence[TrainedHead]) -> list[Rule | PrunedOutcomes]:
+def asked_rules(config: VqaConfig, scored: ScoredPasses, heads: Sequence[TrainedHead]) -> list[AnyRule]:
     """The rows of `results.csv`: the configured rule alone, or the learned head at every lambda and checkpoint."""
     keys = config.policy
     if keys.baseline_name == PRUNING:
@@ -195,7 +199,7 @@ def lambdas_of(config: VqaConfig) -> tuple[float, ...]:
     return config.pareto or (config.policy.lambda_cost,)
 
 
-def matrix_rules(config: VqaConfig, scored: ScoredPasses, heads: Sequence[TrainedHead]) -> list[Rule | PrunedOutcomes]:
+def matrix_rules(config: VqaConfig, scored: ScoredPasses, heads: Sequence[TrainedHead]) -> list[AnyRule]:
     """The rows of `eval_matrix.csv`: the asked ones and what they must be compared with.
 
     Of the learned head that is every baseline; a fixed rule has the looks with fewer tokens beside it.
@@ -205,7 +209,7 @@ def matrix_rules(config: VqaConfig, scored: ScoredPasses, heads: Sequence[Traine
         return [*wanted, *(look for look in scored.pruned if all(look is not rule for rule in wanted))]
     outcomes, keys = scored.outcomes, config.policy
     facts = heads[0].facts if heads else {}
-    rules: list[Rule | PrunedOutcomes] = [Always("FULL"), Always("COARSE"), Always("NO")]
+    rules: list[AnyRule] = [Always("FULL"), Always("COARSE"), Always("NO")]
     learned = learned_rules(config, heads)
     learned += [
         Learned(p.head, p.facts["chosen_lambda"], keys, checkpoint_name(p, heads), True)
@@ -224,18 +228,35 @@ def matrix_rules(config: VqaConfig, scored: ScoredPasses, heads: Sequence[Traine
             "seed": keys.baseline_seed,
             "lambda_cost": rule.lambda_cost,
             "checkpoint": rule.checkpoint,
+            "draws": keys.baseline_draws,
         }
         rules.append(RandomMatched((no, coarse, full), **twin))
         shares = tuple((b[0], b[1], b[2]) for b in buckets)
         rules.append(RandomMatched(bucket_ratios=shares, bucket_thresholds=cuts, **twin))
     lookup = next((p.lookup for p in heads if p.lookup), None)
     if lookup:
-        rules += [StringLookup(lookup, lam, keys) for lam in lambdas_of(config)]
+        rules += lookup_rules(lookup, scored, keys)
     rules += threshold_rules(config, scored, facts)
-    pairs = facts.get("cascades") or [(t, t) for t in np.quantile(outcomes.answer_entropy[:, 0], QUANTILES)]
+    pairs = facts.get("cascades") or [(t, t) for t in dict.fromkeys(between(outcomes.answer_entropy[:, 0], QUANTILES))]
     rules += [Cascade(float(a), float(b)) for a, b in pairs]
-    rules.append(Oracle())
-    return [*rules, *scored.pruned]
+    return [*rules, *oracles(scored), *scored.pruned]
+
+
+def oracles(scored: ScoredPasses) -> list[Oracle | ChanceCorrected]:
+    """The cheapest right action, and where a question has options the same without lucky guesses."""
+    fair = ChanceCorrected.of(scored)
+    return [Oracle(), *([fair] if fair else [])]
+
+
+def lookup_rules(
+    table: Mapping[str, tuple[float, float, float]], scored: ScoredPasses, config: HeadConfig
+) -> list[StringLookup]:
+    """The wording's rule over the whole grid of lambdas, whatever `pareto` says; of those that do the same one."""
+    found: dict[bytes, StringLookup] = {}
+    for lam in lambda_grid(scored.outcomes.tokens, config):
+        rule = StringLookup(table, lam, config)
+        found.setdefault(rule.decide(scored.outcomes).action.tobytes(), rule)
+    return list(found.values())
 
 
 def threshold_rules(config: VqaConfig, scored: ScoredPasses, facts: Any) -> list[Rule]:
@@ -244,7 +265,7 @@ def threshold_rules(config: VqaConfig, scored: ScoredPasses, facts: Any) -> list
     if not given:
         values = scored.outcomes.entropy if config.uncertainty == "entropy" else scored.outcomes.margin
         learned = facts.get("thresholds") if config.uncertainty == "entropy" and config.vision == "full" else None
-        given = learned or [float(t) for t in np.quantile(values, QUANTILES)]
+        given = learned or list(dict.fromkeys(between(values, QUANTILES)))
     return [UncertaintyThreshold(float(t), config.uncertainty, config.vision) for t in given]
 
 

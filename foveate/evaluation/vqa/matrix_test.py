@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import sys
 from pathlib import Path
 
@@ -10,17 +11,25 @@ import numpy as np
 import pytest
 
 from foveate.errors import FoveateError
+from foveate.evaluation.vqa.compare import compare
 from foveate.evaluation.vqa.config import EvalConfig, ModelConfig, VqaConfig
-from foveate.evaluation.vqa.files import by_category
+from foveate.evaluation.vqa.files import by_category, read_rows, write_table
 from foveate.evaluation.vqa.matrix import Experiment, asked, asked_rules, matrix_rules
+from foveate.evaluation.vqa.oracle import ChanceCorrected, analyse
 from foveate.evaluation.vqa.passes import inspect_images
 from foveate.evaluation.vqa.profile import profile_row
+from foveate.evaluation.vqa.rows import RuleResult, rule_results
+from foveate.evaluation.vqa.scored import ScoredPasses, clusters_of
 from foveate.testing.golden import REPO
 from foveate.training.value.stage2 import fit, split_by_image
 from foveate.types import VQASample
-from foveate.vision_value.baselines import EVERY_PASS, Always
+from foveate.vision_value.baselines import EVERY_PASS, Always, Oracle, RandomMatched, StringLookup
+from foveate.vision_value.baselines.uncertainty_threshold import between
 from foveate.vision_value.checkpoint import load_head, save_head
+from foveate.vision_value.choose import LAMBDAS
 from foveate.vision_value.config import HeadConfig, TrainingConfig
+from foveate.vision_value.cost import ratio_of_totals
+from foveate.vision_value.outcomes import Outcomes
 
 sys.path.append(str(REPO / "tests"))
 from fake_vlm import FakeVLM, fake_samples
@@ -234,3 +243,133 @@ def test_rows_are_called_apart_and_a_rule_that_goes_on_says_so():
     assert label("cascade", facts | {"coarse_threshold": 0.3}) == "cascade entropy 2.081/0.3"
     assert label("uncertainty_threshold", {"threshold": 2.07652, "uncertainty": "entropy"}) == "threshold entropy 2.077"
     assert label("uncertainty_threshold", {"threshold": 0.12346, "uncertainty": "margin"}, 6).endswith("0.12346")
+
+
+def alone(row: dict, config: VqaConfig) -> VqaConfig:
+    """The configuration of one rule that a row of `eval_matrix.csv` describes."""
+    read, name = {key: row[key] for key in row if row[key] is not None}, row["baseline_name"]
+    own: dict = {"baseline_name": name or None, "lambda_cost": read.get("lambda_cost", 0.05)}
+    if name in ("uncertainty_threshold", "cascade"):
+        own |= {"baseline_threshold": read["threshold"], "baseline_uncertainty": read["uncertainty"]}
+    if name == "uncertainty_threshold":
+        own["baseline_vision"] = read["vision"]
+    if name == "cascade":
+        own["baseline_coarse_threshold"] = read["coarse_threshold"]
+    return dataclasses.replace(config, policy=HeadConfig(**own), pareto=(read["lambda_cost"],) if not name else ())
+
+
+def test_every_row_of_the_csv_can_be_run_alone(whole, tmp_path):
+    experiment, trained, scored, rows, _ = whole
+    write_table(tmp_path / "eval_matrix.csv", [item.row for item in rows])
+    compared = 0
+    for row, item in zip(read_rows(tmp_path / "eval_matrix.csv"), rows, strict=True):
+        if row["matched"] or row["corrected"]:  # a random twin has the ratios of its learned row
+            continue
+        config = alone(row, experiment.config)
+        (again,) = experiment.rows(scored, asked_rules(config, scored, [trained]))
+        for key in ("accuracy", "avg_cost", "action_rate_no", "action_rate_full", "loss_nats"):
+            assert again.row[key] == row[key] == item.row[key], (row["row"], key)
+        assert (again.decisions.action == item.decisions.action).all()
+        compared += 1
+    assert compared > 20 and {r.row["baseline_name"] for r in rows} >= {"cascade", "string_lookup", ""}
+
+
+def test_thresholds_lie_between_the_values_of_a_set():
+    values = np.array([0.2, 0.2, 0.4, 0.5, 0.5, 0.9])
+    assert between(values, [0.0, 0.5, 1.0]) == pytest.approx([0.3, 0.45, 1.25])
+    for threshold in between(values, np.linspace(0, 1, 15).tolist()):
+        assert abs(values - threshold).min() > 0.04
+    assert between(np.full(4, 0.5), [0.5]) == [1.0] and between(np.array([np.nan]), [0.5]) == []
+
+
+def test_a_random_row_is_the_mean_of_its_draws(whole):
+    experiment, _, scored, _, _ = whole
+    ratios = (0.2, 0.3, 0.5)
+    rule = RandomMatched(ratios, draws=100)
+    (item,) = experiment.rows(scored, [rule])
+    correct, index = scored.outcomes.correct, np.arange(len(scored))
+    singles = [RandomMatched(ratios, seed=42 + k).decide(scored.outcomes).action for k in range(100)]
+    accuracies = [correct[index, action].mean() for action in singles]
+    assert np.std(accuracies) > 0.01, "one draw is a lottery"
+    assert item.row["accuracy"] == pytest.approx(np.mean(accuracies), abs=1e-12)
+    assert (item.decisions.action == singles[0]).all() and (item.correct == correct[index, singles[0]]).all()
+    assert item.row["avg_cost"] == pytest.approx(0.3 * 6 / 18 + 0.5) and item.row["action_rate_full"] == 0.5
+    # Of infinitely many draws: each question's answers in these shares.
+    assert item.row["accuracy"] == pytest.approx((correct @ np.array(ratios)).mean(), abs=4 * np.std(accuracies) / 10)
+
+
+def test_the_wording_has_one_grid_whatever_lambdas_are_asked(whole):
+    experiment, trained, scored, _, _ = whole
+    grids = []
+    for pareto in ((0.1,), (0.0, 0.5, 1.0, 2.0)):
+        config = dataclasses.replace(experiment.config, pareto=pareto)
+        rules = matrix_rules(config, scored, [trained])
+        grids.append([rule.lambda_cost for rule in rules if isinstance(rule, StringLookup)])
+    assert grids[0] == grids[1] and grids[0][0] == 0.0
+    dense = [StringLookup(trained.lookup, lam, experiment.config.policy) for lam in LAMBDAS]
+    distinct = {rule.decide(scored.outcomes).action.tobytes() for rule in dense}
+    assert len(grids[0]) == len(distinct), "every operating point, each once"
+
+
+def test_intervals_and_margins_draw_whole_clusters():
+    """40 pictures of five questions that are all right or all wrong: the interval is that of 40 draws, not of 200."""
+    samples = [dataclasses.replace(s, image=bytes([i // 5])) for i, s in enumerate(fake_samples(200))]
+    right = np.repeat(np.arange(40) % 4 < 3, 5).astype(float)
+    outcomes = Outcomes(
+        questions=tuple(s.question for s in samples), correct=np.stack([0 * right, right, right], axis=1),
+        loss=np.ones((200, 3)), tokens=np.tile([0.0, 4, 16], (200, 1)), answer_entropy=np.ones((200, 3)),
+        answer_margin=np.ones((200, 3)), entropy=np.ones(200), margin=np.ones(200), hidden=np.zeros((200, 0), np.float32),
+    )  # fmt: skip
+    scored = ScoredPasses("set", tuple(samples), outcomes, np.ones((200, 3), bool), {})
+    assert (scored.clusters == np.repeat(np.arange(40), 5)).all()
+    (item,) = rule_results(scored, [Always("FULL")], HeadConfig(), resamples=4000)
+    half = 1.96 * math.sqrt(0.75 * 0.25 / 40)
+    assert item.row["accuracy_high"] - item.row["accuracy_low"] == pytest.approx(2 * half, rel=0.08)
+    plain = RuleResult({**item.row, "baseline_name": ""}, None, item.decisions, item.correct, 0.5 * item.cost)
+    (margin,) = compare([item, plain], 4000, clusters=scored.clusters)
+    assert margin["margin"] == 0
+    none = rule_results(scored, [Always("NO")], HeadConfig())[0]
+    shifted = RuleResult({**none.row, "baseline_name": "cascade"}, None, none.decisions, none.correct, none.cost)
+    (_, margin) = compare([item, none, shifted, plain], 4000, clusters=scored.clusters)
+    # Against half of FULL and half of NO: 0.75 less 0.375 per question, so half the spread of the accuracy.
+    assert margin["margin"] == pytest.approx(0.375)
+    assert margin["margin_high"] - margin["margin_low"] == pytest.approx(half, rel=0.08)
+
+
+def test_orders_of_one_circular_question_are_one_cluster():
+    ids = ("mmbench/dev/7", "mmbench/dev/8", "mmbench/dev/1000007", "mmbench/dev/2000007")
+    samples = [VQASample(i, "mmbench", "?", ("A",), b"one" if i.endswith("8") else i.encode()) for i in ids]
+    other = VQASample("mine/1", "mine", "?", ("A",), b"one")
+    assert clusters_of([*samples, other, VQASample("mine/2", "mine", "?", ("A",))]).tolist() == [0, 1, 0, 0, 1, 2]
+
+
+def test_cost_of_totals_weighs_large_pictures_more():
+    tokens = np.array([[0.0, 4, 16], [0.0, 4, 64]])
+    config = HeadConfig(cost_overhead_tokens=2)
+    paid = np.array([[1.0, 0, 0], [0, 0, 1]])  # the large one fully, the small one not at all
+    assert ratio_of_totals(tokens, tokens[:, 2], config, paid) == pytest.approx(66 / (18 + 66))
+    assert ratio_of_totals(tokens, tokens[:, 2], HeadConfig(cost_unit="tokens"), paid) == pytest.approx(64 / 80)
+    assert ratio_of_totals(tokens, np.array([np.nan, np.nan]), config, np.zeros((2, 3))) == 0.0
+
+
+def test_the_oracle_without_lucky_guesses_by_hand():
+    """Four options. Nothing is known at NO (a quarter is right by chance), half at COARSE, all at FULL."""
+    n = 80
+    samples = [VQASample(str(i), "set", "?", ("A",), None, ("a", "b", "c", "d")) for i in range(n)]
+    known = np.arange(n) < n // 2
+    lucky = np.arange(n) % 4 == 0
+    correct = np.stack([lucky, known | lucky, np.ones(n, bool)], axis=1).astype(float)
+    tokens = np.tile([0.0, 4, 16], (n, 1))
+    outcomes = Outcomes(
+        ("?",) * n, correct, 0 * correct, tokens, 0 * correct, 0 * correct, 0 * lucky, 0 * lucky,
+        np.zeros((n, 0), np.float32),
+    )  # fmt: skip
+    scored = ScoredPasses("set", tuple(samples), outcomes, correct >= 0, {})
+    plain, fair = rule_results(scored, [Oracle(), ChanceCorrected.of(scored)], HeadConfig(), resamples=50)
+    assert plain.row["avg_cost"] == pytest.approx(0.375 * 6 / 18 + 0.375), "a quarter is right for nothing"
+    assert fair.row["avg_cost"] == pytest.approx(0.5 * 6 / 18 + 0.5) and fair.row["accuracy"] == 1.0
+    assert fair.row["action_ratio"] == pytest.approx([0, 0.5, 0.5]) and fair.row["corrected"] == "for chance"
+    found = analyse(scored, HeadConfig())["chance_corrected"]
+    assert (found["accuracy"], found["avg_cost"]) == pytest.approx((1.0, 0.5 * 6 / 18 + 0.5))
+    plain_samples = tuple(dataclasses.replace(s, choices=()) for s in samples)
+    assert ChanceCorrected.of(dataclasses.replace(scored, samples=plain_samples)) is None

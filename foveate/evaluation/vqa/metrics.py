@@ -203,6 +203,12 @@ def score_row(sample: VQASample, row: Mapping[str, Any]) -> tuple[float, bool]:
     return score_answer(sample, row["text"], row.get("choice_logprobs"))
 
 
+def circular_index(sample: VQASample) -> int | None:
+    """What the orders of one MMBench question share: their index modulo a million; None: of another set."""
+    index = sample.id.rpartition("/")[2]
+    return int(index) % 1_000_000 if sample.dataset == "mmbench" and index.isdigit() else None
+
+
 def circular_accuracy(samples: Sequence[VQASample], scores: Sequence[float]) -> float | None:
     """MMBench's circular evaluation: a question counts as right if it is right under every order of its options.
 
@@ -212,10 +218,10 @@ def circular_accuracy(samples: Sequence[VQASample], scores: Sequence[float]) -> 
     groups: defaultdict[int, list[float]] = defaultdict(list)
     orders: dict[int, int] = {}
     for sample, value in zip(samples, scores, strict=True):
-        index = sample.id.rpartition("/")[2]
-        if sample.dataset != "mmbench" or not index.isdigit():
+        index = circular_index(sample)
+        if index is None:
             return None
-        groups[int(index) % 1_000_000].append(value)
-        orders[int(index) % 1_000_000] = sum(map(bool, sample.choices))
+        groups[index].append(value)
+        orders[index] = sum(map(bool, sample.choices))
     whole = [min(values) for question, values in groups.items() if len(values) >= max(2, orders[question])]
     return sum(whole) / len(whole) if whole else None

@@ -7,6 +7,7 @@ A row is a flat mapping with the columns of `results.csv` (docs/value-of-vision.
 
 from __future__ import annotations
 
+import dataclasses
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -14,11 +15,13 @@ from typing import Any
 
 import numpy as np
 
+from foveate.evaluation.vqa.oracle import ChanceCorrected
 from foveate.evaluation.vqa.scored import PrunedOutcomes, ScoredPasses
 from foveate.util.stats import bootstrap_mean
-from foveate.vision_value.baselines import Rule
+from foveate.vision_value.baselines import Oracle, RandomMatched, Rule
 from foveate.vision_value.config import HeadConfig
-from foveate.vision_value.cost import action_costs, look_cost
+from foveate.vision_value.cost import action_costs, look_cost, ratio_of_totals
+from foveate.vision_value.learned import WithFallback
 from foveate.vision_value.outcomes import Decisions
 
 PRUNING = "vision_token_pruning_proxy"
@@ -26,8 +29,9 @@ COLUMNS = (
     "dataset", "baseline_name", "row", "lambda_cost", "chosen", "threshold", "coarse_threshold", "uncertainty",
     "vision", "matched", "pruning_ratio", "pruning_mode", "fallback_mode", "checkpoint", "seed", "samples",
     "action_rate_no", "action_rate_coarse", "action_rate_full", "action_ratio", "accuracy", "accuracy_low",
-    "accuracy_high", "avg_cost", "cost_low", "cost_high", "vision_tokens", "remaining_vision_tokens", "loss_nats",
-    "fallback_trigger_rate", "unparsed", "skipped", "latency", "latency_p95", "mem", "cache_reuse",
+    "accuracy_high", "avg_cost", "cost_low", "cost_high", "cost_of_totals", "gflops", "gflops_share", "path_ms",
+    "path_ms_share", "vision_tokens", "remaining_vision_tokens", "loss_nats", "fallback_trigger_rate", "unparsed",
+    "skipped", "latency", "latency_p95", "mem", "mem_of", "cache_reuse", "corrected", "note",
 )  # fmt: skip
 """Columns of `results.csv` and `eval_matrix.csv`; what does not concern a row is empty."""
 
@@ -40,44 +44,68 @@ SHORT = {
 }
 """Names of rows for people, where they are not the `baseline_name` itself."""
 
+ENDS = ("low", "high")
+
+AnyRule = Rule | PrunedOutcomes | ChanceCorrected
+"""What has a row: a rule, a FULL look with fewer tokens, the oracle without its lucky guesses."""
+
 
 @dataclass(frozen=True)
 class RuleResult:
     """One rule over one data set: its row, and what it did with each question."""
 
     row: dict[str, Any]
-    rule: Rule | PrunedOutcomes
+    rule: AnyRule
     decisions: Decisions
     correct: np.ndarray
     """float64 [n]."""
     cost: np.ndarray
     """float64 [n], of every pass that was paid."""
+    means: tuple[np.ndarray, np.ndarray] | None = None
+    """Both as means over the draws of a rule that draws (`decisions` are the first); None: it does not."""
+    shares: np.ndarray | None = None
+    """float64 [n, 3]: how often each pass was paid, in the mean over draws; None: as `decisions` say."""
+
+    @property
+    def mean_correct(self) -> np.ndarray:
+        """float64 [n]: what accuracy is the mean of."""
+        return self.correct if self.means is None else self.means[0]
+
+    @property
+    def mean_cost(self) -> np.ndarray:
+        """float64 [n]: what cost is the mean of."""
+        return self.cost if self.means is None else self.means[1]
+
+    @property
+    def paid(self) -> np.ndarray:
+        """float64 [n, 3]: how often NO, COARSE and FULL were paid at each question."""
+        return self.decisions.paid.astype(np.float64) if self.shares is None else self.shares
 
 
 def rule_results(
     scored: ScoredPasses,
-    rules: Sequence[Rule | PrunedOutcomes],
+    rules: Sequence[AnyRule],
     config: HeadConfig,
     *,
     resamples: int = 1000,
     seed: int = 0,
 ) -> list[RuleResult]:
-    """What each rule would have got, from passes already made."""
-    found = [
-        _pruned_result(scored, rule, config) if isinstance(rule, PrunedOutcomes) else _rule_result(scored, rule, config)
-        for rule in rules
-    ]
+    """What each rule would have got, from passes already made; intervals are of resampled clusters."""
+    found = [_result(scored, rule, config) for rule in rules]
     found = _distinct_names(found)
     # Which answers are public does not depend on the rule.
     public = np.isfinite(found[0].correct) if found else np.zeros(0, dtype=bool)
     for key, rows, values in (
-        ("accuracy", public, [item.correct for item in found]),
-        ("cost", np.ones(len(scored), dtype=bool), [item.cost for item in found]),
+        ("accuracy", public, [item.mean_correct for item in found]),
+        ("cost", np.ones(len(scored), dtype=bool), [item.mean_cost for item in found]),
     ):
         if rows.any():
-            low, high = bootstrap_mean(np.stack(values, axis=1)[rows], resamples=resamples, seed=seed)
+            table, groups = np.stack(values, axis=1)[rows], scored.clusters[rows]
+            bounds = bootstrap_mean(table, groups, resamples=resamples, seed=seed)
             for i, item in enumerate(found):
-                item.row[f"{key}_low"], item.row[f"{key}_high"] = float(low[i]), float(high[i])
+                item.row.update(
+                    {f"{key}_{end}": _mean(bound[i : i + 1]) for end, bound in zip(ENDS, bounds, strict=True)}
+                )
     for item in found:
         item.row["seed"] = seed
     return found
@@ -88,35 +116,78 @@ def _distinct_names(found: list[RuleResult]) -> list[RuleResult]:
     for digits in (6, 9, 17):
         twins = Counter((item.row["row"], item.row["checkpoint"]) for item in found)
         for item in found:
-            if not isinstance(item.rule, PrunedOutcomes) and twins[item.row["row"], item.row["checkpoint"]] > 1:
+            if hasattr(item.rule, "facts") and twins[item.row["row"], item.row["checkpoint"]] > 1:
                 item.row["row"] = label(item.rule.name, item.rule.facts(), digits)
     same = ("row", "checkpoint", "action_ratio", "accuracy", "avg_cost")
     return list({str([item.row[key] for key in same]): item for item in reversed(found)}.values())[::-1]
 
 
+def _result(scored: ScoredPasses, rule: AnyRule, config: HeadConfig) -> RuleResult:
+    if isinstance(rule, PrunedOutcomes):
+        return _pruned_result(scored, rule, config)
+    if isinstance(rule, ChanceCorrected):
+        return _corrected_result(scored, rule, config)
+    return _rule_result(scored, rule, config)
+
+
+def every_draw(rule: Rule) -> list[Rule]:
+    """What a row is the mean of: the draws of a rule that draws, else the rule itself."""
+    if isinstance(rule, WithFallback):
+        return [dataclasses.replace(rule, rule=one) for one in every_draw(rule.rule)]
+    return [*rule.every_draw()] if isinstance(rule, RandomMatched) else [rule]
+
+
 def _rule_result(scored: ScoredPasses, rule: Rule, config: HeadConfig) -> RuleResult:
-    outcomes, decisions = scored.outcomes, rule.decide(scored.outcomes)
-    n = len(scored)
-    chosen = np.arange(n), decisions.action
-    costs = action_costs(outcomes.tokens, config)
-    # A pass that nobody paid for may not have been made: NaN there does not count.
-    cost = np.where(decisions.paid, costs, 0.0).sum(-1)
-    paid_tokens = np.where(decisions.paid, outcomes.tokens, 0.0).sum(-1)
-    no, coarse, full = decisions.ratios
+    outcomes, draws = scored.outcomes, [one.decide(scored.outcomes) for one in every_draw(rule)]
+    decisions, index = draws[0], np.arange(len(scored))
+    # Per question and action, the share of draws that took it, and that paid for it.
+    taken = np.mean([draw.action[:, None] == np.arange(3) for draw in draws], axis=0)
+    paid = np.mean([draw.paid for draw in draws], axis=0)
+    correct, loss, left = (_over(taken, values) for values in (outcomes.correct, outcomes.loss, outcomes.tokens))
+    cost, paid_tokens = _over(paid, action_costs(outcomes.tokens, config)), _over(paid, outcomes.tokens)
+    no, coarse, full = taken.mean(0)
     row = _row(scored) | {
         "baseline_name": rule.name,
         "row": label(rule.name, rule.facts()),
         **rule.facts(),
         **action_columns(no, coarse, full),
-        "accuracy": _mean(outcomes.correct[chosen]),
+        "accuracy": _mean(correct),
         "avg_cost": float(cost.mean()),
+        "cost_of_totals": ratio_of_totals(outcomes.tokens, outcomes.tokens[:, 2], config, paid),
         "vision_tokens": float(paid_tokens.mean()),
-        "remaining_vision_tokens": float(outcomes.tokens[chosen].mean()),
-        "loss_nats": _mean(outcomes.loss[chosen]),
-        "fallback_trigger_rate": float(decisions.fallback.mean()),
-        "unparsed": int((~scored.parsed[chosen]).sum()),
+        "remaining_vision_tokens": float(left.mean()),
+        "loss_nats": _mean(loss),
+        "fallback_trigger_rate": float(np.mean([draw.fallback for draw in draws])),
+        "unparsed": int((~scored.parsed[index, decisions.action]).sum()),
     }
-    return RuleResult(row, rule, decisions, outcomes.correct[chosen], cost)
+    if len(draws) == 1:
+        return RuleResult(row, rule, decisions, correct, cost)
+    own = _over(decisions.paid, action_costs(outcomes.tokens, config))
+    return RuleResult(row, rule, decisions, outcomes.correct[index, decisions.action], own, (correct, cost), paid)
+
+
+def _over(shares: np.ndarray, values: np.ndarray) -> np.ndarray:
+    """float64 [n]: values [n, 3] in these shares. A pass of share 0 may not have been made: NaN does not count."""
+    return np.where(shares > 0, shares * values, 0.0).sum(-1)
+
+
+def _corrected_result(scored: ScoredPasses, oracle: ChanceCorrected, config: HeadConfig) -> RuleResult:
+    shares, correct = oracle.shares, oracle.correct
+    looks = scored.outcomes.tokens
+    cost, tokens = ((shares * values).sum(-1) for values in (action_costs(looks, config), looks))
+    row = _row(scored) | {
+        "baseline_name": "oracle",
+        "row": "oracle (less lucky guesses)",
+        "corrected": "for chance",
+        **action_columns(*shares.mean(0)),
+        "accuracy": _mean(correct),
+        "avg_cost": float(cost.mean()),
+        "cost_of_totals": ratio_of_totals(looks, looks[:, 2], config, shares),
+        "vision_tokens": float(tokens.mean()),
+        "remaining_vision_tokens": float(tokens.mean()),
+        "fallback_trigger_rate": 0.0,
+    }
+    return RuleResult(row, oracle, Oracle().decide(scored.outcomes), correct, cost, shares=shares)
 
 
 def _pruned_result(scored: ScoredPasses, pruned: PrunedOutcomes, config: HeadConfig) -> RuleResult:
@@ -133,6 +204,7 @@ def _pruned_result(scored: ScoredPasses, pruned: PrunedOutcomes, config: HeadCon
         **action_columns(0, 0, 1),
         "accuracy": _mean(pruned.correct),
         "avg_cost": float(cost.mean()),
+        "cost_of_totals": ratio_of_totals(pruned.remaining, scored.outcomes.tokens[:, 2], config),
         "vision_tokens": _mean(scored.outcomes.tokens[:, 2]),
         "remaining_vision_tokens": left,
         "loss_nats": _mean(pruned.loss),

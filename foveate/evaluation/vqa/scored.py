@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 
 from foveate.errors import FoveateError
-from foveate.evaluation.vqa.cache import PassCache, data_hash, sample_key, unpack_hidden
+from foveate.evaluation.vqa.cache import PassCache, data_hash, image_bytes, sample_key, unpack_hidden
+from foveate.evaluation.vqa.metrics import circular_index
 from foveate.evaluation.vqa.passes import IMAGE_PASS, TEXT_PASS, TOKENS_PASS, PrunedPass
 from foveate.types import VQASample
 from foveate.vision_value.config import LEVELS
@@ -52,6 +55,29 @@ class ScoredPasses:
 
     def __len__(self) -> int:
         return len(self.samples)
+
+    @cached_property
+    def clusters(self) -> np.ndarray:
+        """int64 [n]: questions that are no independent draws of the set have one number."""
+        return clusters_of(self.samples)
+
+
+def clusters_of(samples: Sequence[VQASample]) -> np.ndarray:
+    """int64 [n]: questions about one picture, and the orders of one circular question, belong together."""
+    from scipy.sparse import coo_array
+    from scipy.sparse.csgraph import connected_components
+
+    places: dict[object, int] = {}
+    edges = []
+    for i, sample in enumerate(samples):
+        picture = hashlib.sha256(image_bytes(sample)).digest() if sample.image is not None else None
+        for key in (picture, circular_index(sample)):
+            if key is not None:
+                edges.append((i, len(samples) + places.setdefault(key, len(places))))
+    rows, columns = np.array(edges, dtype=np.int64).reshape(-1, 2).T
+    size = len(samples) + len(places)
+    graph = coo_array((np.ones(len(edges), dtype=np.int8), (rows, columns)), shape=(size, size))
+    return connected_components(graph, directed=False)[1][: len(samples)].astype(np.int64)
 
 
 def score_passes(

@@ -56,11 +56,11 @@ def matched_ratios(config: BucketsConfig) -> MatchedRatios:
     except (ValueError, KeyError) as error:
         raise FoveateError(f"{path}: not the summary of `foveate eval vqa` ({error})") from error
     policy: dict[str, Any] = {"baseline_name": "random_policy_matched", "baseline_seed": config.seed}
-    rates = [round(row[f"action_rate_{level}"], 6) for level in ("no", "coarse", "full")]
+    rates = [row[f"action_rate_{level}"] for level in ("no", "coarse", "full")]
     if config.by == "global":
         policy["baseline_target_ratios"] = rates
     else:
-        policy["baseline_bucket_ratios"] = [[round(x, 6) for x in bucket] for bucket in row["bucket_ratios"]]
+        policy["baseline_bucket_ratios"] = [list(bucket) for bucket in row["bucket_ratios"]]
         policy["baseline_bucket_thresholds"] = list(row["bucket_thresholds"])
     name = f"{row['row']} on {row['dataset']}"
     data = summary["data"][row["dataset"]]["hash"]

@@ -59,9 +59,12 @@ class EvaluationResult:
 
     def comparison(self) -> list[Row]:
         """The learned rows of each data set against the rivals' curves, at the same cost."""
-        seed = self.config.training.seed
-        by_set = [[item for item in self.matrix if item.row["dataset"] == name] for name in self.datasets]
-        return [margin for rows in by_set for margin in compare(rows, seed=seed)]
+        seed, resamples = self.config.training.seed, self.config.eval.bootstrap
+        found = []
+        for name, scored in self.datasets.items():
+            rows = [item for item in self.matrix if item.row["dataset"] == name]
+            found += compare(rows, resamples, seed, scored.clusters)
+        return found
 
     def notes(self) -> list[str]:
         """What a reader of the rows should know: the scale of lambda, and what was left out or not made."""

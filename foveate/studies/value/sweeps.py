@@ -15,14 +15,14 @@ from typing import Any
 from foveate.errors import FoveateError
 from foveate.evaluation.vqa.config import VqaConfig
 from foveate.evaluation.vqa.files import write_both
-from foveate.evaluation.vqa.matrix import learned_rules, threshold_rules
+from foveate.evaluation.vqa.matrix import learned_rules, oracles, threshold_rules
 from foveate.evaluation.vqa.oracle import analyse
 from foveate.evaluation.vqa.scored import ScoredPasses
 from foveate.studies.value.result import EvaluationResult, Rules
 from foveate.studies.value.run import evaluate
 from foveate.studies.value.study import Study
 from foveate.util.files import write_json
-from foveate.vision_value.baselines import EVERY_ANSWER, Always, Oracle
+from foveate.vision_value.baselines import EVERY_ANSWER, Always
 from foveate.vision_value.checkpoint import TrainedHead
 from foveate.vision_value.learned import with_fallback
 from foveate.viz.value.bars import plot_oracle
@@ -36,7 +36,7 @@ def pareto(study: Study) -> EvaluationResult:
 
     def rules(config: VqaConfig, scored: ScoredPasses, heads: Sequence[TrainedHead]) -> list[Any]:
         learned = [with_fallback(rule, config.policy) for rule in learned_rules(config, heads)]
-        return [*fixed_rules(), *learned, Oracle()]
+        return [*fixed_rules(), *learned, *oracles(scored)]
 
     study = _own_folder(study, "pareto", pareto=study.config.pareto or LAMBDAS)
     return _write_sweep(evaluate(study, rules, matrix=False), "pareto_lambda")
@@ -79,7 +79,7 @@ class OracleResult(EvaluationResult):
 def oracle(study: Study) -> OracleResult:
     """The cheapest action that is right, question by question: `analysis_oracle.json`."""
     study = _own_folder(study, "oracle")
-    found = _without_heads(study, lambda *_: [*fixed_rules(), Oracle()], EVERY_ANSWER)
+    found = _without_heads(study, lambda _, scored, __: [*fixed_rules(), *oracles(scored)], EVERY_ANSWER)
     result = OracleResult(**vars(found))
     if result.rows:
         config, folder = result.config, result.folder

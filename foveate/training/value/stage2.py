@@ -22,8 +22,9 @@ from torch import Tensor
 from foveate.errors import FoveateError
 from foveate.vision_value.baselines import Cascade, Rule, UncertaintyThreshold
 from foveate.vision_value.baselines.string_lookup import fit_lookup
+from foveate.vision_value.baselines.uncertainty_threshold import between
 from foveate.vision_value.checkpoint import TrainedHead
-from foveate.vision_value.choose import best_action
+from foveate.vision_value.choose import best_action, lambda_grid
 from foveate.vision_value.config import HeadConfig, TrainingConfig
 from foveate.vision_value.cost import action_costs
 from foveate.vision_value.head import HeadShape, ValueHead, features
@@ -34,12 +35,6 @@ GRID = 15
 """Quantiles of an uncertainty that are tried as thresholds on validation."""
 FRONT = 12
 """Operating points of a rival that are kept."""
-
-LAMBDAS = (0.0, *(round(float(x), 4) for x in np.geomspace(0.01, 3.0, 40)))
-"""Where a head is read off on validation."""
-TOLERANCE = 0.0025
-"""Accuracy that the chosen lambda may lose on validation. New wordings and pictures lose more: measured, about twice
-as much (docs/value-of-vision.md)."""
 LOG_EVERY = 20
 """Steps between two lines of the log; the end of an epoch has one of its own."""
 
@@ -141,7 +136,7 @@ def fit(
     head.load_state_dict(best)
     facts |= {"val_loss": least, "steps": steps, **rivals(checked, config)}
     if shape.learns == "gains":
-        facts |= {"chosen_lambda": choose_lambda(head, checked, config), "chosen_under": config.prices}
+        facts |= {**choose_lambda(head, checked, config, training.lambda_tolerance), "chosen_under": config.prices}
     return TrainedHead(head.eval(), "", lookup, facts)
 
 
@@ -167,16 +162,28 @@ def validate(head: ValueHead, held: Batch, config: HeadConfig) -> float:
     return float((held.loss + config.lambda_cost * held.cost).gather(1, action).mean())
 
 
-def choose_lambda(head: ValueHead, val: Outcomes, config: HeadConfig) -> float:
-    """The lambda of the least cost whose accuracy on validation is within `TOLERANCE` of always FULL (or the best)."""
+def choose_lambda(head: ValueHead, val: Outcomes, config: HeadConfig, tolerance: float) -> dict[str, float]:
+    """The lambda of the least cost whose accuracy on validation is within the tolerance of always FULL (or the best).
+
+    The tolerance is at least one question. New wordings and pictures lose more than validation says: measured, about
+    twice as much (docs/value-of-vision.md).
+
+    Returns:
+        `chosen_lambda`; `chosen_loss`, of accuracy against always FULL on validation, and `chosen_loss_error`, its
+        standard error (paired, question by question); `chosen_within`, the tolerance that counted.
+    """
     scores, costs = head.scores(val), action_costs(val.tokens, config)
     index = np.arange(len(val))
     points = []
-    for lam in LAMBDAS:
+    for lam in lambda_grid(val.tokens, config):
         action = best_action(scores, val.tokens, lam, config)
-        points.append((lam, float(val.correct[index, action].mean()), float(costs[index, action].mean())))
-    enough = min(float(val.correct[:, 2].mean()), max(accuracy for _, accuracy, _ in points)) - TOLERANCE
-    return min((p for p in points if p[1] >= enough), key=lambda p: (p[2], p[0]))[0]
+        lost = val.correct[:, 2] - val.correct[index, action]
+        error = float(lost.std(ddof=1) / math.sqrt(len(lost))) if len(lost) > 1 else math.nan
+        points.append((float(costs[index, action].mean()), lam, float(lost.mean()), error))
+    within = max(tolerance, 1 / len(val))
+    least = max(0.0, min(lost for _, _, lost, _ in points))
+    _, lam, lost, error = min(p for p in points if p[2] <= least + within + 1e-12)
+    return {"chosen_lambda": lam, "chosen_loss": lost, "chosen_loss_error": error, "chosen_within": within}
 
 
 def rivals(val: Outcomes, config: HeadConfig) -> dict[str, Any]:
@@ -239,5 +246,4 @@ def _batch(outcomes: Outcomes, config: HeadConfig, shape: HeadShape) -> Batch:
 
 def _quantiles(values: np.ndarray) -> list[float]:
     """Ascending thresholds: from `always` to `never`."""
-    inner = np.quantile(values, np.linspace(0, 1, GRID))
-    return [-1.0, *np.unique(inner).tolist()]
+    return [-1.0, *dict.fromkeys(between(values, np.linspace(0, 1, GRID).tolist()))]

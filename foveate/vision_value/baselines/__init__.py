@@ -49,9 +49,10 @@ def make_rule(config: HeadConfig, lookup: Mapping[str, tuple[float, float, float
             config.baseline_bucket_ratios,
             config.baseline_bucket_thresholds,
             config.baseline_seed,
+            draws=config.baseline_draws,
         )
     if name == "cascade":
-        return Cascade(threshold, uncertainty=uncertainty)
+        return Cascade(threshold, config.baseline_coarse_threshold, uncertainty)
     if name == "oracle":
         return Oracle()
     if lookup is None:

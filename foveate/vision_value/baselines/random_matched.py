@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
 from foveate.vision_value.baselines.base import EVERY_ANSWER, EVERY_PASS
+from foveate.vision_value.baselines.uncertainty_threshold import between
 from foveate.vision_value.config import Ratios
 from foveate.vision_value.outcomes import Decisions, Outcomes
 
@@ -29,11 +30,17 @@ class RandomMatched:
     """Of the learned row whose shares these are; None: they were given."""
     checkpoint: str | None = None
     """Of that row."""
+    draws: int = 1
+    """How many draws its row is the mean of; `decide` is the first of them."""
     name: str = "random_policy_matched"
 
     @property
     def needs(self) -> frozenset[str]:
         return EVERY_ANSWER if self.bucket_ratios is None else EVERY_PASS
+
+    def every_draw(self) -> list[RandomMatched]:
+        """One rule per draw."""
+        return [replace(self, seed=self.seed + k, draws=1) for k in range(self.draws)]
 
     def facts(self) -> dict[str, Any]:
         matched = "global" if self.bucket_ratios is None else "entropy_buckets"
@@ -63,7 +70,7 @@ def apportion(total: int, shares: Sequence[float]) -> np.ndarray:
 
 def quantile_thresholds(entropy: np.ndarray, buckets: int = 3) -> tuple[float, ...]:
     """Entropies that cut a set into buckets of equal size."""
-    return tuple(float(q) for q in np.quantile(entropy, np.arange(1, buckets) / buckets))
+    return tuple(between(entropy, (np.arange(1, buckets) / buckets).tolist())) or (0.0,) * (buckets - 1)
 
 
 def bucket_of(entropy: np.ndarray, thresholds: Sequence[float]) -> np.ndarray:

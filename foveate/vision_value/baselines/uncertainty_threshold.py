@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,6 +15,20 @@ from foveate.vision_value.outcomes import COARSE, FULL, NO, Decisions, Outcomes
 def unsure(entropy: np.ndarray, margin: np.ndarray, uncertainty: Uncertainty, threshold: float) -> np.ndarray:
     """bool: entropy above the threshold (nats), or margin below it."""
     return entropy > threshold if uncertainty == "entropy" else margin < threshold
+
+
+def between(values: np.ndarray, shares: Sequence[float]) -> list[float]:
+    """A threshold near each of these quantiles of a set's uncertainties, halfway between two values and never on one.
+
+    On a value the answer to `above it?` hangs on the last bit; the last one is above all values.
+    """
+    known = np.unique(values[np.isfinite(values)])
+    if not len(known):
+        return []
+    beyond = known[-1] + (known[-1] - known[0] or 1.0)
+    halfway = (known + np.append(known[1:], beyond)) / 2
+    places = np.searchsorted(known, np.quantile(values[np.isfinite(values)], shares), side="right") - 1
+    return halfway[places].tolist()
 
 
 @dataclass(frozen=True)
