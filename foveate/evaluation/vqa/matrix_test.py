@@ -17,7 +17,7 @@ from foveate.evaluation.vqa.files import by_category, read_rows, write_table
 from foveate.evaluation.vqa.matrix import Experiment, asked, asked_rules, matrix_rules
 from foveate.evaluation.vqa.oracle import ChanceCorrected, analyse
 from foveate.evaluation.vqa.passes import inspect_images
-from foveate.evaluation.vqa.profile import profile_row
+from foveate.evaluation.vqa.profile import executable, profile_row, profile_rows, spread
 from foveate.evaluation.vqa.rows import RuleResult, rule_results
 from foveate.evaluation.vqa.scored import ScoredPasses, clusters_of
 from foveate.testing.golden import REPO
@@ -143,10 +143,10 @@ def test_random_matched_hits_its_ratios(whole):
 
 def test_a_profile_answers_as_the_look_up_says(whole):
     experiment, _, scored, rows, _ = whole
-    for item in rows:
+    for item in filter(executable, rows):
         found = profile_row(FakeVLM(), scored, item, experiment.options, 20)
         assert found.rerouted == 0
-        for i, answer in enumerate(found.answers):
+        for i, answer in zip(found.questions, found.answers, strict=True):
             assert float(answer.text == "yes") == item.correct[i], item.row["row"]
         assert item.row["latency"] > 0 and item.row["mem"] > 0
 
@@ -162,7 +162,7 @@ def test_shares_of_several_processes_merge_into_the_same_rows(whole, tmp_path):
     merged = parts[0].scored("fake", samples, EVERY_PASS)
     again = parts[0].rows(merged, matrix_rules(parts[0].config, merged, [trained]))
     for one, other in zip(rows, again, strict=True):
-        assert {k: v for k, v in one.row.items() if k not in ("latency", "latency_p95", "mem")} == {
+        assert {k: v for k, v in one.row.items() if k not in ("latency", "latency_p95", "mem", "mem_of")} == {
             k: v for k, v in other.row.items() if k not in ("latency", "latency_p95", "mem")
         }
 
@@ -318,7 +318,8 @@ def test_intervals_and_margins_draw_whole_clusters():
     outcomes = Outcomes(
         questions=tuple(s.question for s in samples), correct=np.stack([0 * right, right, right], axis=1),
         loss=np.ones((200, 3)), tokens=np.tile([0.0, 4, 16], (200, 1)), answer_entropy=np.ones((200, 3)),
-        answer_margin=np.ones((200, 3)), entropy=np.ones(200), margin=np.ones(200), hidden=np.zeros((200, 0), np.float32),
+        answer_margin=np.ones((200, 3)), entropy=np.ones(200), margin=np.ones(200),
+        hidden=np.zeros((200, 0), np.float32),
     )  # fmt: skip
     scored = ScoredPasses("set", tuple(samples), outcomes, np.ones((200, 3), bool), {})
     assert (scored.clusters == np.repeat(np.arange(40), 5)).all()
@@ -340,7 +341,7 @@ def test_orders_of_one_circular_question_are_one_cluster():
     ids = ("mmbench/dev/7", "mmbench/dev/8", "mmbench/dev/1000007", "mmbench/dev/2000007")
     samples = [VQASample(i, "mmbench", "?", ("A",), b"one" if i.endswith("8") else i.encode()) for i in ids]
     other = VQASample("mine/1", "mine", "?", ("A",), b"one")
-    assert clusters_of([*samples, other, VQASample("mine/2", "mine", "?", ("A",))]).tolist() == [0, 1, 0, 0, 1, 2]
+    assert clusters_of([*samples, other, VQASample("mine/2", "mine", "?", ("A",), None)]).tolist() == [0, 1, 0, 0, 1, 2]
 
 
 def test_cost_of_totals_weighs_large_pictures_more():
@@ -373,3 +374,35 @@ def test_the_oracle_without_lucky_guesses_by_hand():
     assert (found["accuracy"], found["avg_cost"]) == pytest.approx((1.0, 0.5 * 6 / 18 + 0.5))
     plain_samples = tuple(dataclasses.replace(s, choices=()) for s in samples)
     assert ChanceCorrected.of(dataclasses.replace(scored, samples=plain_samples)) is None
+
+
+def test_profiled_rows_take_turns_over_the_whole_set(whole, monkeypatch):
+    """Rows interleaved, none first always, over spread questions; the text pass inside the clock, memory per row."""
+    from foveate.evaluation.vqa import profile
+
+    experiment, _, scored, rows, _ = whole
+    by = {item.row["row"]: item for item in rows}
+    three = [by["always_full"], by["no_vision"], next(item for item in rows if not item.row["baseline_name"])]
+    assert spread(200, 4) == (25, 75, 125, 175) and spread(3, 50) == (0, 1, 2)
+    order, resets = [], iter(range(1000))
+    monkeypatch.setattr(profile, "reset_peak", lambda: order.append(next(resets)) or "test")
+    monkeypatch.setattr(profile, "peak_mib", lambda: float(order[-1]))
+    run, vlm, ways = profile.execute, FakeVLM(), []
+
+    def execute(vlm, scored, result, options, i):
+        before = len(vlm.calls)
+        found = run(vlm, scored, result, options, i)
+        ways.append((result.row["row"], i, [name for name, _ in vlm.calls[before:]]))
+        return found
+
+    monkeypatch.setattr(profile, "execute", execute)
+    found = profile_rows(vlm, scored, three, experiment.options, 4)
+    timed = ways[3 * 3 :]
+    assert [i for _, i, _ in timed] == [i for i in (25, 75, 125, 175) for _ in three]
+    firsts = [timed[k][0] for k in range(0, 12, 3)]
+    assert firsts == [three[k % 3].row["row"] for k in range(4)], "each row comes first in turn"
+    learned = [passes for name, _, passes in timed if name == three[2].row["row"]]
+    assert all(passes[0] == "text" and len(passes) == 2 for passes in learned)
+    assert all(passes == ["FULL"] for name, _, passes in timed if name == "always_full")
+    assert [one.memory_mib for one in found] == [9.0, 11.0, 10.0], "each row's own peak"
+    assert {item.row["mem_of"] for item in three} == {"test"}

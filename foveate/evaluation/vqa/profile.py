@@ -1,6 +1,8 @@
-"""Latency and memory of a row, by really going its way: text-first pass, router, and every look that the rule pays for.
+"""Latency and memory of rows, by really going their ways: text-first pass, router, and every look that a rule pays for.
 
-Question by question, as a user would wait for them. A row's other numbers are look-ups; these cannot be.
+Question by question, as a user would wait for them, on questions spread over the set. The rows take turns on each
+question, so that a machine that grows slower or warmer does so for all of them. A row's other numbers are look-ups;
+these cannot be.
 """
 
 from __future__ import annotations
@@ -9,7 +11,7 @@ import contextlib
 import dataclasses
 import resource
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,7 +19,8 @@ import numpy as np
 import torch
 
 from foveate.evaluation.vqa.cache import pack_hidden, unpack_hidden
-from foveate.evaluation.vqa.passes import PassOptions, VLMLike, answer_pass
+from foveate.evaluation.vqa.oracle import ChanceCorrected
+from foveate.evaluation.vqa.passes import TEXT_PASS, PassOptions, VLMLike, answer_pass
 from foveate.evaluation.vqa.rows import RuleResult
 from foveate.evaluation.vqa.scored import PrunedOutcomes, ScoredPasses
 from foveate.vision_value.config import LEVELS
@@ -36,13 +39,62 @@ ROUTED_BY_TEXT = ("", "uncertainty_threshold", "string_lookup")
 class Profile:
     """One row, executed."""
 
+    questions: tuple[int, ...]
+    """Positions in the set of the questions that were timed."""
     answers: tuple[Answer, ...]
-    """Of the questions that were timed."""
+    """Of these questions."""
     seconds: tuple[float, ...]
     memory_mib: float
-    """Peak: of the device where it is one, else of the process."""
+    """Largest peak of one question."""
+    memory_of: str
+    """What that is the memory of."""
     rerouted: int
     """Questions that the router sent elsewhere than the look-up says (rounding, batch of one)."""
+
+
+def profile_rows(
+    vlm: VLMLike,
+    scored: ScoredPasses,
+    results: Sequence[RuleResult],
+    options: PassOptions,
+    limit: int,
+    on_question: Callable[[], None] | None = None,
+) -> list[Profile]:
+    """Execute the ways of all rows on `limit` questions spread over the set; the first `WARM_UP` are done twice.
+
+    Fills `latency` (mean seconds per question), `latency_p95`, `mem` (MiB) and `mem_of` of each row.
+    """
+    chosen = spread(len(scored), limit)
+    for i in chosen[:WARM_UP]:
+        for result in results:
+            execute(vlm, scored, result, options, i)
+    answers: list[list[Answer]] = [[] for _ in results]
+    seconds, peaks = np.zeros((len(results), len(chosen))), np.zeros((len(results), len(chosen)))
+    rerouted, kind = [0] * len(results), ""
+    for step, i in enumerate(chosen):
+        for turn in range(len(results)):
+            row = (turn + step) % len(results)  # none of them always comes first
+            kind = reset_peak()
+            synchronize()
+            start = time.perf_counter()
+            answer, action = execute(vlm, scored, results[row], options, i)
+            synchronize()
+            seconds[row, step], peaks[row, step] = time.perf_counter() - start, peak_mib()
+            answers[row].append(answer)
+            rerouted[row] += action != int(results[row].decisions.action[i])
+            if on_question:
+                on_question()
+    found = []
+    for row, result in enumerate(results):
+        times = tuple(seconds[row].tolist())
+        found.append(Profile(chosen, tuple(answers[row]), times, float(peaks[row].max()), kind, rerouted[row]))
+        result.row |= {
+            "latency": float(np.mean(times)),
+            "latency_p95": float(np.percentile(times, 95)),
+            "mem": found[-1].memory_mib,
+            "mem_of": kind,
+        }
+    return found
 
 
 def profile_row(
@@ -53,31 +105,19 @@ def profile_row(
     limit: int,
     on_question: Callable[[], None] | None = None,
 ) -> Profile:
-    """Execute a row's way on the first `limit` questions; the first `WARM_UP` are done twice.
+    """`profile_rows` of one row alone."""
+    return profile_rows(vlm, scored, [result], options, limit, on_question)[0]
 
-    Fills `latency` (mean seconds per question), `latency_p95` and `mem` (MiB) of the row.
-    """
-    count = min(limit, len(scored))
-    order = [*range(min(WARM_UP, count)), *range(count)]
-    answers, seconds, rerouted = [], [], 0
-    reset_peak()
-    for step, i in enumerate(order):
-        synchronize()
-        start = time.perf_counter()
-        answer, action = execute(vlm, scored, result, options, i)
-        synchronize()
-        elapsed = time.perf_counter() - start
-        if step >= len(order) - count:
-            answers.append(answer)
-            seconds.append(elapsed)
-            rerouted += action != int(result.decisions.action[i])
-            if on_question:
-                on_question()
-    profile = Profile(tuple(answers), tuple(seconds), peak_mib(), rerouted)
-    result.row["latency"] = float(np.mean(seconds))
-    result.row["latency_p95"] = float(np.percentile(seconds, 95))
-    result.row["mem"] = profile.memory_mib
-    return profile
+
+def executable(result: RuleResult) -> bool:
+    """Whether somebody could go this row's way: what the oracle would pay for without luck is a calculation alone."""
+    return not isinstance(result.rule, ChanceCorrected)
+
+
+def spread(size: int, limit: int) -> tuple[int, ...]:
+    """At most `limit` positions, evenly over a set of this size: its beginning may be of one subject, or easy."""
+    count = min(limit, size)
+    return tuple((2 * k + 1) * size // (2 * count) for k in range(count))
 
 
 def execute(vlm: VLMLike, scored: ScoredPasses, result: RuleResult, options: PassOptions, i: int) -> tuple[Answer, int]:
@@ -86,9 +126,11 @@ def execute(vlm: VLMLike, scored: ScoredPasses, result: RuleResult, options: Pas
     if isinstance(rule, PrunedOutcomes):
         spec = rule.spec
         return answer_pass(vlm, [sample], spec.name, {spec.name: spec}, options, None)[0], 2
+    if isinstance(rule, ChanceCorrected):
+        raise ValueError("the oracle without lucky guesses has no way of its own")
     reuse: Any = None
     path = np.flatnonzero(result.decisions.paid[i])
-    if "text" in rule.needs:
+    if TEXT_PASS in rule.needs:
         text = vlm.text_pass([sample])
         reuse = text if options.reuse else None
         if rule.name in ROUTED_BY_TEXT:
@@ -114,16 +156,19 @@ def synchronize() -> None:
         torch.cuda.synchronize()
 
 
-def reset_peak() -> None:
-    """Begin to measure peak memory."""
+def reset_peak() -> str:
+    """Begin to measure peak memory anew; what `peak_mib` will be the memory of."""
     if torch.cuda.is_available():
         torch.cuda.reset_peak_memory_stats()
+        return "CUDA tensors, the model's weights among them"
     with contextlib.suppress(OSError):
         Path("/proc/self/clear_refs").write_text("5")  # Linux: the high-water mark starts again
+        return "process on the CPU, with Python and the model's weights"
+    return "process on the CPU, with Python and the model's weights, since it began"
 
 
 def peak_mib() -> float:
-    """Peak memory in MiB: of the CUDA device where there is one, else of the process."""
+    """Peak memory in MiB since `reset_peak`."""
     if torch.cuda.is_available():
         return torch.cuda.max_memory_allocated() / 2**20
     try:

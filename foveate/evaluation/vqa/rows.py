@@ -44,8 +44,6 @@ SHORT = {
 }
 """Names of rows for people, where they are not the `baseline_name` itself."""
 
-ENDS = ("low", "high")
-
 AnyRule = Rule | PrunedOutcomes | ChanceCorrected
 """What has a row: a rule, a FULL look with fewer tokens, the oracle without its lucky guesses."""
 
@@ -102,10 +100,9 @@ def rule_results(
         if rows.any():
             table, groups = np.stack(values, axis=1)[rows], scored.clusters[rows]
             bounds = bootstrap_mean(table, groups, resamples=resamples, seed=seed)
-            for i, item in enumerate(found):
-                item.row.update(
-                    {f"{key}_{end}": _mean(bound[i : i + 1]) for end, bound in zip(ENDS, bounds, strict=True)}
-                )
+            for end, bound in zip(("low", "high"), bounds, strict=True):
+                for i, item in enumerate(found):
+                    item.row[f"{key}_{end}"] = _mean(bound[i : i + 1])
     for item in found:
         item.row["seed"] = seed
     return found
@@ -116,7 +113,10 @@ def _distinct_names(found: list[RuleResult]) -> list[RuleResult]:
     for digits in (6, 9, 17):
         twins = Counter((item.row["row"], item.row["checkpoint"]) for item in found)
         for item in found:
-            if hasattr(item.rule, "facts") and twins[item.row["row"], item.row["checkpoint"]] > 1:
+            if (
+                not isinstance(item.rule, PrunedOutcomes | ChanceCorrected)
+                and twins[item.row["row"], item.row["checkpoint"]] > 1
+            ):
                 item.row["row"] = label(item.rule.name, item.rule.facts(), digits)
     same = ("row", "checkpoint", "action_ratio", "accuracy", "avg_cost")
     return list({str([item.row[key] for key in same]): item for item in reversed(found)}.values())[::-1]
@@ -141,11 +141,11 @@ def _rule_result(scored: ScoredPasses, rule: Rule, config: HeadConfig) -> RuleRe
     outcomes, draws = scored.outcomes, [one.decide(scored.outcomes) for one in every_draw(rule)]
     decisions, index = draws[0], np.arange(len(scored))
     # Per question and action, the share of draws that took it, and that paid for it.
-    taken = np.mean([draw.action[:, None] == np.arange(3) for draw in draws], axis=0)
-    paid = np.mean([draw.paid for draw in draws], axis=0)
+    count = np.sum([draw.action[:, None] == np.arange(3) for draw in draws], axis=0)
+    taken, paid = count / len(draws), np.sum([draw.paid for draw in draws], axis=0) / len(draws)
     correct, loss, left = (_over(taken, values) for values in (outcomes.correct, outcomes.loss, outcomes.tokens))
     cost, paid_tokens = _over(paid, action_costs(outcomes.tokens, config)), _over(paid, outcomes.tokens)
-    no, coarse, full = taken.mean(0)
+    no, coarse, full = count.sum(0) / count.sum()
     row = _row(scored) | {
         "baseline_name": rule.name,
         "row": label(rule.name, rule.facts()),

@@ -15,7 +15,7 @@ from foveate.evaluation.vqa.cluster import run_on_ray
 from foveate.evaluation.vqa.load import untuned
 from foveate.evaluation.vqa.matrix import asked, asked_rules, matrix_rules, need_head
 from foveate.evaluation.vqa.passes import PrunedPass, inspect_images
-from foveate.evaluation.vqa.profile import profile_row
+from foveate.evaluation.vqa.profile import executable, profile_rows
 from foveate.studies.value.report import draw, write_files
 from foveate.studies.value.result import EvaluationResult, Rules
 from foveate.studies.value.study import Study, written_by
@@ -97,20 +97,23 @@ def make_passes(
 
 
 def profile(study: Study, result: EvaluationResult) -> None:
-    """Execute every row of the results; a row's twin in the matrix takes its figures over."""
+    """Execute the rows of the results, in turns; a row's twin in the matrix takes its figures over."""
     limit, options = study.config.eval.profile_samples, study.experiment.options
-    total = sum(min(limit, len(result.datasets[item.row["dataset"]])) for item in result.rows)
+    rows = [item for item in result.rows if executable(item)]
+    total = sum(min(limit, len(result.datasets[item.row["dataset"]])) for item in rows)
     with study.report.bar("profile", "questions", total) as bar:
-        for item in result.rows:
-            scored = result.datasets[item.row["dataset"]]
-            found = profile_row(study.vlm, scored, item, options, limit, bar.advance)
-            if found.rerouted:
-                result.warnings.append(
-                    f"{item.row['row']}: {found.rerouted} of {len(found.answers)} profiled questions were routed "
-                    "otherwise than looked up (rounding in a batch of one)"
-                )
-    figures = {(i.row["dataset"], i.row["row"]): i.row for i in result.rows}
+        for name, scored in result.datasets.items():
+            mine = [item for item in rows if item.row["dataset"] == name]
+            for item, found in zip(
+                mine, profile_rows(study.vlm, scored, mine, options, limit, bar.advance), strict=True
+            ):
+                if found.rerouted:
+                    result.warnings.append(
+                        f"{item.row['row']}: {found.rerouted} of {len(found.answers)} profiled questions were routed "
+                        "otherwise than looked up (rounding in a batch of one)"
+                    )
+    figures = {(i.row["dataset"], i.row["row"]): i.row for i in rows}
     for item in result.matrix:
         twin = figures.get((item.row["dataset"], item.row["row"]))
         if twin is not None:
-            item.row.update({key: twin[key] for key in ("latency", "latency_p95", "mem")})
+            item.row.update({key: twin[key] for key in ("latency", "latency_p95", "mem", "mem_of")})
