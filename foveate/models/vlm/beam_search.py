@@ -49,8 +49,8 @@ class _ReadPrompts(GenerationMixin, PreTrainedModel):  # type: ignore[misc]
     def __init__(self, session: Session, logits: Tensor) -> None:
         super().__init__(PreTrainedConfig(vocab_size=logits.shape[-1]))
         self.session = session
-        self.read: Tensor | None = logits[:, None]
-        """What the prompts are followed by; None: told."""
+        self.first_logits: Tensor | None = logits[:, None]
+        """Behind the prompts; None once the search has them."""
 
     @property
     def device(self) -> torch.device:
@@ -62,5 +62,5 @@ class _ReadPrompts(GenerationMixin, PreTrainedModel):  # type: ignore[misc]
     def forward(
         self, tokens: Tensor, attention_mask: Any = None, past_key_values: Any = None, **kwargs: Any
     ) -> CausalLMOutput:
-        logits, self.read = self.read, None
+        logits, self.first_logits = self.first_logits, None
         return CausalLMOutput(logits=self.session.extend(tokens.tolist()) if logits is None else logits)
