@@ -116,3 +116,24 @@ def test_nan_shape_and_tolerance_are_judged_right() -> None:
 def test_rows_that_cannot_be_written_are_one_sentence() -> None:
     with pytest.raises(FoveateError, match=r"rows\.json: cannot be written"):
         Report().write_json(Path("/dev/null/rows.json"))
+
+
+def test_evaluation_of_lightvla_is_handed_the_padding(tmp_path: Path) -> None:
+    """The reference gathers its mask along, padding too, and a batch's padding changes no other sample."""
+    source, name = golden_dir("lightvla", "pruner.safetensors"), "rand_P16_T5_D32_s1"
+    data = load_file(source / "pruner.safetensors")
+    index = json.loads((source / "index.json").read_text())
+    index["cases"] = [case for case in index["cases"] if case["name"] in (name, "batch3_P16_T5_D32")]
+    for key in ("attention_mask", "eval.attention_mask", "train.attention_mask"):
+        data[f"{name}/{key}"][0, -2:] = False
+    (tmp_path / "lightvla").mkdir()
+    (tmp_path / "lightvla" / "index.json").write_text(json.dumps(index))
+    save_file(data, tmp_path / "lightvla" / "pruner.safetensors")
+    report = check(tmp_path, groups=["lightvla"])
+    assert [f"{row.group}: {row.note}" for row in report.misses()] == []
+    padded = {row.group: row for row in report.rows if row.group.endswith("padded")}
+    assert set(padded) == {"score, padded", "keep_mask, padded"}
+    assert all(row.tensors == 2 and row.excluded == 2 * 16 for row in padded.values())  # a sample of each case
+    data[f"{name}/eval.attention_mask"][0, -2:] = True
+    save_file(data, tmp_path / "lightvla" / "pruner.safetensors")
+    assert [row.group for row in check(tmp_path, groups=["lightvla"]).misses()] == ["eval.attention_mask"]

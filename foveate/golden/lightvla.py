@@ -3,7 +3,8 @@
 What does not count, and why:
 - the choice (argmax and all that follows from it) of query rows whose two best scores are nearer than
   `TIE`: another matrix product breaks such ties otherwise (`dup_*`, `allequal_*`);
-- every choice of the bfloat16 cases: the reference scores in bfloat16, where scores tie; foveate scores in float32.
+- every choice of the bfloat16 cases: the reference scores in bfloat16, where scores tie; foveate scores in float32;
+- what foveate makes of a padded sample when it knows of the padding: the reference lets padding ask, foveate does not.
 """
 
 from __future__ import annotations
@@ -99,7 +100,7 @@ def _compare(report: Report, name: str, golden: dict[str, Tensor], dtype: str) -
         "top2_margin": keep.raw_score.topk(2, -1).values.diff(dim=-1).neg().squeeze(-1),
         "eval.tokens": pruned.embeds,
         "eval.position_ids": pruned.position_ids,
-        "eval.attention_mask": pruned.mask,
+        "eval.attention_mask": _along(golden.get("attention_mask"), pruned),
         **_training(golden, patches),
     }
     numbers, gradient = TOLERANCES[dtype]["pruner"], TOLERANCES["float32"]["gradient"]
@@ -124,6 +125,29 @@ def _compare(report: Report, name: str, golden: dict[str, Tensor], dtype: str) -
             report.exclude(f"lightvla {dtype}", key, str(tolerance), valid.numel())
         else:
             report.compare(f"lightvla {dtype}", f"{name}/{key}", ours[key], value, tolerance, valid=valid, group=key)
+    mask = golden.get("attention_mask")
+    if mask is not None and not bool(mask.all()) and dtype == "float32":
+        _compare_padded(report, name, golden, mask)
+
+
+def _along(mask: Tensor | None, pruned: Prefix) -> Tensor:
+    """The reference's mask [B, N] gathered along with the tokens that stay, padding being False."""
+    if mask is None or pruned.source is None:
+        return pruned.mask if mask is None else mask
+    return mask.gather(1, pruned.source.clamp_min(0)) & pruned.mask
+
+
+def _compare_padded(report: Report, name: str, golden: dict[str, Tensor], mask: Tensor) -> None:
+    """Evaluation that knows of the padding: samples without any are as the reference has them."""
+    patches = golden["argmax"].shape[1]
+    with torch.no_grad():
+        keep = _pruner(training=False).select(prefix_of(golden["tokens"], golden["position_ids"], mask, patches)).keep
+    assert keep.raw_score is not None
+    valid = mask.all(1)[:, None].expand(-1, patches).cpu()
+    numbers = TOLERANCES["float32"]["pruner"]
+    for key, value, tolerance in (("score", keep.raw_score, numbers), ("keep_mask", keep.keep_mask, EXACT)):
+        group = f"{key}, padded"
+        report.compare("lightvla float32", f"{name}/{group}", value, golden[key], tolerance, valid=valid, group=group)
 
 
 def _training(golden: dict[str, Tensor], patches: int) -> dict[str, Tensor]:
