@@ -32,6 +32,13 @@ def test_value_of_vision(example, tmp_path):
     assert "always_full" in out and "learned λ=0.1" in out and (tmp_path / "runs/value_of_vision/results.csv").exists()
 
 
+def test_openpi_pruning(example):
+    out = example("openpi_pruning")
+    assert "no_prune: tokens=800 pad_true=800" in out and "training: tokens=800 requires_grad=True" in out
+    assert "lightvla {'keep_tokens': 24}: tokens=104 pad_true=104" in out  # 3 views of 24, and 32 of text
+    assert "lightvla {'keep_ratio': 0.1}: tokens=110 pad_true=110" in out  # 3 views of 26 = ceil(25.6)
+
+
 @pytest.mark.slow
 @simulated
 def test_prune_and_trace(example, tmp_path):

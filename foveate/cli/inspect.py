@@ -1,11 +1,12 @@
 """`foveate inspect CHECKPOINT`: what a checkpoint is, what it expects, and what is missing to run it.
 
-Only small files and the header of the weights are read.
+Only small files and the header of the weights are read; with `--prefix` the policy is loaded, and infers from noise.
 """
 
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import json
 
 
@@ -17,8 +18,24 @@ def run(argv: list[str]) -> int:
     )
     parser.add_argument("--robot", help="shipped mapping (droid, libero, aloha, metaworld) or a YAML file")
     parser.add_argument("--tokenizer", help="sentencepiece model, where the folder has none")
+    parser.add_argument("--asset_id", "--asset-id", help="which norm stats, where the folder has several")
     parser.add_argument(
         "--action_horizon", "--action-horizon", type=int, help="of an openpi checkpoint, which does not store it"
+    )
+    parser.add_argument(
+        "--lerobot_version",
+        "--lerobot-version",
+        choices=["0.4", "0.5"],
+        help="LeRobot that trained a LeRobot policy: 0.4 (also before) padded pictures with -3, and the prompt's state",
+    )
+    parser.add_argument(
+        "--clean_prompt",
+        "--clean-prompt",
+        choices=["true", "false"],
+        help="whether underscores and line breaks of the instruction become spaces",
+    )
+    parser.add_argument(
+        "--prefix", action="store_true", help="load the policy, and print the lengths of its prefix, pruned and not"
     )
     parser.add_argument("--json", action="store_true", help="print one JSON document instead")
     args = parser.parse_args(argv)
@@ -27,7 +44,26 @@ def run(argv: list[str]) -> int:
     from foveate.models.registry import detect
     from foveate.util.shipped import find_policy
 
-    options = ModelOptions(robot=args.robot, tokenizer=args.tokenizer, action_horizon=args.action_horizon)
-    _, info = detect(find_policy(args.checkpoint), options)
-    print(json.dumps(info.describe(), indent=2, ensure_ascii=False) if args.json else info.summary())
+    said = {name: getattr(args, name) for name in ("robot", "tokenizer", "asset_id", "action_horizon")}
+    said |= {"lerobot_version": args.lerobot_version}
+    said |= {"clean_prompt": None if args.clean_prompt is None else args.clean_prompt == "true"}
+    _, info = detect(find_policy(args.checkpoint), ModelOptions(**said))
+    rows = []
+    if args.prefix:
+        from foveate.bench.prefix import prefix_lengths
+        from foveate.policy import load_policy
+
+        rows = prefix_lengths(load_policy(args.checkpoint, **said))
+    if args.json:
+        document = info.describe() | ({"prefix": [dataclasses.asdict(row) for row in rows]} if rows else {})
+        print(json.dumps(document, indent=2, ensure_ascii=False))
+        return 0
+    print(info.summary())
+    if rows:
+        from foveate.bench.prefix import as_text
+
+        print(as_text(rows))
+        print(
+            "  (noise as pictures; what LightVLA keeps depends on picture and instruction: see `foveate trace predict`)"
+        )
     return 0
