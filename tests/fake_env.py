@@ -1,7 +1,7 @@
 """A simulator without physics for the tests of `foveate eval sim`: `fake_env:LineEnv`, with tests/ on the path.
 
 The state drifts by itself towards success, a little faster or slower as the action says, so that every episode ends.
-Instructions `crash`, `hang` and `fail` do what they say.
+Tasks `crash`, `hang` and `fail` do what they say; `blinks` loses a view at step 10, `grows` gets a longer state.
 """
 
 from __future__ import annotations
@@ -43,8 +43,11 @@ class LineEnv:
 
     def observe(self):
         shape = (self.image_size, self.image_size, 3)
-        images = {view: self.rng.integers(0, 255, shape).astype(np.uint8) for view in self.views}
-        return Observation(images, np.array([self.x, 0.6, 0.2, 1.0]), f"do the {self.task}")
+        odd = self.steps == 10
+        views = self.views[:1] if odd and self.task == "blinks" else self.views
+        images = {view: self.rng.integers(0, 255, shape).astype(np.uint8) for view in views}
+        state = [self.x, 0.6, 0.2, 1.0] + [0.0] * (odd and self.task == "grows")
+        return Observation(images, np.array(state), f"do the {self.task}")
 
     def close(self):
         pass

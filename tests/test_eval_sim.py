@@ -194,6 +194,81 @@ def test_the_written_configuration_repeats_the_run(policy, tmp_path):
     assert {q["kept"] for q in lines(tmp_path / "again" / "queries.jsonl")} == {4}
 
 
+def test_a_folder_that_was_moved_or_is_spelt_otherwise_goes_on(policy, tmp_path, capsys, monkeypatch):
+    assert main(command(policy, tmp_path / "run", episodes=1)) == 0
+    before = (tmp_path / "run" / "episodes.jsonl").read_text()
+    (tmp_path / "run").rename(tmp_path / "moved")
+    monkeypatch.chdir(tmp_path)
+    spelt = policy.parent / ".." / policy.parent.name / policy.name
+    for again in (Path("moved"), Path("./nowhere/../moved"), tmp_path / "moved"):
+        assert main(command(spelt, again, episodes=1)) == 0
+    assert (tmp_path / "moved" / "episodes.jsonl").read_text() == before and not (tmp_path / "run").exists()
+    assert main(command(policy, tmp_path / "moved", episodes=1, traced=True)) == 1
+    assert "holds a run without a trace; go on with it by --out" in capsys.readouterr().err
+
+
+def test_a_second_run_in_the_folder_is_refused(policy, tmp_path, capsys):
+    arguments = command(policy, tmp_path / "run", episodes=1)
+    hold = "import sys, pathlib; from foveate.util.files import one_process\n"
+    hold += "with one_process(pathlib.Path(sys.argv[1]), 'evaluating'): print(flush=True); sys.stdin.read()"
+    with subprocess.Popen(
+        [sys.executable, "-c", hold, str(tmp_path / "run")], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    ) as other:
+        other.stdout.readline()
+        assert main(arguments) == 1
+        assert f"process {other.pid} is evaluating there" in capsys.readouterr().err
+        assert not (tmp_path / "run" / "episodes.jsonl").exists()
+        other.stdin.close()
+    assert main(arguments) == 0
+
+
+def test_episodes_that_two_runs_wrote_are_counted_once_and_named(policy, tmp_path, capsys):
+    assert main(command(policy, tmp_path / "run", episodes=2)) == 0
+    for name in ("episodes.jsonl", "queries.jsonl"):
+        path = tmp_path / "run" / name
+        path.write_text(path.read_text() * 2)
+    capsys.readouterr()
+    assert main(command(policy, tmp_path / "run", episodes=2)) == 0
+    assert "4 episodes were there twice, the first counts: " in capsys.readouterr().out
+    summary = json.loads((tmp_path / "run" / "summary.json").read_text())
+    assert summary["total"]["episodes"] == len(lines(tmp_path / "run" / "episodes.jsonl")) == 4
+    assert any("were there twice" in warning for warning in summary["warnings"])
+
+
+def test_an_episode_is_logged_when_its_dumps_are_there(policy, tmp_path, monkeypatch):
+    from foveate.evaluation.sim.results import RunLog
+    from foveate.tracing.store import TraceStore
+
+    write, add, lacking = TraceStore._write, RunLog.add, []
+
+    def slow(store, sample):
+        time.sleep(0.05)
+        write(store, sample)
+
+    def look(log, episode, queries):
+        folder = log.folder / f"dumps/task{episode.extra['task_id']:03d}/ep{episode.episode:03d}"
+        lacking.extend(q for q in queries if not (folder / f"step{q['step']:05d}.pt").exists())
+        add(log, episode, queries)
+
+    monkeypatch.setattr(TraceStore, "_write", slow)
+    monkeypatch.setattr(RunLog, "add", look)
+    assert main(command(policy, tmp_path / "run", episodes=2, traced=True)) == 0
+    assert lacking == [] and len(outcome(tmp_path / "run")) == 4
+    lost = sorted((tmp_path / "run" / "dumps").rglob("*.pt"))[1]
+    lost.unlink()
+    assert main(command(policy, tmp_path / "run", episodes=2, traced=True)) == 0
+    warnings = json.loads((tmp_path / "run" / "summary.json").read_text())["warnings"]
+    assert f"trace: no dump of 1 inferences: task000_ep000_{lost.stem}" in warnings
+
+
+@pytest.mark.parametrize(("task", "told"), [("blinks", "gripperPOV"), ("grows", "state")])
+def test_a_malformed_observation_is_one_crashed_episode(policy, tmp_path, task, told):
+    assert main(command(policy, tmp_path / "run", tasks=f"go,{task}", episodes=2)) == 0
+    assert {t: s for (t, _), (s, _) in outcome(tmp_path / "run").items()} == {"go": "success", task: "crash"}
+    crashed = [e for e in lines(tmp_path / "run" / "episodes.jsonl") if e["status"] == "crash"]
+    assert len(crashed) == 2 and all(told in e["error"] and e["steps"] in (9, 10) for e in crashed)
+
+
 def test_another_configuration_in_the_same_folder_is_refused(policy, tmp_path, capsys):
     assert main(command(policy, tmp_path / "run", episodes=1)) == 0
     assert (
@@ -270,7 +345,7 @@ def test_other_conventions(policy, tmp_path, capsys):
 def test_a_folder_that_cannot_be_written(policy, tmp_path, capsys):
     (tmp_path / "file").write_text("in the way")
     assert main(command(policy, tmp_path / "file" / "run")) == 1
-    assert "cannot write" in capsys.readouterr().err
+    assert "cannot be written there" in capsys.readouterr().err
 
 
 def test_controls_change_what_is_seen(policy, tmp_path):

@@ -57,14 +57,14 @@ class WorkerEnv:
         self._start()
 
     def reset(self, task: str, seed: int) -> Observation:
-        return _observation(self._call("reset", task=task, seed=int(seed)))
+        return self._observation(self._call("reset", task=task, seed=int(seed)))
 
     def step(self, action: np.ndarray, render: bool = True) -> StepResult:
         action = check_action(action, self.conventions.action_dim)
         answer = self._call("step", action=action, render=bool(render))
         seen = answer["observation"]
         return StepResult(
-            _observation(seen) if seen is not None else None, answer["success"], answer["done"], answer["info"]
+            self._observation(seen) if seen is not None else None, answer["success"], answer["done"], answer["info"]
         )
 
     def snapshot(self, size: tuple[int, int] | None = None) -> Snapshot | None:
@@ -157,6 +157,15 @@ class WorkerEnv:
             raise kind(answer["error"] if answer["kind"] != "bug" else f"{what}: {answer['error']}")
         return answer["value"]
 
+    def _observation(self, message: Any) -> Observation:
+        lacking = [view for view in self.views if view not in message["images"]]
+        if lacking:
+            raise EnvCrash(f"the environment's observation lacks its view {', '.join(lacking)}")
+        try:
+            return Observation(message["images"], message["state"], message["prompt"])
+        except ValueError as error:
+            raise EnvCrash(f"the environment's observation is invalid: {error}") from error
+
     def _kill(self) -> int:
         """End the process for sure; returns its exit status."""
         if self._socket is not None:
@@ -181,13 +190,6 @@ class WorkerEnv:
     def __del__(self) -> None:
         if getattr(self, "_process", None) is not None:
             self._kill()
-
-
-def _observation(message: Any) -> Observation:
-    try:
-        return Observation(message["images"], message["state"], message["prompt"])
-    except ValueError as error:
-        raise EnvCrash(f"the environment's observation is invalid: {error}") from error
 
 
 def serve(connection: socket.socket) -> None:

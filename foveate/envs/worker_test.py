@@ -26,7 +26,18 @@ class Fake:
 
     conventions: ClassVar[EnvConventions] = EnvConventions("x+y", 2, True, "positive_closes")
     views = ("front",)
-    tasks = ("good", "hangs", "hangs_in_c", "stops", "exits", "killed", "raises", "nan_state", "prints")
+    tasks = (
+        "good",
+        "hangs",
+        "hangs_in_c",
+        "stops",
+        "exits",
+        "killed",
+        "raises",
+        "nan_state",
+        "one_view_less",
+        "prints",
+    )
     max_steps = 5
 
     def __init__(self, fail_at_start: str = "", tasks: tuple[str, ...] = ()) -> None:
@@ -63,7 +74,8 @@ class Fake:
 
     def _see(self, x: float) -> Observation:
         image = np.arange(4 * 5 * 3, dtype=np.uint8).reshape(4, 5, 3)
-        return Observation({"front": image[:, ::-1]}, np.array([x, self.steps], np.float32), f"do {self.task}")
+        views = {} if self.task == "one_view_less" and self.steps else {"front": image[:, ::-1]}
+        return Observation(views, np.array([x, self.steps], np.float32), f"do {self.task}")
 
     def close(self) -> None:
         pass
@@ -119,6 +131,7 @@ def test_prints_of_the_simulator_do_not_disturb(worker):
         ("killed", r"died \(signal 9\)"),
         ("raises", "RuntimeError: mj_step diverged"),
         ("nan_state", "expected finite numbers"),
+        ("one_view_less", "observation lacks its view front"),
     ],
 )
 def test_crash_is_told_and_a_restart_mends_it(worker, task, message):

@@ -18,7 +18,7 @@ import queue
 import re
 import threading
 import zipfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -117,8 +117,16 @@ class TraceStore:
                 self._refused += 1
                 return
         # A camera driver may fill the same buffer again before the writer comes to it.
-        pictures = {view: np.array(image) for view, image in self._pictures(trace, obs).items()}
+        try:
+            pictures = {view: np.array(image) for view, image in self._pictures(trace, obs).items()}
+        except Exception as error:  # odd evidence: named, and the run goes on
+            self._spoilt(meta, error)
+            return
         self._queue.put(_Sample(trace, pictures, dict(meta), gone))
+
+    def flush(self) -> None:
+        """Wait until everything that was submitted is written, or has failed."""
+        self._queue.join()
 
     def close(self) -> dict[str, Any]:
         """Write what is waiting, and say what became of everything; may be called twice."""
@@ -150,23 +158,30 @@ class TraceStore:
 
     def _run(self) -> None:
         while (sample := self._queue.get()) is not None:
-            if self._broken:
-                self._discarded += 1
-                continue
-            try:
-                self._write(sample)
-                self._written += 1
-            except (OSError, CannotWrite) as error:
-                self._failed += 1
-                self._broken = True
-                reason = error.reason if isinstance(error, CannotWrite) else error.strerror or error
-                self._warn(
-                    f"trace: {sample_id(sample.meta)} could not be written under {self.run_dir} "
-                    f"({reason}); no more dumps are written in this run, results are not affected"
-                )
-            except Exception as error:  # one inference with odd evidence does not end the trace
-                self._failed += 1
-                self._warn(f"trace: {sample_id(sample.meta)} could not be written: {type(error).__name__}: {error}")
+            self._take(sample)
+            self._queue.task_done()
+
+    def _take(self, sample: _Sample) -> None:
+        if self._broken:
+            self._discarded += 1
+            return
+        try:
+            self._write(sample)
+            self._written += 1
+        except (OSError, CannotWrite) as error:
+            self._failed += 1
+            self._broken = True
+            reason = error.reason if isinstance(error, CannotWrite) else error.strerror or error
+            self._warn(
+                f"trace: {sample_id(sample.meta)} could not be written under {self.run_dir} "
+                f"({reason}); no more dumps are written in this run, results are not affected"
+            )
+        except Exception as error:  # one inference with odd evidence does not end the trace
+            self._spoilt(sample.meta, error)
+
+    def _spoilt(self, meta: Mapping[str, Any], error: Exception) -> None:
+        self._failed += 1
+        self._warn(f"trace: {sample_id(meta)} could not be written: {type(error).__name__}: {error}")
 
     def _warn(self, text: str) -> None:
         self.warnings.append(text)
@@ -196,9 +211,7 @@ class TraceStore:
         write_bytes(self.run_dir / "dumps" / f"{relative}.pt", _to_bytes(dump), sync=False)
 
     def _forget(self, episode: Path, names: str) -> None:
-        for kind in ("dumps", "images"):
-            for stale in (self.run_dir / kind / episode).glob(names):
-                stale.unlink()
+        _remove(self.run_dir, episode, names)
 
     def _dump(self, sample: _Sample, image_paths: list[str]) -> dict[str, Any]:
         trace = sample.trace
@@ -298,6 +311,34 @@ def dump_paths(run_dir: str | Path) -> list[Path]:
 def _keys(run_dir: Path) -> list[Key]:
     places = (re.search(r"task(\d+)/ep(\d+)/step(\d+)\.pt$", path.as_posix()) for path in dump_paths(run_dir))
     return [(int(place[1]), int(place[2]), int(place[3])) for place in places if place]
+
+
+def _remove(run_dir: Path, episode: Path, names: str) -> None:
+    for kind in ("dumps", "images"):
+        for stale in (run_dir / kind / episode).glob(names):
+            stale.unlink()
+
+
+def forget_unfinished(run_dir: Path, finished: Collection[tuple[int, int]]) -> None:
+    """Remove what attempts at episodes have left that never ended.
+
+    Args:
+        finished: (task_id, episode) of those that did.
+    """
+    for folder in {path.parent.relative_to(run_dir / "dumps") for path in dump_paths(run_dir)}:
+        place = re.fullmatch(r"task(\d+)/ep(\d+)", folder.as_posix())
+        if place and (int(place[1]), int(place[2])) not in finished:
+            _remove(run_dir, folder, "step*")
+
+
+def lacking_dumps(run_dir: Path, inferences: Iterable[Mapping[str, Any]]) -> list[str]:
+    """`sample_id` of the inferences that have no dump.
+
+    Args:
+        inferences: `task_id`, `episode` and `step` of each.
+    """
+    held = {path.relative_to(run_dir / "dumps").as_posix() for path in dump_paths(run_dir)}
+    return [sample_id(meta) for meta in inferences if f"{sample_path(meta)}.pt" not in held]
 
 
 def read_dump(path: str | Path) -> dict[str, Any]:

@@ -13,10 +13,11 @@ import torch
 from PIL import Image
 
 from foveate.errors import FoveateError
+from foveate.testing.faults import UNEXPECTED
 from foveate.testing.runs import inference, layout
 from foveate.tracing import store as store_module
 from foveate.tracing.schema import CAPABILITIES, FIELDS, validate
-from foveate.tracing.store import TraceStore, dump_paths, iter_dumps, read_dump
+from foveate.tracing.store import TraceStore, dump_paths, forget_unfinished, iter_dumps, lacking_dumps, read_dump
 from foveate.types import Observation, VisionDecision
 
 RNG = np.random.default_rng(0)
@@ -218,3 +219,54 @@ def test_the_documentation_names_every_field_and_no_other():
     assert documented == [field.path for field in FIELDS]
     for name in CAPABILITIES:
         assert name in table
+
+
+def test_flush_returns_when_all_that_was_submitted_is_on_disk(tmp_path, monkeypatch):
+    trace, observation = inference(RNG, 0.3, 20, layout())
+    write, begun = TraceStore._write, threading.Event()
+
+    def slow(store, sample):
+        begun.wait(1.0)
+        write(store, sample)
+
+    monkeypatch.setattr(TraceStore, "_write", slow)
+    with TraceStore(tmp_path, save_images=False) as store:
+        store.submit(trace, observation, meta(step=0))
+        store.submit(trace, observation, meta(step=1))
+        assert dump_paths(tmp_path) == []
+        begun.set()
+        store.flush()
+        assert len(dump_paths(tmp_path)) == 2
+
+
+@pytest.mark.parametrize("error", UNEXPECTED, ids=lambda error: type(error).__name__)
+@pytest.mark.parametrize("where", ["_pictures", "_dump"])
+def test_one_odd_inference_is_named_and_the_trace_goes_on(tmp_path, monkeypatch, error, where):
+    trace, observation = inference(RNG, 0.3, 20, layout())
+    usual, calls = getattr(TraceStore, where), iter(range(3))
+
+    def odd(*arguments):
+        if next(calls) == 1:
+            raise error
+        return usual(*arguments)
+
+    monkeypatch.setattr(TraceStore, where, odd)
+    with TraceStore(tmp_path, save_images=False) as store:
+        for step in range(3):
+            store.submit(trace, observation, meta(step=step))
+    assert [path.name for path in dump_paths(tmp_path)] == ["step00000.pt", "step00002.pt"]
+    told = store.close()
+    assert told["failed"] == 1 and "task003_ep001_step00001 could not be written" in told["warning"]
+
+
+def test_dumps_of_episodes_that_never_ended_go_and_lacking_ones_are_known(tmp_path):
+    trace, observation = inference(RNG, 0.3, 20, layout())
+    with TraceStore(tmp_path) as store:
+        for episode in range(3):
+            for step in (0, 5):
+                store.submit(trace, observation, {**meta(step=step), "episode": episode})
+    forget_unfinished(tmp_path, {(3, 0), (3, 2)})
+    assert [path.parent.name for path in dump_paths(tmp_path)] == ["ep000", "ep000", "ep002", "ep002"]
+    assert len(list((tmp_path / "images").rglob("*.png"))) == 8
+    asked = [{"task_id": 3, "episode": episode, "step": 5} for episode in range(3)]
+    assert lacking_dumps(tmp_path, asked) == ["task003_ep001_step00005"]

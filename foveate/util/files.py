@@ -34,7 +34,7 @@ class CannotWrite(FoveateError):
         Args:
             what: is written, for the sentence: `the maps`.
         """
-        self.reason = error.strerror or str(error)
+        self.path, self.reason = path, error.strerror or str(error)
         full = error.errno in (errno.ENOSPC, errno.EDQUOT)
         super().__init__(
             f"{path}: the disk is full; free some space and run the same command again"

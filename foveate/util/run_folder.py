@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 import typing
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -82,7 +83,14 @@ def differing_options(out_dir: str | Path, config: Any) -> dict[str, tuple[Any, 
         return {}
     before, now = _dotted(yaml.safe_load(record.read_text(encoding="utf-8")) or {}), _dotted(to_dict(config))
     keys = sorted(before.keys() | now.keys())
-    return {key: (before.get(key), now.get(key)) for key in keys if before.get(key) != now.get(key)}
+    return {key: (before.get(key), now.get(key)) for key in keys if not _same(before.get(key), now.get(key))}
+
+
+def _same(before: Any, now: Any) -> bool:
+    """Equal values, and two spellings of a path to what is there."""
+    if isinstance(before, str) and isinstance(now, str) and before != now:
+        return os.path.exists(now) and os.path.realpath(before) == os.path.realpath(now)
+    return bool(before == now)
 
 
 def _dotted(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -46,6 +46,16 @@ def test_a_run_goes_on_with_the_options_it_began_with(tmp_path: Path) -> None:
         check_same_config(tmp_path, Run("π", pruner=Sharp(0.25), workers=2), may_change=("workers",))
 
 
+def test_another_spelling_of_a_path_is_the_same_option(tmp_path: Path, monkeypatch) -> None:
+    (tmp_path / "weights").mkdir()
+    monkeypatch.chdir(tmp_path)
+    write_run_files(tmp_path / "run", {"policy": "weights", "word": "a"}, None)
+    for spelt in ("./weights", "weights/../weights/", str(tmp_path / "weights")):
+        assert differing_options(tmp_path / "run", {"policy": spelt, "word": "a"}) == {}
+    found = differing_options(tmp_path / "run", {"policy": "other", "word": "./a"})
+    assert found == {"policy": ("weights", "other"), "word": ("a", "./a")}
+
+
 def test_the_record_keeps_earlier_starts(tmp_path: Path) -> None:
     for seed in (7, 8, 9):
         write_run_files(tmp_path / "run", Run("p"), seed)

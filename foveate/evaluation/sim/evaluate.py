@@ -16,20 +16,22 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from foveate.errors import FoveateError
 from foveate.evaluation.sim.results import RunLog, write_results
 from foveate.evaluation.sim.rollout import Played
 from foveate.evaluation.sim.simulate import SimConfig, name_variant, simulate
 from foveate.policy import Policy
-from foveate.tracing.store import dump_paths
+from foveate.tracing.store import dump_paths, lacking_dumps
+from foveate.util.files import one_process
 from foveate.util.progress import SILENT, Reporter
 from foveate.util.provenance import provenance
-from foveate.util.run_folder import check_same_config, to_dict, write_run_files
+from foveate.util.run_folder import check_same_config, differing_options, to_dict, write_run_files
 
 MAY_CHANGE = (
-    "num_trials_per_task", "num_workers", "max_batch", "trace_max_dumps_per_run",
+    "out", "trace_out_dir", "num_trials_per_task", "num_workers", "max_batch", "trace_max_dumps_per_run",
     "trace_max_plots", "env.python", "env.timeout_s",
 )  # fmt: skip
-"""Options that may differ when a run goes on: they change no episode."""
+"""Options that may differ when a run goes on: they change no episode. A folder may be moved, or spelt otherwise."""
 
 
 @dataclass(frozen=True)
@@ -71,16 +73,24 @@ def evaluate(config: SimConfig, report: Reporter = SILENT, policy: Policy | None
     Raises:
         FoveateError: conventions, views or tasks do not fit, or the folder holds a run with other options.
     """
-    jobs = config.jobs()
+    config.jobs()  # a task that is not there is named before anything is loaded
     if policy is None:
         with report.status("loading the policy"):
             policy = config.load()
     variant = name_variant(config, policy)
     folder = Path(config.trace_out_dir or config.out or _default_folder(config, variant))
+    with one_process(folder, "evaluating"):
+        return _evaluate(config, policy, variant, folder, report)
+
+
+def _evaluate(config: SimConfig, policy: Policy, variant: str, folder: Path, report: Reporter) -> Evaluated:
+    jobs = config.jobs()
     check_same_run(folder, config)
     log = RunLog(folder)
     write_run_files(folder, config, config.seed)
-    warnings = _earlier_warnings(folder)
+    for warning in log.warnings:
+        report.warn(warning)
+    warnings = _earlier_warnings(folder) + log.warnings
     statuses = [episode.status for episode in log.episodes]
     bar = report.bar(variant, "episodes", len(jobs), len(statuses), "starting the simulators")
 
@@ -102,6 +112,7 @@ def evaluate(config: SimConfig, report: Reporter = SILENT, policy: Policy | None
     facts = {"config": to_dict(config), "seed": config.seed, "policy": policy.spec.name, **provenance()}
     if config.trace_out_dir is not None:
         facts["traced"] = _traced(folder, log)
+        warnings += _without_dump(folder, log) if config.trace_max_dumps_per_run is None else []
     return Evaluated(folder, variant, write_results(log, provenance=facts, warnings=list(dict.fromkeys(warnings))))
 
 
@@ -116,11 +127,24 @@ def _traced(folder: Path, log: RunLog) -> dict[str, int]:
     }
 
 
+def _without_dump(folder: Path, log: RunLog) -> list[str]:
+    """Names the logged inferences whose evidence is lost: the disk was full, or the machine lost its power."""
+    task_ids = {episode.task: episode.extra.get("task_id", 0) for episode in log.episodes}
+    lacking = lacking_dumps(folder, ({**row, "task_id": task_ids[row["task"]]} for row in log.queries))
+    return [f"trace: no dump of {len(lacking)} inferences: {', '.join(lacking)}"] if lacking else []
+
+
 def check_same_run(folder: Path, config: SimConfig) -> None:
     """Refuse to mix two configurations in one folder; names the options that differ."""
     log = folder / "episodes.jsonl"
     if log.exists() and log.stat().st_size > 0:
         check_same_config(folder, config, MAY_CHANGE)
+        there, now = differing_options(folder, config).get("trace_out_dir", (None, None))
+        if (there is None) != (now is None):
+            go_on, kind = ("--out", "without") if there is None else ("--trace_out_dir", "with")
+            raise FoveateError(
+                f"{folder} holds a run {kind} a trace; go on with it by {go_on} {folder}, or choose another folder"
+            )
 
 
 def result_rows(runs: Sequence[Evaluated]) -> list[ResultRow]:

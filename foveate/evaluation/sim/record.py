@@ -6,7 +6,6 @@ was killed between the two) are removed when the run goes on.
 
 from __future__ import annotations
 
-import errno
 import shutil
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
@@ -18,9 +17,9 @@ import numpy as np
 from foveate.data.droid.writer import DroidEpisode, DroidWriter
 from foveate.data.masks.writer import MaskWriter
 from foveate.envs.base import EnvConventions
-from foveate.errors import FoveateError
 from foveate.evaluation.sim.rollout import Job, Recorder, RestartableEnv
 from foveate.types import EpisodeResult, Observation
+from foveate.util.files import CannotWrite
 from foveate.viz.video import VideoWriter, side_by_side
 
 RecordKind = Literal["droid", "video"]
@@ -66,7 +65,8 @@ class VideoRecorder:
     def __init__(self, folder: Path, job: Job, control_hz: float, size: tuple[int, int] | None = None) -> None:
         self.folder, self.stem, self._size = folder, _video_stem(job.task, job.episode), size
         self._path = folder / f".{self.stem}.partial.mp4"
-        self._video = VideoWriter(self._path, min(control_hz, PLAYBACK_FPS))
+        with _clear_errors(self._path):
+            self._video = VideoWriter(self._path, min(control_hz, PLAYBACK_FPS))
 
     def add(self, observation: Observation, action: np.ndarray | None, env: RestartableEnv) -> None:
         seen = env.snapshot(self._size) if self._size else None
@@ -153,8 +153,14 @@ def _clear_errors(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        what = "the disk is full" if error.errno in (errno.ENOSPC, errno.EDQUOT) else error.strerror or str(error)
-        raise FoveateError(
-            f"{path}: cannot record there ({what}); free space, or run the same command again without --record in "
-            "another folder"
-        ) from error
+        raise CannotRecord(path, error) from error
+
+
+class CannotRecord(CannotWrite):
+    """The disk is full, or the recording cannot be written: that ends the run, and not the episode alone."""
+
+    def __str__(self) -> str:
+        return (
+            f"{self.path}: cannot record there ({self.reason}); free space, or run the same command again without "
+            "--record in another folder"
+        )

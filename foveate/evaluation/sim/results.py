@@ -33,7 +33,8 @@ class RunLog:
     """The episodes of one run and their inferences, resumable.
 
     An episode's inferences are written before the episode itself, so that a line in `episodes.jsonl`
-    means that the episode is complete; inferences without their episode are dropped on opening.
+    means that the episode is complete; inferences without their episode are dropped on opening, and so is what is there
+    twice (two runs that did not know of each other), which `warnings` names.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -45,8 +46,12 @@ class RunLog:
                 "--trace_out_dir"
             ) from error
         self.folder = folder
-        self._episodes = JsonLines(folder / "episodes.jsonl")
-        self._queries = JsonLines(folder / "queries.jsonl")
+        self._episodes = JsonLines(folder / "episodes.jsonl", _key)
+        self._queries = JsonLines(folder / "queries.jsonl", lambda row: (*_key(row), row["query"]))
+        self.warnings: list[str] = []
+        if twice := self._episodes.dropped:
+            named = ", ".join(f"{row['task']} episode {row['episode']}" for row in twice)
+            self.warnings.append(f"episodes.jsonl: {len(twice)} episodes were there twice, the first counts: {named}")
         known = {_key(row) for row in self._episodes.rows}
         complete = [row for row in self._queries.rows if _key(row) in known]
         if len(complete) < len(self._queries.rows):

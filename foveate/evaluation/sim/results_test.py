@@ -48,6 +48,20 @@ def test_log_drops_inferences_of_unfinished_episodes(tmp_path):
     assert RunLog(tmp_path / "run").episodes[1] == episode(1)
 
 
+def test_what_two_runs_wrote_twice_is_dropped_and_named(tmp_path):
+    log = RunLog(tmp_path)
+    for index in (0, 1, 0, 2, 1):
+        log.add(episode(index), queries_of(index))
+    log.close()
+    log = RunLog(tmp_path)
+    assert [e.episode for e in log.episodes] == [0, 1, 2] and len(log.queries) == 6
+    assert log.warnings == [
+        "episodes.jsonl: 2 episodes were there twice, the first counts: push-v3 episode 0, push-v3 episode 1"
+    ]
+    log.close()
+    assert RunLog(tmp_path).warnings == [] and len((tmp_path / "episodes.jsonl").read_text().splitlines()) == 3
+
+
 def test_aggregate():
     episodes = [episode(0, kept_mean=15.0), episode(1, "failure", kept_mean=30.0), episode(2, "crash", error="died")]
     queries = queries_of(0) + queries_of(1, kept=(30, 30), total=(70.0, 90.0))

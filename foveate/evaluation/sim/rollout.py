@@ -19,6 +19,7 @@ import time
 import zlib
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -27,6 +28,7 @@ import numpy as np
 from foveate.envs.base import EnvCrash, Snapshot, StepResult
 from foveate.errors import ActionsNotFinite, FoveateError
 from foveate.types import ActionChunk, EpisodeResult, Observation, Trace
+from foveate.util.files import CannotWrite
 from foveate.util.noise import action_noise, stack_noise
 
 if TYPE_CHECKING:
@@ -141,6 +143,8 @@ class Played:
 
     result: EpisodeResult
     queries: list[dict[str, Any]]
+    warnings: list[str] = field(default_factory=list)
+    """What went wrong beside it, where the result stands nevertheless."""
 
 
 @dataclass
@@ -173,7 +177,7 @@ def play(
     """One episode in open-loop chunks; ends at the first success, at `done` or after `max_steps`.
 
     Raises:
-        EnvCrash: the simulator died or hung, or the policy's actions are not finite.
+        EnvCrash: the simulator died or hung, the policy cannot take what it shows, or its actions are not finite.
     """
     observation = env.reset(job.task, job.seed)
     now.instruction = observation.prompt
@@ -231,11 +235,12 @@ def rollout(
 
     def episode(env: RestartableEnv, job: Job) -> Played:
         ask = functools.partial(_ask, inbox, stop)
-        return _episode(env, job, ask, perceive, config, gflops, recorder(job) if recorder else None)
+        return _episode(env, job, ask, perceive, config, gflops, recorder)
 
     playing = min(len(envs), len(todo))
     for i, env in enumerate(envs[:playing]):
         threading.Thread(target=_work, args=(episode, env, todo, inbox, stop), daemon=True, name=f"env-{i}").start()
+    taken: Observation | None = None
     try:
         while playing:
             asks: list[tuple[Query, Future[Answer]]] = []
@@ -251,18 +256,58 @@ def rollout(
                     asks.append(event)
             if asks:
                 queries = [query for query, _ in asks]
-                noise = stack_noise([noise_of(config.seed, query, noise_shape) for query in queries])
-                sessions = [session_of(query.job.task, query.job.episode) for query in queries]
-                seen = [query.observation for query in queries]
-                try:
-                    chunks = policy.infer_batch(seen, noise, evidence=evidence, sessions=sessions)
-                except ActionsNotFinite as error:  # ends the episodes that they are of, see `play`
-                    chunks = error.chunks
+                chunks = _infer(policy, queries, config.seed, noise_shape, evidence, taken)
                 for (query, future), chunk in zip(asks, chunks, strict=True):
+                    if isinstance(chunk, EnvCrash):
+                        future.set_exception(chunk)
+                        continue
+                    taken = query.observation
                     future.set_result(Answer(chunk, len(asks)))
                     on_inference(query, chunk)
     finally:
         stop.set()
+
+
+def _infer(
+    policy: BatchPolicy,
+    queries: Sequence[Query],
+    seed: int,
+    noise_shape: tuple[int, int] | None,
+    evidence: TraceOptions | None,
+    taken: Observation | None,
+) -> list[ActionChunk | EnvCrash]:
+    """A chunk per query; a crash of its episode in place of one that the policy cannot take, whatever it raises.
+
+    Args:
+        taken: an observation that the policy has taken before. Where it does not take this one either, the policy is at
+            fault and not what it was shown, and its error is raised.
+    """
+    noise = stack_noise([noise_of(seed, query, noise_shape) for query in queries])
+    sessions = [session_of(query.job.task, query.job.episode) for query in queries]
+    try:
+        seen = [query.observation for query in queries]
+        return list(policy.infer_batch(seen, noise, evidence=evidence, sessions=sessions))
+    except ActionsNotFinite as error:
+        return list(error.chunks)  # ends the episodes that they are of, see `play`
+    except Exception as error:
+        if taken is None:
+            raise
+        if len(queries) > 1:
+            return [part for q in queries for part in _infer(policy, [q], seed, noise_shape, evidence, taken)]
+        try:
+            with suppress(ActionsNotFinite):
+                policy.infer_batch([taken], noise, evidence=evidence, sessions=["known"])
+        except Exception:
+            raise error from None
+        finally:
+            policy.reset("known")
+        (query,) = queries
+        return [EnvCrash(f"the policy cannot take what it is shown at step {query.step}: {reason_of(error)}")]
+
+
+def reason_of(error: Exception) -> str:
+    """Its text; with its kind, where it is none of foveate's own."""
+    return str(error) if isinstance(error, FoveateError) else f"{type(error).__name__}: {error}"
 
 
 def session_of(task: str, episode: int) -> str:
@@ -324,22 +369,33 @@ def _episode(
     perceive: Perceive,
     config: RolloutConfig,
     gflops: Callable[[Trace], float] | None,
-    recorder: Recorder | None,
+    make_recorder: Callable[[Job], Recorder] | None,
 ) -> Played:
-    """Play one episode; a crash of the simulator is part of the result."""
+    """Play one episode; whatever goes wrong in it is part of its result, but for a record that cannot be written."""
     start = time.perf_counter()
-    now, error = Progress(), ""
+    now, error, recorder = Progress(), "", None
     try:
+        recorder = make_recorder(job) if make_recorder is not None else None
         play(env, job, ask, perceive, config, now, recorder)
-    except EnvCrash as crash:
-        error = str(crash)
+    except (Stopped, CannotWrite):
+        raise
+    except Exception as crash:
+        error = reason_of(crash)
         try:
             env.restart()
-        except FoveateError as second:
-            raise FoveateError(f"the environment crashed ({crash}) and cannot be started again: {second}") from crash
+        except Exception as second:
+            raise FoveateError(
+                f"the environment crashed ({error}) and cannot be started again: {reason_of(second)}"
+            ) from crash
     played = _conclude(job, now, error, time.perf_counter() - start, config.variant, gflops)
     if recorder is not None:
-        recorder.finish(played.result)
+        try:
+            recorder.finish(played.result)
+        except CannotWrite:
+            raise
+        except Exception as problem:
+            told = f"{job.task} episode {job.episode}: its recording could not be finished: {reason_of(problem)}"
+            played.warnings.append(told)
     return played
 
 

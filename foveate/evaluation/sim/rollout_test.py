@@ -6,7 +6,9 @@ import pytest
 from foveate.envs.base import EnvCrash, StepResult
 from foveate.errors import ActionsNotFinite, FoveateError
 from foveate.evaluation.sim.rollout import Job, JobQueue, Query, RolloutConfig, noise_of, rollout
+from foveate.testing.faults import UNEXPECTED
 from foveate.types import ActionChunk, Observation, Span, TokenLayout, Trace
+from foveate.util.files import CannotWrite
 
 SHAPE = (4, 2)
 LAYOUT = TokenLayout((Span("corner", "image", 0, 4, (2, 2)), Span("text", "text", 4, 6)))
@@ -205,3 +207,70 @@ def test_what_the_policy_is_shown_and_what_is_recorded():
     assert frames[1][0].prompt == "do walk"
     moved = frames[1][0].state[0] - frames[0][0].state[0]
     assert moved == pytest.approx(frames[0][1][0], abs=1e-6)
+
+
+@pytest.mark.parametrize("error", UNEXPECTED, ids=lambda error: type(error).__name__)
+@pytest.mark.parametrize("envs", [1, 3])
+def test_an_observation_that_the_policy_cannot_take_is_one_crashed_episode(error, envs):
+    class Picky(Policy):
+        def infer_batch(self, observations, noise=None, **_):
+            if any(0.4 < o.state[0] < 0.8 and o.prompt == "do odd" for o in observations):
+                raise error
+            return super().infer_batch(observations, noise)
+
+    jobs = [Job("odd", 0, 0, 0), *(Job("walk", 1, i, i) for i in range(4))]
+    odd, *others = run(jobs=jobs[1:] + jobs[:1], envs=envs, policy=Picky())
+    assert odd.result.status == "crash" and odd.result.steps > 0
+    assert "cannot take what it is shown at step" in odd.result.error and type(error).__name__ in odd.result.error
+    assert [p.result.status for p in others] == ["success"] * 4
+
+
+def test_a_policy_that_takes_nothing_any_more_ends_the_run():
+    class Broken(Policy):
+        def infer_batch(self, observations, noise=None, **_):
+            if len(self.batches) > 5:
+                raise RuntimeError("the device is gone")
+            return super().infer_batch(observations, noise)
+
+    with pytest.raises(RuntimeError, match="the device is gone"):
+        run(policy=Broken())
+
+
+@pytest.mark.parametrize("error", UNEXPECTED, ids=lambda error: type(error).__name__)
+def test_whatever_a_simulator_raises_is_one_crashed_episode(error):
+    class Odd(Line):
+        def step(self, action, render=True):
+            if self.seed == 1 and self.steps == 4:
+                raise error
+            return super().step(action, render)
+
+    simulator = Odd()
+    played = run(simulators=[simulator])
+    assert [p.result.status for p in played] == ["success", "crash", "success", "success"]
+    assert type(error).__name__ in played[1].result.error and simulator.restarts == 1
+
+
+class Record:
+    def __init__(self, error):
+        self.error = error
+
+    def add(self, observation, action, env):
+        pass
+
+    def finish(self, result):
+        if result.episode == 1:
+            raise self.error
+
+
+@pytest.mark.parametrize("error", UNEXPECTED, ids=lambda error: type(error).__name__)
+def test_a_recording_that_fails_is_named_and_costs_no_result(error):
+    played = run(recorder=lambda job: Record(error))
+    assert [p.result.status for p in played] == ["success"] * 4
+    assert [bool(p.warnings) for p in played] == [False, True, False, False]
+    assert played[1].warnings[0].startswith("walk episode 1: its recording could not be finished: ")
+
+
+def test_a_recording_that_cannot_be_written_ends_the_run(tmp_path):
+    full = CannotWrite(tmp_path, OSError(28, "No space left on device"))
+    with pytest.raises(CannotWrite, match="the disk is full"):
+        run(recorder=lambda job: Record(full))

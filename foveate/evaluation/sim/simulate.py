@@ -24,7 +24,7 @@ from foveate.evaluation.sim.record import RecordKind, make_recorder
 from foveate.evaluation.sim.results import RunLog
 from foveate.evaluation.sim.rollout import Job, Played, Query, RolloutConfig, rollout
 from foveate.policy import LoadOptions, Policy, TraceOptions, at_least_one
-from foveate.tracing.store import TraceStore
+from foveate.tracing.store import TraceStore, forget_unfinished
 from foveate.types import ActionChunk, Trace
 from foveate.util.choices import name_of
 
@@ -188,7 +188,10 @@ def simulate(
                 policy.infer_batch([first] * batch, evidence=_trace_options(config), sessions=["warm-up"] * batch)
         policy.reset()
         watch = KeepWatch()
+        if config.trace_out_dir is not None:
+            forget_unfinished(log.folder, {(e.extra.get("task_id", 0), e.episode) for e in log.episodes})
         store = _trace_store(config, log.folder, policy, stack)
+        found: list[str] = []
 
         def on_inference(query: Query, chunk: ActionChunk) -> None:
             trace = chunk.trace
@@ -198,6 +201,9 @@ def simulate(
                 store.submit(trace, query.observation, _meta(config, query, variant))
 
         def finish(played: Played) -> None:
+            if store is not None:
+                store.flush()  # data first: an episode in the log lacks nothing
+            found.extend(played.warnings)
             log.add(played.result, played.queries)
             on_episode(played)
 
@@ -231,7 +237,7 @@ def simulate(
             if config.record
             else None,
         )
-    warnings = trace_warnings(store) if store is not None else []
+    warnings = found + (trace_warnings(store) if store is not None else [])
     if policy.pruner is not None and policy.pruner.enabled:
         warnings += watch.warnings()
     return warnings
