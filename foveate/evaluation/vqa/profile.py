@@ -88,12 +88,12 @@ def profile_rows(
     for row, result in enumerate(results):
         times = tuple(seconds[row].tolist())
         found.append(Profile(chosen, tuple(answers[row]), times, float(peaks[row].max()), kind, rerouted[row]))
-        result.row |= {
-            "latency": float(np.mean(times)),
-            "latency_p95": float(np.percentile(times, 95)),
-            "mem": found[-1].memory_mib,
-            "mem_of": kind,
-        }
+        result.row.update(
+            latency=float(np.mean(times)),
+            latency_p95=float(np.percentile(times, 95)),
+            mem=found[-1].memory_mib,
+            mem_of=kind,
+        )
     return found
 
 
