@@ -1,11 +1,11 @@
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageDraw
 
 from foveate.errors import FoveateError
 from foveate.geometry import ResizeGeometry, patch_axes
-from foveate.viz.attention import Sheet, Style, render_views, save_jpeg, visible
-from foveate.viz.drawing import palette, shorten
+from foveate.viz.attention import Sheet, Style, opacity, render_views, save_jpeg, visible
+from foveate.viz.drawing import font, palette, shorten, wrap
 
 BARE = Style(names=False, colorbar=False, smooth=False, size=(640, 480))
 
@@ -14,16 +14,72 @@ def grey(height=480, width=640, level=100):
     return np.full((height, width, 3), level, np.uint8)
 
 
-def test_a_picture_is_the_blend_of_its_colours_and_itself():
+def test_colours_grow_opaque_with_the_value_over_the_grey_picture():
     grid = np.linspace(0, 1, 12).reshape(3, 4)
-    picture = render_views({"v": grey()}, {"v": grid}, style=BARE)
+    colored = np.full((480, 640, 3), (30, 200, 90), np.uint8)  # of the brightness 137
+    picture = render_views({"v": colored}, {"v": grid}, style=BARE)
     assert picture.shape == (480, 640, 3) and picture.dtype == np.uint8
-    colors = palette("turbo")[(grid * 255).round().astype(int)]
-    expected = 0.5 * colors + 0.5 * 100
+    level = (grid * 255).round().astype(int)
+    share = 0.5**0.25 * level[..., None] / 255
+    expected = share * palette("turbo")[level] + (1 - share) * 137
     for row in range(3):
         for column in range(4):
             middle = picture[80 + 160 * row, 80 + 160 * column]
             np.testing.assert_allclose(middle, expected[row, column], atol=1.01)
+
+
+def test_the_hottest_patch_has_its_own_colour_on_any_picture():
+    """At half opacity over a green picture turbo's red turned olive."""
+    for paint in ((30, 200, 90), (20, 40, 220), (255, 255, 255)):
+        image = np.full((480, 640, 3), paint, np.uint8)
+        red, green, blue = render_views({"v": image}, {"v": np.eye(2)}, style=BARE)[10, 10].astype(int)
+        assert red > 2 * green and red > 2 * blue
+
+
+def test_the_scale_shows_the_colours_of_the_picture():
+    style = Style(names=False, smooth=False, colormap="viridis", size=(640, 480))
+    sheet = Sheet({"v": grey(level=128)}, style=style)
+    picture = np.asarray(sheet.draw({"v": np.array([[1.0, 0.5], [0.25, 0.0]])}), int)
+    left, top, width, height = sheet.places["v"]
+    bar = picture[top : top + height, left + width + 14]
+    for (y, x), share in {(0.25, 0.25): 0.0, (0.25, 0.75): 0.5, (0.75, 0.25): 0.75, (0.75, 0.75): 1.0}.items():
+        patch = picture[top + int(y * height), left + int(x * width)]
+        assert np.abs(patch - bar[round(share * (height - 1))]).max() <= 3
+
+
+def test_differences_are_opaque_at_both_ends_of_their_scale():
+    cover = opacity(0.5, -2.0, 2.0)
+    assert cover[0] == cover[-1] == round(255 * 0.5**0.25) and cover[127:129].max() <= 1
+    assert (opacity(1.0, 0.0, 1.0) == 255).all() and (opacity(0.0, 0.0, 1.0) == 0).all()
+
+
+def test_two_wide_cameras_are_at_least_480_pixels_wide_each():
+    sheet = Sheet({"a": grey(720, 1280), "b": grey(720, 1280)}, (224, 224), title="place the cube into the bowl")
+    assert all(width >= 480 for _, _, width, _ in sheet.places.values())
+    assert sheet.size[0] <= 1280
+
+
+@pytest.mark.parametrize("size", [None, (640, 480)])
+@pytest.mark.parametrize("words", [1, 9, 40])
+def test_a_title_is_wrapped_and_not_cut(size, words, monkeypatch):
+    drawn = []
+    write = ImageDraw.ImageDraw.text
+    monkeypatch.setattr(
+        ImageDraw.ImageDraw,
+        "text",
+        lambda self, at, text, *a, **k: drawn.append((at, text)) or write(self, at, text, *a, **k),
+    )
+    title = " ".join(f"word{i}" for i in range(words))
+    sheet = Sheet({"a": grey(120, 160), "b": grey(120, 160)}, title=title, style=Style(size=size, names=False))
+    sheet.draw({}, label="prefix L10 H7, most active")
+    lines = [(at, text) for at, text in drawn if "word" in text]
+    assert " ".join(text for _, text in lines) == title
+    assert all(at[0] + font(14).getlength(text) <= sheet.size[0] for at, text in lines)
+    top = min(place[1] for place in sheet.places.values())
+    (label_at, label), (last_at, last) = drawn[-1], lines[-1]
+    assert label_at[1] + 6 < top and label_at[1] >= last_at[1] - 1
+    beside = label_at[1] - last_at[1] < 10
+    assert not beside or last_at[0] + font(14).getlength(last) < label_at[0] - font(13).getlength(label)
 
 
 def test_smooth_maps_run_through_the_patch_centres():
@@ -121,3 +177,10 @@ def test_errors_name_what_is_wrong():
 def test_shorten():
     assert shorten("push", 200) == "push"
     assert shorten("push the puck along the table", 80).endswith("…")
+
+
+def test_wrap():
+    assert wrap("push", 200) == ["push"] and wrap("", 200) == [""]
+    assert " ".join(wrap("push the puck along the table", 80)) == "push the puck along the table"
+    assert "".join(wrap("x" * 100, 80)) == "x" * 100
+    assert all(font(14).getlength(line) <= 80 for line in wrap("push " + "x" * 100 + " now", 80))

@@ -32,3 +32,21 @@ def shorten(text: str, width: float, size: int = 14) -> str:
         return text
     cuts = (f"{text[:n].rstrip()}…" for n in range(min(len(text), 400), -1, -1))
     return next((cut for cut in cuts if font(size).getlength(cut) <= width), "…")
+
+
+@lru_cache(maxsize=64)
+def wrap(text: str, width: float, size: int = 14) -> list[str]:
+    """The text in lines of so many pixels at most; a word that is longer is divided."""
+    lines = [""]
+    for word in text.split():
+        longer = f"{lines[-1]} {word}".strip()
+        if font(size).getlength(longer) <= width:
+            lines[-1] = longer
+            continue
+        lines += [word] if lines[-1] else []
+        lines[-1] = word
+        while font(size).getlength(lines[-1]) > width and len(lines[-1]) > 1:
+            rest = lines[-1]
+            cut = next((n for n in range(len(rest) - 1, 1, -1) if font(size).getlength(rest[:n]) <= width), 1)
+            lines[-1:] = [rest[:cut], rest[cut:]]
+    return lines
