@@ -94,9 +94,9 @@ def stage1_recipe(config: VqaConfig, data: str) -> dict[str, Any]:
     """All that the tuned model depends on, as plain values.
 
     Args:
-        data: hash of the training questions.
+        data: hash of the questions that it is tuned on, those of validation left out.
     """
-    keys = ("stage1_epochs", "stage1_baseline_name", "stage1_lr", "batch_size", "weight_decay", "seed")
+    keys = ("stage1_epochs", "stage1_baseline_name", "stage1_lr", "batch_size", "weight_decay", "seed", "val_fraction")
     lora = None if config.model.lora is None else str(config.model.lora)
     own = {key: getattr(config.training, key) for key in keys}
     return {**own, "model": config.model.path, "lora": lora, "prompt": config.data.prompt_template, "data": data}

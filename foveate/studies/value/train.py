@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -31,6 +31,7 @@ from foveate.training.lock import sole_training
 from foveate.training.log import MetricsFile
 from foveate.training.value.stage1 import FOLDER, is_tuned, tune
 from foveate.training.value.stage2 import fit, split_by_image
+from foveate.types import VQASample
 from foveate.util.run_folder import differing_options, write_run_files
 from foveate.vision_value.baselines import EVERY_PASS, Always
 from foveate.vision_value.checkpoint import TrainedHead, save_head
@@ -106,6 +107,8 @@ def train_head(study: Study) -> HeadResult:
 def tune_model(study: Study, folder: Path) -> Study:
     """Stage 1, where it is asked for and was not done before; the study whose model is the one it has left in `folder`.
 
+    The model is tuned on the training questions without those that stage 2 validates on.
+
     Raises:
         FoveateError: the folder holds a stage 1 of another recipe.
     """
@@ -117,16 +120,19 @@ def tune_model(study: Study, folder: Path) -> Study:
         checkpoint=(),
     )
     if config.training.stage1_epochs:
-        recipe = stage1_recipe(config, data_hash(samples))
+        # What the epoch, lambda and thresholds of stage 2 are chosen on must be new to the model, too.
+        tuned_on = [s for s, held in zip(samples, held_out(samples, config), strict=True) if not held]
+        recipe = stage1_recipe(config, data_hash(tuned_on))
         again = is_tuned(folder, recipe)
         done = f"; done before, in {folder / FOLDER}" if again else ""
         study.report.line(
-            f"stage 1: {config.training.stage1_epochs} epochs, {config.training.stage1_baseline_name}{done}"
+            f"stage 1: {config.training.stage1_epochs} epochs over {len(tuned_on)} questions (validation is left out), "
+            f"{config.training.stage1_baseline_name}{done}"
         )
         if not again:
             float32 = dataclasses.replace(home.config, model=dataclasses.replace(config.model, dtype="float32"))
             start: Any = load_model(float32, str(study.world.device))
-            tune(start, samples, home.config.training, study.world, folder, recipe)
+            tune(start, tuned_on, home.config.training, study.world, folder, recipe)
     return home
 
 
@@ -141,8 +147,16 @@ def training_passes(study: Study) -> TrainingPasses | None:
     if scored.broken:
         first = next(iter(scored.broken.values()))
         study.report.warn(f"{len(scored.broken)} of {len(samples)} training questions left out: {first}")
-    images = [image_bytes(s) or s.id.encode() for s in scored.samples]
-    return TrainingPasses(vlm, scored, split_by_image(images, study.config.training.val_fraction))
+    return TrainingPasses(vlm, scored, held_out(scored.samples, study.config))
+
+
+def held_out(samples: Sequence[VQASample], config: VqaConfig) -> np.ndarray:
+    """bool [n]: validation, of both stages. The picture alone decides, so a part of the questions falls alike.
+
+    Raises:
+        FoveateError: there are too few pictures for both parts.
+    """
+    return split_by_image([image_bytes(s) or s.id.encode() for s in samples], config.training.val_fraction)
 
 
 def fit_head(
