@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from value_commands import MODEL, SECTION_0, elsewhere, evaluate, run, trained  # noqa: F401 - fixtures
 
+from foveate.cli.main import main
 from foveate.testing.golden import REPO
 from foveate.vision_value.checkpoint import load_head
 
@@ -91,3 +92,48 @@ def test_leaks_are_looked_for_in_what_the_policy_was_trained_on():
     warnings = json.loads(Path("outputs/leaks/summary.json").read_text())["warnings"]
     assert any(w.startswith("seen leaks into seen.jsonl: of 40 questions") for w in warnings), warnings
     assert any("was not checked: gone.jsonl is not there" in w for w in warnings), warnings
+
+
+def test_each_configuration_gets_the_head_that_it_trained(capsys):
+    """A0, then the overlays of D2 and D3 into the same folder: an evaluation of A0's configuration has A0's head."""
+    own = ("--training.output_dir", "outputs/kept", "--data.train_jsonl", "mixed", "--max_train_samples", "60")
+    own += ("--training.stage2_epochs", "1", "--training.batch_size", "16")
+    soft = ("--config", str(REPO / "configs" / "ablate_soft_mixture.yaml"))
+    free = ("--config", str(REPO / "configs" / "ablate_lambda0.yaml"))
+    asked = ("eval", "vqa", *MODEL, "--dataset_config", "mixed", "--max_samples", "20", "--eval.bootstrap", "20")
+
+    def taken(*words: str, out: str) -> tuple[dict, str]:
+        run(*asked, *own, *words, "--output_dir", f"outputs/{out}")
+        summary = json.loads(Path(f"outputs/{out}/summary.json").read_text())
+        return summary["policies"][0], " ".join(summary["warnings"])
+
+    for overlay in ((), soft, free):
+        run("train", "value", *MODEL, *own, *overlay)
+    head, warnings = taken(out="as_a0")
+    assert head["objective"] == {"use_straight_through": None, "gain_loss": "regress"}
+    assert Path(head["path"]) == Path("outputs/kept/earlier_1") and "not the newest head in outputs/kept" in warnings
+    assert "policy.use_straight_through true in training, null now" in warnings
+    assert taken(*soft, out="as_d2")[0]["objective"]["use_straight_through"] is False
+    head, warnings = taken(*free, out="as_d3")
+    assert (head["objective"]["use_straight_through"], head["lambda_cost"]) == (True, 0.0) and "not the" not in warnings
+    capsys.readouterr()
+    narrow = ("--config", str(REPO / "configs" / "ablate_hidden.yaml"), "--output_dir", "outputs/none")
+    assert main([*asked, *own, *narrow]) == 1
+    told = " ".join(capsys.readouterr().err.split())
+    assert "are not what this configuration trains" in told and "earlier_1" in told
+    assert "policy.feature_mode hidden_entropy_margin in training, hidden now" in told
+    run(*asked, *own, *narrow, "--policy.baseline_name", "no_vision")  # a fixed rule needs no head
+    named, warnings = taken("--checkpoint", "outputs/kept", out="named")
+    assert named["objective"]["use_straight_through"] is True and "is not what this configuration trains" in warnings
+
+
+def test_of_several_heads_of_one_objective_the_one_of_the_same_options_is_taken():
+    own = ("--training.output_dir", "outputs/same", "--data.train_jsonl", "mixed", "--max_train_samples", "60")
+    asked = ("eval", "vqa", *MODEL, "--dataset_config", "mixed", "--max_samples", "20", "--eval.bootstrap", "20")
+    for epochs in ("1", "2"):
+        run("train", "value", *MODEL, *own, "--training.stage2_epochs", epochs)
+    for epochs, place in (("1", "outputs/same/earlier_1"), ("2", "outputs/same"), ("3", "outputs/same")):
+        run(*asked, *own, "--training.stage2_epochs", epochs, "--output_dir", "outputs/read")
+        summary = json.loads(Path("outputs/read/summary.json").read_text())
+        assert summary["policies"][0]["path"] == place
+    assert "training.stage2_epochs 2 in training, 3 now" in " ".join(summary["warnings"])

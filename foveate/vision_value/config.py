@@ -136,6 +136,14 @@ class HeadConfig:
             "action_space": self.action_space,
         }
 
+    @property
+    def objective(self) -> dict[str, str | float | bool | None]:
+        """The fields that say what stage 2 minimises; where actions are learned, their prices are among them."""
+        if self.use_straight_through is None:
+            return {"use_straight_through": None, "gain_loss": self.gain_loss}
+        relaxed = {"gumbel_temperature": self.gumbel_temperature} if self.use_straight_through else {}
+        return {"use_straight_through": self.use_straight_through, **relaxed, **self.prices}
+
     def _check_numbers(self) -> None:
         if not 0 < self.baseline_pruning_ratio <= 1:
             raise FoveateError(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import importlib
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,8 +17,12 @@ from foveate.evaluation.vqa.passes import VLMLike
 from foveate.models.vlm.budget import VisionBudget
 from foveate.training.value.stage1 import FOLDER, check_origin
 from foveate.types import VQASample
+from foveate.util.run_folder import differing_options
 from foveate.util.shipped import VLMS
 from foveate.vision_value.checkpoint import TrainedHead, load_head, newest_checkpoint
+
+TRAINING_KEYS = ("policy.", "training.", "model.path", "data.train_jsonl", "max_train_samples")
+"""Beginnings of the options that a trained head depends on."""
 
 
 @dataclass(frozen=True)
@@ -165,16 +170,17 @@ def short_name(name: str) -> str:
 def load_heads(config: VqaConfig, vlm: VLMLike) -> tuple[list[TrainedHead], list[str]]:
     """The trained heads, and warnings.
 
-    Those of `--checkpoint` and `eval.ddp_checkpoint_path`; else of those in `training.output_dir` and beside a shipped
-    model the first that belongs to this model, or else the first; else none.
+    Those of `--checkpoint` and `eval.ddp_checkpoint_path`; else the one that `_own_head` chooses among those in
+    `training.output_dir`, in its `earlier_N` and beside a shipped model; else none.
+
+    Raises:
+        FoveateError: `training.output_dir` has heads, and all contradict the configuration.
     """
     named = [*config.checkpoint, *([config.eval.ddp_checkpoint_path] if config.eval.ddp_checkpoint_path else [])]
     heads = [load_head(path) for path in named]
+    warnings: list[str] = []
     if not named:
-        places = [Path(config.training.output_dir), shipped_head(config.model.path)]
-        found = [load_head(p) for p in places if p.is_dir() and newest_checkpoint(p)]
-        heads = sorted(found, key=lambda trained: trained.facts.get("model") != vlm.fingerprint)[:1]
-    warnings = []
+        heads, warnings = _own_head(config, vlm)
     for trained in heads:
         model = trained.facts.get("model")
         if model and model != vlm.fingerprint:
@@ -183,7 +189,92 @@ def load_heads(config: VqaConfig, vlm: VLMLike) -> tuple[list[TrainedHead], list
                 f"{vlm.fingerprint}): its gains may not hold here"
             )
         warnings += _idle_options(trained, config)
+        if named and (different := contradictions(trained, config)):
+            warnings.append(f"{trained.path} is not what this configuration trains: {'; '.join(different)}")
     return heads, warnings
+
+
+def _own_head(config: VqaConfig, vlm: VLMLike) -> tuple[list[TrainedHead], list[str]]:
+    """The head that this configuration has trained, of all that were kept; and what to know of the choice.
+
+    Those whose objective or inputs are other ones are out. Of the rest: trained on this model's passes, then with the
+    fewest other options, then the newest.
+    """
+    folder, shipped = Path(config.training.output_dir), shipped_head(config.model.path)
+    number = re.compile(r"earlier_(\d+)")
+    earlier = [path for path in folder.glob("earlier_*") if number.fullmatch(path.name)]
+    earlier.sort(key=lambda path: int(number.findall(path.name)[0]), reverse=True)
+    places = [place for place in (folder, *earlier) if place.is_dir() and newest_checkpoint(place)]
+    own = {place: load_head(place) for place in places}
+    against = {place: contradictions(trained, config) for place, trained in own.items()}
+    fitting = [place for place in places if not against[place]]
+    if places and not fitting and config.policy.baseline_name in (None, "string_lookup"):
+        told = ". ".join(f"{place}: {'; '.join(against[place])}" for place in places)
+        raise FoveateError(
+            f"the heads in training.output_dir are not what this configuration trains. {told}. Train one (`foveate "
+            "train value` keeps the others), name a head with --checkpoint, or give the options it was trained with"
+        )
+    if not fitting and shipped.is_dir() and newest_checkpoint(shipped):
+        trained = load_head(shipped)
+        if different := contradictions(trained, config):
+            return [], [f"the head that ships with {config.model.path} was left out: {'; '.join(different)}"]
+        return [trained], []
+    if not fitting:
+        return [], []
+    others = {place: other_training(place, own[place], config) for place in fitting}
+    stranger = {place: own[place].facts.get("model") != vlm.fingerprint for place in fitting}
+    best = min(fitting, key=lambda place: (stranger[place], len(others[place])))
+    if stranger[best] and shipped.is_dir() and newest_checkpoint(shipped):
+        trained = load_head(shipped)
+        if trained.facts.get("model") == vlm.fingerprint and not contradictions(trained, config):
+            return [trained], []
+    warnings = []
+    if best != places[0]:
+        reason = "; ".join(against[places[0]] or others[places[0]]) or "it belongs to another model"
+        warnings.append(f"{best} was taken, not the newest head in {folder}: {reason}")
+    elif len(places) > 1 and others[best]:
+        warnings.append(
+            f"{best} was taken, the newest of {len(places)} heads there, and it was trained otherwise: "
+            f"{'; '.join(others[best])}"
+        )
+    return [own[best]], warnings
+
+
+def contradictions(trained: TrainedHead, config: VqaConfig) -> list[str]:
+    """Where the objective and the inputs of a head are not those of the configuration."""
+    shape, keys, facts = trained.head.shape, config.policy, trained.facts
+    there: dict[str, Any] = {"feature_mode": shape.feature_mode}
+    if shape.action_space == "binary":  # three scores are read as two actions, but not two as three
+        there["action_space"] = shape.action_space
+    there |= facts.get("objective", {})
+    if shape.learns == "policy":
+        there["lambda_cost"] = facts.get("lambda_cost", keys.lambda_cost)
+    found = [
+        f"policy.{key} {plain(value)} in training, {plain(getattr(keys, key))} now"
+        for key, value in there.items()
+        if value != getattr(keys, key)
+    ]
+    if "objective" not in facts and (shape.learns == "gains") != (keys.use_straight_through is None):
+        learns = "gains" if shape.learns == "gains" else "actions, of a policy.use_straight_through that is not null"
+        found.insert(0, f"it learned {learns}; policy.use_straight_through is {plain(keys.use_straight_through)} now")
+    return found
+
+
+def other_training(place: Path, trained: TrainedHead, config: VqaConfig) -> list[str]:
+    """Options of the training that left this head which are not those of the configuration; evaluation has some of
+    its own."""
+    idle = ["policy.baseline_", "policy.fallback_", "training.output_dir", "training.save_every", "training.seed"]
+    idle += ["policy.lambda_cost"] if trained.head.shape.learns == "gains" else []
+    return [
+        f"{key} {plain(before)} in training, {plain(now)} now"
+        for key, (before, now) in differing_options(place, config).items()
+        if key.startswith(TRAINING_KEYS) and not key.startswith(tuple(idle))
+    ]
+
+
+def plain(value: Any) -> str:
+    """A value as YAML has it."""
+    return "null" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
 
 
 def _idle_options(trained: TrainedHead, config: VqaConfig) -> list[str]:

@@ -18,7 +18,7 @@ import numpy as np
 from foveate.evaluation.vqa.cache import data_hash, image_bytes
 from foveate.evaluation.vqa.config import VqaConfig
 from foveate.evaluation.vqa.files import write_table
-from foveate.evaluation.vqa.load import load_model, stage1_recipe
+from foveate.evaluation.vqa.load import TRAINING_KEYS, load_model, stage1_recipe
 from foveate.evaluation.vqa.matrix import learned_rules
 from foveate.evaluation.vqa.passes import VLMLike
 from foveate.evaluation.vqa.rows import rule_results
@@ -184,8 +184,7 @@ def fit_head(
 
 def set_aside(folder: Path, config: VqaConfig) -> Path | None:
     """Move a finished head that was trained otherwise to `folder/earlier_N`; that folder, or None."""
-    counts = ("policy.", "training.", "model.path", "data.train_jsonl", "max_train_samples")
-    otherwise = any(key.startswith(counts) for key in differing_options(folder, config))
+    otherwise = any(key.startswith(TRAINING_KEYS) for key in differing_options(folder, config))
     if not otherwise or not (folder / "summary.json").exists():
         return None
     kept = next(path for n in itertools.count(1) if not (path := folder / f"earlier_{n}").exists())

@@ -86,6 +86,7 @@ def fit(
         "trained_on": trained_on,
         "seed": training.seed,
         "lambda_cost": config.lambda_cost,
+        "objective": config.objective,
         "mean_gains": dict(zip(("coarse", "full"), known.gains[:, 1:].mean(0).tolist(), strict=True)),
         "questions": {"train": len(known), "val": len(checked)},
     }
