@@ -129,8 +129,8 @@ def write_capabilities(run_dir: str | Path) -> dict[str, Any]:
 
 def _follows(record: Record, before: Record) -> bool:
     """Whether no inference of the episode lies between the two, as far as their numbers tell."""
-    numbers = record.meta.get("query"), before.meta.get("query")
-    return record.episode == before.episode and (None in numbers or numbers[0] == numbers[1] + 1)
+    number, last = record.meta.get("query"), before.meta.get("query")
+    return record.episode == before.episode and (number is None or last is None or number == last + 1)
 
 
 def _checked(run_dir: Path) -> Iterator[tuple[dict[str, Any], Record | FoveateError]]:

@@ -32,14 +32,20 @@ class VideoWriter:
         fps: frames per second of playback.
         codecs: tried in this order; None: those of the format.
         threads: of the encoder; None: as many as it likes.
+        title: stands in the file's metadata.
     Raises:
         FoveateError: an unknown format, no codec is there, or a frame has another size than the first.
     """
 
     def __init__(
-        self, path: Path | str, fps: float, codecs: tuple[str, ...] | None = None, threads: int | None = None
+        self,
+        path: Path | str,
+        fps: float,
+        codecs: tuple[str, ...] | None = None,
+        threads: int | None = None,
+        title: str = "",
     ) -> None:
-        self.path, self._fps, self._threads = Path(path), fps, threads
+        self.path, self._fps, self._threads, self._title = Path(path), fps, threads, title
         if codecs is None and self.path.suffix not in CODECS:
             raise unknown("video format", self.path.suffix, CODECS)
         self._codecs = codecs or CODECS[self.path.suffix]
@@ -68,6 +74,8 @@ class VideoWriter:
         if codec is None:
             raise FoveateError(f"{self.path}: PyAV has none of the encoders {', '.join(self._codecs)}; pip install av")
         self._container = av.open(str(self.path), "w")
+        if self._title:
+            self._container.metadata["title"] = self._title
         self._stream = self._container.add_stream(codec, rate=Fraction(self._fps).limit_denominator(1000))
         self._stream.height, self._stream.width = frame.shape[:2]
         self._stream.pix_fmt = "yuv420p"
@@ -100,6 +108,17 @@ def _encodes(codec: str) -> bool:
     except ValueError:
         return False
     return True
+
+
+def title_in(path: Path | str) -> str:
+    """The title in a video's metadata; empty where it has none, or cannot be read."""
+    import av
+
+    try:
+        with av.open(str(path)) as container:
+            return next((value for name, value in container.metadata.items() if name.lower() == "title"), "")
+    except (OSError, av.FFmpegError):
+        return ""
 
 
 def write_video(path: Path | str, frames: Iterable[np.ndarray], fps: float) -> None:

@@ -87,6 +87,20 @@ class EpisodeMaps:
             phase, self.about.layers, self.about.heads, views, self.maps[phase][i], self.valid[phase][i]
         )
 
+    def most(self, phase: Phase, layers: Sequence[int] = (), heads: Sequence[int] = ()) -> dict[int, float]:
+        """Layer -> the largest value on a patch that was there, over all keyframes and these heads; empty: all."""
+        columns = [self.about.heads.index(head) for head in heads or self.about.heads]
+        there = self.valid[phase][:, None]  # [keyframe, 1, view, rows, columns]
+        return {
+            layer: float(np.where(there, self.maps[phase][:, self.about.layers.index(layer)][:, columns], 0).max())
+            for layer in layers or self.about.layers
+        }
+
+    def most_of_mean(self, phase: Phase, layer: int) -> float:
+        """As `most`, of the mean over the heads."""
+        mean = self.maps[phase][:, self.about.layers.index(layer)].astype(np.float32).mean(1)
+        return float(np.where(self.valid[phase], mean, 0).max())
+
     def save(self, path: Path) -> None:
         arrays: dict[str, Any] = {f"{phase}/maps": values for phase, values in self.maps.items()}
         arrays |= {f"{phase}/valid": values for phase, values in self.valid.items()}
@@ -104,6 +118,15 @@ class EpisodeMaps:
                     {phase: file[f"{phase}/valid"] for phase in phases},  # type: ignore[misc]
                 )
         except (OSError, ValueError, KeyError, TypeError, EOFError) as error:
+            raise FoveateError(f"{path}: not a file of an episode's maps that foveate wrote ({error})") from error
+
+    @staticmethod
+    def about_in(path: Path) -> About:
+        """What `load` gives beside the maps, without reading them."""
+        try:
+            with np.load(path) as file:
+                return About.from_json(str(file["about"]))
+        except Exception as error:  # zip files and JSON that are damaged raise many things
             raise FoveateError(f"{path}: not a file of an episode's maps that foveate wrote ({error})") from error
 
     def ranking(self) -> dict[str, list[dict[str, Any]]]:

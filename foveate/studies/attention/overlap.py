@@ -82,6 +82,10 @@ def measure_episode(
     seen: dict[str, None] = {}
     order: list[str] = []  # of the objects' colours
     counts = {"pictures": 0, "without_masks": 0}
+    most: dict[int, float] = {}
+    if folder is not None:  # one scale for the whole video of a layer
+        whole = select(stored.at(about.keyframes[0], targets.phase), targets.layers, ()).layers
+        most = {layer: stored.most_of_mean(targets.phase, layer) for layer in whole}
     for frame in about.keyframes:
         images = {view: next(source) for view, source in pictures.items()}
         maps = select(stored.at(frame, targets.phase), targets.layers, ())
@@ -97,7 +101,8 @@ def measure_episode(
             rows += [{"frame": frame, **row} for row in found_rows]
         if folder is not None:
             order += dict.fromkeys(name for found in chosen.values() for name in found if name not in order)
-            draw_objects(folder / f"{frame:05d}", images, chosen, maps, about.model_hw, about.instruction, order)
+            shown = folder / f"{frame:05d}"
+            draw_objects(shown, images, chosen, maps, about.model_hw, about.instruction, order, most)
     if counts["without_masks"] == counts["pictures"]:
         raise FoveateError(
             f"episode {about.episode}: there are no masks of any of its keyframes {list(about.keyframes)[:4]} ..., "
@@ -124,6 +129,7 @@ def draw_objects(
     model_hw: tuple[int, int],
     title: str,
     order: Sequence[str],
+    most: Mapping[int, float],
 ) -> None:
     """`folder/<phase>_L5_objects.jpg` for each layer: the mean of its heads.
 
@@ -132,13 +138,14 @@ def draw_objects(
         masks: view -> object -> bool [H, W].
         title: the instruction.
         order: objects, in the order of their colours.
+        most: layer -> value of the last colour.
     """
     folder.mkdir(parents=True, exist_ok=True)
     sheet = Sheet(images, model_hw, title=title, style=Style(smooth=False))
     for i, layer in enumerate(maps.layers):
         mean = maps.maps[i].astype(np.float32).mean(0)
         grids = {view: np.where(maps.valid[v], mean[v], np.nan) for v, view in enumerate(maps.views) if view in images}
-        picture = sheet.draw(grids, f"{maps.phase} L{layer}")
+        picture = sheet.draw(grids, f"{maps.phase} L{layer}", (0.0, most[layer]))
         draw_outlines(picture, sheet.places, masks, order)
         save_jpeg(folder / picture_name(maps.phase, layer), picture)
 

@@ -53,6 +53,7 @@ def draw_keyframe(
     *,
     model_hw: tuple[int, int],
     title: str,
+    most: Mapping[Phase, Mapping[int, float]] | None = None,
 ) -> None:
     """All pictures of one keyframe.
 
@@ -61,10 +62,12 @@ def draw_keyframe(
         images: view -> uint8 [H, W, 3], the source pictures.
         maps: of views that `images` holds.
         title: the instruction.
+        most: phase -> layer -> value of the last colour; None: the largest of each picture.
     """
     sheet = Sheet(images, model_hw, title=title, style=drawing)
-    for found in maps.values():
-        draw_phase(folder, sheet, select(found, drawing.layers, drawing.heads), drawing)
+    for phase, found in maps.items():
+        chosen = select(found, drawing.layers, drawing.heads)
+        draw_phase(folder, sheet, chosen, drawing, most[phase] if most else None)
 
 
 def grids(maps: AttentionMaps, values: np.ndarray) -> dict[str, np.ndarray]:
@@ -77,11 +80,14 @@ def grids(maps: AttentionMaps, values: np.ndarray) -> dict[str, np.ndarray]:
     return {view: seen[v] for v, view in enumerate(maps.views) if maps.valid[v].any()}
 
 
-def draw_phase(folder: Path, sheet: Sheet, maps: AttentionMaps, drawing: Drawing) -> dict[int, int]:
+def draw_phase(
+    folder: Path, sheet: Sheet, maps: AttentionMaps, drawing: Drawing, most: Mapping[int, float] | None = None
+) -> dict[int, int]:
     """Draw every layer: its most active head, and each head apart; returns layer -> most active head.
 
     Args:
         maps: steps or tokens in a leading axis are averaged; all their layers and heads are drawn.
+        most: layer -> value of the last colour; None: the largest of each picture.
     """
     maps = averaged(maps)
     best = most_active_heads(maps, drawing.activity)  # type: ignore[arg-type]  # it is one of `ACTIVITIES`
@@ -93,7 +99,8 @@ def draw_phase(folder: Path, sheet: Sheet, maps: AttentionMaps, drawing: Drawing
         for j, head in enumerate(maps.heads):
             if not drawing.detail and head != best[layer]:
                 continue
-            picture = sheet.draw(grids(maps, maps.maps[i, j]), f"{maps.phase} L{layer} H{head}")
+            scale = (0.0, most[layer]) if most else None
+            picture = sheet.draw(grids(maps, maps.maps[i, j]), f"{maps.phase} L{layer} H{head}", scale)
             if drawing.detail:
                 save_jpeg(detail / f"head_{head:02d}.jpg", picture, drawing.quality)
             if head == best[layer]:

@@ -30,8 +30,9 @@ from typing import Literal
 from foveate.data.droid.reader import Episode
 from foveate.errors import FoveateError
 from foveate.studies.attention.archive import HEADS, MAPS, About, EpisodeMaps
-from foveate.studies.attention.clips import Clip, Filming, clips_of, film
+from foveate.studies.attention.clips import Filming, clips_of, film
 from foveate.studies.attention.pictures import Drawing, draw_keyframe, marker_text, named_views
+from foveate.studies.attention.reel import Reel
 from foveate.types import AttentionMaps, Observation, Phase
 from foveate.util.files import CannotWrite
 from foveate.util.progress import ProgressBar
@@ -229,7 +230,11 @@ class Pipeline:
         drawn.maps.save(folder / MAPS)
         (folder / HEADS).write_text(json.dumps(drawn.maps.ranking(), indent=1) + "\n")
         if self._plan.filming is not None and self._video_out is not None:
-            film_episode(folder, self._video_out / episode.key, self._plan.filming, about.instruction, pool)
+            views = {view: episode.frames(camera, about.keyframes) for view, camera in about.views.items()}
+            images = ({view: next(frames) for view, frames in views.items()} for _ in about.keyframes)
+            reel = Reel(drawn.maps, images, self._plan.drawing, self._plan.filming.scale)
+            out = self._video_out / episode.key
+            film_episode(folder, out, self._plan.filming, about.instruction, reel, pool)
         (folder / MARKER).write_text(marker_text(about, self._plan.drawing.layers or about.layers), encoding="utf-8")
         target = self._out / episode.key
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -274,19 +279,16 @@ def _ended(episode: Episode, future: Future[None]) -> Outcome:
 
 
 def film_episode(
-    folder: Path, out: Path, filming: Filming, instruction: str, pool: ThreadPoolExecutor | None = None
-) -> list[Path]:
+    folder: Path, out: Path, filming: Filming, instruction: str, reel: Reel, pool: ThreadPoolExecutor
+) -> None:
     """All videos of one episode, with its instruction beside them.
 
     Args:
-        pool: its threads encode the videos side by side; None: one after the other.
+        pool: its threads encode the videos side by side.
     """
     clips = clips_of(folder)
     out.mkdir(parents=True, exist_ok=True)
     if instruction:
         (out / "instruction.txt").write_text(instruction + "\n", encoding="utf-8")
-
-    def make(clip: Clip) -> Path:
-        return film(folder, out, clip, filming, instruction)
-
-    return list(pool.map(make, clips) if pool is not None else map(make, clips))
+    for future in [pool.submit(film, folder, out, clip, filming, reel) for clip in clips]:
+        future.result()

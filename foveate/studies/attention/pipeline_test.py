@@ -21,8 +21,19 @@ from foveate.studies.attention.archive import MAPS, EpisodeMaps
 from foveate.studies.attention.clips import Filming, clips_of, film
 from foveate.studies.attention.pictures import Drawing
 from foveate.studies.attention.pipeline import MARKER, PARTIAL, Pipeline, Plan, Reading
-from foveate.studies.attention.redraw import film_all, pictured_episodes, rank_over, redraw, stored_episodes
+from foveate.studies.attention.redraw import (
+    RenderConfig,
+    VideoConfig,
+    film_all,
+    pictured_episodes,
+    rank_over,
+    redraw,
+    render,
+    stored_episodes,
+    video,
+)
 from foveate.types import AttentionMaps
+from foveate.viz.video import title_in
 
 CAMERAS = {"corner": "varied_camera_1", "gripperPOV": "hand_camera"}
 READING = Reading(
@@ -163,6 +174,94 @@ def test_videos_of_all_formats(tmp_path, format):
     os.utime(fresh, (time.time() + 5, time.time() + 5))
     assert [o.status for o in film_all([outcome.episode], results, out, filming)] == ["done"]
     assert [p.name for p, t in before.items() if p.stat().st_mtime_ns != t] == [f"L00_prefix_max.{format}"]
+
+
+def moving(places, observations):
+    """Head 0 leads in the first frame, head 1 in the others; the values halve from frame to frame."""
+    found = []
+    for _, frame in places:
+        maps = np.zeros((3, 2, 3, 4, 4), np.float16)
+        high, low = (0, 1) if frame == 0 else (1, 0)
+        maps[:, high, 0, 1, 1] = 0.5 / 2 ** (frame // 4) if frame else 0.2
+        maps[:, low, 0, 2, 2] = 0.1
+        maps[:, :, 1] = 0.001
+        valid = np.ones((3, 4, 4), bool)
+        valid[2] = False
+        found.append(
+            {"prefix": AttentionMaps("prefix", (0, 1, 2), (0, 1), ("corner", "gripperPOV", "none"), maps, valid)}
+        )
+    return found
+
+
+def film_frames(path):
+    with av.open(str(path)) as container:
+        return [frame.to_ndarray(format="rgb24").astype(int) for frame in container.decode(video=0)]
+
+
+def red_in(picture):
+    """How red the reddest pixel of the left half is."""
+    left = picture[30:-25, : picture.shape[1] // 2]
+    return int((left[..., 0] - left[..., 2]).max())
+
+
+@pytest.mark.parametrize("scale", ["episode", "frame"])
+def test_a_film_has_one_scale_and_one_head_for_all_its_frames(tmp_path, scale):
+    write(tmp_path / "data")
+    plan = Plan(4, 2, drawing=Drawing(layers=(0,), size=(320, 240), smooth=False), filming=Filming(scale=scale))
+    (outcome,) = run(tmp_path / "data", tmp_path, attend=moving, plan=plan)
+    videos = tmp_path / "videos" / outcome.episode
+    # Head 1 is the most active over the episode: 0.1, 0.25, 0.125; head 0 leads the first frame alone.
+    assert title_in(videos / "L00_prefix_max.webm") == (
+        f"L00_prefix_max: prefix layer 0 head 1, most active over the episode, one scale per {scale}, 4 fps"
+    )
+    first, middle, last = map(red_in, film_frames(videos / "L00_prefix_max.webm"))
+    assert middle > 80, "the largest value of the episode is red"
+    if scale == "frame":
+        assert min(first, last) > 80
+    else:
+        assert max(first, last) < 60, "half of it and less is not"
+
+
+def test_layers_heads_and_scale_of_videos_are_chosen_afterwards(tmp_path):
+    write(tmp_path / "data")
+    plan = Plan(4, 2, drawing=Drawing(layers=(0,), size=(320, 240), smooth=False), filming=None)
+    run(tmp_path / "data", tmp_path, attend=moving, plan=plan)
+    results, films = tmp_path / "results", tmp_path / "films"
+    (results / "config.yaml").write_text(f"data_root: {tmp_path / 'data'}\nsize: [320, 240]\nsmooth: false\n")
+    common = {"results": str(results), "video_out": str(films)}
+    # A layer that was not drawn is filmed from its maps.
+    (outcome,), _ = video(VideoConfig(**common, layers=(2,), heads=(1,)))
+    assert outcome.status == "done"
+    made = sorted(p.relative_to(films / outcome.episode).as_posix() for p in films.rglob("*.webm"))
+    assert made == ["L02_prefix_max.webm", "L2/H01_prefix.webm"]
+    assert red_in(film_frames(films / outcome.episode / made[0])[2]) < 60
+    # Another scale is another film; the same again stays.
+    for status in ("done", "skipped"):
+        (outcome,), _ = video(VideoConfig(**common, layers=(2,), heads=(1,), scale="frame"))
+        assert outcome.status == status
+    assert red_in(film_frames(films / outcome.episode / made[0])[2]) > 80
+    for wrong, said in (({"layers": (7,)}, "--layers 7: episode"), ({"heads": (5,)}, "--heads 5: episode")):
+        with pytest.raises(FoveateError, match=said):
+            video(VideoConfig(**common, **wrong))
+        with pytest.raises(FoveateError, match=said):
+            render(RenderConfig(results=str(results), **wrong))
+
+
+def test_pictures_are_drawn_on_one_scale_when_asked(tmp_path):
+    write(tmp_path / "data")
+    plan = Plan(4, 2, drawing=Drawing(layers=(0,), size=(320, 240)), filming=None)
+    (outcome,) = run(tmp_path / "data", tmp_path, attend=moving, plan=plan)
+    look = {"results": str(tmp_path / "results"), "data_root": str(tmp_path / "data"), "size": (320, 240)}
+    reds = {}
+    for scale in ("frame", "episode"):
+        render(RenderConfig(**look, out=str(tmp_path / scale), layers=(0,), smooth=False, scale=scale))
+        with Image.open(tmp_path / scale / outcome.episode / "00008/L0_prefix_heads/head_01.jpg") as picture:
+            reds[scale] = red_in(np.asarray(picture, int))
+    assert reds["frame"] > 80 and reds["episode"] < 60
+    # Films of pictures that were drawn again look like them.
+    (done,), _ = video(VideoConfig(results=str(tmp_path / "episode"), video_out=str(tmp_path / "films")))
+    assert done.status == "done"
+    assert title_in(tmp_path / "films" / done.episode / "L0/H01_prefix.webm").endswith("one scale per episode, 4 fps")
 
 
 def test_bad_episodes_are_named_and_the_rest_go_on(tmp_path):

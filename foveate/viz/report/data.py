@@ -220,8 +220,8 @@ def _merge(logged: list[Row], traced: list[Row], warnings: list[str]) -> list[Ro
     dumps = {(row["variant"], row["task"], row["episode"], row["step"]): row for row in traced}
     merged = []
     for row in logged:
-        dump = dumps.pop((row["variant"], row["task"], row["episode"], row["step"]), {})
-        merged.append({**row, **{name: dump[name] for name in ("dump", "keep_iou") if name in dump}})
+        dump = dumps.pop((row["variant"], row["task"], row["episode"], row["step"]), None)
+        merged.append({**row, **{name: dump[name] for name in ("dump", "keep_iou") if dump and name in dump}})
     if dumps:
         warnings.append(f"{len(dumps)} dumps are of no inference that queries.jsonl has, and are left out")
     return merged
