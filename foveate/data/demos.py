@@ -31,6 +31,7 @@ import numpy as np
 
 from foveate.errors import FoveateError
 from foveate.util.files import draft, json_lines, write_text
+from foveate.util.pictures import read_picture
 
 EPISODES_PER_CHUNK = 1000
 
@@ -203,7 +204,7 @@ def _read_episode(path: Path) -> DemoEpisode:
     for view in names:
         rows = table[f"observation.images.{view}"].to_pylist()
         frames = np.array([i for i, row in enumerate(rows) if row is not None], dtype=np.int64)
-        images[view] = np.stack([_decode(rows[i]["bytes"]) for i in frames])
+        images[view] = np.stack([read_picture(rows[i]["bytes"]) for i in frames])
     return DemoEpisode(
         task=line["tasks"][0],
         env_task=line["env_task"],
@@ -226,9 +227,3 @@ def _encode(picture: np.ndarray) -> bytes:
     buffer = io.BytesIO()
     Image.fromarray(picture).save(buffer, "PNG", compress_level=3)
     return buffer.getvalue()
-
-
-def _decode(data: bytes) -> np.ndarray:
-    from PIL import Image
-
-    return np.asarray(Image.open(io.BytesIO(data)).convert("RGB"))

@@ -13,6 +13,7 @@ from foveate.errors import FoveateError, unknown
 from foveate.models import registry
 from foveate.policy import LoadOptions, Policy
 from foveate.types import Observation
+from foveate.util.pictures import ImageError, read_picture
 from foveate.util.progress import SILENT, Reporter
 
 
@@ -25,8 +26,6 @@ def read_observation(
         image: a picture per view of the policy: `view=path`, or paths in the order of its views.
         state: in the robot's units; none: zeros, and the report says so.
     """
-    from PIL import Image
-
     views = policy.spec.views
     named = dict(word.partition("=")[::2] for word in image if "=" in word and not Path(word).exists())
     plain = [word for word in image if word.partition("=")[0] not in named]
@@ -42,9 +41,8 @@ def read_observation(
     images = {}
     for view, path in {**named, **dict(zip(free, plain, strict=True))}.items():
         try:
-            with Image.open(path) as picture:
-                images[view] = np.asarray(picture.convert("RGB"))
-        except OSError as error:
+            images[view] = read_picture(path)
+        except ImageError as error:
             raise FoveateError(f"--image {view}={path}: not a readable picture ({error})") from error
     values = np.asarray(state, np.float32)
     if not len(state):

@@ -9,7 +9,6 @@ and pictures alone.
 from __future__ import annotations
 
 import os
-import warnings
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -23,6 +22,7 @@ from foveate.errors import FoveateError
 from foveate.tracing.record import Record, iter_records, read_record
 from foveate.tracing.store import dump_paths
 from foveate.tracing.tokens import check_run, none_readable
+from foveate.util.pictures import HARD_LIMIT, ImageError, fault, picture_size, read_picture
 from foveate.viz.overlay import layers
 
 PIXELS = 50_000_000
@@ -59,20 +59,13 @@ def load_images(record: Record, *, decode: bool = True) -> dict[str, np.ndarray]
             continue
         if not path.resolve().is_relative_to(root):
             raise FoveateError(f"{path}: lies outside the run folder, and is not read; copy it to its place")
-        if not path.is_file():
-            raise FoveateError(f"{path}: not a readable picture (no regular file); delete it")
         try:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # the limit is ours
-                with Image.open(path) as image:
-                    _check_size(path, image.size, view.source_hw)
-                    if decode:
-                        images[view.name] = np.asarray(image.convert("RGB"))
-                    else:
-                        image.verify()
-        except FoveateError:
-            raise
-        except Exception as error:  # Pillow raises whatever a damaged file makes it stumble over
+            _check_size(path, picture_size(path, HARD_LIMIT), view.source_hw)
+            if decode:
+                images[view.name] = read_picture(path)
+            elif reason := fault(path):
+                raise ImageError(reason)
+        except ImageError as error:
             raise FoveateError(f"{path}: not a readable picture ({error}); delete it") from error
     return images
 

@@ -23,6 +23,7 @@ import numpy as np
 from foveate.data.droid.writer import OUTCOMES
 from foveate.errors import FoveateError
 from foveate.types import Observation
+from foveate.util.pictures import ImageError, read_picture
 
 if TYPE_CHECKING:
     import h5py
@@ -208,14 +209,11 @@ class Episode:
         return values
 
     def _jpeg(self, path: Path) -> np.ndarray:
-        from PIL import Image
-
         try:
-            with Image.open(path) as picture:
-                return np.array(picture.convert("RGB"))
-        except OSError as error:
+            return read_picture(path)
+        except ImageError as error:
             where = path.relative_to(self.folder)
-            raise FoveateError(f"episode {self.key}: {where} is not a readable picture ({_reason(error)})") from error
+            raise FoveateError(f"episode {self.key}: {where} is not a readable picture ({error})") from error
 
     def _decode(self, video: Path, indices: Sequence[int]) -> Iterator[np.ndarray]:
         import av

@@ -28,6 +28,7 @@ import numpy as np
 
 from foveate.data.masks.rle import decode_segmentation
 from foveate.errors import FoveateError
+from foveate.util.pictures import ImageError, read_labels
 
 Masks = dict[str, np.ndarray]
 """Object -> bool [H, W]."""
@@ -194,13 +195,9 @@ def _read_json(path: Path) -> Any:
 
 
 def _read_picture(path: Path) -> np.ndarray:
-    from PIL import Image
-
     try:
-        with Image.open(path) as picture:
-            # Palette pictures hold their labels as they are; colours have none.
-            return np.asarray(picture if picture.mode in ("L", "P", "1", "I", "I;16") else picture.convert("L"))
-    except OSError as error:
+        return read_labels(path)
+    except ImageError as error:
         raise FoveateError(f"{path}: not a readable picture ({error})") from error
 
 

@@ -68,7 +68,12 @@ def test_folder_in_every_form(tmp_path):
         {"category": "bowl", "bbox": [0.2, 0, 1.0, 1], "score": 0.5},
     ]
     (tmp_path / "service/00008.json").write_text(json.dumps({"objects": answer}))
+    cut_out = np.full((*RING.shape, 4), 255, np.uint8)
+    cut_out[..., 3] *= RING
+    (tmp_path / "cut_out/cube").mkdir(parents=True)
+    Image.fromarray(cut_out).save(tmp_path / "cut_out/cube/00008.png")
     source = open_masks(tmp_path)
+    np.testing.assert_array_equal(source.at("cut_out", 8, IMAGE)["cube"], RING)  # what is transparent is outside
     for camera in ("labels", "arrays", "apart", "service"):
         found = source.at(camera, 8, IMAGE)
         np.testing.assert_array_equal(found["cube"], RING, camera)

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from foveate.data.vqa.jsonl import SUFFIXES, read_lines, sample_of
 from foveate.types import VQASample
+from foveate.util.pictures import encoded
 
 
 @dataclass(frozen=True)
@@ -36,13 +37,7 @@ class Leakage:
 
 def image_hash(sample: VQASample) -> str:
     """16 hex digits of the encoded picture; empty where there is none, or its file is missing."""
-    if isinstance(sample.image, bytes):
-        content = sample.image
-    else:
-        try:
-            content = Path(sample.image).read_bytes() if sample.image else b""
-        except OSError:
-            content = b""
+    content = encoded(sample.image)
     return hashlib.sha256(content).hexdigest()[:16] if content else ""
 
 

@@ -8,15 +8,12 @@ and so do those whose picture is not there or cannot be decoded: training would 
 from __future__ import annotations
 
 import hashlib
-import io
 import json
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
-
-from PIL import Image
 
 from foveate.data.vqa.jsonl import SUFFIXES
 from foveate.data.vqa.jsonl import load as load_jsonl
@@ -25,6 +22,7 @@ from foveate.data.vqa.load import load_vqa
 from foveate.errors import FoveateError
 from foveate.types import VQASample
 from foveate.util.files import write_bytes, write_text
+from foveate.util.pictures import fault
 
 
 @dataclass(frozen=True)
@@ -174,13 +172,7 @@ def _is_held_out(image: str, config: VqaTrainConfig) -> bool:
 def _is_readable(picture: bytes | str, image: str, known: dict[str, bool]) -> bool:
     """Whether a picture can be decoded to its end; `known` is by its hash, and takes up what is found."""
     if image not in known:
-        try:
-            with Image.open(io.BytesIO(picture) if isinstance(picture, bytes) else picture) as opened:
-                opened.draft("RGB", (32, 32))  # a JPEG is decoded at an eighth of its size
-                opened.load()
-            known[image] = True
-        except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
-            known[image] = False
+        known[image] = not fault(picture)
     return known[image]
 
 

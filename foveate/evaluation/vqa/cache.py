@@ -24,6 +24,7 @@ import numpy as np
 from foveate.errors import FoveateError
 from foveate.types import VQASample
 from foveate.util.files import JsonLines, draft, read_json_lines
+from foveate.util.pictures import encoded
 
 if TYPE_CHECKING:
     from filelock import FileLock
@@ -42,12 +43,7 @@ def sample_key(sample: VQASample) -> str:
 
 def image_bytes(sample: VQASample) -> bytes:
     """The encoded picture; of a missing file, and without a picture, nothing."""
-    if isinstance(sample.image, bytes):
-        return sample.image
-    try:
-        return Path(sample.image).read_bytes() if sample.image else b""
-    except OSError:
-        return b""
+    return encoded(sample.image)
 
 
 def data_hash(samples: Sequence[VQASample]) -> str:
@@ -113,11 +109,13 @@ class PassCache:
             )
 
     def rows(self, name: str) -> dict[str, dict[str, Any]]:
-        """Question key -> its row; the first of doubles counts. A torn last line is passed over."""
+        """Question key -> its row. The first of doubles counts, but for one that tells an `error`: it counts until
+        another has none. A torn last line is passed over."""
         found: dict[str, dict[str, Any]] = {}
         for path in sorted(self.folder.glob(f"{name}.*.jsonl")):
             for row in read_json_lines(path):
-                found.setdefault(row["key"], row)
+                if row["key"] not in found or found[row["key"]].get("error"):
+                    found[row["key"]] = row
         return found
 
     def add(self, name: str, rows: Iterable[Mapping[str, Any]]) -> None:

@@ -41,7 +41,8 @@ def run_on_ray(
     from foveate.evaluation.vqa.matrix import passes_of
 
     config = experiment.config
-    batches = plan(samples, experiment.cache, passes_of(needs), pruned, config.eval.batch_size)
+    limit = experiment.options.max_pixels
+    batches = plan(samples, experiment.cache, passes_of(needs), pruned, config.eval.batch_size, limit)
     todo = [work for work in batches if work.answers]
     on_plan(sum(work.answers for work in todo))
     most = config.eval.ray_workers if config.model.device == "cpu" else None

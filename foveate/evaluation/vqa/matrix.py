@@ -25,6 +25,7 @@ from foveate.evaluation.vqa.oracle import ChanceCorrected
 from foveate.evaluation.vqa.passes import TOKENS_PASS, PassOptions, PrunedPass, VLMLike, inspect_images, run_passes
 from foveate.evaluation.vqa.rows import PRUNING, AnyRule, RuleResult, rule_results
 from foveate.evaluation.vqa.scored import ScoredPasses, Scorer, score_passes
+from foveate.models.vlm.budget import VisionBudget
 from foveate.types import VQASample
 from foveate.vision_value.baselines import (
     EVERY_PASS,
@@ -91,14 +92,22 @@ class Experiment:
         """How passes are made."""
         keys = self.config.eval
         seed = self.config.training.seed
-        return PassOptions(keys.decoding(seed), keys.batch_size, keys.cache_reuse, self.rank, self.processes)
+        budget = self.config.vision_budget or VisionBudget()
+        return PassOptions(
+            keys.decoding(seed),
+            keys.batch_size,
+            keys.cache_reuse,
+            self.rank,
+            self.processes,
+            budget.max_source_pixels,
+        )
 
     def scored(
         self, dataset: str, samples: Sequence[VQASample], needs: Iterable[str], pruned: Sequence[PrunedPass] = ()
     ) -> ScoredPasses:
         """All passes over one data set, scored."""
-        inspect_images(samples, self.cache)
-        return score_passes(dataset, samples, self.cache, passes_of(needs), self.score, pruned)
+        broken = inspect_images(samples, self.cache, self.options.max_pixels)
+        return score_passes(dataset, samples, self.cache, passes_of(needs), self.score, pruned, broken)
 
     def rows(self, scored: ScoredPasses, rules: Sequence[AnyRule]) -> list[RuleResult]:
         """The rows of these rules, with intervals and what belongs to every row of this run."""
@@ -128,7 +137,7 @@ def cache_meta(config: VqaConfig, vlm: VLMLike) -> dict[str, Any]:
         "fingerprint": vlm.fingerprint,
         "dtype": config.model.dtype,
         "prompt": template,
-        "budget": None if budget is None else {k: v for k, v in vars(budget).items()},
+        "budget": None if budget is None else budget.identity(),
         "max_new_tokens": decoding.max_new_tokens,
         "num_beams": decoding.num_beams,
         "do_sample": decoding.do_sample,

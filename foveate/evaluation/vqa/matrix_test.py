@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+import io
 import math
 import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from foveate.errors import FoveateError
 from foveate.evaluation.vqa.compare import compare
@@ -20,6 +22,7 @@ from foveate.evaluation.vqa.passes import inspect_images
 from foveate.evaluation.vqa.profile import executable, profile_row, profile_rows, spread
 from foveate.evaluation.vqa.rows import RuleResult, rule_results
 from foveate.evaluation.vqa.scored import ScoredPasses, clusters_of
+from foveate.models.vlm.budget import VisionBudget
 from foveate.testing.golden import REPO
 from foveate.training.value.stage2 import fit, split_by_image
 from foveate.types import VQASample
@@ -406,3 +409,47 @@ def test_profiled_rows_take_turns_over_the_whole_set(whole, monkeypatch):
     assert all(passes == ["FULL"] for name, _, passes in timed if name == "always_full")
     assert [one.memory_mib for one in found] == [9.0, 10.0, 11.0], "each row's own peak"
     assert {item.row["mem_of"] for item in three} == {"test"}
+
+
+class OneRefused(FakeVLM):
+    """Stops at one question of a batch, as a foreign processor does at a picture it cannot take."""
+
+    refused = "fake/7"
+
+    def answer(self, samples, level, **options):
+        if level != "NO" and any(s.id == self.refused for s in samples):
+            raise ArithmeticError("aspect ratio")
+        return super().answer(samples, level, **options)
+
+
+def test_a_question_that_the_model_cannot_take_is_marked_and_the_others_are_evaluated(tmp_path):
+    samples = fake_samples(40)
+    samples[7] = dataclasses.replace(samples[7], id="fake/7")
+    scored = scored_of(make(tmp_path / "cache", OneRefused()), samples)
+    assert len(scored) == 39 and list(scored.broken) == ["fake/7"]
+    assert scored.broken["fake/7"] == "sample fake/7: the model cannot take it: ArithmeticError: aspect ratio"
+    # The next command tries it again.
+    again = make(tmp_path / "cache")
+    assert len(scored_of(again, samples)) == 40
+    # Where none can be taken it is no matter of the questions.
+    every = OneRefused()
+    with pytest.raises(ArithmeticError):
+        scored_of(make(tmp_path / "other", every), [dataclasses.replace(s, id="fake/7") for s in samples[:3]])
+
+
+def test_a_picture_above_the_limit_is_marked_until_the_limit_is_raised(tmp_path):
+    samples = fake_samples(4)
+    samples[2] = dataclasses.replace(samples[2], image=png(40, 30))
+    limited = make(tmp_path / "cache")
+    limited.config = dataclasses.replace(limited.config, vision_budget=VisionBudget(max_source_pixels=1199))
+    assert list(scored_of(limited, samples).broken) == [samples[2].id]
+    raised = make(tmp_path / "cache")
+    assert len(scored_of(raised, samples)) == 4 and not scored_of(raised, samples).broken
+    raised.cache.close()
+    assert list(scored_of(limited, samples).broken) == [samples[2].id]
+
+
+def png(width: int, height: int) -> bytes:
+    buffer = io.BytesIO()
+    Image.new("RGB", (width, height), "red").save(buffer, "PNG")
+    return buffer.getvalue()

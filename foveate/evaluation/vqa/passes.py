@@ -14,7 +14,7 @@ import io
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 import numpy as np
 from PIL import Image
@@ -23,9 +23,10 @@ from foveate.errors import FoveateError
 from foveate.evaluation.vqa.cache import PassCache, pack_hidden, sample_key
 from foveate.models.vlm.budget import VisionBudget, resize
 from foveate.models.vlm.decoding import Decoding
-from foveate.models.vlm.images import ImageError, decode
+from foveate.models.vlm.images import decode
 from foveate.pruning import make_pruner
 from foveate.types import VisionLevel, VQASample
+from foveate.util.pictures import MAX_PIXELS, ImageError
 from foveate.vision_value.config import LEVELS
 
 if TYPE_CHECKING:
@@ -37,8 +38,9 @@ IMAGE_PASS = "image"
 TEXT_PASS = "text"
 TOKENS_PASS = "tokens"
 """How many vision tokens a FULL look would have, where none is made."""
-
-
+FAULT_PASS = "fault"
+"""Questions that the model, or a processor of it, could not take, and why; they are tried again by the next command."""
+T = TypeVar("T")
 POOL = {"pool": "downsample"}
 """Where a mode is not called as the pruning method is: `downsample` here is a smaller picture."""
 
@@ -89,6 +91,8 @@ class PassOptions:
     rank: int = 0
     """This process among `processes`."""
     processes: int = 1
+    max_pixels: int = MAX_PIXELS
+    """A picture with more is marked as broken."""
 
 
 def run_passes(
@@ -110,7 +114,8 @@ def run_passes(
         on_plan: called with the number of answers to be made.
         on_answers: called with the number of answers that have just been made.
     """
-    share = plan(samples, cache, names, pruned, options.batch_size)[options.rank :: options.processes]
+    work_of_all = plan(samples, cache, names, pruned, options.batch_size, options.max_pixels)
+    share = work_of_all[options.rank :: options.processes]
     if on_plan:
         on_plan(sum(work.answers for work in share))
     for work in share:
@@ -141,14 +146,14 @@ def plan(
     names: Iterable[str],
     pruned: Sequence[PrunedPass],
     batch_size: int,
+    max_pixels: int = MAX_PIXELS,
 ) -> list[Work]:
     """Batches over all readable questions, alike in picture size and length; each with what the cache lacks of it.
 
     Batches of which nothing is missing stay in the list (empty), so that every process counts the same ones.
     """
     keys = [sample_key(sample) for sample in samples]
-    known = cache.rows(IMAGE_PASS)
-    images = {key: known.get(key) or inspect_image(sample, key) for key, sample in zip(keys, samples, strict=True)}
+    images = _image_rows(samples, keys, cache.rows(IMAGE_PASS), max_pixels)
     order = sorted(
         (i for i, key in enumerate(keys) if not images[key]["error"]),
         key=lambda i: (images[keys[i]]["width"], images[keys[i]]["height"], _length(samples[i]), i),
@@ -171,26 +176,36 @@ def plan(
     return work
 
 
-def inspect_image(sample: VQASample, key: str) -> dict[str, Any]:
+def inspect_image(sample: VQASample, key: str, max_pixels: int = MAX_PIXELS) -> dict[str, Any]:
     """Size of the picture, or why it cannot be read; 0 x 0 where the question has none."""
     if sample.image is None:
         return {"key": key, "width": 0, "height": 0, "error": ""}
     try:
-        width, height = decode(sample).size
+        width, height = decode(sample, max_pixels).size
     except ImageError as error:
         return {"key": key, "width": 0, "height": 0, "error": str(error)}
     return {"key": key, "width": width, "height": height, "error": ""}
 
 
-def inspect_images(samples: Sequence[VQASample], cache: PassCache) -> dict[str, str]:
+def inspect_images(samples: Sequence[VQASample], cache: PassCache, max_pixels: int = MAX_PIXELS) -> dict[str, str]:
     """Question key -> why its picture cannot be read; what was found is kept in the cache."""
     known = cache.rows(IMAGE_PASS)
-    keys = [sample_key(sample) for sample in samples]
-    new = [inspect_image(s, k) for s, k in zip(samples, keys, strict=True) if k not in known]
-    if new:
+    rows = _image_rows(samples, [sample_key(sample) for sample in samples], known, max_pixels)
+    if new := [row for key, row in rows.items() if row != known.get(key)]:
         cache.add(IMAGE_PASS, new)
-    known |= {row["key"]: row for row in new}
-    return {key: known[key]["error"] for key in keys if known[key]["error"]}
+    return {key: row["error"] for key, row in rows.items() if row["error"]}
+
+
+def _image_rows(
+    samples: Sequence[VQASample], keys: Sequence[str], known: Mapping[str, dict[str, Any]], max_pixels: int
+) -> dict[str, dict[str, Any]]:
+    """Question key -> what is known of its picture. A broken one is looked at again: the limit may be another now."""
+    rows = {}
+    for sample, key in zip(samples, keys, strict=True):
+        row = known.get(key)
+        fits = row and not row["error"] and row["width"] * row["height"] <= max_pixels
+        rows[key] = row if row and fits else inspect_image(sample, key, max_pixels)
+    return rows
 
 
 def make_rows(vlm: VLMLike, work: Work, options: PassOptions) -> Iterable[tuple[str, list[dict[str, Any]]]]:
@@ -199,20 +214,67 @@ def make_rows(vlm: VLMLike, work: Work, options: PassOptions) -> Iterable[tuple[
     reused: tuple[int, ...] = ()
     if TEXT_PASS in work.missing:
         chosen = work.missing[TEXT_PASS]
-        text = vlm.text_pass([work.samples[j] for j in chosen])
-        if options.reuse:
-            reuse, reused = text, chosen
-        yield TEXT_PASS, _text_rows(text, [work.keys[j] for j in chosen])
+        text, faults = _guarded(vlm.text_pass, work, chosen)
+        chosen = tuple(j for j in chosen if j not in faults)
+        yield from _fault_rows(work, faults)
+        if text is not None:
+            if options.reuse:
+                reuse, reused = text, chosen
+            yield TEXT_PASS, _text_rows(text, [work.keys[j] for j in chosen])
     for name, chosen in work.missing.items():
         if name == TEXT_PASS:
             continue
         if name == TOKENS_PASS:
-            yield name, [{"key": work.keys[j], "tokens": count_tokens(vlm, work.samples[j])} for j in chosen]
+            counts, faults = _guarded(lambda samples: [count_tokens(vlm, s) for s in samples], work, chosen)
+            rows = zip((j for j in chosen if j not in faults), counts or (), strict=True)
+            yield name, [{"key": work.keys[j], "tokens": tokens} for j, tokens in rows]
+            yield from _fault_rows(work, faults)
             continue
-        # The cache of a text-first pass serves the very same questions only.
-        shared = reuse if chosen == reused else None
-        answers = answer_pass(vlm, [work.samples[j] for j in chosen], name, work.pruned, options, shared)
-        yield name, [answer_row(work.keys[j], a) for j, a in zip(chosen, answers, strict=True)]
+
+        def answer(samples: list[VQASample], name: str = name) -> list[Answer]:
+            # The cache of a text-first pass serves the very same questions only.
+            shared = reuse if samples == [work.samples[j] for j in reused] else None
+            return answer_pass(vlm, samples, name, work.pruned, options, shared)
+
+        answers, faults = _guarded(answer, work, chosen)
+        given = dict(zip((j for j in chosen if j not in faults), answers or (), strict=True))
+        faults |= {j: answer.error for j, answer in given.items() if answer.error}
+        yield name, [answer_row(work.keys[j], answer) for j, answer in given.items() if not answer.error]
+        yield from _fault_rows(work, faults)
+
+
+def _guarded(run: Callable[[list[VQASample]], T], work: Work, chosen: Sequence[int]) -> tuple[T | None, dict[int, str]]:
+    """The result over the questions that the model can take, and position -> why it cannot take another.
+
+    What stops a batch is looked for one question at a time: most often it is a processor of the model that refuses one
+    picture. Where not one of several questions can be taken, it is no matter of the questions, and is raised.
+    """
+    try:
+        return run([work.samples[j] for j in chosen]), {}
+    except Exception as error:
+        if (isinstance(error, FoveateError) and not isinstance(error, ImageError)) or _is_memory(error):
+            raise
+        faults: dict[int, str] = {}
+        for j in chosen:
+            try:
+                run([work.samples[j]])
+            except Exception as own:  # whatever a foreign model raises
+                if _is_memory(own):
+                    raise
+                faults[j] = f"sample {work.samples[j].id}: the model cannot take it: {type(own).__name__}: {own}"
+        if len(faults) == len(chosen) > 1:
+            raise
+    rest = [work.samples[j] for j in chosen if j not in faults]
+    return (run(rest) if rest else None), faults
+
+
+def _is_memory(error: Exception) -> bool:
+    return isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"
+
+
+def _fault_rows(work: Work, faults: Mapping[int, str]) -> Iterable[tuple[str, list[dict[str, Any]]]]:
+    if faults:
+        yield FAULT_PASS, [{"key": work.keys[j], "error": why} for j, why in faults.items()]
 
 
 def answer_pass(
@@ -246,7 +308,7 @@ def shrink(sample: VQASample, ratio: float, budget: VisionBudget | None) -> VQAS
     """The question with its FULL picture shrunk to this share of its area; the plainest way to fewer tokens."""
     if sample.image is None:
         return sample
-    image = decode(sample)
+    image = decode(sample, MAX_PIXELS if budget is None else budget.max_source_pixels)
     if budget is not None:
         image = resize(image, "FULL", budget)
     width, height = (max(1, round(side * math.sqrt(ratio))) for side in image.size)

@@ -13,7 +13,7 @@ import numpy as np
 from foveate.errors import FoveateError
 from foveate.evaluation.vqa.cache import PassCache, data_hash, image_bytes, sample_key, unpack_hidden
 from foveate.evaluation.vqa.metrics import circular_index
-from foveate.evaluation.vqa.passes import IMAGE_PASS, TEXT_PASS, TOKENS_PASS, PrunedPass
+from foveate.evaluation.vqa.passes import FAULT_PASS, TEXT_PASS, TOKENS_PASS, PrunedPass
 from foveate.types import VQASample
 from foveate.vision_value.config import LEVELS
 from foveate.vision_value.outcomes import Outcomes
@@ -87,24 +87,27 @@ def score_passes(
     names: Iterable[str],
     score: Scorer,
     pruned: Sequence[PrunedPass] = (),
+    broken: Mapping[str, str] | None = None,
 ) -> ScoredPasses:
     """Gather the passes of a data set from the cache.
 
+    Args:
+        broken: question key -> why its picture cannot be read, see `inspect_images`.
     Raises:
         FoveateError: the set is empty, no picture of it is readable, or a pass is incomplete.
     """
     if not samples:
         raise FoveateError(f"data set {dataset!r} is empty; check its file, its split and --max_samples")
     keys = [sample_key(sample) for sample in samples]
-    images = cache.rows(IMAGE_PASS)
-    broken = {s.id: images[k]["error"] for s, k in zip(samples, keys, strict=True) if images[k]["error"]}
-    pairs = [(s, k) for s, k in zip(samples, keys, strict=True) if s.id not in broken]
-    if not pairs:
-        raise FoveateError(
-            f"data set {dataset!r}: not one of {len(samples)} pictures can be read: {next(iter(broken.values()))}"
-        )
     names = set(names)
     wanted = {name: cache.rows(name) for name in (*names, *(t.name for t in pruned))}
+    faults = {k: row["error"] for k, row in cache.rows(FAULT_PASS).items() if any(k not in w for w in wanted.values())}
+    found = {s.id: why for s, k in zip(samples, keys, strict=True) if (why := (faults | dict(broken or {})).get(k))}
+    pairs = [(s, k) for s, k in zip(samples, keys, strict=True) if s.id not in found]
+    if not pairs:
+        raise FoveateError(
+            f"data set {dataset!r}: not one of {len(samples)} pictures can be read: {next(iter(found.values()))}"
+        )
     for name, rows in wanted.items():
         lacking = [s.id for s, k in pairs if k not in rows]
         if lacking:
@@ -144,7 +147,7 @@ def score_passes(
         correct, read = _score(healthy, chosen[spec.name], score)
         rows_ = chosen[spec.name]
         looks.append(PrunedOutcomes(spec, correct, _numbers(rows_, "loss"), _numbers(rows_, "remaining"), read))
-    return ScoredPasses(dataset, healthy, outcomes, parsed, chosen, tuple(looks), broken, data_hash(samples))
+    return ScoredPasses(dataset, healthy, outcomes, parsed, chosen, tuple(looks), found, data_hash(samples))
 
 
 def _score(samples: Sequence[VQASample], rows: Sequence[Mapping[str, Any]], score: Scorer) -> tuple[Any, Any]:

@@ -17,6 +17,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
+from PIL import Image
 from torch import Tensor
 
 from foveate.errors import FoveateError
@@ -25,10 +26,11 @@ from foveate.models.vlm.backbone import Backbone, Session
 from foveate.models.vlm.budget import VisionBudget, resize
 from foveate.models.vlm.decoding import Decoding, generate, uncertainty
 from foveate.models.vlm.families import Family, ModelImage, VisionFeatures
-from foveate.models.vlm.images import ImageError, decode
+from foveate.models.vlm.images import decode
 from foveate.models.vlm.prompt import LETTERS, Prompt, PromptMaker, gold
 from foveate.models.vlm.reuse import ReadBatch, TextPass, gather_past
 from foveate.types import VisionLevel, VQASample
+from foveate.util.pictures import ImageError
 
 
 @dataclass(frozen=True)
@@ -122,7 +124,7 @@ class VLM:
             "chat_template": tokenizer.chat_template,
             "processor": json.loads(self.family.processor.to_json_string()),
             "template": self.prompts.template.text,
-            "budget": asdict(self.budget),
+            "budget": self.budget.identity(),
         }
         digest.update(json.dumps(parts, sort_keys=True).encode())
         return digest.hexdigest()[:16]
@@ -133,7 +135,32 @@ class VLM:
         Raises:
             ImageError: it is missing or cannot be decoded.
         """
-        return self.family.images([resize(decode(sample), level, self.budget)])[0]
+        (image,) = self._images([sample], level)
+        if isinstance(image, ImageError):
+            raise image
+        return image
+
+    def _images(self, samples: Sequence[VQASample], level: VisionLevel) -> list[ModelImage | ImageError]:
+        """Each sample's picture, or why it is missing, broken, or refused by the model's processor."""
+        found: dict[int, ModelImage | ImageError] = {}
+        decoded: dict[int, Image.Image] = {}
+        for i, sample in enumerate(samples):
+            try:
+                decoded[i] = resize(decode(sample, self.budget.max_source_pixels), level, self.budget)
+            except ImageError as error:
+                found[i] = error
+        try:
+            found |= zip(decoded, self.family.images(list(decoded.values())), strict=True)
+        except Exception:  # foreign code, and one picture stops it for all: an aspect ratio above 200
+            for i, picture in decoded.items():
+                try:
+                    (found[i],) = self.family.images([picture])
+                except Exception as error:
+                    found[i] = ImageError(
+                        f"sample {samples[i].id}: the model's processor refuses the image ({picture.width} x "
+                        f"{picture.height} pixels): {error}"
+                    )
+        return [found[i] for i in range(len(samples))]
 
     @torch.inference_mode()
     def text_pass(self, samples: Sequence[VQASample]) -> TextPass:
@@ -246,16 +273,13 @@ class VLM:
         if level == "NO":
             groups[None] = list(range(len(samples)))
         else:
-            decoded = {}
-            for i, sample in enumerate(samples):
-                try:
-                    decoded[i] = resize(decode(sample), level, self.budget)
-                except ImageError as error:
+            for i, image in enumerate(self._images(samples, level)):
+                if isinstance(image, ImageError):
                     if answers is None:
-                        raise
-                    answers[i] = Answer("", error=str(error))
-            images = dict(zip(decoded, self.family.images(list(decoded.values())), strict=True))
-            for i, image in images.items():
+                        raise image
+                    answers[i] = Answer("", error=str(image))
+                    continue
+                images[i] = image
                 groups[image.shape].append(i)
         for members in groups.values():
             for index in _batches(members, prompts, self.batch_size):

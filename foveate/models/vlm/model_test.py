@@ -1,10 +1,12 @@
 from __future__ import annotations
 
 import dataclasses
+import io
 import json
 
 import pytest
 import torch
+from PIL import Image
 
 from foveate.data.vqa.mmmu import on_one_sheet
 from foveate.errors import FoveateError
@@ -17,6 +19,7 @@ from foveate.pruning.random import Random
 from foveate.pruning.topk_norm import TopKNorm
 from foveate.pruning.uniform_stride import UniformStride
 from foveate.testing.vlm import KINDS, QUESTION_FIRST, samples, tiny_vlm
+from foveate.util.pictures import ImageError
 
 
 def packaged_logits(vlm, sample, level):
@@ -292,3 +295,26 @@ def test_a_published_folder_opens_without_torchvision(kind, tmp_path):
     assert chat.chat and (
         kind == "paligemma" or chat.tokenizer.decode(chat.prompt(samples(1)[0]).prefix)[:5] == "USER:"
     )
+
+
+def test_a_picture_that_the_processor_refuses_is_marked_and_the_others_are_answered(monkeypatch):
+    """As Qwen's does where one side is more than 200 times the other; whatever it raises."""
+    vlm, some = tiny_vlm(), samples(3)
+    expected = vlm.answer([some[0], some[2]], "FULL")
+    images = vlm.family.images
+
+    def refuses(pictures):
+        if any(picture.getpixel((0, 0)) == (1, 2, 3) for picture in pictures):
+            raise ArithmeticError("absolute aspect ratio must be smaller than 200")
+        return images(pictures)
+
+    monkeypatch.setattr(vlm.family, "images", refuses)
+    buffer = io.BytesIO()
+    Image.new("RGB", (3, 900), (1, 2, 3)).save(buffer, "PNG")
+    some[1] = dataclasses.replace(some[1], image=buffer.getvalue())
+    answers = vlm.answer(some, "FULL")
+    assert answers[1].error.startswith("sample s1: the model's processor refuses the image (")
+    assert answers[1].error.endswith("pixels): absolute aspect ratio must be smaller than 200")
+    assert [answers[0].text, answers[2].text] == [a.text for a in expected]
+    with pytest.raises(ImageError, match="sample s1: the model's processor"):
+        vlm.image(some[1], "FULL")

@@ -22,6 +22,7 @@ import numpy as np
 from foveate.errors import FoveateError, unknown
 from foveate.studies.attention.reel import Reel, Scale
 from foveate.util.files import draft
+from foveate.util.pictures import ImageError, read_picture
 from foveate.viz.video import VideoWriter, title_in
 
 Format = Literal["webm", "mp4", "avi"]
@@ -166,10 +167,7 @@ def burnt_in(picture: np.ndarray, mark: str) -> np.ndarray:
 
 
 def _read(path: Path) -> np.ndarray:
-    from PIL import Image
-
     try:
-        with Image.open(path) as picture:
-            return np.asarray(picture.convert("RGB"))
-    except OSError as error:
+        return read_picture(path)
+    except ImageError as error:
         raise FoveateError(f"{path}: not a readable picture ({error}); draw it again: `foveate attn render`") from error

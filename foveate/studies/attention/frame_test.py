@@ -8,6 +8,8 @@ from PIL import Image
 
 from foveate.attention.maps import load_maps
 from foveate.cli.conftest import TINY
+from foveate.errors import FoveateError
+from foveate.evaluation.scene import read_observation
 from foveate.studies.attention.frame import FrameConfig, attend_frame
 from foveate.studies.attention.prompts import PromptsConfig, compare_prompts
 from foveate.training.policy.untrained import random_policy
@@ -50,3 +52,20 @@ def test_two_prompts(policy, pictures, tmp_path, capsys):
     assert done.maps[0]["prefix"].heads == (1,) and len(done.rows) == 2 * policy.spec.depth
     moved = np.sqrt(((done.chunks[0].actions - done.chunks[1].actions) ** 2).mean())
     assert done.action_rms == {"0-1": pytest.approx(moved)}
+
+
+def test_pictures_of_a_moment_are_seen_as_a_viewer_shows_them(policy, tmp_path):
+    """A photograph that was held upright, and black on transparent."""
+    first, *others = policy.spec.views
+    shown = np.zeros((6, 4, 3), np.uint8)
+    shown[:3] = (250, 10, 20)
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.fromarray(np.ascontiguousarray(np.rot90(shown))).save(tmp_path / "upright.png", exif=exif)
+    Image.new("LA", (4, 6), (0, 0)).save(tmp_path / "clear.png")
+    paths = [f"{first}={tmp_path / 'upright.png'}", *(f"{view}={tmp_path / 'clear.png'}" for view in others)]
+    seen = read_observation(paths, (), "push", policy).images
+    np.testing.assert_array_equal(seen[first], shown)
+    assert all((seen[view] == 255).all() for view in others)
+    with pytest.raises(FoveateError, match=rf"--image {first}=/dev/zero: not a readable picture \(no regular file\)"):
+        read_observation([f"{first}=/dev/zero", *paths[1:]], (), "push", policy)

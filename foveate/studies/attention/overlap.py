@@ -23,6 +23,7 @@ from foveate.studies.attention.archive import EpisodeMaps
 from foveate.studies.attention.pictures import select
 from foveate.types import AttentionMaps, Phase
 from foveate.util.files import draft, nan_to_null
+from foveate.util.pictures import read_picture
 from foveate.viz.attention import Sheet, Style, save_jpeg
 from foveate.viz.outline import draw_outlines
 from foveate.viz.video import VideoWriter
@@ -156,14 +157,11 @@ def picture_name(phase: str, layer: int) -> str:
 
 def film_objects(folder: Path, keyframes: Sequence[int], phase: str, layers: Sequence[int]) -> list[Path]:
     """`folder/L05_prefix_objects.webm` for each layer, from the pictures of its keyframes."""
-    from PIL import Image
-
     paths = []
     for layer in layers:
         path = folder / f"L{layer:02d}_{phase}_objects.webm"
         with draft(path, suffix=".draft.webm") as begun, VideoWriter(begun, FPS) as video:
             for frame in keyframes:
-                with Image.open(folder / f"{frame:05d}" / picture_name(phase, layer)) as picture:
-                    video.add(np.asarray(picture.convert("RGB")))
+                video.add(read_picture(folder / f"{frame:05d}" / picture_name(phase, layer)))
         paths.append(path)
     return paths

@@ -85,7 +85,7 @@ def make_passes(
     experiment = study.experiment
     for name, samples in questions.items():
         if study.is_main:
-            inspect_images(samples, experiment.cache)
+            inspect_images(samples, experiment.cache, experiment.options.max_pixels)
         study.world.barrier()
         with study.report.bar(f"{name}: answers", "answers") as bar:
             if study.config.eval.workers == "ray":

@@ -141,7 +141,8 @@ def tune(
 
 def _fault(sample: VQASample) -> str:
     """Why the model cannot look at the question's picture; empty: it can."""
-    from foveate.models.vlm.images import ImageError, decode
+    from foveate.models.vlm.images import decode
+    from foveate.util.pictures import ImageError
 
     try:
         decode(sample)

@@ -11,6 +11,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import json
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -27,13 +28,15 @@ from foveate.data.vqa.mixed import DATASET, KINDS, items
 from foveate.errors import FoveateError, unknown
 from foveate.models.vlm.budget import LEVELS
 from foveate.models.vlm.load import DTYPES, Lora, load_vlm, save_vlm
-from foveate.models.vlm.model import VLM
+from foveate.models.vlm.model import VLM, Answer
 from foveate.training.config import RESUME_FREE, LoopConfig, OptimConfig
 from foveate.training.loop import DRAWS, Share, fit, seed_of
 from foveate.training.vlm.aux_heads import LAYERS, AuxHeads
 from foveate.training.vlm.tiny import make_tiny
 from foveate.types import VisionLevel, VQASample
 from foveate.util.world import World, join_world
+
+log = logging.getLogger(__name__)
 
 NEW = "new"
 MIXED_SEED = 1
@@ -239,6 +242,7 @@ class QuestionLoss(nn.Module):
         for layer in LAYERS if aux_weight else ():
             vlm.backbone.decoder.layers[layer].register_forward_hook(functools.partial(self._keep, layer))
         self._last: dict[str, float] = {}
+        self._named: set[str] = set()
 
     def _keep(self, layer: int, module: nn.Module, inputs: Any, output: Any) -> None:
         self._states[layer] = output[0] if isinstance(output, tuple) else output
@@ -248,7 +252,8 @@ class QuestionLoss(nn.Module):
         total, rows = torch.zeros((), device=self.vlm.device), 0
         extra = torch.zeros((), device=self.vlm.device)
         for level, samples in batch.rows:
-            for part in self.vlm.batches(samples, level):
+            broken: list[Answer | None] = [None] * len(samples)
+            for part in self.vlm.batches(samples, level, broken):
                 features = self.vlm.encode(part)
                 chosen = [samples[i] for i in part.index]
                 loss = self.vlm.batch_loss(chosen, part, features, stop=True)
@@ -258,8 +263,18 @@ class QuestionLoss(nn.Module):
                     # The prompt's last token stands before the answer, which is one token, then the stop token.
                     tokens = None if features is None else features.tokens
                     extra = extra + self.aux(chosen, level, tokens, [self._states[n][:, -2] for n in LAYERS])
+            self._leave_out(samples, broken)
+        if not rows:  # nothing could be looked at: a step without a gradient
+            total = total + 0 * next(p for p in self.model.parameters() if p.requires_grad).sum()
         self._last["aux"] = float(extra.detach())
         return total / max(1, rows) + self._scale * extra
+
+    def _leave_out(self, samples: Sequence[VQASample], broken: Sequence[Answer | None]) -> None:
+        """Name each question that the model cannot look at, once."""
+        for sample, answer in zip(samples, broken, strict=True):
+            if answer is not None and sample.id not in self._named:
+                self._named.add(sample.id)
+                log.warning("left out: %s", answer.error)
 
     def begin_step(self, step: int, total: int) -> dict[str, float]:
         self._scale = self.aux_weight * max(0.0, 1 - step / (self.aux_until * total))
