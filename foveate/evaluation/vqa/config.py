@@ -65,7 +65,9 @@ class EvalConfig:
     profile: bool = False
     """Really execute the chosen path, question by question, for latency and memory."""
     profile_samples: int = 50
-    """Number of questions that a profiling run executes per row; the first ones warm up."""
+    """Number of questions, spread over the set, that a profiling run executes per row; the first ones warm up."""
+    path_samples: int = 8
+    """Number of questions, spread over the set, on which FLOPs and milliseconds of each pass are measured; 0: none."""
     cache_dir: str | None = None
     """Folder of the answers; null: one under outputs/vqa_cache, named by model, prompt, decoding and budget."""
     ddp_checkpoint_path: str | None = None
@@ -81,6 +83,8 @@ class EvalConfig:
         for key in ("batch_size", "profile_samples", "bootstrap", "ray_workers"):
             if getattr(self, key) < 1:
                 raise FoveateError(f"eval.{key}: expected at least 1, got {getattr(self, key)}")
+        if self.path_samples < 0:
+            raise FoveateError(f"eval.path_samples: expected at least 0, got {self.path_samples}")
         if self.max_new_tokens < 1 or self.num_beams < 1:
             raise FoveateError(
                 f"eval: max_new_tokens and num_beams start at 1, got {self.max_new_tokens} and {self.num_beams}"

@@ -70,6 +70,7 @@ def write_files(experiment: Experiment, result: EvaluationResult, heads: Sequenc
             "cache_reuse": reuse_note(experiment.vlm, config.eval.cache_reuse),
             "policies": [{"path": p.path, **p.facts} for p in heads],
             "mean_gains": result.mean_gains,
+            "path": {name: vars(costs) for name, costs in result.paths.items()},
             "comparison": margins,
             "rows": rows,
             "circular_accuracy": circular_accuracies(result.datasets, result.rows),

@@ -11,6 +11,7 @@ import numpy as np
 
 from foveate.evaluation.vqa.compare import compare
 from foveate.evaluation.vqa.config import VqaConfig
+from foveate.evaluation.vqa.path import PathCosts
 from foveate.evaluation.vqa.rows import PRUNING, RuleResult
 from foveate.evaluation.vqa.scored import PrunedOutcomes, ScoredPasses
 from foveate.vision_value.baselines import Rule
@@ -33,6 +34,8 @@ class EvaluationResult:
     """Those of `eval_matrix.csv`: the asked ones, and what they must be compared with."""
     datasets: dict[str, ScoredPasses] = field(default_factory=dict)
     """Data set -> the passes that its rows were looked up in."""
+    paths: dict[str, PathCosts] = field(default_factory=dict)
+    """Data set -> FLOPs and milliseconds of its passes, where they were measured."""
     warnings: list[str] = field(default_factory=list)
     plots: list[Path] = field(default_factory=list)
 

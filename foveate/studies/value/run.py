@@ -15,6 +15,7 @@ from foveate.evaluation.vqa.cluster import run_on_ray
 from foveate.evaluation.vqa.load import untuned
 from foveate.evaluation.vqa.matrix import asked, asked_rules, matrix_rules, need_head
 from foveate.evaluation.vqa.passes import PrunedPass, inspect_images
+from foveate.evaluation.vqa.path import add_path
 from foveate.evaluation.vqa.profile import executable, profile_rows
 from foveate.studies.value.report import draw, write_files
 from foveate.studies.value.result import EvaluationResult, Rules
@@ -66,6 +67,7 @@ def evaluate(
                 result.matrix += study.experiment.rows(scored, matrix_rules(config, scored, heads))
         result.rows = result.rows or result.matrix
         result.matrix = result.matrix or result.rows
+        add_paths(study, result)
         if config.eval.profile:
             profile(study, result)
         write_files(study.experiment, result, heads, time.monotonic() - start)
@@ -94,6 +96,26 @@ def make_passes(
                 experiment.make_passes(samples, needs, pruned, bar.begin, bar.advance)
         study.world.barrier()
     experiment.cache.close()
+
+
+def add_paths(study: Study, result: EvaluationResult) -> None:
+    """FLOPs and milliseconds of the whole path beside every cost."""
+    for name, scored in result.datasets.items():
+        try:
+            costs = study.path_costs(scored)
+        except Exception as error:  # of the model or its processor, on one question; the rows are worth keeping
+            result.warnings.append(f"{name}: FLOPs and milliseconds could not be measured: {error}")
+            continue
+        if costs is not None:
+            result.paths[name] = costs
+            add_path(
+                [
+                    item
+                    for item in {id(i): i for i in (*result.rows, *result.matrix)}.values()
+                    if item.row["dataset"] == name
+                ],
+                costs,
+            )
 
 
 def profile(study: Study, result: EvaluationResult) -> None:

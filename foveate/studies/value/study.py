@@ -23,6 +23,8 @@ from foveate.evaluation.vqa.load import ModelSource, load_heads, load_model, loa
 from foveate.evaluation.vqa.matrix import Experiment
 from foveate.evaluation.vqa.metrics import score_row
 from foveate.evaluation.vqa.passes import VLMLike
+from foveate.evaluation.vqa.path import PathCosts, measure, ways
+from foveate.evaluation.vqa.scored import ScoredPasses
 from foveate.types import VQASample
 from foveate.util.cluster import require_ray
 from foveate.util.progress import SILENT, Reporter
@@ -133,6 +135,19 @@ class Study:
     def _heads(self) -> tuple[list[TrainedHead], list[str]]:
         return load_heads(self.config, self.vlm)
 
+    def path_costs(self, scored: ScoredPasses) -> PathCosts | None:
+        """FLOPs and milliseconds of the passes that these were scored from, each measured once; None: not asked for."""
+        options, keys = self.experiment.options, self.config.eval
+        if not keys.path_samples:
+            return None
+        place = (id(self.vlm), scored.data_hash, options.decoding, options.reuse, keys.path_samples)
+        costs = self._models.paths.setdefault(place, PathCosts(min(keys.path_samples, len(scored))))
+        lacking = [name for name in ways(scored) if name not in costs.ms]
+        if lacking:
+            with self.report.status("measuring the passes one question at a time"):
+                measure(self.vlm, scored, lacking, options, keys.path_samples, costs)
+        return costs
+
     @cached_property
     def experiment(self) -> Experiment:
         """The model's cached passes."""
@@ -145,10 +160,13 @@ class _LastModel:
     def __init__(self) -> None:
         self._source: ModelSource | None = None
         self._vlm: VLMLike | None = None
+        self.paths: dict[object, PathCosts] = {}
+        """What passes of it take."""
 
     def load(self, config: VqaConfig, device: str) -> VLMLike:
         source = model_source(config)
         if self._vlm is None or source != self._source:
+            self.paths.clear()
             self._vlm = None  # its memory is free before the next one is loaded
             self._source, self._vlm = source, load_model(config, device)
         return self._vlm

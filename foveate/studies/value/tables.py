@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 from foveate.errors import FoveateError
 from foveate.evaluation.vqa.files import PLOTS, read_rows, remove_earlier, write_table
+from foveate.evaluation.vqa.path import PATH_COLUMNS
 from foveate.studies.value.config import TablesConfig
 from foveate.studies.value.report import write_summary
 from foveate.studies.value.study import prepare_folder
@@ -23,8 +24,8 @@ ACTION_COLUMNS = (
     "dataset", "baseline_name", "row", "lambda_cost", "action_rate_no", "action_rate_coarse", "action_rate_full",
     "avg_cost", "accuracy",
 )  # fmt: skip
-MEASURED = ("latency", "latency_p95", "mem")
-"""What a profiling run adds to a row that another run has too."""
+MEASURED = ("latency", "latency_p95", "mem", "mem_of", *PATH_COLUMNS)
+"""What is measured anew by each run, or by a profiling run alone, of a row that another run has too."""
 
 
 class TablesResult(NamedTuple):
