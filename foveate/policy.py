@@ -116,6 +116,15 @@ class PolicySpec:
     num_steps: int | None
     """Denoising steps; None: the model has none."""
 
+    def check_layers(self, layers: Sequence[int], option: str) -> None:
+        """Raises FoveateError where an option asks for a layer that the backbone does not have."""
+        for layer in layers:
+            if not -self.depth <= layer < self.depth:
+                raise FoveateError(
+                    f"{option} {layer}: the backbone has layers 0 to {self.depth - 1} ({self.depth} layers); negative "
+                    "ones count from the last"
+                )
+
 
 class Policy:
     """An engine with its model's processing, and a pruner.

@@ -123,6 +123,13 @@ def test_a_capped_trace_spreads_over_the_run_and_the_summary_says_how_much(polic
     assert f"traced:  6 of {inferences} inferences" in capsys.readouterr().out
 
 
+def test_layers_are_checked_before_a_simulator_starts(policy, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("foveate.evaluation.sim.simulate._start", lambda *a: pytest.fail("a simulator started"))
+    flags = ["--trace_dump_attn", "true", "--trace_attn_layers", "1,31"]
+    assert main(command(policy, tmp_path / "run", *flags, traced=True)) == 1
+    assert "--trace_attn_layers 31: the backbone has layers 0 to 1 (2 layers)" in capsys.readouterr().err
+
+
 @pytest.mark.slow
 def test_kill_9_loses_nothing_and_doubles_nothing(policy, tmp_path):
     out, whole = tmp_path / "killed", tmp_path / "whole"

@@ -3,6 +3,8 @@
 done = predict(PredictConfig(policy="metaworld_tiny", prompt="push the puck", image=("a.png", "b.png"),
                              trace_out_dir="runs/one"))
 done.chunk.actions, done.report
+
+Without pictures and prompt it makes up both: enough to see whether a checkpoint runs, and what a trace of it holds.
 """
 
 from __future__ import annotations
@@ -14,7 +16,7 @@ import numpy as np
 
 from foveate.errors import FoveateError
 from foveate.evaluation.evidence import write_evidence
-from foveate.evaluation.scene import read_observation
+from foveate.evaluation.scene import made_up, read_observation
 from foveate.evaluation.sim.controls import variant_name
 from foveate.evaluation.sim.simulate import pruner_label, trace_warnings
 from foveate.policy import LoadOptions, Policy, TraceOptions
@@ -31,8 +33,8 @@ from foveate.viz.report.page import build_report
 class PredictConfig(LoadOptions):
     """One inference without a simulator: a policy, its pictures and a prompt give a full run folder."""
 
-    prompt: str
-    """The instruction."""
+    prompt: str | None = None
+    """The instruction; without it and without pictures both are made up, to try a checkpoint."""
     image: tuple[str, ...] = ()
     """A picture per view, repeatable: `view=path`, or paths in the order of the policy's views."""
     state: tuple[float, ...] = ()
@@ -54,6 +56,8 @@ class PredictConfig(LoadOptions):
         super().__post_init__()
         if (self.exp_name is None) == (self.trace_out_dir is None):
             raise FoveateError("where to? Give either --trace_out_dir DIR or --exp_name NAME (for runs/NAME)")
+        if self.image and not self.prompt:
+            raise FoveateError("--prompt: which instruction goes with the pictures?")
 
     @property
     def folder(self) -> Path:
@@ -84,22 +88,35 @@ def predict(config: PredictConfig, report: Reporter = SILENT, policy: Policy | N
     """
     policy = policy or config.load()
     folder = config.folder
-    observation = read_observation(config.image, config.state, config.prompt, policy, report)
+    layers = config.trace_attn_layers if config.trace_dump_attn else ()
+    policy.spec.check_layers(layers, "--trace_attn_layers")
+    if config.prompt is None:
+        observation = made_up(policy, config.state, config.seed)
+        report.line("pictures and prompt: none given, made-up ones are used; the actions mean nothing for a robot")
+    else:
+        observation = read_observation(config.image, config.state, config.prompt, policy, report)
     evidence = TraceOptions(
-        attn_layers=config.trace_attn_layers if config.trace_dump_attn else (),
+        attn_layers=layers,
         images=True,
         raw_score=config.store_raw_score,
     )
-    chunk = policy.infer(observation, action_noise(policy.spec.noise_shape, config.seed), evidence=evidence)
+    noise = action_noise(policy.spec.noise_shape, config.seed)
+    policy.infer(observation, noise, evidence=evidence, session="warm-up")  # the first one is slow, and is not measured
+    policy.reset()
+    chunk = policy.infer(observation, noise, evidence=evidence)
     assert chunk.trace is not None
     write_run_files(folder, config, config.seed)
     meta = {"task": "predict", "task_id": 0, "episode": 0, "step": 0, "query": 0, "seed": config.seed}
-    meta |= {"instruction": config.prompt, "checkpoint": config.policy, "variant": variant_name(pruner_label(policy))}
+    meta |= {
+        "instruction": observation.prompt,
+        "checkpoint": config.policy,
+        "variant": variant_name(pruner_label(policy)),
+    }
     with TraceStore(folder, views=policy.spec.cameras) as store:
         store.submit(chunk.trace, observation, meta)
     if warnings := trace_warnings(store):
         raise FoveateError(warnings[0])
-    actions = {"actions": np.round(chunk.actions, 6).tolist(), "prompt": config.prompt}
+    actions = {"actions": np.round(chunk.actions, 6).tolist(), "prompt": observation.prompt}
     write_json(folder / "actions.json", actions, indent=None)
     damaged = write_evidence(folder, report)
     return Prediction(chunk, folder, build_report([folder], folder / "report"), damaged)

@@ -51,6 +51,23 @@ def read_observation(
     return Observation(images, values, prompt)
 
 
+def made_up(policy: Policy, state: Sequence[float] = (), seed: int = 0) -> Observation:
+    """Smooth coloured pictures, 224x224, and an instruction: something to infer on where nothing is at hand.
+
+    Args:
+        state: none: zeros.
+    """
+    from PIL import Image
+
+    rng = np.random.default_rng(seed)
+    images = {}
+    for view in policy.spec.views:
+        coarse = Image.fromarray(rng.integers(0, 256, (7, 7, 3), dtype=np.uint8))
+        images[view] = np.asarray(coarse.resize((224, 224), Image.Resampling.BICUBIC))
+    values = np.asarray(state, np.float32) if len(state) else np.zeros(policy.spec.state_dim, np.float32)
+    return Observation(images, values, "pick up the object")
+
+
 def read_frame(episode: str, frame: int, side: str, prompt: str | None, policy: Policy) -> Observation:
     """From an episode folder: its pictures, its recorded state and, without a prompt of one's own, its instruction.
 

@@ -107,6 +107,16 @@ def test_a_broken_episode_is_named_and_the_others_count(verb, tmp_path, capsys):
     assert json.loads((tmp_path / "out" / "fidelity.json").read_text())["episodes"] == 2
 
 
+def test_one_frame_of_one_episode(verb, tmp_path, capsys):
+    episode = sorted((tmp_path / "tree").glob("*/*/*"))[0]
+    words = ["--views", "side", "--curve_points", "0", "--out", "out"]
+    assert verb("--episode", str(episode), "--frame", "99", *words) == 1
+    assert "--frame 99: the episode has frames 0 to" in capsys.readouterr().err
+    assert verb("--episode", str(episode), "--frame", "3", *words) == 0
+    rows = [json.loads(line) for line in (tmp_path / "out/frames.jsonl").read_text().splitlines()]
+    assert [(row["episode"].rpartition("/")[2], row["frame"]) for row in rows] == [(episode.name, 3)]
+
+
 def test_mistakes(verb, tmp_path, capsys):
     write_tree(tmp_path / "plain", plain=True)
     for words, said in (
@@ -116,6 +126,8 @@ def test_mistakes(verb, tmp_path, capsys):
         (["tree", "--fill", "nois"], "--fill"),
         (["nowhere"], "no such folder"),
         ([], "Give either a DROID-format tree"),
+        (["tree", "--episode", "tree"], "Give either a DROID-format tree"),
+        (["tree", "--frame", "8"], "--frame: of which episode?"),
     ):
         assert verb(*words, "--out", f"x{len(said)}") == 1
         assert said in capsys.readouterr().err

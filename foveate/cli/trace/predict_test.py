@@ -72,6 +72,48 @@ def test_predict_says_what_is_wrong_with_its_pictures(predict, policy, capsys):
     assert "missing.png: not a readable picture" in capsys.readouterr().err
 
 
+def test_predict_works_without_pictures_and_prompt(policy, tmp_path, monkeypatch, capsys):
+    """As the users' script did: a checkpoint, a name, device and dtype."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(foveate.policy.LoadOptions, "load", lambda self: policy)
+    inferred = []
+    infer = policy.infer
+    monkeypatch.setattr(
+        policy, "infer", lambda *a, session=None, **k: inferred.append(session) or infer(*a, session=session, **k)
+    )
+    words = [
+        "--checkpoint",
+        "p",
+        "--exp_name",
+        "min",
+        "--device",
+        "cpu",
+        "--dtype",
+        "float32",
+        "--trace_attn_layers",
+        "1",
+    ]
+    assert main(["trace", "predict", *words]) == 0
+    assert "made-up ones are used" in capsys.readouterr().out
+    assert inferred == ["warm-up", None]
+    (path,) = dump_paths(tmp_path / "runs/min")
+    dump = read_dump(path)
+    assert validate(dump) == [] and dump["meta"]["instruction"] == "pick up the object"
+    assert dump["align"]["num_images_in_input"] == len(policy.spec.views)
+    assert (tmp_path / "runs/min/report/index.html").exists()
+
+
+def test_predict_checks_layers_before_it_infers(predict, policy, capsys, monkeypatch):
+    monkeypatch.setattr(policy, "infer", lambda *a, **k: pytest.fail("it inferred"))
+    assert predict("--exp_name", "x", "--trace_attn_layers", "0,5") == 1
+    assert "--trace_attn_layers 5: the backbone has layers 0 to 1" in capsys.readouterr().err
+
+
+def test_pictures_need_a_prompt(capsys):
+    assert main(["trace", "predict", "--policy", "p", "--image", "a.png", "--exp_name", "x"]) == 1
+    assert "--prompt: which instruction" in capsys.readouterr().err
+
+
 def test_predict_asks_where_to(capsys):
     assert main(["trace", "predict", "--policy", "p", "--image", "a.png", "--prompt", "go"]) == 1
     error = capsys.readouterr().err

@@ -169,6 +169,7 @@ def simulate(
         raise FoveateError(
             f"replan_steps {config.replan_steps}: the policy gives {policy.spec.action_horizon} actions at a time"
         )
+    policy.spec.check_layers(_trace_options(config).attn_layers, "--trace_attn_layers")
     with ExitStack() as stack:
         envs = _start(config, tasks, min(config.num_workers, len(jobs)), stack)
         check_conventions(envs[0].conventions, policy.spec.conventions)

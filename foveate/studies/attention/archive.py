@@ -11,7 +11,7 @@ A file `maps.npz` holds `<phase>/maps` float16 [keyframe, layer, head, view, row
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -134,3 +134,27 @@ class EpisodeMaps:
         keyframes) and first (share of keyframes in which it leads its layer)."""
         frames = self.about.keyframes
         return {phase: [asdict(rank) for rank in rank_heads(self.at(f, phase) for f in frames)] for phase in self.maps}
+
+
+Held = tuple[Collection[int], Collection[int]]
+"""Layers and heads."""
+
+
+def held_in(path: Path) -> Held | None:
+    """What stored maps hold; None where they cannot be read, which is told when it is their turn."""
+    try:
+        about = EpisodeMaps.about_in(path)
+    except FoveateError:
+        return None
+    return about.layers, about.heads
+
+
+def check_held(held: Held | None, layers: Sequence[int], heads: Sequence[int], key: str) -> None:
+    """Raises FoveateError where an episode does not hold what is asked for; None holds all."""
+    for kind, wanted, known in zip(("layer", "head"), (layers, heads), held or (layers, heads), strict=True):
+        for number in wanted:
+            if number not in known:
+                raise FoveateError(
+                    f"episode {key}: {kind} {number}: the maps hold {len(known)} {kind}s, "
+                    f"{', '.join(map(str, known))}; choose among them with --{kind}s"
+                )

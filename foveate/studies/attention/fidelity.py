@@ -21,7 +21,7 @@ from foveate.attention.fidelity import rank, summarise, summarise_curves
 from foveate.attention.fidelity_pruner import summarise_pruner
 from foveate.data.droid.reader import Episode, cameras_of, episodes_at
 from foveate.errors import FoveateError
-from foveate.evaluation.scene import load_for_droid, read_observation
+from foveate.evaluation.scene import load_for_droid, read_frame, read_observation
 from foveate.policy import LoadOptions, Policy
 from foveate.studies.attention.kept_patches import measure_pruner
 from foveate.studies.attention.occlusion import (
@@ -54,7 +54,7 @@ class FidelityConfig(OcclusionConfig, LoadOptions):
     """Are the maps true? Cover what they mark in the pictures, and compare the actions with those of random covers."""
 
     data_root: str | None = None
-    """DROID-format tree, or one episode folder of it; the bare word. Without one: --image and --prompt."""
+    """DROID-format tree, or one episode folder; the bare word. In place of it: --episode, or --image and --prompt."""
     out: str = "runs/fidelity"
     """Folder of the results; the same command again goes on where it was interrupted."""
     episodes: int | None = None
@@ -65,6 +65,10 @@ class FidelityConfig(OcclusionConfig, LoadOptions):
     """Frames between two keyframes."""
     camera: Literal["left", "right"] = "left"
     """Side camera of a DROID folder: left is varied_camera_1, right varied_camera_2."""
+    episode: str | None = None
+    """In place of a tree: a DROID-format episode folder, of which one frame is tested."""
+    frame: int = 0
+    """Frame of --episode."""
     image: tuple[str, ...] = ()
     """Without a tree: a picture per view, `view=path`, or paths in the order of the policy's views."""
     prompt: str = ""
@@ -79,8 +83,14 @@ class FidelityConfig(OcclusionConfig, LoadOptions):
     def __post_init__(self) -> None:
         OcclusionConfig.__post_init__(self)
         LoadOptions.__post_init__(self)
-        if (self.data_root is None) == (not self.image) or (self.image and not self.prompt):
-            raise FoveateError("what is to be tested? Give either a DROID-format tree, or --image and --prompt")
+        given = [bool(self.data_root), bool(self.episode), bool(self.image)]
+        if sum(given) != 1 or (self.image and not self.prompt):
+            raise FoveateError(
+                "what is to be tested? Give either a DROID-format tree, or --episode (with --frame), or --image and "
+                "--prompt"
+            )
+        if self.frame and not self.episode:
+            raise FoveateError("--frame: of which episode? Name its folder with --episode")
         for name in ("frames_per_episode", "keyframe_interval"):
             if getattr(self, name) < 1:
                 raise FoveateError(f"--{name}: expected at least 1, got {getattr(self, name)}")
@@ -112,7 +122,7 @@ def study_fidelity(config: FidelityConfig, report: Reporter = SILENT, policy: Po
         check_same_config(out, config, MAY_CHANGE)
     if policy is None:
         with report.status("loading the policy"):
-            policy = load_for_droid(config) if config.data_root else config.load()
+            policy = load_for_droid(config) if config.data_root or config.episode else config.load()
     occlusion = replace(config, layers=_resolved(config.layers, policy.spec.depth))
     moments, failed = _moments(config, policy, report)
     write_run_files(out, config, config.seed)
@@ -194,6 +204,10 @@ Moment = tuple[str, int, Callable[[], Observation]]
 
 def _moments(config: FidelityConfig, policy: Policy, report: Reporter) -> tuple[list[Moment], dict[str, str]]:
     """Every frame to be tested, and the episodes that cannot be read, with the reason."""
+    if config.episode is not None:
+        (source,) = episodes_at(config.episode)
+        seen = read_frame(config.episode, config.frame, config.camera, config.prompt or None, policy)
+        return [(source.key, config.frame, lambda: seen)], {}
     if config.data_root is None:
         observation = read_observation(config.image, config.state, config.prompt, policy, report)
         return [("picture", 0, lambda: observation)], {}

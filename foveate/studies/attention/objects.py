@@ -20,7 +20,7 @@ from foveate.data.droid.reader import Episode, episodes_at
 from foveate.data.masks.detector import DetectorMasks
 from foveate.data.masks.source import MaskSource, open_masks
 from foveate.errors import FoveateError
-from foveate.studies.attention.archive import MAPS, EpisodeMaps
+from foveate.studies.attention.archive import MAPS, EpisodeMaps, check_held, held_in
 from foveate.studies.attention.overlap import DIGITS, Targets, measure_episode
 from foveate.studies.attention.pipeline import Outcome
 from foveate.util.files import CannotWrite, alone_in, nan_to_null, write_json, write_text
@@ -97,7 +97,7 @@ def study_objects(config: ObjectsConfig, report: Reporter = SILENT) -> ObjectsSt
     out, found = Path(config.out), episodes_at(config.data_root)
     if any(out.rglob("metrics.json")):
         check_same_config(out, config, MAY_CHANGE)
-    read_maps = _map_reader(config, report)
+    read_maps = _map_reader(config, found, report)
     read_masks = _mask_reader(config, alone=len(found) == 1)
     pictures = len(found) == 1 if config.pictures is None else config.pictures
     write_run_files(out, config, config.seed)
@@ -151,11 +151,15 @@ def _summary(config: ObjectsConfig, studied: Sequence[dict[str, Any]]) -> dict[s
     }
 
 
-def _map_reader(config: ObjectsConfig, report: Reporter) -> Callable[[Episode], EpisodeMaps]:
+def _map_reader(
+    config: ObjectsConfig, episodes: Sequence[Episode], report: Reporter
+) -> Callable[[Episode], EpisodeMaps]:
     if config.maps is None:
         with report.status("loading the policy"):
             return _computed(config)
     root = Path(config.maps)
+    for episode in episodes:
+        check_held(held_in(root / episode.key / MAPS), config.layers, (), episode.key)
 
     def read(episode: Episode) -> EpisodeMaps:
         path = root / episode.key / MAPS

@@ -240,7 +240,7 @@ def test_layers_heads_and_scale_of_videos_are_chosen_afterwards(tmp_path):
         (outcome,), _ = video(VideoConfig(**common, layers=(2,), heads=(1,), scale="frame"))
         assert outcome.status == status
     assert red_in(film_frames(films / outcome.episode / made[0])[2]) > 80
-    for wrong, said in (({"layers": (7,)}, "--layers 7: episode"), ({"heads": (5,)}, "--heads 5: episode")):
+    for wrong, said in (({"layers": (7,)}, "layer 7: the maps hold 3"), ({"heads": (5,)}, "head 5: the maps hold 2")):
         with pytest.raises(FoveateError, match=said):
             video(VideoConfig(**common, **wrong))
         with pytest.raises(FoveateError, match=said):

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import shutil
 from collections import defaultdict, deque
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
@@ -22,7 +22,7 @@ import yaml
 
 from foveate.data.droid.reader import Episode
 from foveate.errors import FoveateError, unknown
-from foveate.studies.attention.archive import MAPS, EpisodeMaps
+from foveate.studies.attention.archive import MAPS, EpisodeMaps, Held, check_held, held_in
 from foveate.studies.attention.clips import SCALES, Clip, Filming, clip_of, clips_of, film, is_fresh, keyframes_of
 from foveate.studies.attention.pictures import Drawing, draw_keyframe, marker_text
 from foveate.studies.attention.pipeline import MARKER, PARTIAL, Outcome, follow, threads_of
@@ -92,7 +92,7 @@ def render(config: RenderConfig, report: Reporter = SILENT) -> list[Outcome]:
     out = Path(config.out) if config.out else results
     root, keys = _data_root(config), stored_episodes(results)
     for key in keys:
-        _check_held(_held(results / key / MAPS), config.layers, config.heads, key)
+        check_held(held_in(results / key / MAPS), config.layers, config.heads, key)
     out.mkdir(parents=True, exist_ok=True)
     origin = {"results": str(results.resolve()), "data_root": str(root.resolve())}
     write_text(out / RENDERED, yaml.safe_dump({**to_dict(config), **origin}, sort_keys=False))
@@ -114,8 +114,8 @@ def video(config: VideoConfig, report: Reporter = SILENT) -> tuple[list[Outcome]
     keys, source = pictured_episodes(results), source_of(results, config.data_root)
     plain = [key for key in keys if source is None or not source.has(key)]
     for key in keys:
-        held = _pictured(results / key) if key in plain else _held(source.maps / key / MAPS) if source else None
-        _check_held(held, config.layers, config.heads, key)
+        held = _pictured(results / key) if key in plain else held_in(source.maps / key / MAPS) if source else None
+        check_held(held, config.layers, config.heads, key)
     if plain:
         report.warn(
             f"{len(plain)} of {len(keys)} episodes are filmed as they were drawn, each picture with its own scale and "
@@ -184,35 +184,12 @@ def source_of(results: Path, data_root: str | None = None) -> Source | None:
     return Source(results if own else Path(str(known.get("results") or results)), Path(root), drawing)
 
 
-Held = tuple[Collection[int], Collection[int]]
-"""Layers and heads."""
-
-
-def _held(path: Path) -> Held | None:
-    """What stored maps hold; None where they cannot be read, which is told when it is their turn."""
-    try:
-        about = EpisodeMaps.about_in(path)
-    except FoveateError:
-        return None
-    return about.layers, about.heads
-
-
 def _pictured(folder: Path) -> Held | None:
     try:
         clips = clips_of(folder)
     except FoveateError:
         return None
     return sorted({c.layer for c in clips}), sorted({c.head for c in clips if c.head is not None})
-
-
-def _check_held(held: Held | None, layers: Sequence[int], heads: Sequence[int], key: str) -> None:
-    for kind, wanted, known in zip(("layer", "head"), (layers, heads), held or (layers, heads), strict=True):
-        for number in wanted:
-            if number not in known:
-                raise FoveateError(
-                    f"--{kind}s {number}: episode {key} holds {len(known)} {kind}s, {', '.join(map(str, known))}; "
-                    "choose among them"
-                )
 
 
 def stored_episodes(results: Path) -> list[str]:

@@ -221,7 +221,10 @@ def _merge(logged: list[Row], traced: list[Row], warnings: list[str]) -> list[Ro
     merged = []
     for row in logged:
         dump = dumps.pop((row["variant"], row["task"], row["episode"], row["step"]), None)
-        merged.append({**row, **{name: dump[name] for name in ("dump", "keep_iou") if dump and name in dump}})
+        for name in ("dump", "keep_iou"):
+            if dump and name in dump:
+                row[name] = dump[name]
+        merged.append(row)
     if dumps:
         warnings.append(f"{len(dumps)} dumps are of no inference that queries.jsonl has, and are left out")
     return merged
