@@ -129,7 +129,7 @@ def openpi_keys(header: Mapping[str, Stored]) -> KeySet:
         name = key
         for pattern, place, reason in RENAMES:
             name, count = re.subn(pattern, place, name)
-            if count and reason and key not in applied[reason]:
+            if count and reason and applied[reason][-1:] != [key]:
                 applied[reason].append(key)
         if name in stored:
             raise FoveateError(
