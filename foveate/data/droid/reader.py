@@ -192,6 +192,11 @@ class Episode:
 
         try:
             with h5py.File(self.folder / "trajectory.h5", "r") as file:
+                if away := _leads_away(file):
+                    raise FoveateError(
+                        f"episode {self.key}: trajectory.h5, {away}: its data lie in another file, which is not read; "
+                        "copy them into this one"
+                    )
                 yield file
         except OSError as error:
             reason = "no such file" if isinstance(error, FileNotFoundError) else str(error)
@@ -241,6 +246,27 @@ def _field(group: Any, name: str) -> np.ndarray | None:
     """DROID writes `joint_positions` where its users say `joint_position`."""
     key = next((key for key in (name, f"{name}s") if key in group), None)
     return None if key is None else group[key][()]
+
+
+def _leads_away(group: h5py.Group, path: str = "", seen: set[int] | None = None) -> str:
+    """The first name whose data lie in another file: an external link, external storage, a virtual data set; or ``."""
+    import h5py
+
+    seen, address = seen or set(), h5py.h5o.get_info(group.id).addr
+    if address in seen:  # groups may hold each other
+        return ""
+    seen.add(address)
+    for name in group:
+        link, here = group.get(name, getlink=True), f"{path}/{name}".lstrip("/")
+        if isinstance(link, h5py.ExternalLink):
+            return here
+        # Soft links stay in the file; what they lead to is met where it is.
+        item = group.get(name) if isinstance(link, h5py.HardLink) else None
+        if isinstance(item, h5py.Dataset) and (item.external or item.is_virtual):
+            return here
+        if isinstance(item, h5py.Group) and (found := _leads_away(item, here, seen)):
+            return found
+    return ""
 
 
 def _datasets(group: Any) -> list[Any]:

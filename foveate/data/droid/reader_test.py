@@ -129,3 +129,31 @@ def test_cameras_of_a_policy():
     assert cameras_of(("a", "b"), "right") == {"a": "varied_camera_2", "b": "varied_camera_1"}
     with pytest.raises(FoveateError, match=r"cam_right_wrist.*no camera left"):
         cameras_of(("cam_high", "cam_left_wrist", "cam_right_wrist"))
+
+
+@pytest.mark.parametrize("kind", ["link", "storage", "virtual"])
+def test_data_in_another_file_are_not_read(tmp_path, kind):
+    folder = write(tmp_path / "tree")
+    secret = tmp_path / "other.h5"
+    with h5py.File(secret, "w") as other:
+        other["s"] = np.zeros((3, 4), np.float32)
+    with h5py.File(folder / "trajectory.h5", "r+") as file:
+        group = file["observation/robot_state"]
+        if kind == "link":
+            group["elsewhere"] = h5py.ExternalLink(str(secret), "s")
+        elif kind == "storage":
+            group.create_dataset("elsewhere", (3, 4), "f4", external=[(str(secret), 0, 48)])
+        else:
+            layout = h5py.VirtualLayout((3, 4), "f4")
+            layout[:] = h5py.VirtualSource(str(secret), "s", shape=(3, 4))
+            group.create_virtual_dataset("elsewhere", layout)
+    (episode,) = find_episodes(tmp_path / "tree")
+    with pytest.raises(FoveateError, match="observation/robot_state/elsewhere: its data lie in another file"):
+        _ = episode.rows
+
+
+def test_groups_that_hold_each_other_end(tmp_path):
+    folder = write(tmp_path)
+    with h5py.File(folder / "trajectory.h5", "r+") as file:
+        file["observation/again"] = file["observation"]
+    assert find_episodes(tmp_path)[0].rows == 11
