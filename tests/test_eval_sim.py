@@ -165,7 +165,12 @@ def test_told_to_end_it_says_what_is_kept_and_takes_its_workers_with_it(policy, 
     arguments = command(policy, out, episodes=20)
     environ = {**os.environ, "FAKE_DELAY": "0.02", "FOVEATE_TEST": str(tmp_path)}
     with subprocess.Popen(
-        [sys.executable, "-m", "foveate", *arguments], env=environ, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+        [sys.executable, "-m", "foveate", *arguments],
+        env=environ,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        # A shell starts its background jobs with SIGINT ignored, and they hand that on.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     ) as process:
         log, deadline = out / "episodes.jsonl", time.monotonic() + 300
         while not (log.exists() and log.read_text().count("\n") >= 2):

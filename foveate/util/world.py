@@ -62,5 +62,7 @@ def join_world(device: str = "auto") -> Iterator[World]:
     dist.init_process_group("nccl" if chosen.type == "cuda" else "gloo")
     try:
         yield World(dist.get_rank(), size, chosen)
+        # A process that leaves while another still uses the group would end it with an abort.
+        dist.barrier()
     finally:
         dist.destroy_process_group()
