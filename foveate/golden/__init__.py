@@ -71,8 +71,12 @@ def _run(group: str, folder: Path, report: Report, device: str, dtypes: tuple[st
         from foveate.golden import vqa
 
         vqa.run(folder, report)
+    elif "float32" in dtypes:
+        from foveate.golden import openvla_oft
+
+        openvla_oft.run(folder, report, device=device)
     else:
-        report.skip(group, "*", "not compared", "this version of foveate has nothing to compare with it")
+        report.skip(group, "*", "not compared", "its numbers are float32")
 
 
 @contextmanager

@@ -70,7 +70,7 @@ def _selected(pruner: lightvla.LightVLAPruner, prefix: Prefix) -> Prefix:
 
 
 @contextmanager
-def _norms() -> Iterator[list[Tensor]]:
+def watch_norms() -> Iterator[list[Tensor]]:
     """What the pruner's RMS norms return while the context is open: of the task, the patches, the queries."""
     seen: list[Tensor] = []
 
@@ -86,7 +86,7 @@ def _compare(report: Report, name: str, golden: dict[str, Tensor], dtype: str) -
     patches = golden["argmax"].shape[1]
     # The reference scores without a mask; padded task tokens ask like real ones there.
     whole = prefix_of(golden["tokens"], golden["position_ids"], None, patches)
-    with torch.no_grad(), _norms() as norms:
+    with torch.no_grad(), watch_norms() as norms:
         selection = _pruner(training=False).select(whole)
     pruned, keep = pack(selection.apply(whole)), selection.keep
     assert keep.raw_score is not None

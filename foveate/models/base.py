@@ -39,6 +39,8 @@ class ModelSpec:
     """Actions of a chunk."""
     action_dim: int
     """Width of the model's actions; a robot's may be narrower."""
+    state_dim: int
+    """Width of the state that the model takes; a robot's may be narrower."""
     noise_shape: tuple[int, int] | None
     """[action_horizon, action_dim] of the noise that decoding starts from; None: the family decodes without noise."""
     depth: int
@@ -62,7 +64,7 @@ class ModelInputs:
     token_masks: Tensor
     """bool [B, L]."""
     state: Tensor
-    """float32 [B, action_dim], normalised, zero-padded. π0 reads it; π0.5 has it in the prompt."""
+    """float32 [B, state_dim], normalised, zero-padded. π0 and OpenVLA-OFT read it; π0.5 has it in the prompt."""
 
     def to(self, device: torch.device | str) -> ModelInputs:
         return ModelInputs(**{name: value.to(device) for name, value in vars(self).items()})

@@ -14,7 +14,7 @@ from pathlib import Path
 from foveate.errors import FoveateError
 from foveate.models.base import Family, Info, ModelOptions
 
-FAMILIES: list[Family | str] = ["foveate.models.pi0.load:FAMILY"]
+FAMILIES: list[Family | str] = ["foveate.models.openvla_oft.load:FAMILY", "foveate.models.pi0.load:FAMILY"]
 """Families, or where they are, imported when a folder is looked at. They are asked in order: π0 comes last, since its
 checkpoints name no family and its errors say what a folder lacks."""
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from foveate.errors import FoveateError
 from foveate.models.base import NOTHING_AFTER, LayerPruner, ModelInputs, ModelSpec, PrefixCache
-from foveate.models.common.layers import GemmaAttention, GemmaMLP, RMSNorm, rope_table
+from foveate.models.common.layers import GatedMLP, RMSNorm, RotaryAttention, rope_table
 from foveate.types import Phase, Prefix, Span, TokenLayout
 
 WIDTH, HEADS, PATCH, WORDS = 32, 2, 7, 256
@@ -21,7 +21,7 @@ class Layer(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.input_norm, self.output_norm = RMSNorm(WIDTH), RMSNorm(WIDTH)
-        self.self_attn, self.mlp = GemmaAttention(WIDTH, HEADS, 1, WIDTH // HEADS), GemmaMLP(WIDTH, 64)
+        self.self_attn, self.mlp = RotaryAttention(WIDTH, HEADS, 1, WIDTH // HEADS), GatedMLP(WIDTH, 64)
 
     def forward(self, x: Tensor, rope: tuple[Tensor, Tensor], mask: Tensor | None) -> tuple[Tensor, Any]:
         out, own = self.self_attn(self.input_norm(x), rope, mask)
@@ -39,6 +39,7 @@ class ToyOFT(nn.Module):
             image_size=28,
             action_horizon=horizon,
             action_dim=action_dim,
+            state_dim=action_dim,
             noise_shape=None,
             depth=depth,
             heads=HEADS,

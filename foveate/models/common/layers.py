@@ -45,14 +45,15 @@ def transpose_storage(module: nn.Module) -> None:
 
 
 class RMSNorm(nn.Module):
-    """Gemma's RMSNorm: the weight is stored as its distance from one."""
+    """RMSNorm with a weight. Gemma stores its distance from one (`base` 1), Llama the weight itself (`base` 0)."""
 
-    def __init__(self, width: int) -> None:
+    def __init__(self, width: int, eps: float = 1e-6, base: float = 1.0) -> None:
         super().__init__()
-        self.weight = nn.Parameter(torch.zeros(width))
+        self.eps, self.base = eps, base
+        self.weight = nn.Parameter(torch.full((width,), 1.0 - base))
 
     def forward(self, x: Tensor) -> Tensor:
-        return (rms_norm(x) * (1.0 + self.weight.float())).to(x.dtype)
+        return (rms_norm(x, self.eps) * (self.base + self.weight.float())).to(x.dtype)
 
 
 class AdaRMSNorm(nn.Module):
@@ -87,9 +88,11 @@ def rope_frequencies(
     return (1.0 / theta**exponent).to(dtype).float()
 
 
-def rope_table(position_ids: Tensor, head_dim: int, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+def rope_table(
+    position_ids: Tensor, head_dim: int, dtype: torch.dtype, theta: float = 10_000.0
+) -> tuple[Tensor, Tensor]:
     """Rotary tables (Su et al. 2021), cosine and sine, each [B, 1, T, head_dim]."""
-    angle = position_ids[:, None, :, None].float() * rope_frequencies(head_dim, dtype, position_ids.device)
+    angle = position_ids[:, None, :, None].float() * rope_frequencies(head_dim, dtype, position_ids.device, theta)
     angle = torch.cat((angle, angle), dim=-1)
     return angle.cos().to(dtype), angle.sin().to(dtype)
 
@@ -117,7 +120,7 @@ def attention(q_BHTK: Tensor, k_BGSK: Tensor, v_BGSK: Tensor, mask: Tensor | Non
     return F.scaled_dot_product_attention(folded, k_BGSK, v_BGSK, attn_mask=mask).view(B, H, T, K)
 
 
-class GemmaAttention(nn.Module):
+class RotaryAttention(nn.Module):
     """Multi-query attention with rotary positions; keys and values may be joined with cached ones."""
 
     def __init__(self, width: int, num_heads: int, num_kv_heads: int, head_dim: int) -> None:
@@ -153,41 +156,61 @@ class GemmaAttention(nn.Module):
         return self.o_proj(out.transpose(1, 2).flatten(2)), (k, v)
 
 
-class GemmaMLP(nn.Module):
-    """down(gelu(gate(x)) * up(x))."""
+class GatedMLP(nn.Module):
+    """down(activation(gate(x)) * up(x)): with `gelu` Gemma's, with SiLU Llama's."""
 
-    def __init__(self, width: int, hidden: int) -> None:
+    def __init__(self, width: int, hidden: int, activation: Callable[[Tensor], Tensor] = gelu) -> None:
         super().__init__()
+        self.activation = activation
         self.gate_up_proj = nn.Linear(width, 2 * hidden, bias=False)
         self.down_proj = nn.Linear(hidden, width, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
         gate, up = self.gate_up_proj(x).chunk(2, dim=-1)
-        out: Tensor = self.down_proj(gelu(gate) * up)
+        out: Tensor = self.down_proj(self.activation(gate) * up)
         return out
 
 
 class ViTLayer(nn.Module):
-    """A pre-norm transformer encoder layer as SigLIP has it."""
+    """A pre-norm transformer encoder layer.
 
-    def __init__(self, width: int, num_heads: int, hidden: int, eps: float = 1e-6) -> None:
+    Args:
+        activation: transformers' SigLIP has GELU by its tanh formula, timm's towers the exact one (`F.gelu`).
+        layer_scale: whether what attention and MLP add is scaled per channel, as DINOv2 does.
+    """
+
+    def __init__(
+        self,
+        width: int,
+        num_heads: int,
+        hidden: int,
+        eps: float = 1e-6,
+        activation: Callable[[Tensor], Tensor] = gelu,
+        layer_scale: bool = False,
+    ) -> None:
         super().__init__()
-        self.num_heads = num_heads
+        self.num_heads, self.activation = num_heads, activation
         self.layer_norm1 = nn.LayerNorm(width, eps=eps)
         self.qkv_proj = nn.Linear(width, 3 * width)
         self.out_proj = nn.Linear(width, width)
         self.layer_norm2 = nn.LayerNorm(width, eps=eps)
         self.fc1 = nn.Linear(width, hidden)
         self.fc2 = nn.Linear(hidden, width)
+        self.attention_scale = nn.Parameter(torch.ones(width)) if layer_scale else None
+        self.mlp_scale = nn.Parameter(torch.ones(width)) if layer_scale else None
 
     def forward(self, x: Tensor) -> Tensor:
         """x [B, P, D] -> [B, P, D]."""
         qkv = self.qkv_proj(self.layer_norm1(x)).unflatten(-1, (3, self.num_heads, -1))
         q, k, v = qkv.permute(2, 0, 3, 1, 4)
         out = F.scaled_dot_product_attention(q, k, v)
-        x = x + self.out_proj(out.transpose(1, 2).flatten(2))
-        x = x + self.fc2(gelu(self.fc1(self.layer_norm2(x))))
+        x = x + _scaled(self.out_proj(out.transpose(1, 2).flatten(2)), self.attention_scale)
+        x = x + _scaled(self.fc2(self.activation(self.fc1(self.layer_norm2(x)))), self.mlp_scale)
         return x
+
+
+def _scaled(x: Tensor, scale: Tensor | None) -> Tensor:
+    return x if scale is None else x * scale
 
 
 class SiglipTower(nn.Module):

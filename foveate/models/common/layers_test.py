@@ -10,9 +10,9 @@ import torch.nn.functional as F
 
 from foveate.models.common.layers import (
     AdaRMSNorm,
-    GemmaAttention,
-    GemmaMLP,
+    GatedMLP,
     RMSNorm,
+    RotaryAttention,
     SiglipTower,
     apply_rope,
     attention,
@@ -91,7 +91,7 @@ def test_grouped_attention_is_exact(groups: int, kind: str) -> None:
 
 
 def test_cached_keys_are_joined_before_ones_own() -> None:
-    layer = GemmaAttention(16, 4, 1, 8)
+    layer = RotaryAttention(16, 4, 1, 8)
     x = torch.randn(2, 9, 16)
     rope = rope_table(torch.arange(9).expand(2, -1), 8, torch.float32)
     whole, (k, v) = layer(x, rope, None)
@@ -105,7 +105,7 @@ def test_cached_keys_are_joined_before_ones_own() -> None:
 
 
 def test_mlp_formula() -> None:
-    mlp = GemmaMLP(4, 6)
+    mlp = GatedMLP(4, 6)
     x = torch.randn(3, 4)
     gate, up = mlp.gate_up_proj.weight.split(6)
     gated = F.gelu(x @ gate.T, approximate="tanh") * (x @ up.T)

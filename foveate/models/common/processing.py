@@ -48,15 +48,16 @@ class RobotProcessor:
         self.robot = robot.restricted(spec.views)
         self.state_norm, self.action_norm = state_norm, action_norm
         # openpi pads the state and not the statistics, so both of these must cover the robot's own entries.
-        for what, dim, norm in (("state", robot.state_dim, state_norm), ("actions", robot.action_dim, action_norm)):
-            if dim > spec.action_dim:
-                raise FoveateError(
-                    f"robot {robot.name!r}: {what} of {dim} numbers, the model has room for {spec.action_dim}"
-                )
-            if norm is not None and not dim <= norm.stats.dim <= spec.action_dim:
+        for what, dim, room, norm in (
+            ("state", robot.state_dim, spec.state_dim, state_norm),
+            ("actions", robot.action_dim, spec.action_dim, action_norm),
+        ):
+            if dim > room:
+                raise FoveateError(f"robot {robot.name!r}: {what} of {dim} numbers, the model has room for {room}")
+            if norm is not None and not dim <= norm.stats.dim <= room:
                 raise FoveateError(
                     f"norm stats of {what!r} have {norm.stats.dim} entries; robot {robot.name!r} has {dim}, the model "
-                    f"{spec.action_dim}: these statistics are another robot's, choose its asset_id or its mapping"
+                    f"{room}: these statistics are another robot's, choose its asset_id or its mapping"
                 )
 
     def images(self, observations: Sequence[Observation]) -> tuple[Tensor, Tensor]:
@@ -80,8 +81,8 @@ class RobotProcessor:
         return states.astype(np.float32) if self.state_norm is None else self.state_norm.normalize(states)
 
     def padded_state(self, state: np.ndarray) -> Tensor:
-        """A normalised state [B, S] as models take it: float32 [B, action_dim], padded with zeros."""
-        padded = np.zeros((len(state), self.spec.action_dim), np.float32)
+        """A normalised state [B, S] as models take it: float32 [B, state_dim], padded with zeros."""
+        padded = np.zeros((len(state), self.spec.state_dim), np.float32)
         padded[:, : state.shape[1]] = state
         return torch.from_numpy(padded)
 

@@ -63,7 +63,20 @@ class Linkage:
         return sine + np.sqrt(self.arm_length**2 - self.horn_radius**2 + sine**2)
 
 
-GripperStep = Range | Linkage
+@dataclass(frozen=True)
+class Sign:
+    """-1, 0 or 1: a gripper that is told to open or to close, nothing between."""
+
+    def __call__(self, x: np.ndarray) -> np.ndarray:
+        sign: np.ndarray = np.sign(x)
+        return sign
+
+    def inverse(self, y: np.ndarray) -> np.ndarray:
+        within: np.ndarray = np.clip(y, -1, 1)
+        return within
+
+
+GripperStep = Range | Linkage | Sign
 
 
 @dataclass(frozen=True)
@@ -322,15 +335,17 @@ def _read_mask(runs: list[int]) -> tuple[bool, ...]:
 
 def _read_step(values: Mapping[str, Any]) -> GripperStep:
     (kind, fields), *more = values.items()
-    if more or kind not in ("range", "linkage"):
-        raise FoveateError(f"a gripper step is one of range, linkage; got {list(values)}")
-    return Range(tuple(fields["source"]), tuple(fields["target"])) if kind == "range" else Linkage(**fields)
+    if more or kind not in ("range", "linkage", "sign"):
+        raise FoveateError(f"a gripper step is one of range, linkage, sign; got {list(values)}")
+    if kind == "range":
+        return Range(tuple(fields["source"]), tuple(fields["target"]))
+    return Linkage(**fields) if kind == "linkage" else Sign(**fields)
 
 
 def _write_step(step: GripperStep) -> dict[str, Any]:
     if isinstance(step, Range):
         return {"range": {"source": list(step.source), "target": list(step.target)}}
-    return {"linkage": dataclasses.asdict(step)}
+    return {"linkage" if isinstance(step, Linkage) else "sign": dataclasses.asdict(step)}
 
 
 def _read_gripper(values: Mapping[str, Any] | None) -> Gripper:

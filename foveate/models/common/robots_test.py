@@ -7,16 +7,16 @@ import pytest
 import yaml
 
 from foveate.errors import FoveateError
-from foveate.models.common.robots import ROBOTS_DIR, Linkage, Range, RobotMapping
+from foveate.models.common.robots import ROBOTS_DIR, Linkage, Range, RobotMapping, Sign
 
 IMAGE = np.zeros((4, 4, 3), np.uint8)
 SHIPPED = sorted(p.stem for p in ROBOTS_DIR.glob("*.yaml"))
 
 
 def test_the_shipped_mappings() -> None:
-    assert SHIPPED == ["aloha", "droid", "libero", "metaworld"]
+    assert SHIPPED == ["aloha", "droid", "libero", "libero_oft", "metaworld"]
     dims = {name: (r.state_dim, r.action_dim) for name in SHIPPED for r in [RobotMapping.load(name)]}
-    assert dims == {"aloha": (14, 14), "droid": (8, 8), "libero": (8, 7), "metaworld": (4, 4)}
+    assert dims == {"aloha": (14, 14), "droid": (8, 8), "libero": (8, 7), "libero_oft": (8, 7), "metaworld": (4, 4)}
 
 
 @pytest.mark.parametrize("name", SHIPPED)
@@ -26,6 +26,8 @@ def test_actions_come_back(name: str, model: str) -> None:
     rng = np.random.default_rng(0)
     state = rng.uniform(0.1, 0.9, (3, robot.state_dim))
     actions = rng.uniform(0.1, 0.9, (3, 5, robot.action_dim)).astype(np.float32)
+    if Sign() in robot.gripper.actions:
+        actions[..., list(robot.gripper.dims)] = rng.choice([-1, 1], (3, 5, len(robot.gripper.dims)))
     back = robot.from_model_actions(robot.to_model_actions(actions, state), state)
     np.testing.assert_allclose(back, actions, atol=1e-6)
 

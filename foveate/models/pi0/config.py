@@ -153,6 +153,7 @@ class Pi0Config:
             image_size=self.vision.image_size,
             action_horizon=self.action_horizon,
             action_dim=self.action_dim,
+            state_dim=self.action_dim,
             noise_shape=(self.action_horizon, self.action_dim),
             depth=self.llm.depth,
             heads=self.llm.num_heads,

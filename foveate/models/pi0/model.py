@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from foveate.errors import FoveateError
 from foveate.models.base import NOTHING_AFTER, LayerPruner, ModelInputs, PrefixCache, pack
-from foveate.models.common.layers import AdaRMSNorm, GemmaAttention, GemmaMLP, RMSNorm, SiglipTower, rope_table
+from foveate.models.common.layers import AdaRMSNorm, GatedMLP, RMSNorm, RotaryAttention, SiglipTower, rope_table
 from foveate.models.pi0.config import GemmaConfig, Pi0Config
 from foveate.models.pi0.flops import gflops
 from foveate.types import Phase, Prefix, Selection, Span, TokenLayout
@@ -39,9 +39,9 @@ class GemmaLayer(nn.Module):
             return AdaRMSNorm(config.width, config.width) if adaptive else RMSNorm(config.width)
 
         self.input_layernorm = norm()
-        self.self_attn = GemmaAttention(config.width, config.num_heads, config.num_kv_heads, config.head_dim)
+        self.self_attn = RotaryAttention(config.width, config.num_heads, config.num_kv_heads, config.head_dim)
         self.post_attention_layernorm = norm()
-        self.mlp = GemmaMLP(config.width, config.mlp_dim)
+        self.mlp = GatedMLP(config.width, config.mlp_dim)
 
     def forward(
         self,

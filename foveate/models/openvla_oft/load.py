@@ -1,0 +1,27 @@
+"""OpenVLA-OFT as a family: from a checkpoint folder to a model and its processor."""
+
+from __future__ import annotations
+
+from foveate.errors import FoveateError
+from foveate.models.base import Family, ModelOptions
+from foveate.models.openvla_oft.detect import OFTInfo, detect
+from foveate.models.openvla_oft.model import OpenVLAOFT
+from foveate.models.openvla_oft.processing import Processor, read_tokenizer
+from foveate.models.openvla_oft.weights import load_weights
+
+
+def load(info: OFTInfo, options: ModelOptions) -> tuple[OpenVLAOFT, Processor]:
+    """The model on its device, in evaluation mode, and its processor.
+
+    Raises:
+        FoveateError: something is missing (all of it named), or the weights are damaged.
+    """
+    if options.num_steps is not None:
+        raise FoveateError("num_steps: OpenVLA-OFT decodes in one pass; leave it out")
+    if info.missing or info.robot is None or info.tokenizer is None:
+        raise FoveateError("\n  ".join([f"{info.path}: cannot run yet, missing:", *info.missing]))
+    processor = Processor(info.config, info.robot, read_tokenizer(info.tokenizer), *info.norms(options.asset_id))
+    return load_weights(info.path, info.weights, info.config, options.device), processor
+
+
+FAMILY = Family("openvla_oft", detect, load)

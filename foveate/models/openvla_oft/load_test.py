@@ -1,0 +1,111 @@
+"""Folders in the published layout, through every verb that takes a policy; damaged ones are told apart."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import foveate
+from foveate.cli.main import main
+from foveate.errors import FoveateError
+from foveate.policy import TraceOptions
+from foveate.testing.golden import golden_dir
+from foveate.types import AttentionRequest, Observation
+from foveate.util.shipped import TINY_TOKENIZER
+
+
+@pytest.fixture
+def checkpoint(tmp_path: Path) -> Path:
+    """The golden checkpoint with what it lacks: its towers' heads and a tokenizer (another model's, which runs too)."""
+    folder = tmp_path / "oft--40000_chkpt"
+    shutil.copytree(golden_dir("openvla_oft", "index.json") / "checkpoint", folder, copy_function=shutil.copyfile)
+    folder.chmod(0o755)
+    config = json.loads((folder / "config.json").read_text())
+    config["vision_heads"] = {"dino": 4, "siglip": 4}
+    (folder / "config.json").write_text(json.dumps(config))
+    shutil.copyfile(TINY_TOKENIZER, folder / "tokenizer.model")
+    return folder
+
+
+def observation(prompt: str = "put the bowl on the plate") -> Observation:
+    rng = np.random.default_rng(0)
+    images = {view: rng.integers(0, 256, (64, 64, 3), np.uint8) for view in ("image", "wrist_image")}
+    return Observation(images, np.array([0.1, 0.2, 0.9, 3.0, 0.1, -0.1, 0.04, -0.04], np.float32), prompt)
+
+
+def test_it_acts_is_pruned_and_traced(checkpoint: Path) -> None:
+    policy = foveate.load_policy(checkpoint, pruner="lightvla")
+    assert policy.spec.noise_shape is None and policy.spec.patches == 512
+    batch = [observation(), observation("open the top drawer of the cabinet")]
+    chunks = policy.infer_batch(batch, evidence=TraceOptions(attn_layers=(0, -1)))
+    for chunk, seen in zip(chunks, batch, strict=True):
+        assert chunk.actions.shape == (8, 7) and set(np.unique(chunk.actions[:, 6])) <= {-1, 0, 1}
+        kept = int(chunk.trace.keep["keep_mask"].sum())
+        assert (
+            0 < kept < 512 and chunk.trace.seq_lens["pre_seq_len"] - chunk.trace.seq_lens["post_seq_len"] == 512 - kept
+        )
+        assert set(chunk.trace.attn) == {0, 2}
+        np.testing.assert_allclose(policy.infer(seen).actions, chunk.actions, atol=1e-4)
+    (_, maps), _ = policy.attend(batch, AttentionRequest((1,), ("prefix", "suffix")))
+    assert maps["suffix"].maps.shape == (1, 4, 2, 16, 16) and maps["suffix"].maps.max() > 0
+    assert policy.flops(2, 100)["total"] < policy.flops(2, 600)["total"]
+
+
+def test_the_verbs_take_it(checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys) -> None:
+    monkeypatch.chdir(tmp_path)
+    pictures = []
+    for view, pixels in observation().images.items():
+        Image.fromarray(pixels).save(f"{view}.png")
+        pictures += ["--image", f"{view}={view}.png"]
+    words = ["--policy", str(checkpoint), *pictures, "--prompt", "put the bowl on the plate"]
+    assert main(["trace", "predict", *words, "--pruner", "lightvla", "--trace_out_dir", "seen"]) == 0
+    assert len(json.loads((tmp_path / "seen" / "actions.json").read_text())["actions"]) == 8
+    assert main(["attn", "frame", *words, "--layers", "0,2", "--out", "look"]) == 0
+    assert (tmp_path / "look" / "maps.npz").exists()
+    assert main(["inspect", str(checkpoint)]) == 0
+    text = capsys.readouterr().out
+    assert "OpenVLA-OFT, L1 regression" in text and "nothing is missing to run it" in text
+
+
+class Harm:
+    def __reduce__(self):
+        return (open, ("harm-was-done", "w"))
+
+
+def test_what_is_wrong_is_named(checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+
+    def refused(match: str, **options) -> None:
+        with pytest.raises(FoveateError, match=match):
+            foveate.load_policy(checkpoint, **options)
+
+    refused("data set in the norm stats.*nowhere", asset_id="nowhere")
+    refused("num_steps: OpenVLA-OFT decodes in one pass", num_steps=4)
+    (head,) = checkpoint.glob("action_head--*.pt")
+    good = head.read_bytes()
+    torch.save({"model.fc1.weight": Harm()}, head)
+    refused("not a file of plain tensors")
+    assert not (tmp_path / "harm-was-done").exists()
+    torch.save({"module.model.fc2.weight": torch.tensor([[float("nan")] * 64] * 7)}, head)
+    refused("'model.fc2.weight' holds NaN")
+    head.write_bytes(good)
+    shutil.copyfile(head, checkpoint / "action_head--50000_checkpoint.pt")
+    refused("several files of the action_head")
+    (checkpoint / "action_head--50000_checkpoint.pt").unlink()
+    (checkpoint / "vision_backbone--40000_checkpoint.pt").touch()
+    refused("belongs to FiLM")
+    (checkpoint / "vision_backbone--40000_checkpoint.pt").unlink()
+    statistics = json.loads((checkpoint / "dataset_statistics.json").read_text())
+    (only,) = statistics.values()
+    (checkpoint / "dataset_statistics.json").write_text(json.dumps({"libero_goal": only, "libero_10": only}))
+    refused("statistics of several data sets.*libero_goal.*pass --asset_id")
+    assert foveate.load_policy(checkpoint, asset_id="libero_goal").spec.action_dim == 7
+    head.unlink()
+    (checkpoint / "tokenizer.model").unlink()
+    refused(r"(?s)cannot run yet, missing:.*tokenizer.*action_head: no action_head--\*_checkpoint.pt")
