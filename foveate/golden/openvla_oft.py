@@ -87,7 +87,7 @@ def _prompt(ids: list[int]) -> list[int]:
 
 
 def _pruner(training: bool) -> LightVLAPruner:
-    config = LightVLA(scope="joint", queries="text+state+action", train_form="paper", store_raw_score=True)
+    config = LightVLA(train_form="paper", store_raw_score=True)
     return LightVLAPruner(config).train(training)
 
 

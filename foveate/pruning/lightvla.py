@@ -55,10 +55,12 @@ class LightVLA(Budget):
 
     min_keep: int = 0
     """Keep at least so many patches per view (in all, in joint scope), topped up by the ranking."""
-    scope: Scope = "view"
-    """Whether the patches of each view compete among themselves, or all views' jointly."""
-    queries: Queries = "text"
-    """What patches look at to ask; state and noisy actions are seen by the pruner alone."""
+    scope: Scope | None = None
+    """Whether the patches of each view compete among themselves, or all views' jointly; null: jointly in a model whose
+    action tokens stand in its sequence (OpenVLA-OFT, as published), per view in others."""
+    queries: Queries | None = None
+    """What patches look at to ask; null: all that follows the pictures in a model whose action tokens stand in its
+    sequence (as published), text in others, where state and noisy actions are seen by the pruner alone."""
     train_form: TrainForm = "deduplicated"
     """`paper`: a slot per query, duplicates stay; `deduplicated`: the forward pass is evaluation's."""
     position_ids: PositionIds = "original"
@@ -70,7 +72,8 @@ class LightVLA(Budget):
         super().__post_init__()
         choices = {"scope": Scope, "queries": Queries, "train_form": TrainForm, "position_ids": PositionIds}
         for field, choice in choices.items():
-            if getattr(self, field) not in get_args(choice):
+            optional = field in ("scope", "queries")
+            if getattr(self, field) not in get_args(choice) and not (optional and getattr(self, field) is None):
                 options = ", ".join(map(repr, get_args(choice)))
                 raise FoveateError(f"LightVLA: {field} must be one of {options}, got {getattr(self, field)!r}")
         if self.min_keep != int(self.min_keep) or self.min_keep < 0:
@@ -118,7 +121,7 @@ class LightVLAPruner(TokenPruner):
     def __init__(self, config: LightVLA | None = None) -> None:
         super().__init__()
         self.config = config or LightVLA()
-        self.queries = self.config.queries
+        self.queries = self.config.queries or "text"
 
     def select(
         self,
@@ -135,7 +138,9 @@ class LightVLAPruner(TokenPruner):
     def _select(self, prefix: Prefix, extra_queries: Tensor | None, evidence: Evidence) -> Selection:
         valid = self.valid_patches(prefix)
         patches = prefix.embeds[:, patch_index(prefix.layout, valid.device)]
-        groups = blocks(prefix.layout, self.config.scope, valid.device)
+        groups = blocks(
+            prefix.layout, self.config.scope or ("joint" if _holds_actions(prefix) else "view"), valid.device
+        )
         task, task_mask = self._task(prefix, extra_queries)
         choices = [self._choose(patches[:, index], valid[:, index], task, task_mask) for index in groups]
         keep = self._keep_set(prefix, valid, groups, choices, evidence)
@@ -156,7 +161,8 @@ class LightVLAPruner(TokenPruner):
 
     def _task(self, prefix: Prefix, extra_queries: Tensor | None) -> tuple[Tensor, Tensor]:
         """The tokens that say what to look for: float32 [B, T, D], RMS-normed, and bool [B, T]."""
-        kinds = self.queries.split("+")
+        everything = self.config.queries is None and _holds_actions(prefix)
+        kinds = ("text+state+action" if everything else self.queries).split("+")
         first = prefix.layout.images[0].start if prefix.layout.images else 0
         spans = [s for s in prefix.layout.spans if s.kind in kinds and s.start >= first]
         embeds = [prefix.embeds[:, s.start : s.stop] for s in spans]
@@ -250,6 +256,10 @@ class LightVLAPruner(TokenPruner):
             # value - value.detach() is exactly 0: the forward pass sees the raw patch, to the last bit.
             embeds[:, tokens[index]] = block + (value - value.detach()) * choice.keep[..., None]
         return dataclasses.replace(kept, embeds=embeds)
+
+
+def _holds_actions(prefix: Prefix) -> bool:
+    return any(span.kind == "action" for span in prefix.layout.spans)
 
 
 def choose(choice: Choice) -> Tensor:
