@@ -8,7 +8,8 @@ The cases are interleaved round by round in a shuffled order; medians and the mi
 time and of processor time (what one core would take that nobody else uses). Matplotlib draws the same thing the way it
 is usually done: `imshow` twice with `alpha`, title and colour bar, `savefig` to JPEG at the same size.
 
-`videos`: 23 keyframes x 5 layers x (1 summary + 8 heads) are drawn at 640x480, then filmed: 45 VP9 videos.
+`videos`: 23 keyframes x 5 layers x (1 summary + 8 heads) of two 1280x720 cameras are drawn, then filmed from their maps
+on one scale per layer, as `foveate attn episodes` does: 45 VP9 videos.
 Both write their part of results.json beside this file.
 """
 
@@ -29,8 +30,10 @@ from typing import Any
 
 import numpy as np
 
+from foveate.studies.attention.archive import About, EpisodeMaps
 from foveate.studies.attention.clips import Filming, clips_of, film
 from foveate.studies.attention.pictures import Drawing, draw_keyframe
+from foveate.studies.attention.reel import Reel
 from foveate.testing.runs import picture
 from foveate.types import AttentionMaps
 from foveate.viz.attention import Sheet, Style, save_jpeg
@@ -134,32 +137,37 @@ def pictures(rounds: int, seed: int = 0) -> list[dict[str, Any]]:
 
 def videos(threads: int) -> dict[str, Any]:
     """Draw one episode and film it."""
-    images, maps = moment({"camera": (480, 640)})
+    views = {"exterior": (720, 1280), "wrist": (720, 1280)}
+    moments = [moment(views, k) for k in range(KEYFRAMES)]
+    frames = tuple(8 * k for k in range(KEYFRAMES))
+    prompt = "place cube with G into the purple bowl"
+    about = About("success/day/one", "success", prompt, 8 * KEYFRAMES, frames, LAYERS, HEADS, dict.fromkeys(views, ""),
+                  (224, 224), "made up", 0)  # fmt: skip
+    stored, drawing = EpisodeMaps.gather(about, [{"prefix": maps} for _, maps in moments]), Drawing()
     with tempfile.TemporaryDirectory() as folder, ThreadPoolExecutor(threads) as pool:
         results, out = Path(folder) / "results", Path(folder) / "videos"
-        begun = time.perf_counter()
-        jobs = []
-        for k in range(KEYFRAMES):
-            images, maps = moment({"camera": (480, 640)}, k)
-            frame = results / f"{8 * k:05d}"
-            drawing = Drawing(names=False, colorbar=False)
-            jobs.append(
-                pool.submit(draw_keyframe, frame, images, {"prefix": maps}, drawing, model_hw=(224, 224), title="")
-            )
-        for job in jobs:
+        begun, cpu = time.perf_counter(), time.process_time()
+
+        def draw(frame: int, images: dict[str, np.ndarray], maps: AttentionMaps) -> None:
+            place = results / f"{frame:05d}"
+            draw_keyframe(place, images, {"prefix": maps}, drawing, model_hw=(224, 224), title=prompt)
+
+        for job in [pool.submit(draw, frame, *here) for frame, here in zip(frames, moments, strict=True)]:
             job.result()
-        drawn = time.perf_counter()
-        clips = clips_of(results)
-        cpu = time.process_time()
-        paths = list(pool.map(lambda clip: film(results, out, clip, Filming()), clips))
+        drawn, drawn_cpu = time.perf_counter(), time.process_time()
+        reel = Reel(stored, [images for images, _ in moments], drawing)
+        paths = list(pool.map(lambda clip: film(results, out, clip, Filming(), reel), clips_of(results)))
         filmed = time.perf_counter()
+        pictures = list(results.rglob("*.jpg"))
         return {
             "threads": threads,
-            "pictures": len(list(results.rglob("*.jpg"))),
+            "pictures": len(pictures),
+            "mean_picture_kb": round(sum(path.stat().st_size for path in pictures) / len(pictures) / 1e3),
             "draw_wall_s": round(drawn - begun, 2),
+            "draw_cpu_s": round(drawn_cpu - cpu, 2),
             "videos": len(paths),
             "videos_wall_s": round(filmed - drawn, 2),
-            "videos_cpu_s": round(time.process_time() - cpu, 2),
+            "videos_cpu_s": round(time.process_time() - drawn_cpu, 2),
             "mean_video_kb": round(sum(path.stat().st_size for path in paths) / len(paths) / 1e3),
         }
 

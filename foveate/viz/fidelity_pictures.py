@@ -15,7 +15,12 @@ HEIGHT = 200
 
 
 def strip(
-    image: np.ndarray, grid: np.ndarray, shown: Mapping[str, np.ndarray], model_hw: tuple[int, int], title: str
+    image: np.ndarray,
+    grid: np.ndarray,
+    shown: Mapping[str, np.ndarray],
+    model_hw: tuple[int, int],
+    title: str,
+    most: float | None = None,
 ) -> np.ndarray:
     """One view in a row: its map, then the pictures with something covered; uint8 [*, *, 3].
 
@@ -23,10 +28,13 @@ def strip(
         image: uint8 [H, W, 3], as it was.
         grid: [rows, columns], the map over the model's padded input.
         shown: name -> uint8 [H, W, 3].
+        most: value of the map's last colour; None: its largest.
     """
     ratio = image.shape[1] / image.shape[0]
     style = Style(names=False, colorbar=False, smooth=False, size=(max(96, round(HEIGHT * 2 * ratio)), HEIGHT * 2))
-    drawn = np.asarray(Sheet({"": image}, model_hw, style=style).draw({"": grid}))
+    drawn = np.asarray(
+        Sheet({"": image}, model_hw, style=style).draw({"": grid}, scale=None if most is None else (0.0, most))
+    )
     return captioned_row({"map": drawn, **shown}, title, HEIGHT)
 
 

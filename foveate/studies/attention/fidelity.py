@@ -239,10 +239,11 @@ def _draw(effects: FrameEffects, frame: Frame, policy: Policy, choice: str, fold
         covered = effects.covered[choice, layer]
         shown = {kind: effects.show(covered[kind]).images for kind in ("high", "random", "low")}
         strips: list[np.ndarray] = []
+        most = max(float(np.nanmax(maps[view])) for view in covered["high"])
         for view in covered["high"]:
             name = source_name(policy.spec.cameras, view, images)
             title = f"layer {layer} · {name} · {frame.episode.rpartition('/')[2]}, frame {frame.index}"
             pictures = {kind: seen[name] for kind, seen in shown.items()}
-            strips.append(strip(images[name], maps[view], pictures, model_hw, title))
+            strips.append(strip(images[name], maps[view], pictures, model_hw, title, most))
         stem = f"{frame.episode.replace('/', '_')}__frame{frame.index:05d}__L{layer:02d}"
         save_jpeg(folder / f"{stem}.jpg", stack(strips), 88)
