@@ -45,10 +45,11 @@ def make_policy(folder: Path, broken: bool = False) -> Path:
     )
     torch.manual_seed(0)
     model = Pi0(config)
-    if broken:
-        torch.nn.init.constant_(model.action_out_proj.bias, float("nan"))
     flat = NormStats(np.zeros(4), np.ones(4), -np.ones(4), np.ones(4))
     stats = {"state": flat, "actions": flat}
+    if broken:  # every number in the folder is finite, what comes out is not
+        torch.nn.init.constant_(model.action_out_proj.bias, 6e4)
+        stats["actions"] = NormStats(np.zeros(4), np.ones(4), np.full(4, -1e38), np.full(4, 1e38))
     info = {"loop": {"steps": 0, "batch_size": 0}}
     robot = RobotMapping.load("metaworld")
     return export_policy(folder, model, robot, stats, TOKENIZER, pruner=None, train_config=info, tasks=["none"])

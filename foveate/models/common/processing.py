@@ -98,9 +98,11 @@ class RobotProcessor:
     def actions(self, actions: Tensor, observations: Sequence[Observation]) -> np.ndarray:
         """The model's actions [B, H, A] -> the robot's, float32 [B, H, action_dim]; NaN stays NaN."""
         values = actions.detach().float().cpu().numpy()[..., : self.robot.action_dim]
-        if self.action_norm is not None:
-            values = self.action_norm.unnormalize(values)
-        return self.robot.from_model_actions(values, np.stack([observation.state for observation in observations]))
+        states = np.stack([observation.state for observation in observations])
+        with np.errstate(over="ignore", invalid="ignore"):  # the policy tells of what is not finite
+            if self.action_norm is not None:
+                values = self.action_norm.unnormalize(values)
+            return self.robot.from_model_actions(values, states)
 
     def targets(self, actions: np.ndarray, states: np.ndarray) -> Tensor:
         """The robot's actions -> what the model is trained to give: the inverse of `actions`.
