@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from value_commands import untimed
 
 from foveate.cli.main import main
 from foveate.errors import FoveateError
@@ -41,10 +42,6 @@ def words(model: Path, out: str, *more: str) -> list[str]:
 def rows_of(path: Path) -> list[dict[str, str]]:
     with path.open(newline="") as file:
         return list(csv.DictReader(file))
-
-
-def drop(rows: list[dict[str, str]], *names: str) -> list[dict[str, str]]:
-    return [{key: value for key, value in row.items() if key not in names} for row in rows]
 
 
 def test_two_stages_and_a_matrix(model, capsys):
@@ -110,7 +107,9 @@ def test_reuse_and_batches_change_no_row(model):
         own = ("--eval.do_sample", "true", "--eval.cache_dir", str(model / f"cache_{name}"))
         assert main(["eval", "vqa", *words(model, name, "--training.output_dir", "none", *own, *more)]) == 0
         rows = rows_of(model / name / "eval_matrix.csv")
-        tables.append(drop(rows, "cache_reuse", "loss_nats", "threshold", "coarse_threshold", "row"))
+        tables.append(
+            untimed(rows, "gflops", "gflops_share", "cache_reuse", "loss_nats", "threshold", "coarse_threshold", "row")
+        )
     assert tables[0] == tables[1] == tables[2]
 
 
@@ -140,10 +139,29 @@ def test_ray_gives_the_same_rows(model, monkeypatch):
     assert main(["eval", "vqa", *words(model, "local", *base, "--eval.cache_dir", str(model / "c1"))]) == 0
     on_ray = ("--eval.workers", "ray", "--eval.cache_dir", str(model / "c2"))
     assert main(["eval", "vqa", *words(model, "ray", *base, *on_ray)]) == 0
-    assert rows_of(model / "ray" / "eval_matrix.csv") == rows_of(model / "local" / "eval_matrix.csv")
+    matrices = [untimed(rows_of(model / name / "eval_matrix.csv")) for name in ("ray", "local")]
+    assert matrices[0] == matrices[1]
 
 
 def test_ray_that_is_not_there_is_told(model, monkeypatch, capsys):
     monkeypatch.setitem(sys.modules, "ray", None)
     assert main(["eval", "vqa", *words(model, "x", "--eval.workers", "ray", "--training.output_dir", "none")]) == 1
     assert 'pip install "foveate[ray]"' in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_the_readme_says_what_the_demo_prints(tmp_path):
+    from foveate.studies.value.config import DemoVqaConfig
+    from foveate.studies.value.demo import run_demo, verdict
+    from foveate.testing.golden import REPO
+
+    result = run_demo(DemoVqaConfig(out=str(tmp_path / "demo"), ratios=()))  # the pruned looks alone are left out
+    told = " ".join(verdict(result))
+    rows = {row["baseline_name"]: row for row in result.table if row["baseline_name"] == "always_full" or row["chosen"]}
+    chosen, full = rows[""], rows["always_full"]
+    share = chosen["gflops_share"]
+    readme = " ".join((REPO / "README.md").read_text(encoding="utf-8").split())
+    said = f"{100 * chosen['accuracy']:.1f} % at {chosen['avg_cost']:.2f} of the cost of always looking fully"
+    assert f"{chosen['samples']} questions of the mixed set (`foveate demo vqa`): {said}" in readme
+    assert f"which answers {100 * full['accuracy']:.1f} %" in readme and f"it is {share:.2f} of the FLOPs" in readme
+    assert f"{100 * share:.0f} % of its FLOPs" in told and f"{chosen['samples']} questions" in told

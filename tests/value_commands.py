@@ -66,3 +66,12 @@ def hashes_of(out: str, dataset: str = "mixed") -> dict:
     assert len(summary["config_hash"]) == len(summary["data"][dataset]["hash"]) == 16
     assert "config" in summary and "seed" in summary and summary["versions"] and summary["rows"]
     return summary
+
+
+TIMED = ("latency", "latency_p95", "mem", "path_ms", "path_ms_share", "path_ms_std", "path_ms_share_std")
+"""What the clock and the memory say; the rest of a row is the same in every run."""
+
+
+def untimed(rows: list[dict[str, str]], *names: str) -> list[dict[str, str]]:
+    """Rows without what is measured anew by each run, and without these columns."""
+    return [{key: value for key, value in row.items() if key not in (*TIMED, *names)} for row in rows]

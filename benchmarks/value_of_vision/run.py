@@ -123,6 +123,8 @@ def measure(folder: Path, seeds: list[str]) -> dict[str, Any]:
         "lambda": [r["lambda_cost"] for r in chosen],
         "accuracy": [r["accuracy"] for r in chosen],
         "cost": [r["avg_cost"] for r in chosen],
+        "flops": [r["gflops_share"] for r in chosen],
+        "time": [r["path_ms_share"] for r in chosen],
         "always_full": full["accuracy"],
     }
     found["margins"] = {
@@ -185,7 +187,8 @@ def report(found: dict[str, Any]) -> str:
     lines = [
         f"With λ chosen on validation ({', '.join(f'{x:g}' for x in chosen['lambda'])}), the learned head answers "
         f"{percent(chosen['accuracy'])} at {percent(chosen['cost'])} of the cost of always FULL, which answers "
-        f"{100 * chosen['always_full']:.1f} %: {loss:.1f} points less.",
+        f"{100 * chosen['always_full']:.1f} %: {loss:.1f} points less. With the text pass and the answer that is "
+        f"{percent(chosen['flops'])} of its FLOPs and {percent(chosen['time'])} of its time on a CPU.",
         "",
         "| against, at the same cost | margin in points, per seed (95 % interval) |",
         "|---|---|",
@@ -200,15 +203,21 @@ def report(found: dict[str, Any]) -> str:
         "",
         f"The oracle answers {100 * oracle['accuracy']:.1f} % at {100 * oracle['avg_cost']:.1f} % of the cost.",
         "",
-        "| row | accuracy | cost | NO / COARSE / FULL |",
-        "|---|---|---|---|",
+        "±: deviation over seeds; intervals: 95 %, of questions and seeds; FLOPs and time: of the whole path, shares "
+        "of always FULL's.",
+        "",
+        "| row | accuracy | cost | FLOPs | time | NO / COARSE / FULL |",
+        "|---|---|---|---|---|---|",
     ]
     for row in found["rows"]:
         if row["baseline_name"] in ("", "always_full", "always_coarse", "no_vision", "oracle"):
             rates = " / ".join(f"{100 * row[f'action_rate_{level}']:.0f}" for level in ("no", "coarse", "full"))
             spread = f" ± {100 * row['accuracy_std']:.1f}" if isinstance(row["accuracy_std"], float) else ""
             name = "learned, λ chosen on validation" if row["chosen"] else row["row"]
-            lines.append(f"| {name} | {100 * row['accuracy']:.1f}{spread} % | {row['avg_cost']:.3f} | {rates} |")
+            bounds = f"{100 * row['accuracy_low']:.1f} to {100 * row['accuracy_high']:.1f}"
+            path = f"{row['gflops_share']:.2f} | {row['path_ms_share']:.2f}"
+            accuracy = f"{100 * row['accuracy']:.1f}{spread} % ({bounds})"
+            lines.append(f"| {name} | {accuracy} | {row['avg_cost']:.3f} | {path} | {rates} |")
     head = "| among (questions) | λ chosen | always FULL | NO | cost | looked fully |"
     lines += ["", head, "|---|---|---|---|---|---|"]
     for name in dict.fromkeys(part["slice"] for part in found["slices"]):

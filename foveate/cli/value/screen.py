@@ -17,11 +17,17 @@ if TYPE_CHECKING:
 
 
 def show(result: EvaluationResult | SeedsResult, console: Console, notes: bool = True) -> None:
-    """The table, what a reader should know, warnings, and where the plots are; nothing where there is no row."""
+    """The main rows, what a reader should know, warnings, and where the plots are; nothing where there is no row."""
     if not result.table:
         return
+    from foveate.studies.value.result import main_rows
+
     report = Reporter(console)
-    console.print(ablation_table(result.table) if "ablation" in result.table[0] else rows_table(result.table))
+    ablated = "ablation" in result.table[0]
+    shown = result.table if ablated else main_rows(result.table)
+    console.print(ablation_table(shown) if ablated else rows_table(shown))
+    if more := len(result.table) - len(shown):
+        report.line(f"{more} more rows in {result.folder}")
     for line in result.notes() if notes else ():
         report.line(escape(line))
     for warning in result.warnings if notes else ():
@@ -31,29 +37,44 @@ def show(result: EvaluationResult | SeedsResult, console: Console, notes: bool =
 
 
 def rows_table(rows: Sequence[Mapping[str, Any]]) -> Table:
-    """A row per rule: accuracy and cost with their intervals, action ratios, remaining tokens."""
+    """A row per rule: accuracy with its interval, cost, FLOPs and time of the whole path, action ratios, tokens."""
     seeds = any(row.get("accuracy_std") is not None for row in rows)
-    intervals = "mean ± deviation over seeds" if seeds else "95 % intervals: bootstrap over questions"
-    table = Table(caption=f"{intervals}; cost: a FULL look is 1, or tokens")
     several = len({row["dataset"] for row in rows}) > 1
     timed = any(row.get("latency") is not None for row in rows)
-    headings = [*(["set"] if several else []), "row", "accuracy", "cost", "no/coarse/full %", "tokens"]
-    for heading in [*headings, *(["ms"] if timed else [])]:
+    paths = any(row.get("path_ms_share") is not None for row in rows)
+    notes = list(dict.fromkeys(row["note"] for row in rows if row.get("note")))
+    interval = "95 % intervals: questions and seeds; ±: deviation over seeds" if seeds else "95 % intervals: bootstrap"
+    caption = [f"{interval}; cost: vision tokens, a FULL look is 1, or tokens"]
+    if paths:
+        caption.append("FLOPs, time: text pass, encoder and answer, as shares of always FULL's")
+    table = Table(caption="\n".join([*caption, *(f"{'†' * (k + 1)} {note}" for k, note in enumerate(notes))]))
+    headings = [*(["set"] if several else []), "row", "accuracy", "cost", *(["FLOPs", "time"] if paths else [])]
+    for heading in [*headings, "no/coarse/full %", "tokens", *(["ms"] if timed else [])]:
         table.add_column(heading, justify="left" if heading in ("set", "row") else "right", no_wrap=heading != "row")
     for row in rows:
-        accuracy = "not public"
-        if row["accuracy"] is not None:
-            bounds = f"({100 * row['accuracy_low']:.1f}-{100 * row['accuracy_high']:.1f})"
-            if seeds:
-                bounds = f"± {100 * row['accuracy_std']:.1f}"
-            accuracy = f"{100 * row['accuracy']:.1f} {bounds}"
-        rates = "/".join(f"{100 * row[f'action_rate_{level}']:.0f}" for level in ("no", "coarse", "full"))
-        cells = [*([row["dataset"]] if several else []), row["row"], accuracy, f"{row['avg_cost']:.3f}", rates]
+        mark = f" {'†' * (notes.index(row['note']) + 1)}" if row.get("note") else ""
+        cells = [*([row["dataset"]] if several else []), escape(row["row"] + mark), _accuracy(row)]
+        cells.append(f"{row['avg_cost']:.3f}")
+        if paths:
+            cells += ["" if row.get(key) is None else f"{row[key]:.2f}" for key in ("gflops_share", "path_ms_share")]
+        cells.append("/".join(f"{100 * row[f'action_rate_{level}']:.0f}" for level in ("no", "coarse", "full")))
         cells.append(f"{row['remaining_vision_tokens']:.1f}")
         if timed:
             cells.append("" if row.get("latency") is None else f"{1000 * row['latency']:.0f}")
         table.add_row(*cells)
     return table
+
+
+def _accuracy(row: Mapping[str, Any]) -> str:
+    """`94.0 (93.1-94.8)`, over seeds `94.0 ± 0.1 (93.0-94.9)`."""
+    if row["accuracy"] is None:
+        return "not public"
+    words = [f"{100 * row['accuracy']:.1f}"]
+    if row.get("accuracy_std") is not None:
+        words.append(f"± {100 * row['accuracy_std']:.1f}")
+    if row.get("accuracy_low") is not None:
+        words.append(f"({100 * row['accuracy_low']:.1f}-{100 * row['accuracy_high']:.1f})")
+    return " ".join(words)
 
 
 def ablation_table(rows: Sequence[Mapping[str, Any]]) -> Table:

@@ -9,16 +9,17 @@ import csv
 import io
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from foveate.errors import FoveateError
+from foveate.evaluation.vqa.oracle import ChanceCorrected
 from foveate.evaluation.vqa.rows import COLUMNS, RuleResult
-from foveate.evaluation.vqa.scored import ScoredPasses
-from foveate.util.files import write_json, write_text
+from foveate.evaluation.vqa.scored import PrunedOutcomes, ScoredPasses
+from foveate.util.files import draft, write_json, write_text
 from foveate.vision_value.config import LEVELS
 
 SCHEMA_VERSION = "foveate.vqa/v1"
@@ -32,8 +33,8 @@ CATEGORY_COLUMNS = (
 )  # fmt: skip
 PLOTS = ("pareto_{dataset}.png", "action_ratio_{dataset}.png", "pruning_{dataset}.png")
 RUN_FILES = (
-    "comparison.csv", "error_slices.csv", "error_slices.json", "error_slices.png", "categories.csv",
-    "analysis_oracle.json", "analysis_oracle.png", "ablation_{dataset}.png", *PLOTS,
+    "comparison.csv", "predictions.jsonl", "error_slices.csv", "error_slices.json", "error_slices.png",
+    "categories.csv", "analysis_oracle.json", "analysis_oracle.png", "ablation_{dataset}.png", *PLOTS,
     *(f"{stem}.{suffix}" for suffix in ("csv", "json")
       for stem in ("eval_matrix", "pareto_lambda", "pareto_threshold", "pareto_pruning", "ablation")),
     *(f"{{submission}}.{suffix}" for suffix in ("xlsx", "json", "jsonl")),
@@ -99,6 +100,39 @@ def read_rows(path: Path) -> list[dict[str, Any]]:
             f"{', '.join(rows[0]) if rows else 'no rows at all'}"
         )
     return [{key: _number(key, value) for key, value in row.items()} for row in rows]
+
+
+def predictions(scored: ScoredPasses, result: RuleResult) -> Iterator[dict[str, Any]]:
+    """What a row did with each question: `dataset row id action answer correct cost tokens`.
+
+    `correct` is null where the answer is not public; `tokens` are those of every look that was paid. Of a rule that
+    draws this is its first draw; of the oracle without lucky guesses, which answers nothing, there is none.
+    """
+    if isinstance(result.rule, ChanceCorrected):
+        return
+    pruned = result.rule if isinstance(result.rule, PrunedOutcomes) else None
+    paid = np.where(result.decisions.paid, scored.outcomes.tokens, 0.0).sum(-1) if pruned is None else pruned.remaining
+    for i, sample in enumerate(scored.samples):
+        level = LEVELS[result.decisions.action[i]]
+        correct = float(result.correct[i])
+        yield {
+            "dataset": scored.dataset,
+            "row": result.row["row"],
+            "id": sample.id,
+            "action": level,
+            "answer": scored.answers[level if pruned is None else pruned.spec.name][i]["text"],
+            "correct": correct if math.isfinite(correct) else None,
+            "cost": float(result.cost[i]),
+            "tokens": int(paid[i]),
+        }
+
+
+def write_predictions(path: Path, datasets: Mapping[str, ScoredPasses], rows: Sequence[RuleResult]) -> None:
+    """`predictions` of all rows, a line each."""
+    with draft(path) as begun, begun.open("w", encoding="utf-8") as file:
+        for item in rows:
+            for line in predictions(datasets[item.row["dataset"]], item):
+                file.write(json.dumps(line, ensure_ascii=False) + "\n")
 
 
 def error_slices(scored: ScoredPasses, result: RuleResult) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:

@@ -24,9 +24,10 @@ from foveate.evaluation.vqa.config import VqaConfig
 from foveate.evaluation.vqa.oracle import ChanceCorrected
 from foveate.evaluation.vqa.passes import TOKENS_PASS, PassOptions, PrunedPass, VLMLike, inspect_images, run_passes
 from foveate.evaluation.vqa.rows import PRUNING, AnyRule, RuleResult, rule_results
-from foveate.evaluation.vqa.scored import ScoredPasses, Scorer, score_passes
+from foveate.evaluation.vqa.scored import PrunedOutcomes, ScoredPasses, Scorer, score_passes
 from foveate.models.vlm.budget import VisionBudget
 from foveate.types import VQASample
+from foveate.util.shipped import VLMS, shipped
 from foveate.vision_value.baselines import (
     EVERY_PASS,
     Always,
@@ -49,6 +50,9 @@ ALWAYS_SHOWN = ("random", "downsample")
 """Ways of showing less that stand beside every pruning method, at the same shares."""
 QUANTILES = (0.1, 0.3, 0.5, 0.7, 0.9)
 """Of the set's uncertainties: thresholds of the rules where nobody names or learned others."""
+
+UNSEEN = "this model was trained on whole COARSE and FULL pictures alone: fewer tokens are new to it"
+"""Beside a look with fewer tokens of a model that ships with foveate: a model trained for them would lose less."""
 
 
 @dataclass
@@ -119,6 +123,12 @@ class Experiment:
             if several and item.row["checkpoint"]:
                 item.row["row"] += f" ({item.row['checkpoint']})"
             item.row["cache_reuse"] = reuse_note(self.vlm, config.eval.cache_reuse)
+            if (
+                isinstance(item.rule, PrunedOutcomes)
+                and item.rule.spec.ratio < 1
+                and config.model.path in shipped(VLMS)
+            ):
+                item.row["note"] = UNSEEN
             if isinstance(item.rule, Learned | WithFallback):
                 # For `foveate value buckets`; in JSON alone.
                 item.row["bucket_thresholds"] = list(cuts)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import io
+import json
 import math
 import sys
 from pathlib import Path
@@ -15,10 +16,10 @@ from PIL import Image
 from foveate.errors import FoveateError
 from foveate.evaluation.vqa.compare import compare
 from foveate.evaluation.vqa.config import EvalConfig, ModelConfig, VqaConfig
-from foveate.evaluation.vqa.files import by_category, read_rows, write_table
-from foveate.evaluation.vqa.matrix import Experiment, asked, asked_rules, matrix_rules
+from foveate.evaluation.vqa.files import by_category, predictions, read_rows, write_predictions, write_table
+from foveate.evaluation.vqa.matrix import UNSEEN, Experiment, asked, asked_rules, matrix_rules
 from foveate.evaluation.vqa.oracle import ChanceCorrected, analyse
-from foveate.evaluation.vqa.passes import inspect_images
+from foveate.evaluation.vqa.passes import PrunedPass, inspect_images
 from foveate.evaluation.vqa.profile import executable, profile_row, profile_rows, spread
 from foveate.evaluation.vqa.rows import RuleResult, rule_results
 from foveate.evaluation.vqa.scored import ScoredPasses, clusters_of
@@ -26,7 +27,7 @@ from foveate.models.vlm.budget import VisionBudget
 from foveate.testing.golden import REPO
 from foveate.training.value.stage2 import fit, split_by_image
 from foveate.types import VQASample
-from foveate.vision_value.baselines import EVERY_PASS, Always, Oracle, RandomMatched, StringLookup
+from foveate.vision_value.baselines import EVERY_PASS, Always, Cascade, Oracle, RandomMatched, StringLookup
 from foveate.vision_value.baselines.uncertainty_threshold import between
 from foveate.vision_value.checkpoint import load_head, save_head
 from foveate.vision_value.choose import LAMBDAS
@@ -453,3 +454,39 @@ def png(width: int, height: int) -> bytes:
     buffer = io.BytesIO()
     Image.new("RGB", (width, height), "red").save(buffer, "PNG")
     return buffer.getvalue()
+
+
+def test_predictions_hold_every_row_and_question(whole, tmp_path):
+    _, _, scored, rows, samples = whole
+    write_predictions(tmp_path / "predictions.jsonl", {"fake": scored}, rows)
+    lines = [json.loads(line) for line in (tmp_path / "predictions.jsonl").read_text().splitlines()]
+    executed = [item for item in rows if executable(item)]
+    assert len(lines) == len(executed) * len(samples)
+    for item in executed:
+        mine = [line for line in lines if line["row"] == item.row["row"]]
+        assert [line["id"] for line in mine] == [sample.id for sample in samples]
+        drawn = item.correct.mean()
+        assert np.mean([line["correct"] for line in mine]) == pytest.approx(drawn)
+        if item.means is None:
+            assert np.mean([line["cost"] for line in mine]) == pytest.approx(item.row["avg_cost"])
+            assert np.mean([line["tokens"] for line in mine]) == pytest.approx(item.row["vision_tokens"])
+    first = next(line for line in lines if line["row"] == "always_full")
+    assert first.keys() == {"dataset", "row", "id", "action", "answer", "correct", "cost", "tokens"}
+    assert (first["action"], first["cost"], first["tokens"]) == ("FULL", 1.0, 16)
+    assert first["answer"] == scored.answers["FULL"][0]["text"]
+
+
+def test_a_cascade_pays_the_tokens_of_every_look(whole, tmp_path):
+    _, _, scored, _, _ = whole
+    (item,) = rule_results(scored, [Cascade(-1.0)], HeadConfig(), resamples=5)
+    lines = list(predictions(scored, item))
+    assert {(line["action"], line["tokens"], line["cost"]) for line in lines} == {("FULL", 20, 6 / 18 + 1)}
+
+
+def test_pruned_looks_of_a_shipped_model_say_that_they_are_new_to_it(tmp_path):
+    for path, note in (("tiny_qwen3vl", UNSEEN), ("fake", None)):
+        experiment = make(tmp_path / path)
+        experiment.config = dataclasses.replace(experiment.config, model=ModelConfig(path=path))
+        scored = scored_of(experiment, fake_samples(20), EVERY_PASS, [PrunedPass("stride", r) for r in (1.0, 0.5)])
+        whole_look, half, full = experiment.rows(scored, [*scored.pruned, Always("FULL")])
+        assert (whole_look.row["note"], half.row["note"], full.row["note"]) == (None, note, None)

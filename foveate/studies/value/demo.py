@@ -35,11 +35,16 @@ def verdict(result: EvaluationResult) -> list[str]:
     """The learned row whose lambda validation has chosen, and how far it lies above each rival's curve."""
     full = next(row for row in result.table if row["baseline_name"] == "always_full")
     chosen = next(row for row in result.table if row["chosen"])
-    share = 100 * chosen["avg_cost"] / full["avg_cost"]
+    share, right = 100 * chosen["avg_cost"] / full["avg_cost"], 100 * chosen["accuracy"]
     lines = [
-        f"{chosen['row']}: {100 * chosen['accuracy']:.1f} % at {share:.0f} % of the cost of always FULL "
-        f"({100 * full['accuracy']:.1f} %)"
+        f"{chosen['row']}, {chosen['samples']} questions: {right:.1f} % at {share:.0f} % of the cost "
+        f"of always FULL ({100 * full['accuracy']:.1f} %)"
     ]
+    if chosen["path_ms_share"] is not None:
+        lines.append(
+            f"  with the text pass and the answer: {100 * chosen['gflops_share']:.0f} % of its FLOPs, "
+            f"{100 * chosen['path_ms_share']:.0f} % of its time"
+        )
     for margin in result.comparison():
         if margin["row"] == chosen["row"] and margin["rival"] != "always_full":
             low, high = 100 * margin["margin_low"], 100 * margin["margin_high"]

@@ -20,6 +20,7 @@ from foveate.evaluation.vqa.files import (
     remove_earlier,
     submission_stem,
     write_both,
+    write_predictions,
     write_table,
 )
 from foveate.evaluation.vqa.matrix import Experiment, reuse_note
@@ -44,6 +45,7 @@ def write_files(experiment: Experiment, result: EvaluationResult, heads: Sequenc
     rows = [item.row for item in result.rows]
     write_table(folder / "results.csv", rows)
     write_both(folder, "eval_matrix", result.table)
+    write_predictions(folder / "predictions.jsonl", result.datasets, result.every_row)
     slices, examples, categories = [], [], []
     for name, scored in result.datasets.items():
         mine = [item for item in result.rows if item.row["dataset"] == name]

@@ -45,6 +45,12 @@ class EvaluationResult:
         return self.config.folder
 
     @property
+    def every_row(self) -> list[RuleResult]:
+        """Those of `results.csv`, and those that the matrix alone has."""
+        names = {(item.row["dataset"], item.row["row"]) for item in self.rows}
+        return [*self.rows, *(i for i in self.matrix if (i.row["dataset"], i.row["row"]) not in names)]
+
+    @property
     def table(self) -> list[Row]:
         """The rows of the matrix, with the columns of `results.csv`."""
         return [item.row for item in self.matrix]
@@ -105,3 +111,38 @@ def data_facts(datasets: Mapping[str, ScoredPasses]) -> dict[str, Any]:
 def asked_mode(config: VqaConfig) -> str:
     """Of the ways of showing less, the one that the user named; others stand beside it."""
     return config.policy.baseline_pruning_mode if config.policy.baseline_name == PRUNING else config.mode
+
+
+MAIN = ("always_full", "always_coarse", "no_vision", "oracle")
+
+
+def main_rows(rows: Sequence[Row], most: int = 12) -> list[Row]:
+    """About ten rows of each data set, in their order, that say what the others say; few rows are all shown.
+
+    The fixed rules and oracles; the learned row whose lambda was chosen, and one in the middle of the curve (two
+    without a chosen one); of every other kind the row nearest to it in cost. Without a learned row the rest is thinned
+    out evenly.
+    """
+    found: list[Row] = []
+    for dataset in dict.fromkeys(row["dataset"] for row in rows):
+        mine = [row for row in rows if row["dataset"] == dataset]
+        found += mine if len(mine) <= most else _telling(mine, most)
+    return found
+
+
+def _telling(rows: Sequence[Row], most: int) -> list[Row]:
+    kept = [row for row in rows if row["baseline_name"] in MAIN]
+    learned = sorted((row for row in rows if not row["baseline_name"]), key=lambda row: row["avg_cost"])
+    others = [row for row in rows if row["baseline_name"] and row["baseline_name"] not in MAIN]
+    if not learned:
+        room = max(most - len(kept), 2)
+        kept += [others[k * (len(others) - 1) // (room - 1)] for k in range(min(room, len(others)))]
+    else:
+        chosen = [row for row in learned if row.get("chosen")]
+        anchor = chosen[0] if chosen else learned[len(learned) // 2]
+        plain = [row for row in learned if row not in chosen]
+        kept += [*chosen[:2], *plain[len(plain) // 2 :][:1], *([] if chosen else plain[:1])]
+        for name in dict.fromkeys(row["baseline_name"] for row in others):
+            family = [row for row in others if row["baseline_name"] == name]
+            kept.append(min(family, key=lambda row: abs(row["avg_cost"] - anchor["avg_cost"])))
+    return [row for row in rows if any(row is one for one in kept)]

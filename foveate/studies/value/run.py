@@ -108,14 +108,7 @@ def add_paths(study: Study, result: EvaluationResult) -> None:
             continue
         if costs is not None:
             result.paths[name] = costs
-            add_path(
-                [
-                    item
-                    for item in {id(i): i for i in (*result.rows, *result.matrix)}.values()
-                    if item.row["dataset"] == name
-                ],
-                costs,
-            )
+            add_path([item for item in (*result.rows, *result.matrix) if item.row["dataset"] == name], costs)
 
 
 def profile(study: Study, result: EvaluationResult) -> None:

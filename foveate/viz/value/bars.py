@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from foveate.util.stats import wilson
-from foveate.viz.value.canvas import Row, labels_of, new_figure, save
+from foveate.viz.value.canvas import Row, heading, labels_of, new_figure, save
 
 FIXED = ("always_full", "always_coarse", "no_vision", "oracle")
 ACTION_COLORS = {"no": "#BBBBBB", "coarse": "#56B4E9", "full": "#0072B2"}
@@ -28,8 +28,8 @@ def plot_actions(rows: Sequence[Row], path: Path, labels: Mapping[str, str], tit
          for level in ("no", "full")]
         for row, (_, shares) in zip(rows, bars, strict=True)
     ]  # fmt: skip
-    note = labels["over_seeds" if seeds else "over_questions"]
-    return save(_stacked(bars, ACTION_COLORS, spreads, labels, labels["share"], f"{title} · {note}"), path)
+    note = labels["deviation" if seeds else "over_questions"]
+    return save(_stacked(bars, ACTION_COLORS, spreads, labels, labels["share"], heading(rows, title, note)), path)
 
 
 def _selected(rows: Sequence[Row]) -> list[Row]:

@@ -20,16 +20,22 @@ CJK_FONTS = (
 )  # fmt: skip
 
 
-def whiskers(rows: Sequence[Row]) -> list[list[float]]:
-    """Lengths below and above each accuracy, in points."""
-    below, above = [], []
-    for row in rows:
-        spread = row.get("accuracy_std")
-        low = row["accuracy"] - spread if spread is not None else row.get("accuracy_low")
-        high = row["accuracy"] + spread if spread is not None else row.get("accuracy_high")
-        below.append(100 * max(0.0, row["accuracy"] - (row["accuracy"] if low is None else low)))
-        above.append(100 * max(0.0, (row["accuracy"] if high is None else high) - row["accuracy"]))
-    return [below, above]
+def whiskers(rows: Sequence[Row], value: str = "accuracy", bound: str = "accuracy") -> list[list[float]]:
+    """Lengths below and above each value, of the columns `BOUND_low` and `BOUND_high`; accuracy in points."""
+    scale = 100 if value == "accuracy" else 1
+    ends: tuple[list[float], list[float]] = ([], [])
+    for lengths, column, sign in zip(ends, (f"{bound}_low", f"{bound}_high"), (-1, 1), strict=True):
+        for row in rows:
+            end = row.get(column)
+            lengths.append(scale * max(0.0, sign * ((row[value] if end is None else end) - row[value])))
+    return [*ends]
+
+
+def heading(rows: Sequence[Row], title: str, note: str) -> str:
+    """`mixed, n = 3000 · 95 % bootstrap over questions`."""
+    counts = sorted({int(row["samples"]) for row in rows if row.get("samples")})
+    n = f", n = {'-'.join(map(str, dict.fromkeys((counts[0], counts[-1]))))}" if counts else ""
+    return f"{title}{n} · {note}"
 
 
 def new_figure(width: float, height: float, panels: tuple[int, int] = (1, 1)) -> tuple[Any, Any]:
@@ -55,7 +61,9 @@ def frame(axes: Any, handlelength: float | None = None) -> None:
     axes.set_ylim(low - margin * (low <= 0), high + margin * (high >= 100))
     dearest = axes.dataLim.x1 or 1.0
     axes.set_xlim(-0.03 * dearest, 1.05 * dearest)
-    axes.legend(fontsize=8, frameon=False, handlelength=handlelength, loc="center left", bbox_to_anchor=(1.0, 0.5))
+    beside = {"loc": "center left", "bbox_to_anchor": (1.0, 0.5)}
+    if axes.get_legend_handles_labels()[0]:
+        axes.legend(fontsize=8, frameon=False, handlelength=handlelength, **beside)
 
 
 def save(figure: Any, path: Path) -> Path:

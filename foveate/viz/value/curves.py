@@ -2,8 +2,8 @@
 
     plot_rows(read_rows(Path("outputs/pareto/results.csv")), Path("outputs/plots"), language="zh")
 
-Needs the rows of a table alone (columns of `results.csv`). Every point has its interval: over questions
-(`accuracy_low`, `accuracy_high`), or over seeds (`accuracy_std`).
+Needs the rows of a table alone (columns of `results.csv`). Every point has its 95 % intervals
+(`accuracy_low`, `accuracy_high`, `cost_low`, `cost_high`): over questions, or over questions and seeds.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from foveate.viz.value.bars import FIXED, plot_actions
-from foveate.viz.value.canvas import Row, frame, labels_of, new_figure, save, whiskers
+from foveate.viz.value.canvas import Row, frame, heading, labels_of, new_figure, save, whiskers
 
 FAMILIES = {
     "": ("learned", "#0072B2", "o"),
@@ -39,6 +39,8 @@ KINDS: dict[tuple[Any, Any], tuple[str, str, str]] = {
 """Within a family, (`matched` or `uncertainty`, `vision`) -> colour, marker, line."""
 PRUNED = (("#56B4E9", "P", "-"), ("#332288", "o", "--"))
 """Colour, marker, line of the pruned looks: of the mode that was asked for, or the best; and of the best other one."""
+MOST = 8
+"""Entries of a legend that can still be read."""
 MODES = {
     "stride": ("#0072B2", "o"),
     "topk_norm": ("#D55E00", "v"),
@@ -71,48 +73,55 @@ def plot_rows(rows: Sequence[Row], out: Path, language: str = "en", mode: str | 
 
 
 def plot_curve(rows: Sequence[Row], path: Path, labels: Mapping[str, str], title: str, mode: str | None = None) -> Path:
-    """Accuracy against cost, one line per family of rules, with intervals; of the ways of showing less, `mode` and the
-    best other one."""
+    """Accuracy against cost with intervals of both; a line per kind of rule, the fixed rules and oracles by name.
+
+    At most `MOST` lines are drawn: of the families with several kinds the least accurate ones are left to the table.
+    Of the ways of showing less there are `mode` and the best other one.
+    """
     figure, axes = new_figure(9.2, 5.4)
     families = {r["baseline_name"] for r in rows} - set(FIXED)
-    for name, (label, *style) in FAMILIES.items():
-        lines = _lines([r for r in rows if (r["baseline_name"] or "") == name], labels, mode)
-        single = name in FIXED
-        for number, (kind, line) in enumerate(lines.items()):
-            own = KINDS.get((line[0].get("matched") or line[0].get("uncertainty"), line[0].get("vision")))
-            own = own if name in ("random_policy_matched", "uncertainty_threshold") else None
-            own = PRUNED[number] if line[0].get("pruning_mode") else own
-            behind = own is PRUNED[1]  # a large hollow marker, so that equal points of both are seen
-            colour, marker, dashes = own or (*style, ("-", "--", "-.", ":")[number % 4])
-            mixed = name == "random_policy_matched" and len({r.get("checkpoint") for r in line} - {None}) > 1
-            dense = name == "uncertainty_threshold" and line[0].get("vision") == "coarse"
-            axes.errorbar(
-                [r["avg_cost"] for r in line],
-                [100 * r["accuracy"] for r in line],
-                yerr=whiskers(line),
-                label=f"{labels[label]}: {kind}" if kind else labels[label],
-                color=colour,
-                marker=marker,
-                markerfacecolor="white" if dense or behind else colour,
-                markersize=9 if single or behind else 5,
-                linewidth=2.2 if name == "" else 0.8 if name == "random_policy_matched" else 1.1,
-                linestyle="none" if single or mixed else dashes,
-                # COARSE points lie so close that only the whiskers of the ends can be read.
-                errorevery=max(1, len(line) - 1) if dense and len(families) > 1 else 1,
-                elinewidth=0.8,
-                capsize=2,
-                zorder=3 if name == "" else 1.9 if behind else 2,
-            )
-            for place, row in enumerate(line if families == {"uncertainty_threshold"} and not single else ()):
-                axes.annotate(
-                    f"{row['threshold']:.4g}",
-                    (row["avg_cost"], 100 * row["accuracy"]),
-                    (0, (-18, 14)[place % 2]),
-                    textcoords="offset points",
-                    fontsize=7,
-                    ha="center",
-                )
     chosen = [r for r in rows if r.get("chosen")]
+    lines, left_out = _fewer(
+        {name: _lines([r for r in rows if (r["baseline_name"] or "") == name], labels, mode) for name in FAMILIES
+         if name not in FIXED}, MOST - bool(chosen),
+    )  # fmt: skip
+    for name, number, kind, line in lines:
+        label, *style = FAMILIES[name]
+        own = KINDS.get((line[0].get("matched") or line[0].get("uncertainty"), line[0].get("vision")))
+        own = own if name in ("random_policy_matched", "uncertainty_threshold") else None
+        own = PRUNED[number] if line[0].get("pruning_mode") else own
+        behind = own is PRUNED[1]  # a large hollow marker, so that equal points of both are seen
+        colour, marker, dashes = own or (*style, ("-", "--", "-.", ":")[number % 4])
+        mixed = name == "random_policy_matched" and len({r.get("checkpoint") for r in line} - {None}) > 1
+        dense = len(line) > 12 or (name == "uncertainty_threshold" and line[0].get("vision") == "coarse")
+        axes.errorbar(
+            [r["avg_cost"] for r in line],
+            [100 * r["accuracy"] for r in line],
+            xerr=whiskers(line, "avg_cost", "cost"),
+            yerr=whiskers(line),
+            label=(f"{labels[label]}: {kind}" if kind else labels[label]) + _mark(line),
+            color=colour,
+            marker=marker,
+            markerfacecolor="white" if dense or behind else colour,
+            markersize=9 if behind else 3 if len(line) > 12 else 5,
+            linewidth=2.2 if name == "" else 0.8 if name == "random_policy_matched" else 1.1,
+            linestyle="none" if mixed else dashes,
+            # Points that lie close: only the whiskers of some can be read.
+            errorevery=max(1, (len(line) - 1) // 4) if dense and len(families) > 1 else 1,
+            elinewidth=0.8,
+            capsize=2,
+            zorder=3 if name == "" else 1.9 if behind else 2,
+        )
+        for place, row in enumerate(line if families == {"uncertainty_threshold"} else ()):
+            axes.annotate(
+                f"{row['threshold']:.4g}",
+                (row["avg_cost"], 100 * row["accuracy"]),
+                (0, (-18, 14)[place % 2]),
+                textcoords="offset points",
+                fontsize=7,
+                ha="center",
+            )
+    _name_points([r for r in rows if r["baseline_name"] in FIXED], axes, labels)
     if chosen:
         costs, scores = [r["avg_cost"] for r in chosen], [100 * r["accuracy"] for r in chosen]
         ring = {"markersize": 13, "markerfacecolor": "none", "markeredgecolor": "#000000", "markeredgewidth": 1.4}
@@ -120,10 +129,44 @@ def plot_curve(rows: Sequence[Row], path: Path, labels: Mapping[str, str], title
     in_tokens = any(r["avg_cost"] > 3 for r in rows)
     axes.set_xlabel(labels["tokens_cost" if in_tokens else "cost"])
     axes.set_ylabel(labels["accuracy"])
-    note = "over_seeds" if any(r.get("accuracy_std") is not None for r in rows) else "over_questions"
-    axes.set_title(f"{title} · {labels[note]}", fontsize=10, loc="left")
+    note = labels["over_seeds" if any(r.get("accuracy_std") is not None for r in rows) else "over_questions"]
+    more = f" · {labels['more'].format(left_out)}" if left_out else ""
+    unseen = f"\n† {labels['unseen']}" if any(_mark(line) for *_, line in lines) else ""
+    axes.set_title(heading(rows, title, note) + more + unseen, fontsize=10, loc="left")
     frame(axes, handlelength=4)
     return save(figure, path)
+
+
+def _mark(line: Sequence[Row]) -> str:
+    """Behind the name of a line whose rows have a note."""
+    return " †" if any(row.get("note") for row in line) else ""
+
+
+def _fewer(
+    families: Mapping[str, Mapping[str, list[Row]]], most: int
+) -> tuple[list[tuple[str, int, str, list[Row]]], int]:
+    """Family, number in it, kind and rows of each line that is drawn; and how many more there were."""
+    kept = {name: list(lines.items()) for name, lines in families.items() if lines}
+    count = left_out = sum(map(len, kept.values()))
+    while count > most and (crowded := max(kept, key=lambda name: len(kept[name]))) and len(kept[crowded]) > 1:
+        scores = [sum(r["accuracy"] for r in line) / len(line) for _, line in kept[crowded]]
+        del kept[crowded][scores.index(min(scores))]
+        count -= 1
+    found = [(name, number, *line) for name, lines in kept.items() for number, line in enumerate(lines)][:most]
+    return found, left_out - len(found)
+
+
+def _name_points(rows: Sequence[Row], axes: Any, labels: Mapping[str, str]) -> None:
+    """Rules that are one point each: their names stand beside them, not in the legend."""
+    for row in rows:
+        label, colour, marker = FAMILIES[row["baseline_name"]]
+        point = row["avg_cost"], 100 * row["accuracy"]
+        bars = {"xerr": whiskers([row], "avg_cost", "cost"), "yerr": whiskers([row]), "elinewidth": 0.8, "capsize": 2}
+        hollow = "white" if row.get("corrected") else colour
+        axes.errorbar(*point, **bars, color=colour, marker=marker, markersize=9, markerfacecolor=hollow, zorder=2)
+        words = labels["fair_oracle" if row.get("corrected") else label]
+        plain = {"boxstyle": "square,pad=0.1", "facecolor": "white", "edgecolor": "none", "alpha": 0.8}
+        axes.annotate(words, point, (7, -11), textcoords="offset points", fontsize=8, bbox=plain, zorder=5)
 
 
 def _lines(rows: Sequence[Row], labels: Mapping[str, str], mode: str | None = None) -> dict[str, list[Row]]:
@@ -168,7 +211,7 @@ def plot_pruning(rows: Sequence[Row], path: Path, labels: Mapping[str, str], tit
             [r["remaining_vision_tokens"] for r in mine],
             [100 * r["accuracy"] for r in mine],
             yerr=whiskers(mine),
-            label=labels[mode],
+            label=labels[mode] + _mark(mine),
             color=MODES[mode][0],
             marker=MODES[mode][1],
             markersize=10 - 1.2 * number,  # equal points of several are seen
@@ -177,7 +220,8 @@ def plot_pruning(rows: Sequence[Row], path: Path, labels: Mapping[str, str], tit
         )
     axes.set_xlabel(labels["kept"])
     axes.set_ylabel(labels["accuracy"])
-    axes.set_title(f"{title} · {labels['over_questions']}", fontsize=10, loc="left")
+    unseen = f"\n† {labels['unseen']}" if _mark(rows) else ""
+    axes.set_title(heading(rows, title, labels["over_questions"]) + unseen, fontsize=10, loc="left")
     frame(axes)
     return save(figure, path)
 
@@ -198,6 +242,7 @@ def plot_ablation(rows: Sequence[Row], out: Path, language: str = "en") -> list[
                 axes.errorbar(
                     [r["avg_cost"] for r in line],
                     [100 * r["accuracy"] for r in line],
+                    xerr=whiskers(line, "avg_cost", "cost"),
                     yerr=whiskers(line),
                     label=variant.removeprefix(f"{name} "),
                     color=f"C{number}",
@@ -208,7 +253,7 @@ def plot_ablation(rows: Sequence[Row], out: Path, language: str = "en") -> list[
             # Always COARSE and no vision lie so far below that the variants would fall on one another.
             for row in (r for r in mine if r["baseline_name"] == "always_full"):
                 axes.plot(row["avg_cost"], 100 * row["accuracy"], "k*", ms=9, label=labels["always_full"])
-            axes.set_title(f"{name} · {dataset}", fontsize=10, loc="left")
+            axes.set_title(heading(mine, name, dataset), fontsize=10, loc="left")
             axes.set_xlabel(labels["cost"])
             axes.set_ylabel(labels["accuracy"])
             frame(axes)

@@ -149,3 +149,31 @@ def test_legends_stand_beside_the_data(monkeypatch):
     for axes in (panels[0], panels[1]):
         axes.figure.draw_without_rendering()
         assert axes.get_legend().get_window_extent().x0 >= axes.get_window_extent().x1 - 1
+
+
+def test_a_crowded_curve_has_eight_entries_intervals_on_both_axes_and_its_n(monkeypatch):
+    def line(name: str, **more) -> list[dict]:
+        bounds = {"cost_low": 0.1, "cost_high": 0.4, "samples": 600}
+        return [row(name, accuracy, 0.3, **bounds, **more) for accuracy in (0.7, 0.8)]
+
+    rows = [*line(""), *line("", chosen="on validation"), *line("string_lookup"), *line("cascade"), *line("oracle")]
+    rows += [*line("always_full"), *line("always_coarse"), *line("no_vision"), *line("oracle", corrected="for chance")]
+    for matched in ("global", "entropy_buckets"):
+        rows += line("random_policy_matched", matched=matched)
+    for kind in ("entropy", "margin"):
+        for look in ("full", "coarse"):
+            rows += line("uncertainty_threshold", uncertainty=kind, vision=look, threshold=0.5)
+    for mode in curves.MODES:
+        pruned = {"pruning_mode": mode, "pruning_ratio": 0.5, "note": "new to it"}
+        rows += line("vision_token_pruning_proxy", **pruned)
+    (axes,) = drawn(monkeypatch, lambda: curves.plot_curve(rows, None, LABELS["en"], "set", "stride"))
+    words = [text.get_text() for text in axes.get_legend().get_texts()]
+    assert len(words) == 8 and "learned: λ chosen on validation" in words and "pruned tokens: stride †" in words
+    assert {"learned", "string lookup", "cascade"} <= set(words), "a family of several kinds gives way first"
+    names = {text.get_text() for text in axes.texts}
+    assert {"always FULL", "always COARSE", "no vision", "oracle", "oracle, less lucky guesses"} <= names
+    title = axes.get_title(loc="left")
+    assert "set, n = 600" in title and "more lines in the table: 4" in title and "not trained for fewer" in title
+    learned = next(c for c in axes.containers if c.get_label() == "learned")
+    horizontal, vertical = (bars.get_segments()[0] for bars in learned[2])
+    assert horizontal[:, 0] == pytest.approx([0.1, 0.4]) and vertical[:, 1] == pytest.approx([68, 72])
