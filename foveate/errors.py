@@ -23,6 +23,11 @@ class ActionsNotFinite(FoveateError):
         self.chunks = chunks
 
 
+def reason_of(error: BaseException) -> str:
+    """What an error says; with its kind, where it is none of foveate's own."""
+    return str(error) if isinstance(error, FoveateError) else f"{type(error).__name__}: {error}".removesuffix(": ")
+
+
 def unknown(kind: str, name: str, choices: Iterable[str]) -> FoveateError:
     """An unknown name, with the nearest known ones or the list of all."""
     choices = sorted(choices)

@@ -81,6 +81,18 @@ def test_exit_statuses(monkeypatch, capsys) -> None:
     assert main(["doctor"]) == 130
 
 
+def test_a_full_disk_is_one_sentence(monkeypatch, capsys) -> None:
+    full = OSError(28, "No space left on device", "runs/a/b.png")
+
+    def fails(_: list[str]) -> int:
+        raise full
+
+    monkeypatch.setattr(cli, "resolve", lambda words: fails)
+    assert main(["doctor"]) == 1
+    told = capsys.readouterr().err
+    assert told == "foveate doctor: runs/a/b.png: the disk is full; free some space and run the same command again\n"
+
+
 def test_sigterm_ends_as_ctrl_c_does(monkeypatch, capsys) -> None:
     put_in_order = []
 

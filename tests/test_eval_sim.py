@@ -23,6 +23,7 @@ from foveate.models.common.normalize import NormStats
 from foveate.models.common.robots import RobotMapping
 from foveate.models.pi0.config import GemmaConfig, Pi0Config, VisionConfig
 from foveate.models.pi0.model import Pi0
+from foveate.testing.faults import UNEXPECTED
 from foveate.testing.golden import REPO
 from foveate.training.policy.export import export_policy
 
@@ -272,6 +273,23 @@ def test_an_episode_is_logged_when_its_dumps_are_there(policy, tmp_path, monkeyp
     assert main(command(policy, tmp_path / "run", episodes=2, traced=True)) == 0
     warnings = json.loads((tmp_path / "run" / "summary.json").read_text())["warnings"]
     assert f"trace: no dump of 1 inferences: task000_ep000_{lost.stem}" in warnings
+
+
+@pytest.mark.parametrize("error", [*UNEXPECTED, OSError(28, "No space left on device")], ids=repr)
+def test_an_overlay_that_fails_costs_neither_table_nor_log_nor_report(policy, tmp_path, capsys, monkeypatch, error):
+    from foveate.evaluation import evidence
+
+    def fails(*_):
+        raise error
+
+    monkeypatch.setattr(evidence, "plot_run", fails)
+    full = isinstance(error, OSError)
+    assert main(command(policy, tmp_path / "run", episodes=1, traced=True)) == full
+    shown = capsys.readouterr()
+    assert ("1/1 (21-100 %)" in shown.out and type(error).__name__ in shown.out) or full
+    assert full == ("the disk is full" in shown.err) and "Traceback" not in shown.err
+    for name in ("results.csv", "summary.json", "report/tokens.jsonl", "report/index.html"):
+        assert (tmp_path / "run" / name).stat().st_size > 0
 
 
 @pytest.mark.parametrize(("task", "told"), [("blinks", "gripperPOV"), ("grows", "state")])

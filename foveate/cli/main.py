@@ -159,6 +159,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     except FoveateError as error:
         print(f"foveate {' '.join(words)}: {error}", file=sys.stderr)
         return 1
+    except Exception as error:
+        from foveate.util.files import full_disk
+
+        if (full := full_disk(error)) is None:
+            raise
+        print(f"foveate {' '.join(words)}: {full}", file=sys.stderr)
+        return 1
     except KeyboardInterrupt as stop:
         print(f"foveate: {'told to end (SIGTERM)' if isinstance(stop, Terminated) else 'interrupted'}", file=sys.stderr)
         return 143 if isinstance(stop, Terminated) else 130

@@ -7,13 +7,14 @@ returned, one sentence each.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
-from foveate.errors import FoveateError
+from foveate.errors import reason_of
 from foveate.evaluation.sim.collapse import diagnose
 from foveate.tracing.store import dump_paths
 from foveate.tracing.tokens import check_run, write_capabilities, write_token_log
-from foveate.util.files import CannotWrite
+from foveate.util.files import CannotWrite, full_disk
 from foveate.util.progress import SILENT, Reporter
 from foveate.viz.plots import plot_run, spread
 from foveate.viz.report.page import build_report
@@ -68,15 +69,22 @@ def write_report(folders: Sequence[Path], out: Path, report: Reporter = SILENT, 
 
     Args:
         max_plots: inferences of each run whose overlays are drawn, evenly over it; None: all.
+    Raises:
+        CannotWrite: the report could not be written, or, after it was, something that belongs to it.
     """
-    for folder in folders:
-        if dump_paths(folder):
+    full: CannotWrite | None = None
+    damaged: dict[str, None] = {}
+    for folder in filter(dump_paths, folders):
+        for part in (partial(draw_overlays, folder, max_plots), partial(log_tokens, folder)):
             try:
-                for damaged in write_evidence(folder, report, max_plots):
-                    report.warn(f"passed over: {damaged}")
-            except CannotWrite:
-                raise
-            except FoveateError as error:  # no dump is good: results and charts still are
-                report.warn(str(error))
+                damaged |= dict.fromkeys(part(report))
+            except Exception as error:  # results, charts and the other folders are good without it
+                full = full or full_disk(error)
+                report.warn(f"{folder}: {full or reason_of(error)}")
+    for text in damaged:
+        report.warn(f"passed over: {text}")
     with report.status("writing the report"):
-        return build_report(list(folders), out)
+        page = build_report(list(folders), out)
+    if full is not None:
+        raise full
+    return page

@@ -18,7 +18,7 @@ import numpy as np
 
 from foveate.errors import FoveateError
 from foveate.tracing.schema import lookup
-from foveate.tracing.store import iter_dumps, read_dump
+from foveate.tracing.store import iter_dumps, named, read_dump
 
 _PLACE = re.compile(r"task(\d+)\D+ep(\d+)(?:\D+step(\d+))?")
 
@@ -98,8 +98,8 @@ def iter_records(run_dir: str | Path) -> Iterator[tuple[Path, Record | FoveateEr
     for path, dump in iter_dumps(run_dir):
         try:
             yield path, dump if isinstance(dump, FoveateError) else to_record(dump, path, Path(run_dir))
-        except FoveateError as error:
-            yield path, error
+        except Exception as error:
+            yield path, named(path, error)
 
 
 def to_record(dump: Mapping[str, Any], path: Path, run_dir: Path) -> Record:

@@ -27,7 +27,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from foveate.errors import FoveateError
+from foveate.errors import FoveateError, reason_of
 from foveate.tracing.cap import DumpCap, Key
 from foveate.tracing.schema import SCHEMA_VERSION, capabilities
 from foveate.types import Observation, Trace
@@ -396,10 +396,15 @@ def _arrays(value: Any, name: str) -> Any:
     return (value.float() if value.dtype is torch.bfloat16 else value).numpy()
 
 
+def named(path: Path, error: Exception) -> FoveateError:
+    """The error of one dump; what foveate did not foresee gets the dump's name."""
+    return error if isinstance(error, FoveateError) else FoveateError(f"{path}: not a usable dump ({reason_of(error)})")
+
+
 def iter_dumps(run_dir: str | Path) -> Iterator[tuple[Path, dict[str, Any] | FoveateError]]:
     """Each dump, or in its place the error that says what is wrong with it; reading goes on after one."""
     for path in dump_paths(run_dir):
         try:
             yield path, read_dump(path)
-        except FoveateError as error:
-            yield path, error
+        except Exception as error:
+            yield path, named(path, error)

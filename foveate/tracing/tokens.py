@@ -19,7 +19,7 @@ import numpy as np
 from foveate.errors import FoveateError
 from foveate.tracing.record import Record, to_record
 from foveate.tracing.schema import SCHEMA_VERSION, capabilities, lookup, validate
-from foveate.tracing.store import dump_paths, iter_dumps
+from foveate.tracing.store import dump_paths, iter_dumps, named
 from foveate.tracing.summary import summarize, summarize_capabilities
 from foveate.types import STAGES
 from foveate.util.files import json_lines, write_json, write_text
@@ -140,8 +140,8 @@ def _checked(run_dir: Path) -> Iterator[tuple[dict[str, Any], Record | FoveateEr
             if isinstance(dump, FoveateError):
                 raise dump
             yield dump, to_record(dump, path, run_dir)
-        except FoveateError as error:
-            yield {}, error
+        except Exception as error:
+            yield {}, named(path, error)
 
 
 def none_readable(run_dir: Path, good: int, damaged: Sequence[str]) -> None:

@@ -16,6 +16,7 @@ import itertools
 import json
 import math
 import os
+import re
 import shutil
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping
 from pathlib import Path
@@ -23,24 +24,64 @@ from typing import Any, ParamSpec, TypeVar
 
 import numpy as np
 
-from foveate.errors import FoveateError
+from foveate.errors import FoveateError, reason_of
+
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+"""What the system says when a disk, a share of it or the size of a file is used up."""
+FULL_TEXTS = r"os error (28|122|27)\b|PytorchStreamWriter|inline_container.*unexpected pos|errno = (28|122|27)\b"
+"""How writers in other languages say it, without the system's number: safetensors, torch, HDF5."""
 
 
 class CannotWrite(FoveateError):
     """The disk is full, or a folder or file cannot be written."""
 
-    def __init__(self, path: Path, error: OSError, what: str = "") -> None:
+    def __init__(self, path: Path | None, error: OSError, what: str = "") -> None:
         """
         Args:
+            path: None: not known.
             what: is written, for the sentence: `the maps`.
         """
         self.path, self.reason = path, error.strerror or str(error)
-        full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+        place = "" if path is None else f"{path}: "
         super().__init__(
-            f"{path}: the disk is full; free some space and run the same command again"
-            if full
-            else f"{path}: {what}{' ' if what else ''}cannot be written there ({self.reason}); choose a writable folder"
+            f"{place}the disk is full; free some space and run the same command again"
+            if error.errno in FULL
+            else f"{place}{what}{' ' if what else ''}cannot be written there ({self.reason}); choose a writable folder"
         )
+
+
+def full_disk(error: BaseException | None, path: Path | None = None) -> CannotWrite | None:
+    """The error that a full disk is behind, whoever has met it; None: it is another matter.
+
+    Args:
+        path: what was being written, where the error does not know.
+    """
+    seen: set[int] = set()  # an error that is raised again and again can be its own context
+    while error is not None and id(error) not in seen:
+        seen.add(id(error))
+        if isinstance(error, CannotWrite):
+            return error
+        known = getattr(error, "filename", None)
+        place = Path(os.fsdecode(known)) if path is None and isinstance(known, str | bytes) and known else path
+        if isinstance(error, OSError) and error.errno in FULL:
+            return CannotWrite(place, error)
+        if re.search(FULL_TEXTS, str(error), re.DOTALL):
+            return CannotWrite(place, OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)))
+        error = error.__cause__ or error.__context__
+    return None
+
+
+def fault_of(error: Exception, item: str = "") -> str:
+    """What went wrong with one item of a job that goes on with the others, whatever was raised.
+
+    Args:
+        item: is named where the error is none of foveate's own, which names it itself.
+    Raises:
+        CannotWrite: the disk is at fault, which is no matter of one item.
+    """
+    if (disk := full_disk(error)) is not None:
+        raise disk
+    return f"{item}: {reason_of(error)}" if item and not isinstance(error, FoveateError) else reason_of(error)
 
 
 @contextlib.contextmanager
@@ -67,6 +108,8 @@ def draft(
     except BaseException as error:
         with contextlib.suppress(OSError):
             begun.unlink(missing_ok=True)
+        if disk := full_disk(error, path):
+            raise disk from error
         if isinstance(error, OSError):
             raise CannotWrite(path, error, what) from error
         raise
@@ -92,6 +135,8 @@ def draft_folder(path: Path, what: str = "") -> Iterator[Path]:
         begun.rename(path)
     except BaseException as error:
         shutil.rmtree(begun, ignore_errors=True)
+        if disk := full_disk(error, path):
+            raise disk from error
         if isinstance(error, OSError):
             raise CannotWrite(path, error, what) from error
         raise

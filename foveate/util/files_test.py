@@ -8,10 +8,13 @@ import sys
 import time
 from pathlib import Path
 
+import av
 import numpy as np
 import pytest
+from safetensors import SafetensorError
 
 from foveate.errors import FoveateError
+from foveate.testing.faults import UNEXPECTED
 from foveate.util import files
 from foveate.util.files import (
     CannotWrite,
@@ -19,6 +22,8 @@ from foveate.util.files import (
     alone_in,
     draft,
     draft_folder,
+    fault_of,
+    full_disk,
     nan_to_null,
     one_process,
     read_json,
@@ -78,6 +83,55 @@ def test_an_error_of_the_disk_names_file_and_reason(tmp_path, monkeypatch):
     assert (tmp_path / "a").read_text() == "old" and not list(tmp_path.glob(".*"))
     write_bytes(tmp_path / "a", b"new", sync=False)
     assert (tmp_path / "a").read_text() == "new"
+
+
+def _chained(error, cause):
+    error.__cause__ = cause
+    return error
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        OSError(errno.ENOSPC, "No space left on device"),
+        av.error.OSError(errno.ENOSPC, "No space left on device", "a.mp4"),
+        OSError("Unable to synchronously flush file (errno = 28, error message = 'No space left on device')"),
+        SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)"),
+        RuntimeError("[enforce fail at inline_container.cc:659] . unexpected pos 64 vs 0"),
+        RuntimeError("PytorchStreamWriter failed writing file data/3: file write failed"),
+        OSError(errno.EFBIG, "File too large"),
+        _chained(KeyError("odd"), OSError(errno.EDQUOT, "Disk quota exceeded")),
+    ],
+)
+def test_a_full_disk_is_known_whoever_met_it(tmp_path, error):
+    told = full_disk(error, tmp_path)
+    assert (
+        told is not None
+        and str(told) == f"{tmp_path}: the disk is full; free some space and run the same command again"
+    )
+    with pytest.raises(CannotWrite, match="the disk is full"):
+        fault_of(error)
+
+    def write() -> None:
+        with draft_folder(tmp_path / "new") as begun:
+            (begun / "half").write_text("half")
+            raise error
+
+    with pytest.raises(CannotWrite, match="new: the disk is full"):
+        write()
+    assert not os.listdir(tmp_path)
+
+
+def test_errors_in_a_circle_are_no_full_disk():
+    first, second = KeyError("a"), ValueError("b")
+    first.__context__, second.__context__ = second, first
+    assert full_disk(first) is None
+
+
+@pytest.mark.parametrize("error", UNEXPECTED, ids=lambda error: type(error).__name__)
+def test_other_faults_are_those_of_an_item(error):
+    assert full_disk(error) is None and fault_of(error, "item 3").startswith(f"item 3: {type(error).__name__}")
+    assert fault_of(FoveateError("item 3 is odd"), "item 3") == "item 3 is odd"
 
 
 def test_a_draft_folder_replaces_the_older_one(tmp_path):

@@ -22,6 +22,7 @@ from foveate.errors import FoveateError
 from foveate.tracing.record import Record, iter_records, read_record
 from foveate.tracing.store import dump_paths
 from foveate.tracing.tokens import check_run, none_readable
+from foveate.util.files import CannotWrite, fault_of
 from foveate.util.pictures import HARD_LIMIT, ImageError, fault, picture_size, read_picture
 from foveate.viz.overlay import layers
 
@@ -114,12 +115,12 @@ def plot_run(run_dir: str | Path, limit: int | None = None, on_inference: Callab
     def draw(path: Path) -> int | FoveateError:
         try:
             return _draw(read_record(path, run_dir))
-        except _CannotPlot:
-            raise
         except FoveateError as error:
+            if isinstance(error, CannotWrite):
+                raise
             return error
         except Exception as error:  # one odd inference does not end the plots
-            return FoveateError(f"{path}: cannot be drawn ({type(error).__name__}: {error})")
+            return FoveateError(f"{path}: cannot be drawn ({fault_of(error)})")
         finally:
             if on_inference:
                 on_inference()
@@ -151,9 +152,5 @@ def _draw(record: Record) -> int:
                 Image.fromarray(picture).save(path, compress_level=1)
                 files += 1
         except OSError as error:
-            raise _CannotPlot(f"{folder}: overlays cannot be written ({error.strerror or error})") from error
+            raise CannotWrite(folder, error, "overlays") from error
     return files
-
-
-class _CannotPlot(FoveateError):
-    """Ends the whole run of plots, unlike a damaged dump."""

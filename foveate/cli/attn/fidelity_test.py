@@ -14,7 +14,9 @@ from foveate.cli.main import main
 from foveate.data.droid.writer import DroidWriter
 from foveate.policy import TraceOptions
 from foveate.pruning import make_pruner
+from foveate.studies.attention import fidelity as module
 from foveate.studies.attention.kept_patches import infer_kept
+from foveate.testing.faults import UNEXPECTED
 from foveate.training.policy.untrained import random_policy
 from foveate.types import Observation
 
@@ -149,3 +151,19 @@ def test_given_patches_are_what_the_pruner_would_keep(policy):
     np.testing.assert_array_equal(kept, chunk.actions)
     assert np.abs(full - kept).max() > 1e-6
     assert policy.pruner is own
+
+
+@pytest.mark.parametrize("error", UNEXPECTED, ids=lambda error: type(error).__name__)
+def test_whatever_is_raised_costs_one_episode(verb, tmp_path, monkeypatch, capsys, error):
+    usual = module.occlude
+
+    def odd(policy, frame, occlusion):
+        if frame.episode.startswith("failure"):
+            raise error
+        return usual(policy, frame, occlusion)
+
+    monkeypatch.setattr(module, "occlude", odd)
+    assert verb("tree", "--views", "side", "--curve_points", "0", "--out", "out") == 1
+    said = " ".join(capsys.readouterr().out.split())
+    assert "frame 0: " in said and type(error).__name__ in said
+    assert json.loads((tmp_path / "out" / "fidelity.json").read_text())["episodes"] == 1

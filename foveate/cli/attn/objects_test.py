@@ -11,7 +11,9 @@ from foveate.cli.attn.fidelity_test import write_tree
 from foveate.cli.conftest import TINY
 from foveate.cli.main import main
 from foveate.data.droid.reader import find_episodes
+from foveate.studies.attention import objects as module
 from foveate.studies.attention.archive import MAPS, About, EpisodeMaps
+from foveate.testing.faults import UNEXPECTED
 from foveate.training.policy.untrained import random_policy
 
 CAMERAS = {"corner": "varied_camera_1", "gripperPOV": "hand_camera"}
@@ -146,3 +148,19 @@ def test_mistakes(tree, capsys, words, said):
     assert objects(*words, "--out", "out") == 1
     captured = capsys.readouterr()
     assert said in captured.err + " ".join(captured.out.split())
+
+
+@pytest.mark.parametrize("error", UNEXPECTED, ids=lambda error: type(error).__name__)
+def test_whatever_is_raised_costs_one_episode(tree, monkeypatch, capsys, error):
+    usual = module.measure_episode
+
+    def odd(maps, episode, *arguments):
+        if episode.outcome == "failure":
+            raise error
+        return usual(maps, episode, *arguments)
+
+    monkeypatch.setattr(module, "measure_episode", odd)
+    assert objects("tree", "--out", "out") == 1
+    said = capsys.readouterr().out
+    assert "1 episodes done" in said and type(error).__name__ in said
+    assert len(json.loads((tree / "out/objects.json").read_text())["episodes"]) == 1

@@ -25,8 +25,10 @@ def sim(argv: list[str]) -> int:
     config = parse(SimConfig, argv, "foveate eval sim", aliases=aliases)
     console = Console()
     run = evaluate(config, Reporter(console))
-    page = write_report([run.folder], run.folder / "report", Reporter(console), config.trace_max_plots)
-    print_results(console, [run])
+    try:
+        page = write_report([run.folder], run.folder / "report", Reporter(console), config.trace_max_plots)
+    finally:  # whatever becomes of the report
+        print_results(console, [run])
     console.print(f"results: {run.folder / 'results.csv'}\nreport:  {page}", soft_wrap=True, highlight=False)
     total, traced = run.summary["total"], run.summary.get("traced")
     if traced and traced["inferences"] < traced["of_inferences"]:

@@ -26,9 +26,9 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 
 from foveate.envs.base import EnvCrash, Snapshot, StepResult
-from foveate.errors import ActionsNotFinite, FoveateError
+from foveate.errors import ActionsNotFinite, FoveateError, reason_of
 from foveate.types import ActionChunk, EpisodeResult, Observation, Trace
-from foveate.util.files import CannotWrite
+from foveate.util.files import fault_of
 from foveate.util.noise import action_noise, stack_noise
 
 if TYPE_CHECKING:
@@ -305,11 +305,6 @@ def _infer(
         return [EnvCrash(f"the policy cannot take what it is shown at step {query.step}: {reason_of(error)}")]
 
 
-def reason_of(error: Exception) -> str:
-    """Its text; with its kind, where it is none of foveate's own."""
-    return str(error) if isinstance(error, FoveateError) else f"{type(error).__name__}: {error}"
-
-
 def session_of(task: str, episode: int) -> str:
     """The name under which a policy remembers an episode."""
     return f"{task}/{episode}"
@@ -377,10 +372,10 @@ def _episode(
     try:
         recorder = make_recorder(job) if make_recorder is not None else None
         play(env, job, ask, perceive, config, now, recorder)
-    except (Stopped, CannotWrite):
+    except Stopped:
         raise
     except Exception as crash:
-        error = reason_of(crash)
+        error = fault_of(crash)
         try:
             env.restart()
         except Exception as second:
@@ -391,10 +386,8 @@ def _episode(
     if recorder is not None:
         try:
             recorder.finish(played.result)
-        except CannotWrite:
-            raise
         except Exception as problem:
-            told = f"{job.task} episode {job.episode}: its recording could not be finished: {reason_of(problem)}"
+            told = f"{job.task} episode {job.episode}: its recording could not be finished: {fault_of(problem)}"
             played.warnings.append(told)
     return played
 

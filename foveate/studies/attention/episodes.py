@@ -198,5 +198,5 @@ def _count_keyframes(episode: Episode, interval: int) -> int:
     """0 where the episode cannot be read: it will be reported when it is its turn."""
     try:
         return len(range(0, episode.rows, interval))
-    except FoveateError:
+    except Exception:
         return 0

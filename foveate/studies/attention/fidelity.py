@@ -35,7 +35,7 @@ from foveate.studies.attention.occlusion import (
 from foveate.studies.attention.scene import layers_of
 from foveate.types import Observation
 from foveate.util.choices import name_of
-from foveate.util.files import JsonLines, alone_in, nan_to_null, write_json
+from foveate.util.files import JsonLines, alone_in, fault_of, nan_to_null, write_json
 from foveate.util.progress import SILENT, Reporter
 from foveate.util.provenance import provenance
 from foveate.util.run_folder import check_same_config, to_dict, write_run_files
@@ -138,14 +138,14 @@ def study_fidelity(config: FidelityConfig, report: Reporter = SILENT, policy: Po
                 continue
             try:
                 frame = Frame(episode, index, read())
-            except FoveateError as error:
-                failed[episode] = str(error)
+                effects = occlude(policy, frame, occlusion)
+                row = {"episode": episode, "frame": index, "effects": effects.effects, "curves": effects.curves}
+                row["pruner"] = measure_pruner(policy, frame, occlusion)
+                if (episode, index) in shown:
+                    _draw(effects, frame, policy, occlusion.views[0], out / "pictures")
+            except Exception as error:
+                failed[episode] = fault_of(error, f"{episode}, frame {index}")
                 continue
-            effects = occlude(policy, frame, occlusion)
-            row = {"episode": episode, "frame": index, "effects": effects.effects, "curves": effects.curves}
-            row["pruner"] = measure_pruner(policy, frame, occlusion)
-            if (episode, index) in shown:
-                _draw(effects, frame, policy, occlusion.views[0], out / "pictures")
             log.append([row])  # after the pictures: a frame in the log lacks nothing
             bar.advance()
     for text in failed.values():
@@ -153,7 +153,7 @@ def study_fidelity(config: FidelityConfig, report: Reporter = SILENT, policy: Po
     wanted = {moment[:2] for moment in moments}
     rows = [row for row in log.rows if (row["episode"], row["frame"]) in wanted]
     if not rows:
-        raise FoveateError("not one frame could be read; the reasons stand above")
+        raise FoveateError(f"not one frame could be tested: {next(iter(failed.values()))}")
     result = _summary(config, occlusion, policy, rows)
     write_json(out / "fidelity.json", result)
     write_reports(result, sorted((out / "pictures").glob("*.jpg")), out)
@@ -221,8 +221,8 @@ def _moments(config: FidelityConfig, policy: Policy, report: Reporter) -> tuple[
     for episode in spread(episodes_at(config.data_root), config.episodes):
         try:
             keyframes = range(0, episode.rows, config.keyframe_interval)
-        except FoveateError as error:
-            failed[episode.key] = str(error)
+        except Exception as error:
+            failed[episode.key] = fault_of(error, episode.key)
             continue
         for index in spread(keyframes, config.frames_per_episode):
             moments.append((episode.key, index, functools.partial(read, episode, index)))

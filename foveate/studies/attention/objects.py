@@ -23,7 +23,7 @@ from foveate.errors import FoveateError
 from foveate.studies.attention.archive import MAPS, EpisodeMaps, check_held, held_in
 from foveate.studies.attention.overlap import DIGITS, Targets, measure_episode
 from foveate.studies.attention.pipeline import Outcome
-from foveate.util.files import CannotWrite, alone_in, nan_to_null, write_json, write_text
+from foveate.util.files import alone_in, fault_of, nan_to_null, write_json, write_text
 from foveate.util.progress import SILENT, Reporter
 from foveate.util.provenance import provenance
 from foveate.util.run_folder import check_same_config, to_dict, write_run_files
@@ -114,12 +114,10 @@ def study_objects(config: ObjectsConfig, report: Reporter = SILENT) -> ObjectsSt
                     write_json(folder / "metrics.json", {"schema": SCHEMA, **metrics}, indent=None)
                 studied.append(json.loads((folder / "metrics.json").read_text()))
                 outcomes.append(Outcome(episode.key, "done" if fresh else "skipped"))
-            except CannotWrite:
-                raise
-            except FoveateError as error:
+            except Exception as error:
+                outcomes.append(Outcome(episode.key, "failed", fault_of(error, episode.key)))
                 if len(found) == 1:
                     raise
-                outcomes.append(Outcome(episode.key, "failed", str(error)))
             bar.advance()
     for outcome in outcomes:
         if outcome.status == "failed":

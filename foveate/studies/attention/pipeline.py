@@ -34,7 +34,7 @@ from foveate.studies.attention.clips import Filming, clips_of, film
 from foveate.studies.attention.pictures import Drawing, draw_keyframe, marker_text, named_views
 from foveate.studies.attention.reel import Reel
 from foveate.types import AttentionMaps, Observation, Phase
-from foveate.util.files import CannotWrite
+from foveate.util.files import fault_of
 from foveate.util.progress import ProgressBar
 
 MARKER = "pi05.md"
@@ -133,9 +133,11 @@ class Pipeline:
                 folder = self._begin(episode)
                 try:
                     drawn = self._infer(episode, folder, pool)
-                except FoveateError as error:
+                except BaseException as error:
                     shutil.rmtree(folder, ignore_errors=True)
-                    yield Outcome(episode.key, "failed", str(error))
+                    if not isinstance(error, Exception):
+                        raise
+                    yield Outcome(episode.key, "failed", fault_of(error, episode.key))
                     continue
                 closing.append((episode, closer.submit(self._close, episode, folder, drawn, pool)))
                 if len(closing) > 1:
@@ -196,7 +198,7 @@ class Pipeline:
                     while len(busy) > 2 * self._workers:
                         busy.popleft().result()
                 self._tick(len(batch))
-        except FoveateError:
+        except BaseException:
             for future in busy:
                 future.cancel()
             for future in busy:
@@ -218,7 +220,7 @@ class Pipeline:
     def _close(self, episode: Episode, folder: Path, drawn: _Drawn, pool: ThreadPoolExecutor) -> None:
         try:
             self._finish(episode, folder, drawn, pool)
-        except FoveateError:
+        except BaseException:
             shutil.rmtree(folder, ignore_errors=True)
             raise
 
@@ -268,13 +270,11 @@ def follow(
 
 
 def _ended(episode: Episode, future: Future[None]) -> Outcome:
-    """What became of an episode; what is not about this episode (a bug, a full disk) is raised."""
+    """What became of an episode; what is not about this episode (a full disk) is raised."""
     try:
         future.result()
-    except CannotWrite:
-        raise
-    except FoveateError as error:
-        return Outcome(episode.key, "failed", str(error))
+    except Exception as error:
+        return Outcome(episode.key, "failed", fault_of(error, episode.key))
     return Outcome(episode.key, "done")
 
 

@@ -14,9 +14,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from foveate.data.droid.reader import find_episodes
+from foveate.data.droid.reader import Episode, find_episodes
 from foveate.data.droid.writer import DroidWriter
 from foveate.errors import FoveateError
+from foveate.studies.attention import pipeline
+from foveate.studies.attention import redraw as redraw_module
 from foveate.studies.attention.archive import MAPS, EpisodeMaps
 from foveate.studies.attention.clips import Filming, clips_of, film
 from foveate.studies.attention.pictures import Drawing
@@ -32,7 +34,9 @@ from foveate.studies.attention.redraw import (
     stored_episodes,
     video,
 )
+from foveate.testing.faults import UNEXPECTED
 from foveate.types import AttentionMaps
+from foveate.util.files import CannotWrite
 from foveate.viz.video import title_in
 
 CAMERAS = {"corner": "varied_camera_1", "gripperPOV": "hand_camera"}
@@ -283,6 +287,64 @@ def test_bad_episodes_are_named_and_the_rest_go_on(tmp_path):
     shutil_copy(folders[0], folders[1])
     again = {o.episode.rpartition("/")[2]: o.status for o in run(data, tmp_path)}
     assert [again[f.name] for f in folders] == ["skipped", "done", "failed", "failed", "skipped"]
+
+
+@pytest.mark.parametrize("where", ["reads", "attends", "draws", "films", "saves"])
+@pytest.mark.parametrize("error", UNEXPECTED, ids=lambda error: type(error).__name__)
+def test_whatever_is_raised_costs_one_episode(tmp_path, monkeypatch, where, error):
+    keys = sorted(str(write(tmp_path / "data", rows=5).relative_to(tmp_path / "data")) for _ in range(3))
+    module, name = {
+        "reads": (Episode, "observations"), "attends": (None, ""), "draws": (pipeline, "draw_keyframe"),
+        "films": (pipeline, "film_episode"), "saves": (EpisodeMaps, "save"),
+    }[where]  # fmt: skip
+
+    def odd(usual):
+        def call(*arguments, **options):
+            if keys[1] in str(arguments) or keys[1].replace("/", "__") in str(arguments):
+                raise error
+            return usual(*arguments, **options)
+
+        return call
+
+    if module is not None:
+        monkeypatch.setattr(module, name, odd(getattr(module, name)))
+    outcomes = {o.episode: o for o in run(tmp_path / "data", tmp_path, odd(attend) if module is None else attend)}
+    assert [outcomes[key].status for key in keys] == ["done", "failed", "done"]
+    assert outcomes[keys[1]].error.startswith(f"{keys[1]}: {type(error).__name__}")
+    assert not (tmp_path / "results" / keys[1]).exists()
+    assert not list((tmp_path / "results" / PARTIAL).glob("*"))
+
+
+@pytest.mark.parametrize("where", ["draw_keyframe", "film_episode"])
+def test_a_full_disk_ends_the_work_and_leaves_no_half_episode(tmp_path, monkeypatch, where):
+    for _ in range(3):
+        write(tmp_path / "data", rows=5)
+
+    def full(*arguments, **options):
+        raise av.error.OSError(28, "No space left on device", "some.webm")
+
+    monkeypatch.setattr(pipeline, where, full)
+    with pytest.raises(CannotWrite, match=r"some\.webm: the disk is full; free some space"):
+        run(tmp_path / "data", tmp_path)
+    assert not list(tmp_path.rglob(MARKER)) and not list((tmp_path / "results" / PARTIAL).glob("*"))
+
+
+@pytest.mark.parametrize("error", UNEXPECTED, ids=lambda error: type(error).__name__)
+def test_whatever_is_raised_costs_one_redrawn_or_filmed_episode(tmp_path, monkeypatch, error):
+    keys = sorted(str(write(tmp_path / "data", rows=5).relative_to(tmp_path / "data")) for _ in range(2))
+    run(tmp_path / "data", tmp_path)
+
+    def odd(folder, *arguments, **options):
+        if keys[0] in str(folder) or keys[0].replace("/", "__") in str(folder):
+            raise error
+        return folder
+
+    monkeypatch.setattr(redraw_module, "draw_keyframe", odd)
+    monkeypatch.setattr(redraw_module, "film", odd)
+    again = list(redraw(keys, tmp_path / "results", tmp_path / "data", tmp_path / "results", PLAN.drawing))
+    filmed = list(film_all(keys, tmp_path / "results", tmp_path / "other", Filming()))
+    for first, second in (again, filmed):
+        assert (first.status, second.status) == ("failed", "done") and type(error).__name__ in first.error
 
 
 def shutil_copy(source, target):

@@ -28,7 +28,7 @@ from foveate.studies.attention.pictures import Drawing, draw_keyframe, marker_te
 from foveate.studies.attention.pipeline import MARKER, PARTIAL, Outcome, follow, threads_of
 from foveate.studies.attention.reel import Reel, Scale
 from foveate.types import Phase
-from foveate.util.files import alone_in, write_json, write_text
+from foveate.util.files import alone_in, fault_of, write_json, write_text
 from foveate.util.progress import SILENT, Reporter
 from foveate.util.run_folder import to_dict
 
@@ -232,8 +232,8 @@ def redraw(
                 continue
             try:
                 _redraw(key, results, data_root, out, drawing, scale, pool, 2 * threads)
-            except FoveateError as error:
-                yield Outcome(key, "failed", str(error))
+            except Exception as error:
+                yield Outcome(key, "failed", fault_of(error, key))
                 continue
             yield Outcome(key, "done")
 
@@ -327,8 +327,8 @@ def film_all(
                     (target / "instruction.txt").write_text(text + "\n", encoding="utf-8")
                 for future in [pool.submit(film, folder, target, clip, filming, reel) for clip in todo]:
                     future.result()
-            except FoveateError as error:
-                yield Outcome(key, "failed", str(error))
+            except Exception as error:
+                yield Outcome(key, "failed", fault_of(error, key))
                 continue
             yield Outcome(key, "done")
 
