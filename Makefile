@@ -31,7 +31,7 @@ help:
 	@echo
 	@echo "Variables: PYTHON VENV VENV_ARGS TORCH_INDEX EXTRAS DEMO_ARGS PYTEST_ARGS; the head of the Makefile says what for."
 
-$(STAMP): pyproject.toml constraints.txt scripts/setup_venv.sh
+$(STAMP): pyproject.toml constraints.txt scripts/setup_venv.sh scripts/system_packages.sh
 	@PYTHON="$(PYTHON)" VENV="$(VENV)" VENV_ARGS="$(VENV_ARGS)" TORCH_INDEX="$(TORCH_INDEX)" EXTRAS="$(EXTRAS)" \
 		bash scripts/setup_venv.sh
 	@touch $@

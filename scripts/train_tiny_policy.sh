@@ -18,7 +18,7 @@ STEPS=${STEPS:-4500}
 LEARN_STEPS=${LEARN_STEPS:-1000}
 TUNE_STEPS=${TUNE_STEPS:-1200}
 PRESETS=foveate/training/presets
-export MUJOCO_GL=${MUJOCO_GL:-egl} OMP_WAIT_POLICY=passive
+export OMP_WAIT_POLICY=passive
 
 # Two processes of one thread train faster on two cores than one process of two threads; a GPU wants one process.
 if "$PYTHON" -c 'import sys, torch; sys.exit(not torch.cuda.is_available())'; then

@@ -10,14 +10,14 @@ from __future__ import annotations
 
 import importlib.metadata
 import importlib.util
-import os
 import platform
 import re
 import shutil
-import subprocess
 import sys
 from dataclasses import dataclass
 from typing import Literal
+
+from foveate.envs import gl
 
 Status = Literal["ok", "missing", "broken"]
 
@@ -125,35 +125,13 @@ def _codecs() -> Finding:
     return Finding("codecs (PyAV)", "ok", f"{av.__version__}: vp9, h264, jpeg", purpose)
 
 
-DRAW = """
-import mujoco, numpy
-model = mujoco.MjModel.from_xml_string(
-    '<mujoco><worldbody><light pos="0 0 3"/><geom type="sphere" size=".3" rgba="1 0 0 1"/></worldbody></mujoco>')
-data = mujoco.MjData(model)
-mujoco.mj_forward(model, data)
-with mujoco.Renderer(model, 32, 32) as renderer:
-    renderer.update_scene(data)
-    picture = renderer.render()
-assert picture.max() > 0, "the picture is black"
-"""
-
-
 def _gl(backend: str) -> Finding:
     thing = {"egl": "GL by EGL", "osmesa": "GL by OSMesa"}[backend]
     purpose = "drawing what a simulated camera sees" + (", in software" if backend == "osmesa" else "")
-    packages = {"egl": "libegl1 libgl1-mesa-dri", "osmesa": "libosmesa6"}[backend]
     if importlib.util.find_spec("mujoco") is None:
         return Finding(thing, "missing", "not tried: no mujoco", purpose, 'pip install "foveate[sim]"')
-    try:
-        environment = {**os.environ, "MUJOCO_GL": backend}
-        done = subprocess.run([sys.executable, "-c", DRAW], env=environment, capture_output=True, text=True, timeout=60)
-        complaint = (
-            "" if done.returncode == 0 else (done.stderr.strip().splitlines() or [f"exit {done.returncode}"])[-1]
-        )
-    except subprocess.TimeoutExpired:
-        complaint = "drawing hangs"
-    if complaint:
-        return Finding(thing, "broken", complaint[:80], purpose, f"apt-get install {packages}")
+    if trouble := gl.why_not(backend):
+        return Finding(thing, "broken", trouble[:80], purpose, f"apt-get install {gl.PACKAGES[backend]}")
     return Finding(thing, "ok", "draws", purpose)
 
 

@@ -6,6 +6,7 @@ import tomllib
 import pytest
 
 from foveate.bench import machine
+from foveate.envs import gl
 from foveate.testing.golden import REPO
 
 
@@ -21,6 +22,6 @@ def test_a_missing_package_is_missing() -> None:
 
 @pytest.mark.skipif(importlib.util.find_spec("mujoco") is None, reason="no mujoco")
 def test_drawing_is_tried_in_its_own_process(monkeypatch) -> None:
-    monkeypatch.setattr(machine, "DRAW", "import os; os.abort()")  # as a GL driver may
+    monkeypatch.setattr(gl, "DRAW", "import os; os.abort()")  # as a GL driver may
     finding = machine._gl("egl")
     assert finding.status == "broken" and "libegl1" in finding.remedy

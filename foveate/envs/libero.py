@@ -13,13 +13,13 @@ A task is named `libero_goal/3`; `seed` chooses the initial state among those th
 from __future__ import annotations
 
 import math
-import os
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from foveate.envs.base import EnvConventions, StepResult, check_action
+from foveate.envs.gl import choose_gl
 from foveate.errors import FoveateError, unknown
 from foveate.types import Observation
 
@@ -162,7 +162,7 @@ def _parse(task: str) -> tuple[str, int]:
 
 def _libero() -> tuple[Any, Any, str]:
     """The benchmark module, the environment's class and the folder of task files."""
-    os.environ.setdefault("MUJOCO_GL", "egl")
+    choose_gl()
     try:
         from libero.libero import benchmark, get_libero_path
         from libero.libero.envs import OffScreenRenderEnv

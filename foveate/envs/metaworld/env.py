@@ -36,6 +36,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from foveate.envs.base import EnvConventions, EnvCrash, Snapshot, StepResult, check_action
+from foveate.envs.gl import choose_gl
 from foveate.envs.metaworld.segment import segment_views
 from foveate.envs.metaworld.state import camera_of, camera_pose, robot_state
 from foveate.errors import FoveateError, unknown
@@ -91,7 +92,7 @@ def canonical_task(task: str) -> str:
 
 
 def _metaworld() -> Any:
-    os.environ.setdefault("MUJOCO_GL", "egl")
+    choose_gl()
     try:
         from metaworld import env_dict
     except ImportError as error:
@@ -273,8 +274,8 @@ class MetaWorldEnv:
             renderer = mujoco.Renderer(model, size[1], size[0])
         except Exception as error:  # the kind depends on which GL library is missing
             raise FoveateError(
-                f"no OpenGL to render with (MUJOCO_GL={os.environ.get('MUJOCO_GL')}: {error}); install libegl1 and "
-                "libgl1-mesa-dri, and set MUJOCO_GL=egl or osmesa where mujoco is imported before foveate's simulator"
+                f"no OpenGL to render with (MUJOCO_GL={os.environ.get('MUJOCO_GL')}: {error}); `foveate doctor` "
+                "says what to install; set MUJOCO_GL=egl or osmesa where mujoco is imported before foveate's simulator"
             ) from error
         for flag in (mujoco.mjtRndFlag.mjRND_SHADOW, mujoco.mjtRndFlag.mjRND_REFLECTION):
             renderer.scene.flags[flag] = 0

@@ -1,10 +1,7 @@
 import importlib.util
-import os
 
 import numpy as np
 import pytest
-
-os.environ.setdefault("MUJOCO_GL", "egl")
 
 from foveate.envs.metaworld.env import MetaWorldEnv
 from foveate.envs.worker import WorkerEnv

@@ -1,9 +1,11 @@
+import importlib.util
+
 import numpy as np
 import pytest
 
 from foveate.envs.metaworld.state import pose
 
-pytest.importorskip("metaworld", reason='needs pip install "foveate[sim]"')
+pytestmark = pytest.mark.skipif(importlib.util.find_spec("metaworld") is None, reason="needs metaworld")
 
 
 @pytest.fixture(scope="module")
