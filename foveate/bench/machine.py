@@ -64,6 +64,7 @@ EXTRAS = (
     ("easy_vqa", "vlm", "a small set of questions about images, without a download"),
     ("peft", "vlm", "adapters in `foveate train vlm`"),
     ("openpyxl", "vlm", "the Excel sheet that MMBench's server takes"),
+    ("simplejpeg", "oft", "pictures of OpenVLA-OFT as its training decoded them"),
     ("ray", "ray", "more than one machine: `foveate attn episodes --workers ray`"),
     ("playwright", "browser", "tests of the report in a real browser"),
 )
