@@ -206,6 +206,8 @@ class ModelOptions:
     """Denoising (Euler) steps; null: as the checkpoint says."""
     lerobot_version: Literal["0.4", "0.5"] | None = None
     """LeRobot that trained a LeRobot policy: 0.4 (also before) padded pictures with -3, and the state in the prompt."""
+    lora_adapter: str | None = None
+    """Folder of a LoRA adapter (as peft saves it) that is merged into an OpenVLA-OFT checkpoint's weights."""
     clean_prompt: bool | None = None
     """Whether underscores and line breaks of the instruction become spaces; null: yes, but for LeRobot's π0."""
 

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from foveate.errors import FoveateError
 from foveate.models.base import Family, ModelOptions
 from foveate.models.openvla_oft.detect import OFTInfo, detect
+from foveate.models.openvla_oft.lora import Adapter
 from foveate.models.openvla_oft.model import OpenVLAOFT
 from foveate.models.openvla_oft.processing import Processor, read_tokenizer
 from foveate.models.openvla_oft.weights import load_weights
@@ -21,7 +24,8 @@ def load(info: OFTInfo, options: ModelOptions) -> tuple[OpenVLAOFT, Processor]:
     if info.missing or info.robot is None or info.tokenizer is None:
         raise FoveateError("\n  ".join([f"{info.path}: cannot run yet, missing:", *info.missing]))
     processor = Processor(info.config, info.robot, read_tokenizer(info.tokenizer), *info.norms(options.asset_id))
-    return load_weights(info.path, info.weights, info.config, options.device), processor
+    adapter = Adapter(Path(options.lora_adapter)) if options.lora_adapter else None
+    return load_weights(info.path, info.weights, info.config, options.device, adapter), processor
 
 
 FAMILY = Family("openvla_oft", detect, load)

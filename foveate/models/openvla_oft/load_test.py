@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import load_file, save_file
 
 import foveate
 from foveate.cli.main import main
@@ -71,6 +72,40 @@ def test_the_verbs_take_it(checkpoint: Path, tmp_path: Path, monkeypatch: pytest
     assert main(["inspect", str(checkpoint)]) == 0
     text = capsys.readouterr().out
     assert "OpenVLA-OFT, L1 regression" in text and "nothing is missing to run it" in text
+
+
+def write_adapter(folder: Path, tensors: dict[str, torch.Tensor], **config) -> Path:
+    folder.mkdir()
+    plain = {"peft_type": "LORA", "r": 32, "lora_alpha": 16, **config}
+    (folder / "adapter_config.json").write_text(json.dumps(plain))
+    save_file(
+        {f"base_model.model.{key}": value for key, value in tensors.items()}, folder / "adapter_model.safetensors"
+    )
+    return folder
+
+
+def test_an_adapter_is_merged_to_the_bit(checkpoint: Path, tmp_path: Path) -> None:
+    """The golden triples of base, A and B: what is loaded is what peft merged, and nothing else moves."""
+    golden = load_file(golden_dir("openvla_oft", "lora_merge.safetensors") / "lora_merge.safetensors")
+    modules = [key.removesuffix(".merged") for key in golden if key.endswith(".merged")]
+    pairs = {f"{m}.{p}.weight": golden[f"{m}.{p}"] for m in modules for p in ("lora_A", "lora_B")}
+    adapter = write_adapter(tmp_path / "lora_adapter", pairs)
+    plain = foveate.load_policy(checkpoint).engine.model
+    adapted = foveate.load_policy(checkpoint, lora_adapter=str(adapter)).engine.model
+    changed = {n for n, p in adapted.named_parameters() if not torch.equal(p, dict(plain.named_parameters())[n])}
+    assert changed == {"llm.layers.0.self_attn.qkv_proj.weight", "projector.2.weight", "dino.layers.0.qkv_proj.weight"}
+    expected = golden["projector.fc2.merged"].float()
+    torch.testing.assert_close(adapted.projector[2].weight.data, expected, rtol=0, atol=0)
+    rows = adapted.llm.layers[0].self_attn.qkv_proj.weight[:64]
+    torch.testing.assert_close(rows.data, golden[f"{modules[0]}.merged"].float(), rtol=0, atol=0)
+    wrong = {**pairs, f"{modules[0]}.lora_A.weight": torch.zeros(32, 7)}
+    with pytest.raises(FoveateError, match=r"q_proj: adapter of shapes A \(32, 7\).* does not fit"):
+        foveate.load_policy(checkpoint, lora_adapter=str(write_adapter(tmp_path / "wrong", wrong)))
+    with pytest.raises(FoveateError, match="expected a plain LoRA adapter, got 'LOHA'"):
+        foveate.load_policy(checkpoint, lora_adapter=str(write_adapter(tmp_path / "loha", pairs, peft_type="LOHA")))
+    strange = {"nowhere.lora_A.weight": torch.zeros(2, 2), "nowhere.lora_B.weight": torch.zeros(2, 2)}
+    with pytest.raises(FoveateError, match=r"adapts 'nowhere', which .* does not hold"):
+        foveate.load_policy(checkpoint, lora_adapter=str(write_adapter(tmp_path / "strange", strange)))
 
 
 class Harm:

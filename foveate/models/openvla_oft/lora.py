@@ -5,10 +5,18 @@ A merge in another order or precision gives another policy; public reports of 0 
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import torch
 from torch import Tensor
 
 from foveate.errors import FoveateError
+from foveate.models.common.tensor_files import read_header, read_tensor
+from foveate.util.files import read_json
+
+WEIGHTS = "adapter_model.safetensors"
+PREFIX = "base_model.model."
+"""What peft puts before a module's name."""
 
 
 def merge_lora(base: Tensor, lora_a: Tensor, lora_b: Tensor, scale: float) -> Tensor:
@@ -31,3 +39,35 @@ def merge_lora(base: Tensor, lora_a: Tensor, lora_b: Tensor, scale: float) -> Te
     a, b = lora_a.to(base.dtype).flatten(1), lora_b.to(base.dtype).flatten(1)
     with torch.no_grad():
         return base + (b @ a).view(base.shape) * scale
+
+
+class Adapter:
+    """A LoRA adapter's folder as peft saves it: `adapter_config.json` and `adapter_model.safetensors`."""
+
+    def __init__(self, folder: Path) -> None:
+        """
+        Raises:
+            FoveateError: no such files, or an adapter of another kind.
+        """
+        config = read_json(folder / "adapter_config.json")
+        if config.get("peft_type") != "LORA" or config.get("use_dora") or config.get("use_rslora"):
+            raise FoveateError(f"{folder}: expected a plain LoRA adapter, got {config.get('peft_type')!r}")
+        self.folder, self.scale = folder, float(config["lora_alpha"]) / float(config["r"])
+        self._stored = {key.removeprefix(PREFIX): entry for key, entry in read_header(folder / WEIGHTS).items()}
+        ends = (".lora_A.weight", ".lora_B.weight", ".base_layer.weight")
+        if strange := sorted(key for key in self._stored if not key.endswith(ends)):
+            raise FoveateError(f"{folder}: {strange[0]!r} is no part of a LoRA adapter")
+        self.targets = {key.removesuffix(ends[0]) for key in self._stored if key.endswith(ends[0])}
+
+    def merged(self, module: str, base: Tensor) -> Tensor:
+        """The weight of a module, adapted where the adapter has it as a target."""
+        if module not in self.targets:
+            return base
+        parts = [self._stored.get(f"{module}.{part}.weight") for part in ("lora_A", "lora_B")]
+        if None in parts:
+            raise FoveateError(f"{self.folder}: {module!r} has one of lora_A and lora_B alone")
+        lora_a, lora_b = (read_tensor(entry) for entry in parts if entry is not None)
+        try:
+            return merge_lora(base, lora_a, lora_b, self.scale)
+        except FoveateError as error:
+            raise FoveateError(f"{self.folder}: {module}: {error}") from None

@@ -16,8 +16,9 @@ import torch
 from torch import Tensor
 
 from foveate.errors import FoveateError
-from foveate.models.common.tensor_files import Stored, check_floats, copy_finite, read_header
+from foveate.models.common.tensor_files import Stored, check_floats, copy_finite, read_header, read_tensor
 from foveate.models.openvla_oft.config import OFTConfig
+from foveate.models.openvla_oft.lora import Adapter
 from foveate.models.openvla_oft.model import OpenVLAOFT
 
 LLM = "language_model.model."
@@ -142,9 +143,17 @@ def read_component(path: Path) -> dict[str, Tensor]:
     return found
 
 
-def load_weights(folder: Path, weights: Path, config: OFTConfig, device: str | torch.device = "cpu") -> OpenVLAOFT:
+def load_weights(
+    folder: Path,
+    weights: Path,
+    config: OFTConfig,
+    device: str | torch.device = "cpu",
+    adapter: Adapter | None = None,
+) -> OpenVLAOFT:
     """A model with the folder's weights, in evaluation mode; read one parameter at a time.
 
+    Args:
+        adapter: merged into the stored weights, in their own dtype. Published folders are merged already.
     Raises:
         FoveateError: keys are missing, unexpected or wrongly shaped (all named), or a file is damaged.
     """
@@ -160,6 +169,8 @@ def load_weights(folder: Path, weights: Path, config: OFTConfig, device: str | t
     with torch.device("meta"):
         model = OpenVLAOFT(config)
     _check(folder, model, config, header, components)
+    if adapter is not None and (unknown := sorted(t for t in adapter.targets if f"{t}.weight" not in header)):
+        raise FoveateError(f"{adapter.folder}: adapts {unknown[0]!r}, which {folder} does not hold")
     model = model.to_empty(device=device).eval()
     with torch.no_grad():
         model.dino_mean.copy_(torch.tensor(config.dino_mean)[:, None, None])
@@ -171,6 +182,9 @@ def load_weights(folder: Path, weights: Path, config: OFTConfig, device: str | t
                 target = parameter[row : row + _rows(name, shape)].view(shape)
                 if part == "model":
                     copy_finite(target, header[key])
+                    module = key.removesuffix(".weight")
+                    if adapter is not None and module in adapter.targets:
+                        target.copy_(adapter.merged(module, read_tensor(header[key])))
                 else:
                     target.copy_(components[part][key])
                 row += _rows(name, shape)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
+from foveate.errors import FoveateError
 from foveate.models.base import Family, ModelOptions
 from foveate.models.pi0.detect import CheckpointInfo, detect
 from foveate.models.pi0.model import Pi0
@@ -30,6 +31,8 @@ def load(info: CheckpointInfo, options: ModelOptions) -> tuple[Pi0, Processor]:
     Raises:
         FoveateError: something is missing (all of it named), or the weights are damaged.
     """
+    if options.lora_adapter is not None:
+        raise FoveateError("lora_adapter: of π0 and π0.5 merged checkpoints alone are read; merge it before")
     config = replace(info.config, dtype=options.dtype, num_steps=options.num_steps or info.config.num_steps)
     processor = Processor.from_info(replace(info, config=config), asset_id=options.asset_id)
     return load_weights(info.weights, config, options.device), processor
