@@ -31,6 +31,7 @@ import yaml
 from foveate.cli.help import Field, about, in_words, items_of, names_of, print_help
 from foveate.errors import FoveateError, unknown
 from foveate.util.choices import choices_of, members, named
+from foveate.util.files import read_text
 
 T = TypeVar("T")
 Chosen = dict[str, type | None]
@@ -143,7 +144,7 @@ def _split(words: Sequence[str], aliases: Mapping[str, str]) -> list[Flag]:
 def _read_yaml(path: Path, aliases: Mapping[str, str]) -> list[tuple[str, Any]]:
     """(dotted key, value) of everything that a file says."""
     try:
-        content = yaml.safe_load(path.read_text())
+        content = yaml.safe_load(read_text(path))
     except OSError as error:
         raise FoveateError(f"--config {path}: cannot be read: {error.strerror}") from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:

@@ -120,6 +120,11 @@ def test_an_empty_file_says_nothing(tmp_path: Path) -> None:
     assert run("--config", write(tmp_path / "e.yaml", "# nothing\n"), "--policy", "p") == Run("p")
 
 
+def test_a_file_may_begin_with_the_mark_of_its_encoding(tmp_path: Path) -> None:
+    (tmp_path / "m.yaml").write_bytes(b"\xef\xbb\xbfpolicy: p\n")
+    assert run("--config", str(tmp_path / "m.yaml")) == Run("p")
+
+
 @pytest.mark.parametrize(
     ("argv", "said"),
     [

@@ -259,12 +259,21 @@ def alone_in(folder_of: Callable[[Any], Path | None], doing: str) -> Callable[[C
     return around
 
 
+def read_text(path: Path) -> str:
+    """A text file in UTF-8, without the byte-order marks that editors write at its start and concatenation inside.
+
+    Raises:
+        OSError, UnicodeDecodeError: it cannot be read, or is of another encoding.
+    """
+    return path.read_text(encoding="utf-8").replace("\ufeff", "")
+
+
 def read_json(path: Path) -> dict[str, Any]:
     """A JSON object, or a FoveateError that names the file."""
     if path.exists() and not path.is_file():
         raise FoveateError(f"{path}: cannot be read (it is no regular file)")
     try:
-        values = json.loads(path.read_text(encoding="utf-8-sig"))
+        values = json.loads(read_text(path))
     except OSError as error:
         raise FoveateError(f"{path}: cannot be read ({error.strerror})") from None
     except RecursionError:

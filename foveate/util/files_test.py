@@ -346,3 +346,11 @@ def test_closing_on_a_full_disk_does_not_hide_what_was_said(tmp_path):
     with pytest.raises(FoveateError, match="disk is full"):
         lines.append([{"a": 1}])
     lines.close()
+
+
+def test_byte_order_marks_are_no_part_of_a_text(tmp_path: Path) -> None:
+    mark = b"\xef\xbb\xbf"
+    (tmp_path / "a.txt").write_bytes(mark + b"push the puck\n" + mark + b"again")
+    assert files.read_text(tmp_path / "a.txt") == "push the puck\nagain"
+    (tmp_path / "a.json").write_bytes(mark + b'{"a": 1}')
+    assert files.read_json(tmp_path / "a.json") == {"a": 1}

@@ -23,6 +23,7 @@ import numpy as np
 from foveate.data.droid.writer import OUTCOMES
 from foveate.errors import FoveateError
 from foveate.types import Observation
+from foveate.util.files import read_text
 from foveate.util.pictures import ImageError, read_picture
 
 if TYPE_CHECKING:
@@ -109,7 +110,7 @@ class Episode:
     def instruction(self) -> str:
         path = self.folder / "instruction.txt"
         try:
-            text = path.read_text(encoding="utf-8").strip()
+            text = read_text(path).strip()
         except (OSError, UnicodeDecodeError) as error:
             raise FoveateError(f"episode {self.key}: instruction.txt cannot be read ({_reason(error)})") from error
         if not text:

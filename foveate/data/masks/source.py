@@ -28,6 +28,7 @@ import numpy as np
 
 from foveate.data.masks.rle import decode_segmentation
 from foveate.errors import FoveateError
+from foveate.util.files import read_text
 from foveate.util.pictures import ImageError, read_labels
 
 Masks = dict[str, np.ndarray]
@@ -189,7 +190,7 @@ def _place(name: str, path: Path) -> tuple[str, int]:
 
 def _read_json(path: Path) -> Any:
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        return json.loads(read_text(path))
     except (OSError, ValueError) as error:
         raise FoveateError(f"{path}: not readable JSON ({error})") from error
 

@@ -60,7 +60,7 @@ def test_folder_in_every_form(tmp_path):
     labels = RING.astype(np.uint8) * 3
     labels[0, 0] = 8
     Image.fromarray(labels).save(tmp_path / "labels/00008.png")
-    (tmp_path / "objects.json").write_text('{"3": "cube", "8": "bowl", "9": "cup"}')
+    (tmp_path / "objects.json").write_text('\ufeff{"3": "cube", "8": "bowl", "9": "cup"}', encoding="utf-8")
     np.savez(tmp_path / "arrays/00008.npz", cube=RING)
     Image.fromarray(RING.astype(np.uint8) * 255).save(tmp_path / "apart/cube/00008.png")
     answer = [

@@ -8,6 +8,7 @@ import io
 import json
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -17,7 +18,9 @@ from foveate.data.vqa import files
 from foveate.data.vqa.load import load_vqa
 from foveate.data.vqa.mmmu import on_one_sheet
 from foveate.errors import FoveateError
+from foveate.models.vlm.images import decode
 from foveate.types import VQASample
+from foveate.util.pictures import ImageError, read_picture
 
 MMBENCH_COLUMNS = (
     "index", "question", "hint", "A", "B", "C", "D", "answer", "category", "image", "source", "l2-category", "comment",
@@ -370,5 +373,194 @@ def test_mmbench_parquet_with_base64_and_another_hub_name_of_its_split(tmp_path:
     assert [s.image for s in samples] == [encoded()] * 2 and samples[1].id == "mmbench/dev/1000007"
 
 
+def tsv(tmp_path: Path, *rows: dict) -> list[VQASample]:
+    write_mmbench(tmp_path / "mmbench_dev.tsv", [mmbench_row(i, PIXELS) | row for i, row in enumerate(rows, 1)])
+    return load_vqa("mmbench", root=tmp_path / "mmbench_dev.tsv")
+
+
+PIXELS = base64.b64encode(encoded()).decode()
+
+
+@pytest.mark.parametrize("answer", ["B", "b", "(B)", " b) ", "B.", "[B]", "dog", "DOG", "(dog)", "Dog "])
+def test_an_answer_is_a_letter_or_the_options_text(tmp_path: Path, answer: str) -> None:
+    assert tsv(tmp_path, {"answer": answer})[0].answers == ("B",)
+    write_parquet(tmp_path / "validation-0.parquet", [mmmu_row("v_Art_1", options="['cat', 'dog']", answer=answer)])
+    assert load_vqa("mmmu", root=tmp_path / "validation-0.parquet")[0].answers == ("B",)
+    (tmp_path / "q.jsonl").write_text(json.dumps({"question": "?", "choices": ["cat", "dog"], "answer": answer}))
+    assert load_vqa(str(tmp_path / "q.jsonl"))[0].answers == ("B",)
+
+
+@pytest.mark.parametrize(
+    ("row", "said"),
+    [
+        ({"answer": "E"}, "line 3: the answer 'E' is neither a letter of AB nor one of cat, dog"),
+        ({"answer": "2"}, "the answer '2' is neither"),
+        ({"A": "x", "B": "", "C": "z", "answer": "B"}, "the answer 'B' is neither a letter of AC nor"),
+        ({"A": "dog", "answer": "dog"}, "the answer 'dog' is the text of the options A and B"),
+        ({"A": "red", "B": "", "answer": "A"}, "line 3: expected two options at least, got red"),
+        ({"A": "", "B": "", "answer": "A"}, "the answer 'A' is neither"),
+    ],
+)
+def test_an_answer_that_is_no_option_is_named_by_its_line(tmp_path: Path, row: dict, said: str) -> None:
+    # The first question's own text has a break, so that the second row is line 4.
+    with pytest.raises(FoveateError, match=said.replace("line 3", "line 4")):
+        tsv(tmp_path, {}, row)
+    assert len(tsv(tmp_path, {}, {"A": "b", "B": "a", "answer": "a"})) == 2
+
+
+def test_nan_and_none_are_texts_in_a_table_and_no_option_at_the_end_of_the_hubs_rows(tmp_path: Path) -> None:
+    (sample,) = tsv(tmp_path, {"A": "None", "B": "NA", "C": "null", "D": "nan", "answer": "D"})
+    assert sample.choices == ("None", "NA", "null", "nan") and sample.answers == ("D",)
+    assert tsv(tmp_path, {"A": "nan", "B": "0", "C": "x", "D": "nan", "answer": "A"})[0].choices[3] == "nan"
+    rows = [
+        mmbench_row(1, "") | {"image": {"bytes": encoded(), "path": None}, "C": c, "D": d, "answer": a}
+        for c, d, a in (("nan", "nan", "B"), ("cow", "nan", "D"), ("nan", "owl", "C"))
+    ]
+    write_parquet(tmp_path / "dev-0.parquet", rows)
+    hub = load_vqa("mmbench", root=tmp_path / "dev-0.parquet")
+    assert [s.choices[2:] for s in hub] == [(), ("cow", "nan"), ("nan", "owl")]
+    assert [s.answers for s in hub] == [("B",), ("D",), ("C",)]
+
+
+HEAD = "index\tquestion\tA\tB\tanswer\timage\n"
+
+
+@pytest.mark.parametrize(
+    ("lines", "said"),
+    [
+        ('1\t"Stop\ta\tb\tA\tx\n2\tq\ta\tb\tA\tx\n', "line 2: .* a quote that opens a cell there is not closed"),
+        ('1\tq\ta\tb\tA\tx\n2\t"Stop\ta\tb\tA\tx\n3\t"go" is?\ta\tb\tA\tx\n', "line 3: .* is not closed"),
+        ('1\tq\ta\tb\tA\tx\n2\t"Stop\ta\tb\tA\tx\n3\t5"\ta\tb\tA\tx\n', "line 3: column 'question' holds a tab"),
+        ("1\tq\ta\tb\tA\tx\n2\tq\ta\tb\n", "line 3: expected 6 cells, as in the first line, got 4; .*cut off"),
+        ("1\tq\tq\ta\tb\tA\tx\n", "line 2: expected 6 cells, as in the first line, got 7; a cell holds a tab"),
+        ('1\t"q\tq"\ta\tb\tA\tx\n', "line 2: column 'question' holds a tab"),
+    ],
+)
+def test_a_damaged_row_of_a_table_is_named_by_its_line(tmp_path: Path, lines: str, said: str) -> None:
+    (tmp_path / "mmbench_dev.tsv").write_text(HEAD + lines)
+    with pytest.raises(FoveateError, match=said):
+        load_vqa("mmbench", root=tmp_path)
+
+
+def test_quotes_inside_of_cells_and_empty_lines_are_no_damage(tmp_path: Path) -> None:
+    (tmp_path / "mmbench_dev.tsv").write_text(f'{HEAD}1\tsay "go"\ta\t5"\tA\t{PIXELS}\n\n2\t"a ""b"""\ta\tb\tA\t1\n')
+    first, second = load_vqa("mmbench", root=tmp_path)
+    assert (first.question, first.choices, second.question) == ('say "go"', ("a", '5"'), 'a "b"')
+
+
+def test_base64_as_people_write_it(tmp_path: Path) -> None:
+    content = encoded(size=(40, 30)) + b"\xfb\xff\xfe"  # with + and / in it
+    plain = base64.b64encode(content).decode()
+    forms = (
+        plain,
+        plain + " ",
+        base64.encodebytes(content).decode(),
+        "\r\n".join(plain[i : i + 76] for i in range(0, len(plain), 76)),
+        plain.rstrip("="),
+        base64.urlsafe_b64encode(content).decode(),
+        "data:image/png;base64," + plain,
+        " ".join(plain[i : i + 50] for i in range(0, len(plain), 50)),
+    )
+    assert [s.image for s in tsv(tmp_path, *({"image": form} for form in forms))] == [content] * len(forms)
+    (tmp_path / "q.jsonl").write_text("".join(json.dumps({"question": "?", "image": f}) + "\n" for f in forms))
+    assert [s.image for s in load_vqa(str(tmp_path / "q.jsonl"))] == [content] * len(forms)
+
+
+def test_a_reference_to_a_row_that_is_not_there_is_a_broken_picture(tmp_path: Path) -> None:
+    rows = ({}, {"image": "1"}, {"image": "2.0"}, {"image": "77"}, {"image": "5"}, {"image": ""})
+    samples = tsv(tmp_path, *rows)
+    assert [s.image for s in samples[:3]] == [encoded()] * 3  # the row named may name another
+    assert samples[3].image == "row 77 of mmbench_dev.tsv, which is not there"
+    assert samples[4].image == "row 5 of mmbench_dev.tsv, which names itself" and samples[5].image is None
+    with pytest.raises(ImageError, match=r"sample mmbench/dev/4: .*row 77 of mmbench_dev.tsv, which is not there"):
+        decode(samples[3])
+
+
+def test_a_picture_by_its_path_is_read_and_one_that_is_not_understood_is_broken(tmp_path: Path) -> None:
+    """`{bytes: null, path}` is what the hub's library writes for a picture that it does not embed."""
+    (tmp_path / "blue.png").write_bytes(encoded("blue"))
+    by_path = {"bytes": None, "path": str(tmp_path / "blue.png")}
+    rows = [
+        mmmu_row("v_Art_1", image_1=by_path),
+        mmmu_row("v_Art_2", image_1={"bytes": None, "path": "blue.png"}),
+        mmmu_row("v_Art_3", image_2=by_path),
+        mmmu_row("v_Art_4", image_2={"bytes": encoded("blue"), "path": None}),
+        mmmu_row("v_Art_5", image_1={"bytes": None, "path": "nowhere.png"}),
+        mmmu_row("v_Art_6", image_1={"bytes": b"", "path": None}),
+        mmmu_row("v_Art_7", question="What do <image 1> and <image 2> show?"),
+        mmmu_row("v_Art_8", question="What is it?", image_1={"bytes": None, "path": None}),
+    ]
+    write_parquet(tmp_path / "validation-0.parquet", rows)
+    samples = load_vqa("mmmu", root=tmp_path / "validation-0.parquet")
+    assert decode(samples[0]).getpixel((0, 0)) == decode(samples[1]).getpixel((0, 0)) == (0, 0, 255)
+    assert samples[2].image == samples[3].image and decode(samples[2]).size == (6, 4 + 8 + 4)
+    for broken, said in zip(
+        samples[4:7], ("no such file", "no known picture format", "image_2 of .*, row 7"), strict=True
+    ):
+        with pytest.raises(ImageError, match=said):
+            decode(broken)
+    assert samples[7].image is None
+
+
+def test_a_sheet_shows_pictures_as_a_viewer_does(tmp_path: Path) -> None:
+    clear, deep = io.BytesIO(), io.BytesIO()
+    Image.new("RGBA", (10, 10), (0, 0, 0, 0)).save(clear, "PNG")
+    Image.fromarray(np.full((10, 10), 40000, np.uint16)).save(deep, "PNG")
+    sheet = on_one_sheet([clear.getvalue(), deep.getvalue()])
+    assert isinstance(sheet, bytes)
+    seen = read_picture(sheet)
+    assert seen[2, 2].tolist() == [255] * 3 and seen[-2, -2].tolist() == [40000 >> 8] * 3
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ("['red' 'blue']", "options: expected a list as text"),
+        ("['red'\n 'blue']", "options: expected a list as text"),
+        ("['red', 'light' 'blue']", "options: expected a list as text"),
+        ("array(['red', 'blue'], dtype=object)", "options: expected a list as text"),
+        ("['red', None]", "options: expected a list as text"),
+        ("['red']", "options: expected two at least"),
+        ("[]", "options: expected two at least"),
+    ],
+)
+def test_options_that_are_no_list_of_texts_are_refused(tmp_path: Path, options: str, said: str) -> None:
+    write_parquet(tmp_path / "validation-0.parquet", [mmmu_row("v_Art_1", options=options, answer="A")])
+    with pytest.raises(FoveateError, match=rf"row 1: {said}"):
+        load_vqa("mmmu", root=tmp_path / "validation-0.parquet")
+
+
+def test_options_and_answers_as_lists(tmp_path: Path) -> None:
+    rows = [
+        mmmu_row("v_Art_1", options=r"['$\frac{1}{2}$', '$\theta$', 'it\'s']", answer="A"),
+        mmmu_row("v_Art_2", options=repr(["$\\frac{1}{2}$", "a\nb"]), answer="A"),
+        mmmu_row("v_Art_3", options='["it\'s", "\\u00e9"]', answer="['A', 'b']"),
+        mmmu_row("v_Art_4", question_type="Open-ended", options="[]", answer="3.5"),
+    ]
+    write_parquet(tmp_path / "validation-0.parquet", rows)
+    raw, written, several, is_open = load_vqa("mmmu", root=tmp_path / "validation-0.parquet")
+    assert raw.choices == (r"$\frac{1}{2}$", r"$\theta$", "it's") and written.choices == (r"$\frac{1}{2}$", "a\nb")
+    assert several.choices == ("it's", "é") and several.answers == ("A", "B") and is_open.choices == ()
+
+
+def test_textvqa_answers_as_objects_and_pictures_of_any_kind(tmp_path: Path) -> None:
+    folder = tmp_path / "train_images"
+    folder.mkdir()
+    names = ("a.jpg", "b.JPG", "c.jpeg", "d.png", "e.webp")
+    for name in names:
+        (folder / name).write_bytes(encoded())
+    said = [{"answer": "nokia", "answer_confidence": "yes", "answer_id": i} for i in range(10)]
+    rows = [textvqa_row(image_id=name[0], answers=said) for name in names] + [textvqa_row(image_id="f")]
+    (tmp_path / "TextVQA_0.5.1_val.json").write_bytes(b"\xef\xbb\xbf" + json.dumps({"data": rows}).encode())
+    samples = load_vqa("textvqa", root=tmp_path)
+    assert [s.image for s in samples] == [str(folder / name) for name in (*names, "f.jpg")]
+    assert samples[0].answers == ("nokia",) * 10
+    for answers, problem in (("['nokia']", "expected a list of texts"), ([["nokia"]], "expected texts, or objects")):
+        (tmp_path / "TextVQA_0.5.1_val.json").write_text(json.dumps({"data": [rows[0], textvqa_row(answers=answers)]}))
+        with pytest.raises(FoveateError, match=rf"data\[1\]: answers: {problem}"):
+            load_vqa("textvqa", root=tmp_path)
+
+
 def test_no_picture() -> None:
-    assert files.picture(None) is None and files.picture(" ") is None
+    for empty in (None, " ", "", float("nan"), {"bytes": None, "path": None}, []):
+        assert files.picture(empty, Path()) is None

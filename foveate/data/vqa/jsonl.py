@@ -4,30 +4,32 @@
     {"image": "b.jpg", "question": "which one?", "choices": ["red", "blue"], "answer": "B", "hint": "look left"}
     {"image": "c.jpg", "conversations": [{"from": "human", "value": "<image>\\nwhat is it?"}, {"from": "gpt", ...}]}
 
-`image` is a path (relative to the file), base64 as `data:image/png;base64,...`, or absent; `answers` may hold several;
-`choices` a list, or an object {"A": ..., "B": ...}; the answer of a multiple choice is its letter or its text. `id`,
-`dataset`, `split`, `hint` and `category` are optional. A field of another form is an error: what `str` would make of it
-looks like an answer. Of a conversation the first question and answer count. Where the
-picture stands in the prompt is the template's matter: an `<image>` in a question is taken out.
+`image` is a path (relative to the file), base64 (`data:image/png;base64,...`, or bare), or absent; `answers` may hold
+several; `choices` a list, or an object {"A": ..., "B": ...}; the answer of a multiple choice is its letter or its text.
+`id`, `dataset`, `split`, `hint` and `category` are optional. A field of another form is an error: what `str` would make
+of it looks like an answer. A conversation is a question for each of its human turns that is answered; all share the
+picture. Where it stands in the prompt is the template's matter: an `<image>` in a question is taken out.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import json
-import string
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from foveate.data.vqa.files import picture
+from foveate.data.vqa.check import LETTERS, checked
+from foveate.data.vqa.files import picture_bytes
 from foveate.errors import FoveateError
 from foveate.types import VQASample
+from foveate.util.files import read_text
 
 GROUPED = True
-LETTERS = string.ascii_uppercase
 SUFFIXES = (".jsonl", ".json")
 """How a name ends that is a file of one's own, and not that of a data set."""
+BASE64 = ("iVBORw0KGgo", "/9j/", "R0lGOD", "UklGR")
+"""How PNG, JPEG, GIF and WebP begin in base64."""
 FIELDS = ("question", "image", "answer", "answers", "choices", "hint", "category", "id", "split", "dataset")
 
 
@@ -52,17 +54,17 @@ def load(split: str | None, path: Path, images: Path | None = None) -> Iterator[
     seen = set()
     for number, row in rows:
         if split is None or str(row.get("split")) == split:
-            sample = sample_of(path, number, row, images or path.parent)
-            if sample.id in seen:  # LLaVA's files name the picture there, once for each of its conversations
-                sample = dataclasses.replace(sample, id=f"{sample.id}/{number}")
-            seen.add(sample.id)
-            yield sample
+            for sample in samples_of(path, number, row, images or path.parent):
+                if sample.id in seen:  # LLaVA's files name the picture there, once for each of its conversations
+                    sample = dataclasses.replace(sample, id=f"{sample.id}/{number}")
+                seen.add(sample.id)
+                yield sample
 
 
 def read_lines(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
     """(line number from 1, object); of a JSON list the position in it."""
     try:
-        text = path.read_text(encoding="utf-8-sig")
+        text = read_text(path)
     except (OSError, UnicodeDecodeError) as error:
         raise FoveateError(f"{path}: cannot be read: {error}") from error
     listed = text.lstrip().startswith("[")
@@ -83,49 +85,63 @@ def read_lines(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
         yield number, row
 
 
-def sample_of(path: Path, number: int, row: Mapping[str, Any], images: Path) -> VQASample:
-    """The question of one line; other fields than the known ones do not matter.
+def samples_of(path: Path, number: int, row: Mapping[str, Any], images: Path) -> Iterator[VQASample]:
+    """The question of one line, or those of its conversation; other fields than the known ones do not matter.
 
     Raises:
         FoveateError: it has none, a field is of another form, or the answer is not among the choices.
     """
     where = f"{path}, line {number}"
-    if "conversations" in row:
-        row = {**row, **_first_turns(where, row["conversations"])}
+    row = {name: value for name, value in row.items() if value == value}  # pandas writes NaN for what is not there
+    if "conversations" not in row:
+        yield checked(_sample(path, number, row, images), where)
+        return
+    for turn, said in enumerate(_turns(where, row["conversations"]), 1):
+        sample = checked(_sample(path, number, {**row, **said}, images), f"{where}, turn {turn}")
+        yield sample if turn == 1 else dataclasses.replace(sample, id=f"{sample.id}#{turn}")
+
+
+def _sample(path: Path, number: int, row: Mapping[str, Any], images: Path) -> VQASample:
+    where = f"{path}, line {number}"
     question = _text(where, "question", row.get("question")).replace("<image>", "").strip()
     if not question:
         raise FoveateError(
             f"{where}: field 'question' is missing; expected {', '.join(FIELDS)} (or LLaVA's conversations), "
             f"found {', '.join(row)}"
         )
-    choices = _choices(where, row.get("choices"))
     name = "answer" if row.get("answers") is None else "answers"
     given: Any = row.get(name)
     given = given if isinstance(given, list) else [given]
     if len(given) > 1 and None in given:
         raise FoveateError(f"{where}: field {name!r}: expected text or a list of texts, got {_short(given)}")
-    answers = [_text(where, name, a, "text or a list of texts").strip() for a in given]
+    answers = tuple(_text(where, name, a, "text or a list of texts").strip() for a in given)
     return VQASample(
         id=_text(where, "id", row.get("id")) or f"{path.stem}/{number}",
         dataset=_text(where, "dataset", row.get("dataset")) or path.stem,
         question=question,
-        answers=tuple(_letter(where, a, choices) if choices else a for a in answers) if any(answers) else (),
+        answers=answers if any(answers) else (),
         image=_image(where, images, row.get("image")),
-        choices=choices,
+        choices=_choices(where, row.get("choices")),
         hint=_text(where, "hint", row.get("hint")),
         category=_text(where, "category", row.get("category")),
         split=_text(where, "split", row.get("split")),
     )
 
 
-def _first_turns(where: str, turns: Any) -> dict[str, str]:
+def _turns(where: str, turns: Any) -> list[dict[str, str]]:
+    """Question and answer of each human turn that is answered, in order."""
     try:
-        said = {who: next(t["value"] for t in turns if t["from"] == who) for who in ("human", "gpt")}
-        return {"question": said["human"], "answer": said["gpt"].strip()}
-    except (TypeError, KeyError, StopIteration, AttributeError) as error:
+        said = [(turn["from"], turn["value"].strip()) for turn in turns if turn["from"] != "system"]
+    except (TypeError, KeyError, AttributeError):
+        said = []
+    while said and said[0][0] == "gpt":  # some conversations are published without their beginning
+        said = said[1:]
+    pairs = list(zip(said[::2], said[1::2], strict=False))
+    if not pairs or any((asks, answers) != ("human", "gpt") for (asks, _), (answers, _) in pairs):
         raise FoveateError(
-            f'{where}: expected conversations as [{{"from": "human", "value": ...}}, {{"from": "gpt", ...}}]'
-        ) from error
+            f'{where}: expected conversations as [{{"from": "human", "value": ...}}, {{"from": "gpt", ...}}], in turns'
+        )
+    return [{"question": question, "answer": answer} for (_, question), (_, answer) in pairs]
 
 
 def _short(value: Any) -> str:
@@ -138,7 +154,7 @@ def _text(where: str, name: str, value: Any, expected: str = "text") -> str:
     """A text or a number; of null, and of a field that is not there, nothing."""
     if value is None:
         return ""
-    if isinstance(value, bool) or not isinstance(value, str | int | float):
+    if isinstance(value, bool) or not isinstance(value, str | int | float) or value != value:
         raise FoveateError(f"{where}: field {name!r}: expected {expected}, got {_short(value)}")
     return str(value)
 
@@ -155,20 +171,7 @@ def _choices(where: str, given: Any) -> tuple[str, ...]:
         given = [given[letter] for letter in letters]
     if not isinstance(given, list) or None in given:
         raise FoveateError(f"{where}: field 'choices': expected {expected}, got {_short(given)}")
-    if len(given) > len(LETTERS):
-        raise FoveateError(f"{where}: field 'choices': expected {len(LETTERS)} options at most, got {len(given)}")
     return tuple(_text(where, "choices", option, expected).strip() for option in given)
-
-
-def _letter(where: str, answer: str, choices: tuple[str, ...]) -> str:
-    letters = LETTERS[: len(choices)]
-    if answer in letters and len(answer) == 1:
-        return answer
-    if answer in choices:
-        return letters[choices.index(answer)]
-    raise FoveateError(
-        f"{where}: the answer {answer!r} is neither a letter of {letters} nor one of {', '.join(choices)}"
-    )
 
 
 def _image(where: str, folder: Path, value: Any) -> bytes | str | None:
@@ -178,6 +181,7 @@ def _image(where: str, folder: Path, value: Any) -> bytes | str | None:
         raise FoveateError(
             f"{where}: field 'image': expected one path or data:image/...;base64,..., got {_short(value)}"
         )
-    if value.startswith("data:"):
-        return picture(value.partition(",")[2]) or value.encode()
+    text = value.lstrip()
+    if text.startswith("data:") or (text.startswith(BASE64) and "." not in text):
+        return picture_bytes(value)
     return str(folder / value)

@@ -77,6 +77,32 @@ def test_jsonl_keeps_ten_annotators_of_whom_some_wrote_nothing(tmp_path: Path) -
     assert [len(sample.answers) for sample in load_vqa(str(path))] == [10, 0]
 
 
+def test_each_answered_turn_of_a_conversation_is_a_question(tmp_path: Path) -> None:
+    turns = [("gpt", "(cut off)"), ("human", "<image>\nwhat is it?"), ("gpt", "a cat")]
+    turns += [("human", "what colour?"), ("gpt", "black"), ("human", "sure?")]
+    rows = [{"id": "7", "image": "a.png", "conversations": [{"from": who, "value": said} for who, said in turns]}]
+    (tmp_path / "llava.json").write_text(json.dumps(rows * 2))
+    samples = load_vqa(str(tmp_path / "llava.json"))
+    assert [s.id for s in samples] == ["7", "7#2", "7/2", "7#2/2"]
+    assert [(s.question, s.answers) for s in samples[:2]] == [("what is it?", ("a cat",)), ("what colour?", ("black",))]
+    assert {s.image for s in samples} == {str(tmp_path / "a.png")}
+    rows[0]["conversations"].insert(3, {"from": "gpt", "value": "again"})
+    (tmp_path / "llava.json").write_text(json.dumps(rows))
+    with pytest.raises(FoveateError, match="line 1: expected conversations as"):
+        load_vqa(str(tmp_path / "llava.json"))
+
+
+def test_marks_of_encoding_of_files_put_together_and_nan_of_pandas(tmp_path: Path) -> None:
+    lines = [
+        b'{"question": "one?", "answer": "nan", "hint": NaN, "image": NaN}',
+        b'{"question": "two?", "answer": NaN}',
+    ]
+    (tmp_path / "mine.jsonl").write_bytes(b"\n".join(b"\xef\xbb\xbf" + line for line in lines))
+    one, two = load_vqa(str(tmp_path / "mine.jsonl"))
+    assert (one.question, one.answers, one.hint, one.image) == ("one?", ("nan",), "", None)
+    assert (two.question, two.answers) == ("two?", ())
+
+
 @pytest.mark.parametrize(
     ("line", "said"),
     [
@@ -105,6 +131,10 @@ def test_jsonl_keeps_ten_annotators_of_whom_some_wrote_nothing(tmp_path: Path) -
         ('{"question": "?", "hint": ["look"]}', "field 'hint': expected text"),
         ('{"question": "?", "image": 7}', "field 'image': expected one path or data:image/...;base64,..., got 7"),
         ('{"question": "?", "image": ["a.png", "b.png"]}', "field 'image': expected one path"),
+        ('{"question": "?", "choices": ["red"], "answer": "A"}', "line 1: expected two options at least, got red"),
+        ('{"question": "?", "choices": ["red", "", ""]}', "line 1: expected two options at least, got red"),
+        ('{"question": "?", "choices": ["red", "blue"], "answer": "C"}', "neither a letter of AB nor one of red, blue"),
+        ('{"question": "?", "choices": ["red", NaN]}', "field 'choices': expected a list of options"),
         ("", "it holds no question"),
     ],
 )

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from foveate.data.vqa.jsonl import SUFFIXES, read_lines, sample_of
+from foveate.data.vqa.jsonl import SUFFIXES, read_lines, samples_of
 from foveate.types import VQASample
 from foveate.util.pictures import encoded
 
@@ -92,8 +92,8 @@ def _seen_in(path: Path) -> list[Seen]:
     """The questions of a training file; a line's `image_hash` saves reading its picture."""
     found = []
     for number, line in read_lines(path):
-        sample = sample_of(path, number, line, path.parent)
-        found.append((sample.id, line.get("image_hash") or image_hash(sample), question_hash(sample)))
+        for sample in samples_of(path, number, line, path.parent):
+            found.append((sample.id, line.get("image_hash") or image_hash(sample), question_hash(sample)))
     return found
 
 

@@ -10,16 +10,18 @@ their order, since models here look at one; the text keeps its `<image 2>`.
 
 from __future__ import annotations
 
-import ast
 import io
+import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from PIL import Image
 
-from foveate.data.vqa.files import Row, find_files, picture, read_rows, text_of
+from foveate.data.vqa.check import checked
+from foveate.data.vqa.files import Row, find_files, list_in, picture, read_rows, text_of
 from foveate.errors import FoveateError
 from foveate.types import VQASample
+from foveate.util.pictures import ImageError, open_picture
 
 SPLITS = ("dev", "validation", "test")
 DEFAULT_SPLIT = "validation"
@@ -32,62 +34,70 @@ GAP = 8
 
 
 def load(split: str, root: Path | None) -> Iterator[VQASample]:
-    """The questions of one split, subject by subject."""
+    """The questions of one split, subject by subject.
+
+    Raises:
+        FoveateError: a column is missing, or a row is not as it should be.
+    """
     for file in find_files("mmmu", root, (f"{split}-*.parquet", f"*/{split}-*.parquet"), REPO):
-        for row in read_rows(file, NEEDED, OTHERS):
-            yield _sample(row, split, file)
+        for where, row in read_rows(file, NEEDED, OTHERS):
+            yield checked(_sample(row, split, file, where), where)
 
 
-def _sample(row: Row, split: str, file: Path) -> VQASample:
-    pictures = [p for name in ("image_1", *OTHERS) if (p := picture(row.get(name)))]
-    is_open = text_of(row["question_type"]) == "open"
+def _sample(row: Row, split: str, file: Path, where: str) -> VQASample:
+    is_open = text_of(row["question_type"]).lower().startswith("open")
+    choices = () if is_open else _options(row["options"], where)
     answer = text_of(row["answer"])
-    name = text_of(row["id"])
+    name, question = text_of(row["id"]), text_of(row["question"])
     return VQASample(
         id=f"mmmu/{split}/{name}",
         dataset="mmmu",
-        question=text_of(row["question"]),
-        answers=() if answer in ("", "?") else tuple(_accepted(answer) if is_open else [answer]),
-        image=on_one_sheet(pictures),
-        choices=() if is_open else tuple(_options(row["options"], file)),
+        question=question,
+        answers=() if answer in ("", "?") else _accepted(answer, choices),
+        image=_image(row, " ".join((question, *choices)), file, where),
+        choices=choices,
         # validation_Art_Theory_3
         category=name.partition("_")[2].rpartition("_")[0].replace("_", " "),
         split=split,
     )
 
 
-def _options(cell: object, file: Path) -> list[str]:
+def _options(cell: object, where: str) -> tuple[str, ...]:
     """The options, a list or a list that is written as text."""
-    found = cell if isinstance(cell, list) else _literal(str(cell))
-    if not isinstance(found, list):
-        raise FoveateError(f"{file}: expected a list as text, like \"['a', 'b']\", got {cell!r}")
-    return [str(item) for item in found]
+    found = cell if isinstance(cell, list) else list_in(str(cell))
+    if found is None or not all(isinstance(item, str | int | float) for item in found):
+        raise FoveateError(f"{where}: options: expected a list as text, like \"['a', 'b']\", got {str(cell)[:80]!r}")
+    if len(found) < 2:
+        raise FoveateError(f"{where}: options: expected two at least, got {str(cell)[:80]!r}")
+    return tuple(str(item) for item in found)
 
 
-def _accepted(answer: str) -> list[str]:
-    """The accepted answers of an open question: a list that is written as text, or the text (`[0, 2)` is no list)."""
-    found = _literal(answer) if answer.startswith("[") else answer
-    return [str(item) for item in found] if isinstance(found, list) and found else [answer]
+def _accepted(answer: str, choices: Sequence[str]) -> tuple[str, ...]:
+    """The accepted answers: a list that is written as text, or the text (`[0, 2)` is no list, `[B]` a letter)."""
+    found = list_in(answer) if answer.startswith("[") and answer not in choices else None
+    return tuple(str(item) for item in found) if found else (answer,)
 
 
-def _literal(text: str) -> object:
-    try:
-        return ast.literal_eval(text.strip())
-    except (ValueError, SyntaxError):
-        return None
+def _image(row: Row, text: str, file: Path, where: str) -> bytes | str | None:
+    """The question's pictures as one; of one that the text names and the row lacks, a path that is not there."""
+    cells = {name: picture(row.get(name), file.parent) for name in ("image_1", *OTHERS)}
+    for name in (f"image_{number}" for number in re.findall(r"<image (\d+)>", text)):
+        if cells.get(name) is None:
+            return f"{name} of {where}, which is empty"
+    return on_one_sheet([cell for cell in cells.values() if cell is not None])
 
 
-def on_one_sheet(pictures: Sequence[bytes]) -> bytes | None:
+def on_one_sheet(pictures: Sequence[bytes | str]) -> bytes | str | None:
     """One encoded picture of several, on white, row by row; of several of which one is broken, that one (so that it is
     found). There are as many in a row as make the sheet's longer side shortest: a budget cuts that side."""
     if len(pictures) < 2:
         return pictures[0] if pictures else None
     images = []
-    for encoded in pictures:
+    for source in pictures:
         try:
-            images.append(Image.open(io.BytesIO(encoded)).convert("RGB"))
-        except (OSError, ValueError, SyntaxError):
-            return encoded
+            images.append(open_picture(source))
+        except ImageError:
+            return source
     layouts = [[images[i : i + n] for i in range(0, len(images), n)] for n in range(len(images), 0, -1)]
     rows = min(layouts, key=lambda rows: max(_size(rows)))
     sheet = Image.new("RGB", _size(rows), "white")

@@ -15,6 +15,7 @@ from foveate.models.vlm.families import FAMILIES, Family
 from foveate.models.vlm.model import VLM
 from foveate.models.vlm.prompt import DEFAULT_TEMPLATE, PromptMaker, Template
 from foveate.models.vlm.vision_attention import batch_equal_pictures
+from foveate.util.files import read_text
 from foveate.util.shipped import VLMS, shipped
 
 SETTINGS = "foveate.json"
@@ -91,7 +92,7 @@ def _with_chat_template(tokenizer: Any, folder: str) -> Any:
     if not tokenizer.chat_template:
         path = cached_file(folder, "chat_template.json", _raise_exceptions_for_missing_entries=False)
         if path:
-            tokenizer.chat_template = json.loads(Path(path).read_text(encoding="utf-8"))["chat_template"]
+            tokenizer.chat_template = json.loads(read_text(Path(path)))["chat_template"]
     return tokenizer
 
 
@@ -147,7 +148,7 @@ def find_model(path: str | Path) -> str:
 
 def _settings(folder: str) -> dict[str, Any]:
     path = Path(folder) / SETTINGS
-    return json.loads(path.read_text()) if path.exists() else {}
+    return json.loads(read_text(path)) if path.exists() else {}
 
 
 def add_lora(model: Any, lora: Lora) -> Any:
