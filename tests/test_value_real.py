@@ -161,7 +161,7 @@ def test_the_readme_says_what_the_demo_prints(tmp_path):
     chosen, full = rows[""], rows["always_full"]
     share = chosen["gflops_share"]
     readme = " ".join((REPO / "README.md").read_text(encoding="utf-8").split())
-    said = f"{100 * chosen['accuracy']:.1f} % at {chosen['avg_cost']:.2f} of the cost of always looking fully"
-    assert f"{chosen['samples']} questions of the mixed set (`foveate demo vqa`): {said}" in readme
-    assert f"which answers {100 * full['accuracy']:.1f} %" in readme and f"it is {share:.2f} of the FLOPs" in readme
+    said = f"{100 * chosen['accuracy']:.1f} % at {chosen['avg_cost']:.2f} of the cost (vision tokens)"
+    assert f"(`foveate demo vqa`, {chosen['samples']} mixed questions): {said}" in readme
+    assert f"and {share:.2f} of all FLOPs" in readme and f"which answers {100 * full['accuracy']:.1f} %" in readme
     assert f"{100 * share:.0f} % of its FLOPs" in told and f"{chosen['samples']} questions" in told

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from rich import box
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
@@ -44,12 +45,13 @@ def rows_table(rows: Sequence[Mapping[str, Any]]) -> Table:
     paths = any(row.get("path_ms_share") is not None for row in rows)
     notes = list(dict.fromkeys(row["note"] for row in rows if row.get("note")))
     interval = "95 % intervals: questions and seeds; ±: deviation over seeds" if seeds else "95 % intervals: bootstrap"
-    caption = [f"{interval}; cost: vision tokens, a FULL look is 1, or tokens"]
+    caption = [interval, "cost: vision tokens, a FULL look is 1, or tokens; N/C/F: shares of NO, COARSE and FULL"]
     if paths:
         caption.append("FLOPs, time: text pass, encoder and answer, as shares of always FULL's")
-    table = Table(caption="\n".join([*caption, *(f"{'†' * (k + 1)} {note}" for k, note in enumerate(notes))]))
+    marked = [f"{'†' * (k + 1)} {note}" for k, note in enumerate(notes)]
+    table = Table(caption="\n".join([*caption, *marked]), box=box.SIMPLE_HEAD, pad_edge=False)
     headings = [*(["set"] if several else []), "row", "accuracy", "cost", *(["FLOPs", "time"] if paths else [])]
-    for heading in [*headings, "no/coarse/full %", "tokens", *(["ms"] if timed else [])]:
+    for heading in [*headings, "N/C/F %", "tokens", *(["ms"] if timed else [])]:
         table.add_column(heading, justify="left" if heading in ("set", "row") else "right", no_wrap=heading != "row")
     for row in rows:
         mark = f" {'†' * (notes.index(row['note']) + 1)}" if row.get("note") else ""
