@@ -174,7 +174,10 @@ class _LastModel:
 
 def written_by(study: Study) -> Path | None:
     """The folder that this process writes to; None: another one writes for all."""
-    return study.folder if study.is_main else None
+    if not study.is_main:
+        return None
+    prepare_folder(study.folder, study.config.language)  # what cannot be made is told as the flag that named it
+    return study.folder
 
 
 def prepare_folder(folder: Path, language: str) -> None:
