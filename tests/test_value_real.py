@@ -56,7 +56,10 @@ def test_two_stages_and_a_matrix(model, capsys):
         (pruned,) = (row for row in matrix.values() if (row["pruning_mode"], row["pruning_ratio"]) == (mode, "0.5"))
         left = float(pruned["remaining_vision_tokens"])
         assert left < float(matrix["always_full"]["remaining_vision_tokens"]), mode
-    assert float(matrix["learned λ=0"]["latency"]) > 0
+    assert float(matrix["learned λ=0"]["latency"]) > 0 and matrix["learned λ=0"]["mem_of"].startswith("process on")
+    assert float(matrix["always_full"]["gflops_share"]) == float(matrix["always_full"]["path_ms_share"]) == 1
+    flops = [float(matrix[row]["gflops"]) for row in ("no_vision", "always_coarse", "always_full")]
+    assert 0 < flops[0] < flops[1] < flops[2] and float(matrix["learned λ=0"]["path_ms"]) > 0
     summary = json.loads((model / "matrix" / "summary.json").read_text())
     assert summary["policies"][0]["model"] == summary["model"]["fingerprint"], "the tuned model was evaluated"
     assert summary["cache_reuse"] == "true"

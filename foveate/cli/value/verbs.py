@@ -118,7 +118,7 @@ def buckets(argv: list[str]) -> int:
     config = parse(BucketsConfig, argv, "foveate value buckets", positional=("run",))
     matched = matched_ratios(config)
     matched.write(Path(config.out))
-    print(f"{config.out}: {matched.row}, NO/COARSE/FULL {matched.rates}")
+    print(f"{config.out}: {matched.row}, NO/COARSE/FULL {matched.said}")
     return 0
 
 

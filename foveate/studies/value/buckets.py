@@ -31,6 +31,11 @@ class MatchedRatios:
     origin: str
     """The row's run, configuration and data, as comments of YAML."""
 
+    @property
+    def said(self) -> str:
+        """The shares, short."""
+        return " ".join(f"{rate:.4g}" for rate in self.rates)
+
     def apply(self, config: HeadConfig) -> HeadConfig:
         """The configuration with these ratios in place of its own rule."""
         unset = {f.name: f.default for f in dataclasses.fields(HeadConfig) if f.name.startswith("baseline_")}

@@ -147,7 +147,7 @@ class Paper:
             matched = matched_ratios(BucketsConfig(str(self.folder / "2_pareto"), lambda_cost=nearest, by=by))
             if self.study.is_main:
                 matched.write(folder / f"{by}.yaml")
-                self.report.line(f"{folder / by}.yaml: {matched.row}, NO/COARSE/FULL {matched.rates}")
+                self.report.line(f"{folder / by}.yaml: {matched.row}, NO/COARSE/FULL {matched.said}")
             self._evaluate(folder / by, policy=matched.apply(self.base.policy), pareto=())
 
     def generalization(self, folder: Path) -> None:

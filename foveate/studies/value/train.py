@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -100,8 +100,20 @@ def train_head(study: Study) -> HeadResult:
             report.line(f"head: {path}")
             gains = gains_text(trained.facts["mean_gains"])
             report.line(f"validation loss {trained.facts['val_loss']:.4f}; {gains}: the scale of lambda")
+            if "chosen_lambda" in trained.facts:
+                report.line(chosen_text(trained.facts))
     study.world.barrier()
     return result
+
+
+def chosen_text(facts: Mapping[str, Any]) -> str:
+    """The lambda that validation has chosen, what it loses there, and how well so many questions tell that."""
+    lost, error, count = facts["chosen_loss"], facts["chosen_loss_error"], facts["questions"]["val"]
+    doubt = ": too few to tell losses that small" if error > facts["chosen_within"] else ""
+    return (
+        f"chosen lambda {facts['chosen_lambda']:g}: {100 * lost:.2f} ± {100 * error:.2f} points below always FULL on "
+        f"{count} validation questions, {100 * facts['chosen_within']:.2f} allowed{doubt}"
+    )
 
 
 def tune_model(study: Study, folder: Path) -> Study:
