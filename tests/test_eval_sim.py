@@ -221,6 +221,14 @@ def test_a_folder_that_was_moved_or_is_spelt_otherwise_goes_on(policy, tmp_path,
     assert "holds a run without a trace; go on with it by --out" in capsys.readouterr().err
 
 
+def test_foreign_words_are_shown_as_they_are(policy, tmp_path, capsys):
+    out = tmp_path / "run[red]y [" / "b]"
+    assert main(command(policy, out, "--variant", "[state, 7]", "--record", "video", tasks="crash,go", episodes=1)) == 0
+    shown = capsys.readouterr().out
+    assert f"results: {out}/results.csv" in shown and f"report:  {out}/report/index.html" in shown
+    assert shown.count("[state, 7]") >= 3 and "1 crashed" in shown
+
+
 def test_a_second_run_in_the_folder_is_refused(policy, tmp_path, capsys):
     arguments = command(policy, tmp_path / "run", episodes=1)
     hold = "import sys, pathlib; from foveate.util.files import one_process\n"

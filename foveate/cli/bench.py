@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from foveate.util.files import write_text
-from foveate.util.progress import ProgressBar
+from foveate.util.progress import ProgressBar, plain_console
 
 
 @dataclass(frozen=True)
@@ -27,7 +27,6 @@ class BenchTraceConfig:
 
 def trace(argv: list[str]) -> int:
     """The verb's entry: a table, then one JSON document."""
-    from rich.console import Console
     from rich.table import Table
 
     from foveate.bench.trace import measure
@@ -38,7 +37,7 @@ def trace(argv: list[str]) -> int:
 
     config = parse(BenchTraceConfig, argv, "foveate bench trace")
     source = random_policy(MID, "lightvla") if config.policy == "mid" else nullcontext(load_policy(config.policy))
-    with source as policy, ProgressBar(Console(), "bench trace", "rounds", config.rounds + 3) as bar:
+    with source as policy, ProgressBar(plain_console(), "bench trace", "rounds", config.rounds + 3) as bar:
         rows = measure(policy, config.rounds, config.attn_layers, bar.advance)
     table = Table("trace", "ms p50 [p25, p75]", "ratio [p25, p75]", "wanted")
     for row in rows:
@@ -48,7 +47,7 @@ def trace(argv: list[str]) -> int:
             f"{row['ratio']:.3f} [{row['ratio_p25']:.3f}, {row['ratio_p75']:.3f}]",
             f"<= {row['limit']:.2f}",
         )
-    Console().print(table)
+    plain_console().print(table)
     document = json.dumps({"policy": config.policy, "rows": rows, **provenance()}, indent=2)
     print(document)
     if config.json:

@@ -29,10 +29,9 @@ def golden(argv: list[str]) -> int:
     parser.add_argument("--json", metavar="FILE", type=Path, help="write the table to this file as JSON too")
     args = parser.parse_args(argv)
 
-    from rich.console import Console
-
     from foveate.errors import FoveateError
     from foveate.golden import DTYPES, check
+    from foveate.util.progress import plain_console
 
     if not args.folder.is_dir():
         raise FoveateError(f"{args.folder}: expected a folder with golden groups (pi0/, lightvla/, ...), there is none")
@@ -44,8 +43,7 @@ def golden(argv: list[str]) -> int:
         groups=args.groups.split(",") if args.groups else None,
     )
     # A table that is piped or logged keeps its columns.
-    console = Console()
-    report.print(console if console.is_terminal else Console(width=200))
+    report.print(plain_console(200))
     if args.json:
         report.write_json(args.json, folder=str(args.folder), device=args.device, engine=args.engine)
     return report.exit_status()

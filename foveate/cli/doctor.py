@@ -29,19 +29,18 @@ def run(argv: list[str]) -> int:
 
 
 def _print_table(findings: list[Finding], healthy: bool) -> None:
-    from rich.console import Console
-    from rich.markup import escape
     from rich.table import Table
+    from rich.text import Text
+
+    from foveate.util.progress import plain_console
 
     table = Table(box=None, pad_edge=False, header_style="bold")
     for title in ("thing", "status", "what was found", "what it is for", "to get it"):
         table.add_column(title, overflow="fold")
     for f in findings:
-        thing = f"[bold]{escape(f.thing)}[/]" if f.essential else escape(f.thing)
-        table.add_row(thing, f"[{COLOURS[f.status]}]{f.status}[/]", *map(escape, (f.detail, f.purpose, f.remedy)))
-    console = Console()
-    if not console.is_terminal:
-        console = Console(width=160)
+        thing = Text(f.thing, "bold" if f.essential else "")
+        table.add_row(thing, Text(f.status, COLOURS[f.status]), f.detail, f.purpose, f.remedy)
+    console = plain_console(160)
     console.print(table)
-    verdict = "[green]The essentials work.[/]" if healthy else "[red]Something essential (in bold) does not work.[/]"
-    console.print(f"\n{verdict}")
+    works, fails = ("The essentials work.", "green"), ("Something essential (in bold) does not work.", "red")
+    console.print("\n", Text(*(works if healthy else fails)), sep="")

@@ -31,9 +31,9 @@ def draw_overlays(folder: Path, limit: int | None = None, report: Reporter = SIL
     total = len(spread(dump_paths(check_run(folder)), limit))
     with report.bar(f"overlays of {folder.name}", "inferences", total) as bar:
         drawn = plot_run(folder, limit, bar.advance)
-    report.say(f"overlays: {drawn.files} pictures, {drawn.inferences} inferences, in {folder / 'plots'}")
+    report.line(f"overlays: {drawn.files} pictures, {drawn.inferences} inferences, in {folder / 'plots'}")
     if drawn.left_out:
-        report.say(f"          {drawn.left_out} inferences left out; `foveate trace plot {folder}` draws all")
+        report.line(f"          {drawn.left_out} inferences left out; `foveate trace plot {folder}` draws all")
     if drawn.without_pictures:
         report.warn(f"{drawn.without_pictures} inferences have no saved pictures to draw on")
     return drawn.unreadable
@@ -47,7 +47,7 @@ def log_tokens(folder: Path, report: Reporter = SILENT) -> list[str]:
     """
     log = write_token_log(folder, diagnose)
     write_capabilities(folder)
-    report.say(f"token log: {len(log.rows)} inferences in {folder / 'report/tokens.jsonl'}")
+    report.line(f"token log: {len(log.rows)} inferences in {folder / 'report/tokens.jsonl'}")
     for warning in log.summary["warnings"]:
         report.warn(warning)
     for problem, count in log.summary["schema_problems"].items():

@@ -12,6 +12,7 @@ from typing import Literal
 import torch
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 from torch import Tensor
 
 from foveate.util.files import write_text
@@ -178,7 +179,7 @@ class Report:
             )
         colours = {"ok": "green", "MISS": "bold red", "excluded": "dim", "absent": "dim", "not compared": "yellow"}
         for row in self.rows:
-            state = f"[{colours[row.status]}]{row.status}[/]" + (f" {row.note}" if row.note else "")
+            state = Text.assemble((row.status, colours[row.status]), f" {row.note}" if row.note else "")
             numbers = (str(row.tensors), f"{row.error:.2e}", row.tolerance) if row.tensors else ("", "", "")
             table.add_row(row.case, row.group, *numbers, str(row.excluded) if row.excluded else "", state)
         console.print(table)

@@ -16,11 +16,9 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from rich.console import Console
-
 from foveate.errors import FoveateError
 from foveate.util.files import write_text
-from foveate.util.progress import ProgressBar
+from foveate.util.progress import ProgressBar, plain_console
 
 log = logging.getLogger(__name__)
 SMOOTHING = 0.9
@@ -68,7 +66,7 @@ class RunLog:
         out.mkdir(parents=True, exist_ok=True)
         self._file = MetricsFile(out / "metrics.jsonl", done)
         self._board = _tensorboard(out / "tensorboard", done)
-        self._console = Console()
+        self._console = plain_console()
         self._bar = ProgressBar(self._console, "train", "steps", total, done)
 
     def __enter__(self) -> RunLog:

@@ -5,7 +5,7 @@ def study(config, report=SILENT):
     with report.bar("recording", "episodes", total=60) as bar: ... bar.advance()
 
 study(config)                                   # a notebook: silent
-study(config, Reporter(rich.console.Console())) # a command line
+study(config, Reporter(plain_console()))               # a command line
 """
 
 from __future__ import annotations
@@ -17,9 +17,23 @@ from typing import TYPE_CHECKING, Any, Self
 
 if TYPE_CHECKING:
     from rich.console import Console
+    from rich.text import Text
 
 LOG_SECONDS = 30.0
 """Between two lines of a log file."""
+
+
+def plain_console(width: int | None = None) -> Console:
+    """The console of the command line. Text comes from paths, checkpoints, tasks and errors, so none of it is markup:
+    `run[red]y`, `[/b]` and `:bee:` are shown as they are, in tables too. What has a colour is a `rich.text.Text`.
+
+    Args:
+        width: in characters, where the output is no terminal; None: 80, or as COLUMNS says.
+    """
+    from rich.console import Console
+
+    console = Console(markup=False, emoji=False)
+    return console if width is None or console.is_terminal else Console(markup=False, emoji=False, width=width)
 
 
 class Reporter:
@@ -38,35 +52,29 @@ class Reporter:
 
     def status(self, text: str) -> AbstractContextManager[Any]:
         """Says what is being done, as long as it lasts."""
-        return nullcontext() if self.console is None else self.console.status(text)
+        return nullcontext() if self.console is None else self.console.status(_plain(text))
 
     def rule(self, title: str) -> None:
         """A heading between the parts of long work."""
         if self.console is not None:
-            self.console.rule(title)
+            self.console.rule(_plain(title))
 
     def line(self, text: str) -> None:
-        """A line that stays; rich's markup, and paths are not broken."""
+        """A line that stays, as it is; paths are not broken."""
         if self.console is not None:
-            self.console.print(text, soft_wrap=True, highlight=False)
+            self.console.print(_plain(text), soft_wrap=True)
 
     def show(self, thing: Any) -> None:
         """A table, or whatever else the console can draw."""
         if self.console is not None:
             self.console.print(thing)
 
-    def say(self, text: str) -> None:
-        """As `line`, of text that comes from outside: no markup."""
-        from rich.markup import escape
-
-        self.line(escape(text))
-
     def warn(self, text: str) -> None:
-        """A line about something that the person should know; no markup."""
+        """A line about something that the person should know."""
         self._mark("yellow", "warning", text)
 
     def fail(self, what: str, text: str) -> None:
-        """A line about something that went wrong; no markup.
+        """A line about something that went wrong.
 
         Args:
             what: stands before it: `failed`, `damaged`.
@@ -74,9 +82,16 @@ class Reporter:
         self._mark("red", what, text)
 
     def _mark(self, colour: str, what: str, text: str) -> None:
-        from rich.markup import escape
+        from rich.text import Text
 
-        self.line(f"[{colour}]{what}:[/] {escape(text)}")
+        if self.console is not None:
+            self.console.print(Text.assemble((f"{what}:", colour), f" {text}"), soft_wrap=True)
+
+
+def _plain(text: str) -> Text:
+    from rich.text import Text
+
+    return Text(text)
 
 
 SILENT = Reporter()
@@ -94,16 +109,16 @@ class ProgressBar:
             unit: what is counted, in the plural.
             total: None: not known yet.
             done: what an earlier run has done; it does not count for the rate.
-            facts: stands beside the rate; rich's markup.
+            facts: stands beside the rate.
         """
         from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
         self._console, self._label, self._unit, self._facts = console, label, unit, facts
         self._bar = Progress(
-            TextColumn("{task.description}"),
+            TextColumn("{task.description}", markup=False),
             BarColumn(),
             MofNCompleteColumn(),
-            TextColumn("{task.fields[facts]}"),
+            TextColumn("{task.fields[facts]}", markup=False),
             TimeRemainingColumn(compact=True),
             console=console,
             disable=console is None,
@@ -129,7 +144,7 @@ class ProgressBar:
         self._total, self._facts, self._begun = total, "", time.monotonic()
         self._bar.update(self._task, total=total, facts="", visible=total > 0)
         if not total and self._console is not None:
-            self._console.print(f"{self._label}: nothing is left to do", highlight=False)
+            self._console.print(_plain(f"{self._label}: nothing is left to do"))
         elif self._told is None:
             self._tell()
         self._told = self._begun
@@ -157,7 +172,7 @@ class ProgressBar:
         self._told = time.monotonic()
         if self._console is not None and not self._console.is_terminal:
             line = "  ".join(filter(None, (f"{self._label} {self.done}/{self._total or '?'}", *facts)))
-            self._console.print(line, highlight=False, soft_wrap=True)
+            self._console.print(_plain(line), soft_wrap=True)
 
 
 def rate(per_second: float, unit: str) -> str:

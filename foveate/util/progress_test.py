@@ -3,9 +3,11 @@ import re
 
 import pytest
 from rich.console import Console
+from rich.table import Table
 
+from foveate.testing.golden import REPO
 from foveate.util import progress
-from foveate.util.progress import SILENT, ProgressBar, Reporter, rate
+from foveate.util.progress import SILENT, ProgressBar, Reporter, plain_console, rate
 
 
 @pytest.mark.parametrize(
@@ -85,7 +87,7 @@ def test_a_study_reports_to_a_console_or_to_nobody(capsys):
         with report.status("loading"), report.bar("answers", "questions", 3) as bar:
             bar.advance(2)
         report.rule("second part")
-        report.line("[bold]done[/]")
+        report.line("done")
         report.warn("no [GPU]")
         return bar.done
 
@@ -93,3 +95,38 @@ def test_a_study_reports_to_a_console_or_to_nobody(capsys):
     assert study(Reporter(Console(file=file, width=200))) == study(SILENT) == 2
     assert "\ndone\nwarning: no [GPU]\n" in file.getvalue()
     assert capsys.readouterr().out == ""
+
+
+FOREIGN = ("run[red]y", "[state, 7, image]", "[/b] closed", "[[bold]] :bee: [link=x]", "a\\[b]")
+
+
+@pytest.mark.parametrize("text", FOREIGN)
+def test_foreign_text_is_shown_as_it_is(text, capsys):
+    reporter = Reporter(plain_console())
+    reporter.line(text)
+    reporter.warn(text)
+    reporter.fail(text, text)
+    reporter.rule(text)
+    with reporter.status(text), reporter.bar(text, "items", 2, facts=text) as bar:
+        bar.advance(1, text)
+    with reporter.bar(text, "items") as bar:
+        bar.begin(0)
+    table = Table("head", text, title=text, caption=text)
+    table.add_row(text, text)
+    reporter.show(table)
+    shown = capsys.readouterr().out
+    lines = shown.splitlines()
+    assert lines[:3] == [text, f"warning: {text}", f"{text}: {text}"]
+    assert f" {text} " in lines[3] and f"{text}: nothing is left to do" in lines
+    assert any(line.startswith(f"{text} 0/2  {text}") for line in lines)
+    assert sum(line.count(text) for line in lines if "│" in line or "┃" in line) == 3
+
+
+def test_one_place_makes_consoles_and_none_has_markup():
+    """Else foreign text becomes markup again: it is swallowed, coloured, or a traceback."""
+    for path in (REPO / "foveate").rglob("*.py"):
+        source = path.read_text()
+        if path.name != "progress.py" and not path.name.endswith("_test.py"):
+            assert "Console(" not in source, f"{path}: make it by util.progress.plain_console"
+        if not path.name.endswith("_test.py"):
+            assert "rich.markup" not in source and "[/]" not in source, f"{path}: colours are rich.text.Text"

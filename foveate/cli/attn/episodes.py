@@ -13,44 +13,38 @@ from __future__ import annotations
 from pathlib import Path
 
 from foveate.cli.attn.output import POLICY, print_outcomes, print_table
-from foveate.util.progress import Reporter
+from foveate.util.progress import Reporter, plain_console
 
 
 def episodes(argv: list[str]) -> int:
     """The verb: policy and data in, pictures, maps and videos out."""
-    from rich.console import Console
-
     from foveate.cli.config import parse
     from foveate.studies.attention.episodes import EpisodesConfig, attend_episodes
 
     config = parse(EpisodesConfig, argv, "foveate attn episodes", aliases=POLICY, positional=("data_root",))
-    screen = Reporter(Console())
+    screen = Reporter(plain_console())
     return print_outcomes(screen, attend_episodes(config, screen), Path(config.out), config.video_folder)
 
 
 def render(argv: list[str]) -> int:
     """The verb: pictures from stored maps."""
-    from rich.console import Console
-
     from foveate.cli.config import parse
     from foveate.studies.attention.redraw import RenderConfig
     from foveate.studies.attention.redraw import render as draw
 
     config = parse(RenderConfig, argv, "foveate attn render", positional=("results",))
-    screen = Reporter(Console())
+    screen = Reporter(plain_console())
     return print_outcomes(screen, draw(config, screen), Path(config.out or config.results))
 
 
 def video(argv: list[str]) -> int:
     """The verb: videos from pictures, and a ranking of the heads where the maps are there."""
-    from rich.console import Console
-
     from foveate.cli.config import parse
     from foveate.studies.attention.redraw import VideoConfig
     from foveate.studies.attention.redraw import video as film
 
     config = parse(VideoConfig, argv, "foveate attn video", positional=("results",))
-    screen = Reporter(Console())
+    screen = Reporter(plain_console())
     outcomes, ranking = film(config, screen)
     for phase, heads in ranking["all"].items():
         print_table(

@@ -11,20 +11,18 @@ from __future__ import annotations
 from typing import Any
 
 from foveate.cli.attn.output import POLICY
-from foveate.util.progress import Reporter
+from foveate.util.progress import Reporter, plain_console
 
 
 def fidelity(argv: list[str]) -> int:
     """The verb."""
-    from rich.console import Console
-
     from foveate.cli.config import parse
     from foveate.studies.attention.fidelity import FidelityConfig, study_fidelity
 
     config: FidelityConfig = parse(
         FidelityConfig, argv, "foveate attn fidelity", aliases=POLICY, positional=("data_root",), whole=("image",)
     )
-    screen = Reporter(Console())
+    screen = Reporter(plain_console())
     done = study_fidelity(config, screen)
     for choice in config.views:
         screen.show(_layer_table(done.result, choice))

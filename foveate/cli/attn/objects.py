@@ -11,18 +11,16 @@ from __future__ import annotations
 from typing import Any
 
 from foveate.cli.attn.output import POLICY
-from foveate.util.progress import Reporter
+from foveate.util.progress import Reporter, plain_console
 
 
 def objects(argv: list[str]) -> int:
     """The verb."""
-    from rich.console import Console
-
     from foveate.cli.config import parse
     from foveate.studies.attention.objects import ObjectsConfig, study_objects
 
     config = parse(ObjectsConfig, argv, "foveate attn objects", aliases=POLICY, positional=("data_root",))
-    screen = Reporter(Console())
+    screen = Reporter(plain_console())
     done = study_objects(config, screen)
     for view in dict.fromkeys(row["view"] for row in done.result["rows"]):
         screen.show(_table(done.result, view))

@@ -8,17 +8,15 @@ foveate attn prompts --policy pi05_droid --episode DIR --prompt "take the red cu
 from __future__ import annotations
 
 from foveate.cli.attn.output import POLICY, print_table
-from foveate.util.progress import Reporter
+from foveate.util.progress import Reporter, plain_console
 
 
 def frame(argv: list[str]) -> int:
     """The verb: maps and pictures of one inference."""
-    from rich.console import Console
-
     from foveate.cli.config import parse
     from foveate.studies.attention.frame import FrameConfig, attend_frame
 
-    screen = Reporter(Console())
+    screen = Reporter(plain_console())
     done = attend_frame(parse(FrameConfig, argv, "foveate attn frame", aliases=POLICY, whole=("image",)), screen)
     views = list(done.rows[0]["mass"])
     print_table(
@@ -34,12 +32,10 @@ def frame(argv: list[str]) -> int:
 
 def prompts(argv: list[str]) -> int:
     """The verb: one scene under several prompts."""
-    from rich.console import Console
-
     from foveate.cli.config import parse
     from foveate.studies.attention.prompts import PromptsConfig, compare_prompts
 
-    screen = Reporter(Console())
+    screen = Reporter(plain_console())
     whole = ("image", "prompt")
     done = compare_prompts(parse(PromptsConfig, argv, "foveate attn prompts", aliases=POLICY, whole=whole), screen)
     distances = ("l2", "relative_l2", "correlation")

@@ -6,12 +6,11 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
 from rich.table import Table
 
 from foveate.cli.config import parse
 from foveate.util.files import one_process
-from foveate.util.progress import Reporter
+from foveate.util.progress import Reporter, plain_console
 from foveate.util.run_folder import write_run_files
 
 
@@ -19,7 +18,7 @@ def run(argv: list[str]) -> int:
     """The verb: 0 when the files are written, 1 where training still holds a picture that it must not know."""
     from foveate.data.vqa.train import VqaTrainConfig, build
 
-    config, report = parse(VqaTrainConfig, argv, "foveate data vqa-train"), Reporter(Console())
+    config, report = parse(VqaTrainConfig, argv, "foveate data vqa-train"), Reporter(plain_console())
 
     def watched(samples: Sequence[Any], name: str) -> Iterator[Any]:
         with report.bar(name, "questions", len(samples)) as bar:
@@ -58,5 +57,5 @@ def show(about: dict[str, Any], out: str, report: Reporter) -> int:
     parts = [f"{part}.jsonl" for part in ("train", "eval") if f"{part}_sha256" in about]
     report.line(f"written in {out}: {', '.join(parts)}, data.json")
     if leaking:
-        report.line(f"[bold red]training holds pictures or questions of {', '.join(leaking)}[/]")
+        report.fail("leak", f"training holds pictures or questions of {', '.join(leaking)}")
     return 1 if leaking else 0

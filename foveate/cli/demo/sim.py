@@ -7,15 +7,13 @@ import time
 
 def run(argv: list[str]) -> int:
     """The verb: play, trace, draw, report; prints the table and the path of the report."""
-    from rich.console import Console
-
     from foveate.cli.config import parse
     from foveate.cli.eval.sim import print_results
     from foveate.studies.demo import DemoConfig, demo
-    from foveate.util.progress import Reporter
+    from foveate.util.progress import Reporter, plain_console
 
     config = parse(DemoConfig, argv, "foveate demo")
-    console, begun = Console(), time.monotonic()
+    console, begun = plain_console(), time.monotonic()
     done = demo(config, Reporter(console))
     print_results(console, done.runs)
     seconds = time.monotonic() - begun

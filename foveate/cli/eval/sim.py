@@ -13,17 +13,16 @@ if TYPE_CHECKING:
 
 def sim(argv: list[str]) -> int:
     """The verb: evaluate, write everything, print a table; 1 when not one episode could be played to its end."""
-    from rich.console import Console
 
     from foveate.cli.config import parse
     from foveate.evaluation.evidence import write_report
     from foveate.evaluation.sim.evaluate import evaluate
     from foveate.evaluation.sim.simulate import SimConfig
-    from foveate.util.progress import Reporter
+    from foveate.util.progress import Reporter, plain_console
 
     aliases = {"pretrained_checkpoint": "policy", "env": "env.name"}
     config = parse(SimConfig, argv, "foveate eval sim", aliases=aliases)
-    console = Console()
+    console = plain_console()
     run = evaluate(config, Reporter(console))
     try:
         page = write_report([run.folder], run.folder / "report", Reporter(console), config.trace_max_plots)

@@ -5,17 +5,15 @@ from __future__ import annotations
 
 def predict(argv: list[str]) -> int:
     """The verb: infer once, and write dump, pictures, overlays, token log and report."""
-    from rich.console import Console
-
     from foveate.cli.config import parse
     from foveate.cli.trace.view import exit_status
     from foveate.evaluation.predict import PredictConfig
     from foveate.evaluation.predict import predict as infer_once
-    from foveate.util.progress import Reporter
+    from foveate.util.progress import Reporter, plain_console
 
     aliases = {"checkpoint": "policy", "pretrained_checkpoint": "policy"}
     config = parse(PredictConfig, argv, "foveate trace predict", aliases=aliases, whole=("image",))
-    screen = Reporter(Console())
+    screen = Reporter(plain_console())
     done = infer_once(config, screen)
     screen.line(f"actions: {list(done.chunk.actions.shape)} in {done.folder / 'actions.json'}")
     screen.line(f"report: {done.report}")

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from foveate.errors import FoveateError
-from foveate.util.progress import Reporter
+from foveate.util.progress import Reporter, plain_console
 
 DAMAGED = 3
 """Exit status where dumps were passed over."""
@@ -91,18 +91,16 @@ def report(argv: list[str]) -> int:
     traced = [folder for folder in folders if dump_paths(folder)]
     damaged = [text for folder in traced for text in (*log_tokens(folder, screen), *damaged_pictures(folder))]
     path = build_report(folders, Path(config.out) if config.out else config.folder / "report")
-    screen.say(f"report: {path}")
+    screen.line(f"report: {path}")
     return exit_status(screen, damaged)
 
 
 def _parse(config_cls: type[Any], argv: list[str], verb: str) -> tuple[Any, Reporter]:
-    from rich.console import Console
-
     from foveate.cli.config import parse
 
     aliases = {"exp_dir": "run_root"}
     config = parse(config_cls, argv, f"foveate trace {verb}", aliases=aliases, positional=("run_root",))
-    return config, Reporter(Console())
+    return config, Reporter(plain_console())
 
 
 def exit_status(screen: Reporter, damaged: Sequence[str]) -> int:

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Any
 
 from rich import box
 from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
 
 from foveate.util.progress import Reporter
@@ -30,7 +29,7 @@ def show(result: EvaluationResult | SeedsResult, console: Console, notes: bool =
     if more := len(result.table) - len(shown):
         report.line(f"{more} more rows in {result.folder}")
     for line in result.notes() if notes else ():
-        report.line(escape(line))
+        report.line(line)
     for warning in result.warnings if notes else ():
         report.warn(warning)
     for path in result.plots:
@@ -55,7 +54,7 @@ def rows_table(rows: Sequence[Mapping[str, Any]]) -> Table:
         table.add_column(heading, justify="left" if heading in ("set", "row") else "right", no_wrap=heading != "row")
     for row in rows:
         mark = f" {'†' * (notes.index(row['note']) + 1)}" if row.get("note") else ""
-        cells = [*([row["dataset"]] if several else []), escape(row["row"] + mark), _accuracy(row)]
+        cells = [*([row["dataset"]] if several else []), row["row"] + mark, _accuracy(row)]
         cells.append(f"{row['avg_cost']:.3f}")
         if paths:
             cells += ["" if row.get(key) is None else f"{row[key]:.2f}" for key in ("gflops_share", "path_ms_share")]

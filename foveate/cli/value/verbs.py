@@ -7,13 +7,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from rich.console import Console
-
 from foveate.cli.config import parse
 from foveate.cli.value.screen import show
 from foveate.evaluation.vqa.config import VqaConfig
 from foveate.studies.value.config import BucketsConfig, DemoVqaConfig, SeedsConfig, TablesConfig
-from foveate.util.progress import Reporter
+from foveate.util.progress import Reporter, plain_console
 
 if TYPE_CHECKING:
     from foveate.studies.value.result import EvaluationResult
@@ -65,7 +63,7 @@ def ablate(argv: list[str]) -> int:
 def _evaluation(argv: list[str], verb: str, run: Callable[[Study], EvaluationResult]) -> int:
     from foveate.studies.value.study import open_study
 
-    config, console = parse(VqaConfig, argv, f"foveate {verb}"), Console()
+    config, console = parse(VqaConfig, argv, f"foveate {verb}"), plain_console()
     with open_study(config, Reporter(console)) as study:
         show(run(study), console)
     return 0
@@ -76,7 +74,7 @@ def seeds(argv: list[str]) -> int:
     from foveate.studies.value.seeds import run_seeds
     from foveate.studies.value.study import open_study
 
-    config, console = parse(SeedsConfig, argv, "foveate sweep seeds"), Console()
+    config, console = parse(SeedsConfig, argv, "foveate sweep seeds"), plain_console()
     with open_study(config.base, Reporter(console)) as study:
         show(run_seeds(study, config.seeds), console)
     return 0
@@ -87,7 +85,7 @@ def paper(argv: list[str]) -> int:
     from foveate.studies.value.paper import Paper
     from foveate.studies.value.study import open_study
 
-    config, console = parse(SeedsConfig, argv, "foveate value paper"), Console()
+    config, console = parse(SeedsConfig, argv, "foveate value paper"), plain_console()
     with open_study(config.base, Reporter(console)) as study:
         Paper(study, config.seeds, lambda result: show(result, console, notes=False)).run()
     return 0
@@ -99,7 +97,7 @@ def train(argv: list[str]) -> int:
     from foveate.studies.value.train import train_head
 
     config = parse(VqaConfig, argv, "foveate train value")
-    with open_study(config, Reporter(Console())) as study:
+    with open_study(config, Reporter(plain_console())) as study:
         for flag, value, instead in (
             ("--max_samples", config.max_samples, "--max_train_samples limits the training questions"),
             ("--dataset_config", config.dataset_config, f"training reads data.train_jsonl ({config.data.train_jsonl})"),
@@ -128,7 +126,7 @@ def tables(argv: list[str]) -> int:
 
     bare = bool(argv) and not argv[0].startswith("--")
     result = write_tables(parse(TablesConfig, ["--runs", *argv] if bare else argv, "foveate value tables"))
-    report = Reporter(Console())
+    report = Reporter(plain_console())
     for path in result.files:
         report.line(str(path))
     for warning in result.warnings:
@@ -140,7 +138,7 @@ def demo(argv: list[str]) -> int:
     """The whole comparison on the shipped model: a table, two plots, and what the numbers say."""
     from foveate.studies.value.demo import run_demo, verdict
 
-    config, console, begun = parse(DemoVqaConfig, argv, "foveate demo vqa"), Console(), time.monotonic()
+    config, console, begun = parse(DemoVqaConfig, argv, "foveate demo vqa"), plain_console(), time.monotonic()
     result = run_demo(config, Reporter(console))
     show(result, console)
     for line in [*verdict(result), f"{time.monotonic() - begun:.0f} s"]:

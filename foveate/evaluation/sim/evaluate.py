@@ -97,7 +97,7 @@ def _evaluate(config: SimConfig, policy: Policy, variant: str, folder: Path, rep
     def ended(played: Played) -> None:
         statuses.append(played.result.status)
         crashes = statuses.count("crash")
-        crashed = f"  [red]{crashes} crashed[/]" if crashes else ""
+        crashed = f"  {crashes} crashed" if crashes else ""
         bar.advance(1, f"success {statuses.count('success')}/{len(statuses)}{crashed}")
 
     try:

@@ -265,7 +265,7 @@ def follow(
         ended.append(outcome)
         failed += outcome.status == "failed"
         done += outcome.status != "failed"
-        bar.advance(count, f"episodes {done}/{episodes}" + (f"  [red]{failed} failed[/]" if failed else ""))
+        bar.advance(count, f"episodes {done}/{episodes}" + (f"  {failed} failed" if failed else ""))
     return ended
 
 
