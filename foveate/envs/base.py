@@ -7,6 +7,7 @@ because a policy that executes several actions of a chunk looks at one frame in 
 from __future__ import annotations
 
 import importlib
+import sys
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any, Protocol
@@ -89,6 +90,10 @@ class Env(Protocol):
 
     def close(self) -> None: ...
 
+    # One with more to tell has
+    #     about: dict[str, Any]       # `versions` and `settings`, for a run's records
+    #     scene: dict[str, Any]       # what the last reset began with, beside the seed
+    #     def examine(self) -> list[str]      # what differs from how it should look, in sentences; ends the episode
     # One that can be recorded in detail also has
     #     def snapshot(self, size: tuple[int, int] | None) -> Snapshot
     # which renders this instant at (width, height), or not at all; and one that knows its objects
@@ -110,6 +115,15 @@ def make_env(name: str, **kwargs: Any) -> Env:
     except (ImportError, AttributeError) as error:
         raise FoveateError(f"environment {name!r}: cannot load {attribute!r} from {module!r} ({error})") from error
     return cls(**kwargs)
+
+
+def default_python(name: str) -> str:
+    """The interpreter of an environment's worker, where nobody names one: this one, or where LIBERO is."""
+    if name == "libero":
+        from foveate.envs.libero.install import interpreter
+
+        return interpreter() or sys.executable
+    return sys.executable
 
 
 def check_action(action: np.ndarray, action_dim: int) -> np.ndarray:

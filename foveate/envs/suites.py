@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
+from foveate.envs.libero import suites as libero
 from foveate.errors import FoveateError, unknown
 
 FOVEATE = (
@@ -28,15 +31,12 @@ MT10 = (
     "window-close-v3",
 )
 
-LIBERO = {"libero_spatial": 10, "libero_object": 10, "libero_goal": 10, "libero_10": 10}
-"""Suite -> number of tasks."""
-
-SUITES = ("foveate", "mt10", "mt50", *LIBERO)
+SUITES = ("foveate", "mt10", "mt50", *libero.PLAIN)
 
 
 def env_of_suite(name: str) -> str:
     """The environment (`metaworld` or `libero`) that a suite or list of tasks belongs to."""
-    return "libero" if name.split("/")[0].split(",")[0] in LIBERO else "metaworld"
+    return "libero" if name.strip().startswith("libero_") else "metaworld"
 
 
 def resolve_tasks(name: str, env: str | None = None) -> tuple[str, ...]:
@@ -47,7 +47,7 @@ def resolve_tasks(name: str, env: str | None = None) -> tuple[str, ...]:
     name = name.strip()
     env = env or env_of_suite(name)
     if env == "libero":
-        return tuple(t for part in _split(name) for t in _libero_tasks(part))
+        return _each_once(task for part in _split(name) for task in libero.resolve(part))
     if env != "metaworld":
         return tuple(_split(name))
     if name == "foveate":
@@ -67,9 +67,14 @@ def resolve_tasks(name: str, env: str | None = None) -> tuple[str, ...]:
                 raise
             short = [t.removesuffix("-v3") for t in all_tasks()]
             raise unknown("task or suite", part, [*SUITES, *short]) from error
+    return _each_once(tasks)
+
+
+def _each_once(tasks: Iterable[str]) -> tuple[str, ...]:
+    tasks = tuple(tasks)
     if len(set(tasks)) != len(tasks):
         raise FoveateError(f"tasks: expected each once, got {', '.join(tasks)}")
-    return tuple(tasks)
+    return tasks
 
 
 def _split(name: str) -> list[str]:
@@ -77,14 +82,3 @@ def _split(name: str) -> list[str]:
     if not parts:
         raise FoveateError(f"tasks: expected a suite ({', '.join(SUITES)}) or task names, got {name!r}")
     return parts
-
-
-def _libero_tasks(part: str) -> list[str]:
-    suite, _, index = part.partition("/")
-    if suite not in LIBERO:
-        raise unknown("LIBERO suite", suite, LIBERO)
-    if not index:
-        return [f"{suite}/{i}" for i in range(LIBERO[suite])]
-    if not index.isdigit() or int(index) >= LIBERO[suite]:
-        raise FoveateError(f"LIBERO task {part!r}: expected {suite}/0 to {suite}/{LIBERO[suite] - 1}")
-    return [part]

@@ -13,7 +13,6 @@ import os
 import select
 import socket
 import subprocess
-import sys
 import tempfile
 import traceback
 from concurrent.futures import ThreadPoolExecutor
@@ -22,7 +21,7 @@ from typing import Any
 
 import numpy as np
 
-from foveate.envs.base import EnvConventions, EnvCrash, Snapshot, StepResult, check_action, make_env
+from foveate.envs.base import EnvConventions, EnvCrash, Snapshot, StepResult, check_action, default_python, make_env
 from foveate.errors import FoveateError
 from foveate.types import Observation
 from foveate.util.process import die_with_parent, kill_group
@@ -42,22 +41,29 @@ class WorkerEnv:
     views: tuple[str, ...]
     tasks: tuple[str, ...]
     max_steps: int
+    about: dict[str, Any]
+    """What a run tells of the simulator, `versions` and `settings`; empty where it says nothing."""
+    scene: dict[str, Any]
+    """What the last reset began with, beside the seed; flat numbers and strings."""
 
     def __init__(self, env_name: str, python: str | None = None, timeout_s: float = 60.0, **kwargs: Any) -> None:
         """
         env_name: a name that `make_env` knows, or `module:Class`.
-        python: the worker's interpreter; None: this one. It needs NumPy and the simulator; foveate's source is
+        python: the worker's interpreter; None: `default_python`. It needs NumPy and the simulator; foveate's source is
             put on its path.
         timeout_s: a worker that is silent for so long, at its start or at a step, counts as hung.
         kwargs: for the environment's constructor; plain JSON values.
         """
-        self.env_name, self.python, self.timeout_s, self.kwargs = env_name, python or sys.executable, timeout_s, kwargs
+        self.env_name, self.timeout_s, self.kwargs = env_name, timeout_s, kwargs
+        self.python = python or default_python(env_name)
         self._process: subprocess.Popen[bytes] | None = None
         self._socket: socket.socket | None = None
         self._start()
 
     def reset(self, task: str, seed: int) -> Observation:
-        return self._observation(self._call("reset", task=task, seed=int(seed)))
+        answer = self._call("reset", task=task, seed=int(seed))
+        self.scene = answer["scene"]
+        return self._observation(answer["observation"])
 
     def step(self, action: np.ndarray, render: bool = True) -> StepResult:
         action = check_action(action, self.conventions.action_dim)
@@ -75,6 +81,11 @@ class WorkerEnv:
     def segment(self, size: tuple[int, int] | None = None) -> dict[str, dict[str, np.ndarray]] | None:
         """View -> object -> bool [h, w] at this instant, at (width, height) if asked; None: it cannot tell."""
         return self._call("segment", size=None if size is None else list(size))
+
+    def examine(self) -> list[str]:
+        """What differs from how this simulator should look, in sentences; ends the episode."""
+        told: list[str] = self._call("examine")
+        return told
 
     def restart(self) -> None:
         """End the process, however it is, and start a fresh one; the next call must be `reset`."""
@@ -131,7 +142,7 @@ class WorkerEnv:
             raise
         self.conventions = EnvConventions(**said["conventions"])
         self.views, self.tasks = tuple(said["views"]), tuple(said["tasks"])
-        self.max_steps = said["max_steps"]
+        self.max_steps, self.about, self.scene = said["max_steps"], said["about"], {}
 
     def _call(self, call: str, **arguments: Any) -> Any:
         """Send one request and wait for its answer."""
@@ -211,6 +222,7 @@ def serve(connection: socket.socket) -> None:
                     "views": list(env.views),
                     "tasks": list(env.tasks),
                     "max_steps": env.max_steps,
+                    "about": getattr(env, "about", {}),
                 }
             elif call == "snapshot":
                 value = _snapshot(env, request["size"])
@@ -218,7 +230,10 @@ def serve(connection: socket.socket) -> None:
                 size = request["size"]
                 value = env.segment(size and tuple(size)) if hasattr(env, "segment") else None
             elif call == "reset":
-                value = _message(env.reset(request["task"], request["seed"]))
+                seen = _message(env.reset(request["task"], request["seed"]))
+                value = {"observation": seen, "scene": getattr(env, "scene", {})}
+            elif call == "examine":
+                value = env.examine() if hasattr(env, "examine") else []
             else:
                 result = env.step(request["action"], render=request["render"])
                 value = {

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from foveate.errors import FoveateError
+from foveate.evaluation.sim.agreement import read
 from foveate.evaluation.sim.results import RunLog, write_results
 from foveate.evaluation.sim.rollout import Played
 from foveate.evaluation.sim.simulate import SimConfig, name_variant, simulate
@@ -28,7 +29,7 @@ from foveate.util.provenance import provenance
 from foveate.util.run_folder import check_same_config, differing_options, to_dict, write_run_files
 
 MAY_CHANGE = (
-    "out", "trace_out_dir", "num_trials_per_task", "num_workers", "max_batch", "trace_max_dumps_per_run",
+    "out", "trace_out_dir", "num_trials_per_task", "quick", "num_workers", "max_batch", "trace_max_dumps_per_run",
     "trace_max_plots", "env.python", "env.timeout_s",
 )  # fmt: skip
 """Options that may differ when a run goes on: they change no episode. A folder may be moved, or spelt otherwise."""
@@ -103,13 +104,15 @@ def _evaluate(config: SimConfig, policy: Policy, variant: str, folder: Path, rep
     try:
         with bar:
             begin = partial(bar.begin, len(jobs))
-            warnings += simulate(config, policy, log, variant=variant, on_episode=ended, on_start=begin)
+            warnings += simulate(
+                config, policy, log, variant=variant, on_episode=ended, on_start=begin, tell=report.line
+            )
     except KeyboardInterrupt:
         report.line(f"{len(log.done)} of {len(jobs)} episodes are kept in {folder}; the same command goes on")
         raise
     finally:
         log.close()
-    facts = {"config": to_dict(config), "seed": config.seed, "policy": policy.spec.name, **provenance()}
+    facts = {"config": to_dict(config), "seed": config.seed, "policy": policy.spec.name, **provenance(), **read(folder)}
     if config.trace_out_dir is not None:
         facts["traced"] = _traced(folder, log)
         warnings += _without_dump(folder, log) if config.trace_max_dumps_per_run is None else []

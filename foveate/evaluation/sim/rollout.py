@@ -17,7 +17,7 @@ import queue
 import threading
 import time
 import zlib
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -154,6 +154,8 @@ class Progress:
     steps: int = 0
     success: bool = False
     instruction: str = ""
+    scene: Mapping[str, Any] = field(default_factory=dict)
+    """What the episode began with beside its seed, where the environment tells."""
     answers: list[tuple[Query, Answer]] = field(default_factory=list)
 
 
@@ -180,6 +182,7 @@ def play(
         EnvCrash: the simulator died or hung, the policy cannot take what it shows, or its actions are not finite.
     """
     observation = env.reset(job.task, job.seed)
+    now.scene = dict(getattr(env, "scene", {}))
     now.instruction = observation.prompt
     while True:
         query = Query(job, len(now.answers), now.steps, perceive(observation, job.task, job.episode))
@@ -434,7 +437,7 @@ def _conclude(
         gflops_mean=float(np.mean(column("gflops"))) if column("gflops") else None,
         wall_s=round(wall_s, 3),
         error=error,
-        extra={"task_id": job.task_id},
+        extra={"task_id": job.task_id, **now.scene},
     )
     return Played(result, rows)
 

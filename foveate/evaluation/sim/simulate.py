@@ -10,14 +10,15 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from foveate.envs.base import check_conventions
-from foveate.envs.suites import resolve_tasks
+from foveate.envs.libero.protocol import ProtocolName, get_protocol
+from foveate.envs.suites import env_of_suite, resolve_tasks
 from foveate.envs.worker import WorkerEnv
 from foveate.errors import ActionsNotFinite, FoveateError
+from foveate.evaluation.sim import agreement
 from foveate.evaluation.sim.collapse import KeepWatch
 from foveate.evaluation.sim.controls import Instruction, Perception, Vision, variant_name
 from foveate.evaluation.sim.record import RecordKind, make_recorder
@@ -36,13 +37,15 @@ class EnvConfig:
     name: str = "metaworld"
     """`metaworld`, `libero`, or one's own as `module:Class`; `--env NAME` is short for it."""
     python: str | None = None
-    """Interpreter of the workers, where the simulator needs other packages; None: this one."""
+    """Interpreter of the workers, where the simulator needs other packages; None: this one, or LIBERO's own."""
     timeout_s: float = 60.0
     """A worker that is silent for so long counts as hung: one crashed episode."""
     image_size: int | None = None
     """Side of the rendered pictures in pixels; None: as the simulator's own default."""
     max_steps: int | None = None
     """Steps after which an episode has failed; None: the simulator's own limit."""
+    seed: int | None = None
+    """LIBERO alone: seed of the simulator, which places fixtures by it; None: the protocol's (openpi's 7)."""
 
     def __post_init__(self) -> None:
         at_least_one(self, "image_size", "max_steps")
@@ -51,7 +54,7 @@ class EnvConfig:
 
     def options(self) -> dict[str, Any]:
         """What is handed to the environment's constructor."""
-        given = {"image_size": self.image_size, "max_steps": self.max_steps}
+        given = {"image_size": self.image_size, "max_steps": self.max_steps, "seed": self.seed}
         return {name: value for name, value in given.items() if value is not None}
 
 
@@ -62,8 +65,12 @@ class SimConfig(LoadOptions):
     env: EnvConfig = field(default_factory=EnvConfig)
     task_suite_name: str = "foveate"
     """A suite (foveate, mt10, libero_spatial ...) or tasks separated by commas."""
-    num_trials_per_task: int = 10
-    """Episodes per task."""
+    num_trials_per_task: int | None = None
+    """Episodes per task; None: 10, in LIBERO 50."""
+    quick: bool = False
+    """Three tasks and three episodes of each: does everything run?"""
+    protocol: ProtocolName | None = None
+    """LIBERO alone: evaluate as `openpi`, `oft`, `lightvla` or `lerobot` do; None: scenes and limits are openpi's."""
     seed: int = 0
     """Random seed of scenes and noise; episode i plays in scene seed + i, whatever the variant."""
     out: str | None = None
@@ -84,8 +91,8 @@ class SimConfig(LoadOptions):
     """Backbone layers whose attention is written; negative ones count from the last."""
     store_raw_score: bool = False
     """Write the pruner's whole score matrix; large."""
-    replan_steps: int = 5
-    """Actions of a chunk that are executed before the policy looks again."""
+    replan_steps: int | None = None
+    """Actions of a chunk that are executed before the policy looks again; None: 5, or the protocol's."""
     num_workers: int = 2
     """Simulators that run in parallel."""
     max_batch: int | None = None
@@ -105,6 +112,14 @@ class SimConfig(LoadOptions):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if self.env.name == "metaworld" and env_of_suite(self.task_suite_name) == "libero":
+            object.__setattr__(self, "env", replace(self.env, name="libero"))
+        if self.env.name == "metaworld" and (self.protocol is not None or self.env.seed is not None):
+            raise FoveateError(
+                "protocol and env.seed are LIBERO's; add --task_suite_name libero_spatial, or leave them out"
+            )
+        trials = 3 if self.quick else 50 if self.env.name == "libero" else 10
+        self._fill(num_trials_per_task=trials, replan_steps=get_protocol(self.protocol).replan_steps)
         at_least_one(self, "num_trials_per_task", "replan_steps", "num_workers", "max_batch", "trace_max_plots")
         if self.seed < 0:
             raise FoveateError(f"seed: expected at least 0, got {self.seed}")
@@ -120,10 +135,16 @@ class SimConfig(LoadOptions):
                 "trace_out_dir turns the trace on, out leaves it off"
             )
 
+    def _fill(self, **values: Any) -> None:
+        """Set what nobody said."""
+        for name, value in values.items():
+            if getattr(self, name) is None:
+                object.__setattr__(self, name, value)
+
     def jobs(self) -> list[Job]:
         """All episodes, task by task."""
-        tasks = resolve_tasks(self.task_suite_name, self.env.name)
-        trials = range(self.num_trials_per_task)
+        tasks = resolve_tasks(self.task_suite_name, self.env.name)[: 3 if self.quick else None]
+        trials = range(self.num_trials_per_task or 0)
         return [Job(task, i, episode, self.seed + episode) for i, task in enumerate(tasks) for episode in trials]
 
 
@@ -150,12 +171,14 @@ def simulate(
     variant: str,
     on_episode: Callable[[Played], None] = lambda played: None,
     on_start: Callable[[], None] = lambda: None,
+    tell: Callable[[str], None] = lambda line: None,
 ) -> list[str]:
     """Play the episodes that are not in the log yet; returns warnings.
 
     Args:
         log: of the run folder `log.folder`, where trace and recordings go too.
         on_start: called when all checks have passed and episode 1 begins.
+        tell: receives what is worth a line on the screen: the simulator, the settings.
     Raises:
         FoveateError: before episode 1, where conventions, views or tasks do not fit; later, where results cannot
             be written or the simulator cannot be restarted.
@@ -165,6 +188,7 @@ def simulate(
     if not jobs:
         return []
     tasks = tuple(dict.fromkeys(job.task for job in config.jobs()))
+    assert config.replan_steps is not None
     if config.replan_steps > policy.spec.action_horizon:
         raise FoveateError(
             f"replan_steps {config.replan_steps}: the policy gives {policy.spec.action_horizon} actions at a time"
@@ -172,11 +196,15 @@ def simulate(
     policy.spec.check_layers(_trace_options(config).attn_layers, "--trace_attn_layers")
     with ExitStack() as stack:
         envs = _start(config, tasks, min(config.num_workers, len(jobs)), stack)
-        check_conventions(envs[0].conventions, policy.spec.conventions)
+        environment = agreement.agree(config, envs[0], policy.spec)
+        for line in agreement.lines(environment):
+            tell(line)
         perceive = _perception(config, envs[0], tasks)
         # A real observation through the policy: a missing view or a state of another size shows up here, and the
         # first inferences of either size, which are slow, are not measured.
         first = envs[0].reset(jobs[0].task, jobs[0].seed)
+        environment["warnings"] += envs[0].examine()
+        agreement.write(log.folder, environment)
         if config.record_size is not None and envs[0].snapshot() is None:
             raise FoveateError(
                 f"record_size: environment {config.env.name!r} renders no other pictures than the policy's; leave "
@@ -192,7 +220,7 @@ def simulate(
         if config.trace_out_dir is not None:
             forget_unfinished(log.folder, {(e.extra.get("task_id", 0), e.episode) for e in log.episodes})
         store = _trace_store(config, log.folder, policy, stack)
-        found: list[str] = []
+        found: list[str] = list(environment["warnings"])
 
         def on_inference(query: Query, chunk: ActionChunk) -> None:
             trace = chunk.trace
@@ -282,6 +310,8 @@ def trace_warnings(store: TraceStore) -> list[str]:
 def _start(config: SimConfig, tasks: Sequence[str], count: int, stack: ExitStack) -> list[WorkerEnv]:
     """Start the workers at once: a simulator takes seconds to load."""
     options = {"tasks": tuple(tasks), **config.env.options()}
+    if config.protocol is not None:
+        options["protocol"] = config.protocol
 
     def start(_: int) -> WorkerEnv:
         env = WorkerEnv(config.env.name, python=config.env.python, timeout_s=config.env.timeout_s, **options)

