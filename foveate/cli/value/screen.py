@@ -41,7 +41,8 @@ def rows_table(rows: Sequence[Mapping[str, Any]]) -> Table:
     seeds = any(row.get("accuracy_std") is not None for row in rows)
     several = len({row["dataset"] for row in rows}) > 1
     timed = any(row.get("latency") is not None for row in rows)
-    paths = any(row.get("path_ms_share") is not None for row in rows)
+    shares = {"FLOPs": "gflops_share", "time": "path_ms_share"}
+    paths = {name: key for name, key in shares.items() if any(row.get(key) is not None for row in rows)}
     notes = list(dict.fromkeys(row["note"] for row in rows if row.get("note")))
     interval = "95 % intervals: questions and seeds; ±: deviation over seeds" if seeds else "95 % intervals: bootstrap"
     caption = [interval, "cost: vision tokens, a FULL look is 1, or tokens; N/C/F: shares of NO, COARSE and FULL"]
@@ -49,15 +50,14 @@ def rows_table(rows: Sequence[Mapping[str, Any]]) -> Table:
         caption.append("FLOPs, time: text pass, encoder and answer, as shares of always FULL's")
     marked = [f"{'†' * (k + 1)} {note}" for k, note in enumerate(notes)]
     table = Table(caption="\n".join([*caption, *marked]), box=box.SIMPLE_HEAD, pad_edge=False)
-    headings = [*(["set"] if several else []), "row", "accuracy", "cost", *(["FLOPs", "time"] if paths else [])]
+    headings = [*(["set"] if several else []), "row", "accuracy", "cost", *paths]
     for heading in [*headings, "N/C/F %", "tokens", *(["ms"] if timed else [])]:
         table.add_column(heading, justify="left" if heading in ("set", "row") else "right", no_wrap=heading != "row")
     for row in rows:
         mark = f" {'†' * (notes.index(row['note']) + 1)}" if row.get("note") else ""
         cells = [*([row["dataset"]] if several else []), row["row"] + mark, _accuracy(row)]
         cells.append(f"{row['avg_cost']:.3f}")
-        if paths:
-            cells += ["" if row.get(key) is None else f"{row[key]:.2f}" for key in ("gflops_share", "path_ms_share")]
+        cells += ["" if row.get(key) is None else f"{row[key]:.2f}" for key in paths.values()]
         cells.append("/".join(f"{100 * row[f'action_rate_{level}']:.0f}" for level in ("no", "coarse", "full")))
         cells.append(f"{row['remaining_vision_tokens']:.1f}")
         if timed:

@@ -134,14 +134,15 @@ def _mean_row(group: Sequence[Mapping[str, Any]], seeds: Sequence[int]) -> dict[
         row[name] = statistics.fmean(values) if values else None
         row[f"{name}_std"] = statistics.stdev(values) if len(values) > 1 else None
     row |= action_columns(*(row[f"action_rate_{level}"] for level in ("no", "coarse", "full")))
+    most = {"accuracy": 1.0, "avg_cost": math.inf}
     for name, bound in (("accuracy", "accuracy"), ("avg_cost", "cost")):
         middle, low, high = row[name], f"{bound}_low", f"{bound}_high"
         if middle is not None:
             spread = _student(len(group)) * (row[f"{name}_std"] or 0.0) / math.sqrt(len(group))
             below = [r[name] - r[low] for r in group if r.get(low) is not None]
             above = [r[high] - r[name] for r in group if r.get(high) is not None]
-            row[low] = middle - math.hypot(statistics.fmean(below), spread) if below else None
-            row[high] = middle + math.hypot(statistics.fmean(above), spread) if above else None
+            row[low] = max(0.0, middle - math.hypot(statistics.fmean(below), spread)) if below else None
+            row[high] = min(most[name], middle + math.hypot(statistics.fmean(above), spread)) if above else None
     return row
 
 

@@ -158,6 +158,7 @@ def _fewer(
 
 def _name_points(rows: Sequence[Row], axes: Any, labels: Mapping[str, str]) -> None:
     """Rules that are one point each: their names stand beside them, not in the legend."""
+    dearest = max([*(row["avg_cost"] for row in rows), axes.dataLim.x1 if axes.has_data() else 0.0])
     for row in rows:
         label, colour, marker = FAMILIES[row["baseline_name"]]
         point = row["avg_cost"], 100 * row["accuracy"]
@@ -166,7 +167,9 @@ def _name_points(rows: Sequence[Row], axes: Any, labels: Mapping[str, str]) -> N
         axes.errorbar(*point, **bars, color=colour, marker=marker, markersize=9, markerfacecolor=hollow, zorder=2)
         words = labels["fair_oracle" if row.get("corrected") else label]
         plain = {"boxstyle": "square,pad=0.1", "facecolor": "white", "edgecolor": "none", "alpha": 0.8}
-        axes.annotate(words, point, (7, -11), textcoords="offset points", fontsize=8, bbox=plain, zorder=5)
+        last = point[0] > 0.8 * dearest  # to the right there is the legend
+        place = {"xytext": (-7 if last else 7, -11), "textcoords": "offset points", "ha": "right" if last else "left"}
+        axes.annotate(words, point, **place, fontsize=8, bbox=plain, zorder=5)
 
 
 def _lines(rows: Sequence[Row], labels: Mapping[str, str], mode: str | None = None) -> dict[str, list[Row]]:
