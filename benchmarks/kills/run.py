@@ -380,11 +380,12 @@ def command() -> None:
     parser.add_argument("--verbs", nargs="+", choices=CASES, default=list(CASES))
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path, default=REPO / "build" / "kills", help="folder that is not there yet")
+    parser.add_argument("--json", type=Path, default=HERE.parent / "results.json", help="where the numbers go")
     asked = parser.parse_args()
     asked.out.mkdir(parents=True)
     told = measure(asked.out.resolve(), asked.kills, asked.verbs, asked.seed)
     machine = {"cores": os.cpu_count(), "machine": platform.machine(), "torch": torch.__version__}
-    write_json(HERE.parent / "results.json", {"date": str(date.today()), **machine, "verbs": [asdict(t) for t in told]})
+    write_json(asked.json, {"date": str(date.today()), **machine, "verbs": [asdict(t) for t in told]})
 
 
 if __name__ == "__main__":

@@ -41,11 +41,11 @@ class CannotWrite(FoveateError):
             path: None: not known.
             what: is written, for the sentence: `the maps`.
         """
-        self.path, self.reason = path, error.strerror or str(error)
+        self.path, self.reason, self.is_full = path, error.strerror or str(error), error.errno in FULL
         place = "" if path is None else f"{path}: "
         super().__init__(
             f"{place}the disk is full; free some space and run the same command again"
-            if error.errno in FULL
+            if self.is_full
             else f"{place}{what}{' ' if what else ''}cannot be written there ({self.reason}); choose a writable folder"
         )
 

@@ -1,4 +1,5 @@
 import json
+import shutil
 import subprocess
 import sys
 import time
@@ -69,6 +70,16 @@ def test_the_same_command_again_skips_and_another_one_is_refused(data, results, 
     assert [e["status"] for e in json.loads((results / "episodes.json").read_text())] == ["skipped"] * 2
     assert main([*argv, "--keyframe_interval", "4"]) == 1
     assert "keyframe_interval: 8 there, 4 now" in capsys.readouterr().err
+
+
+def test_results_that_were_moved_go_on(data, results, tmp_path, capsys):
+    moved = shutil.copytree(results, tmp_path / "moved")
+    argv = ["attn", "episodes", str(data), "--policy", "metaworld_tiny", "--out", str(moved), *SMALL]
+    argv += ["--phases", "prefix,suffix", "--video_out"]
+    assert main([*argv, str(moved / "x" / ".." / "videos")]) == 0
+    assert [e["status"] for e in json.loads((moved / "episodes.json").read_text())] == ["skipped"] * 2
+    assert main([*argv, str(tmp_path / "films")]) == 1
+    assert "video_out: " in capsys.readouterr().err
 
 
 def test_render_and_video_need_neither_model_nor_torch(results, tmp_path):

@@ -59,6 +59,13 @@ def make_recorder(
         return lambda job: DroidRecorder(writer, conventions, policy, size, masks)
 
 
+def drop_unfinished(out: Path) -> None:
+    """Remove what a run that ends early has begun to record."""
+    shutil.rmtree(out / "droid" / ".partial", ignore_errors=True)
+    for video in (out / "videos").glob(".*.partial.mp4"):
+        video.unlink(missing_ok=True)
+
+
 class VideoRecorder:
     """`videos/<task>_ep000_<status>.mp4`, views side by side."""
 
@@ -160,7 +167,8 @@ class CannotRecord(CannotWrite):
     """The disk is full, or the recording cannot be written: that ends the run, and not the episode alone."""
 
     def __str__(self) -> str:
+        reason = "the disk is full" if self.is_full else self.reason
         return (
-            f"{self.path}: cannot record there ({self.reason}); free space, or run the same command again without "
+            f"{self.path}: cannot record there ({reason}); free space, or run the same command again without "
             "--record in another folder"
         )

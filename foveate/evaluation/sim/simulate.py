@@ -21,7 +21,7 @@ from foveate.errors import ActionsNotFinite, FoveateError
 from foveate.evaluation.sim import agreement
 from foveate.evaluation.sim.collapse import KeepWatch
 from foveate.evaluation.sim.controls import Instruction, Perception, Vision, variant_name
-from foveate.evaluation.sim.record import RecordKind, make_recorder
+from foveate.evaluation.sim.record import RecordKind, drop_unfinished, make_recorder
 from foveate.evaluation.sim.results import RunLog
 from foveate.evaluation.sim.rollout import Job, Played, Query, RolloutConfig, rollout
 from foveate.policy import LoadOptions, Policy, TraceOptions, at_least_one
@@ -195,6 +195,8 @@ def simulate(
         )
     policy.spec.check_layers(_trace_options(config).attn_layers, "--trace_attn_layers")
     with ExitStack() as stack:
+        if config.record:
+            stack.callback(drop_unfinished, log.folder)  # when all simulators have ended
         envs = _start(config, tasks, min(config.num_workers, len(jobs)), stack)
         environment = agreement.agree(config, envs[0], policy.spec)
         for line in agreement.lines(environment):

@@ -97,7 +97,9 @@ def attend_episodes(config: EpisodesConfig, report: Reporter = SILENT, policy: P
     out, found = Path(config.out), find_episodes(config.data_root)
     done = [episode for episode in found if is_done(out, episode)]
     if done:
-        check_same_config(out, config, MAY_CHANGE)
+        films = config.video_folder
+        moved = films is not None and all((films / episode.key).is_dir() for episode in done)
+        check_same_config(out, config, (*MAY_CHANGE, "video_out") if moved else MAY_CHANGE)
     todo = [episode for episode in found if episode not in done]
     outcomes = [Outcome(episode.key, "skipped") for episode in done]
     if todo:

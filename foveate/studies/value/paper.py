@@ -203,13 +203,17 @@ class Paper:
             self.on_result(result)
 
     def identity(self) -> str:
-        """Hash of the configuration, the model as it is before stage 1, and all questions with their pictures."""
+        """Hash of the configuration, the model as it is before stage 1, and all questions with their pictures; where
+        they and the results are is not in it: folders may be moved."""
         untuned = dataclasses.replace(self.base.training, stage1_epochs=0)
         whole = self.study.variant(dataset_config=self.every, training=untuned)
         questions = list(whole.questions.values())
         if self.base.data.train_jsonl:
             questions.append(whole.training_questions)
-        return config_hash([to_dict(self.seeds_config), whole.vlm.fingerprint, *map(data_hash, questions)])
+        settings = to_dict(self.seeds_config)
+        del settings["output_dir"], settings["training"]["output_dir"], settings["eval"]["cache_dir"]
+        del settings["model"]["path"]
+        return config_hash([settings, whole.vlm.fingerprint, *map(data_hash, questions)])
 
     def _warn(self, folder: Path) -> None:
         """Say each warning of a step's runs once; of the tables, which gather those of all steps, their own."""

@@ -105,3 +105,19 @@ def test_each_steps_warnings_are_told_once_and_the_summary_holds_all(paper, tmp_
         assert {"always_full", "no_vision", "oracle"} <= {row["baseline_name"] for row in summary["rows"]}
         assert summary["warnings"] == [leak, SEED, "mmmu is small", "rerouted", other]
     assert run() == told, "steps that are passed over tell theirs again"
+
+
+def test_a_paper_that_was_moved_is_the_same_one(tmp_path: Path) -> None:
+    (tmp_path / "own.jsonl").write_text('{"id": "q", "question": "Is 2 even?", "answer": "yes"}\n')
+    found = []
+    for place, seeds in (("here", (0, 1)), ("there", (0, 1)), ("there", (0, 2))):
+        config = VqaConfig(
+            model=ModelConfig(path="tiny_qwen3vl"),
+            eval=EvalConfig(cache_dir=str(tmp_path / place / "cache")),
+            training=TrainingConfig(output_dir=str(tmp_path / place / "policy")),
+            dataset_config=str(tmp_path / "own.jsonl"),
+            output_dir=str(tmp_path / place),
+        )
+        with open_study(config) as study:
+            found.append(Paper(study, seeds).identity())
+    assert found[0] == found[1] != found[2]
