@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from foveate.data.droid.reader import SIDES, cameras_of, episodes_at
+from foveate.data.droid.reader import SIDES, Side, cameras_of, episodes_at, holds
 from foveate.errors import FoveateError, unknown
 from foveate.models import registry
 from foveate.policy import LoadOptions, Policy
@@ -68,21 +68,28 @@ def made_up(policy: Policy, state: Sequence[float] = (), seed: int = 0) -> Obser
     return Observation(images, values, "pick up the object")
 
 
-def read_frame(episode: str, frame: int, side: str, prompt: str | None, policy: Policy) -> Observation:
+def read_frame(
+    episode: str, frame: int, side: str, prompt: str | None, policy: Policy, stereo: Side | None = None
+) -> Observation:
     """From an episode folder: its pictures, its recorded state and, without a prompt of one's own, its instruction.
 
     Args:
         episode: `<outcome>/<date>/<episode>` folder, see `data.droid.reader`.
         side: left or right, the exterior camera.
+        stereo: whose picture of stereo recordings.
     """
     if side not in SIDES:
         raise unknown("camera", side, SIDES)
-    if not (Path(episode) / "trajectory.h5").exists():
-        raise FoveateError(f"--episode {episode}: no episode folder; expected trajectory.h5 and recordings/ in it")
+    folder = Path(episode)
+    if not (folder / "trajectory.h5").exists():
+        raise FoveateError(
+            f"--episode {episode}: no episode folder; expected trajectory.h5 and recordings/ in it, found "
+            f"{holds(folder)}"
+        )
     (source,) = episodes_at(episode)
     if not 0 <= frame < source.rows:
         raise FoveateError(f"--frame {frame}: the episode has frames 0 to {source.rows - 1}")
-    cameras = cameras_of(policy.spec.views, side)
+    cameras = cameras_of(policy.spec.views, side, stereo)
     _, observation = next(source.observations([frame], cameras, policy.spec.state))
     return replace(observation, prompt=prompt or observation.prompt)
 

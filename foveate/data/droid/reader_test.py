@@ -1,8 +1,10 @@
+import json
 import shutil
 
 import h5py
 import numpy as np
 import pytest
+from PIL import Image
 
 from foveate.data.droid.reader import Episode, cameras_of, find_episodes
 from foveate.data.droid.writer import DroidWriter
@@ -157,3 +159,182 @@ def test_groups_that_hold_each_other_end(tmp_path):
     with h5py.File(folder / "trajectory.h5", "r+") as file:
         file["observation/again"] = file["observation"]
     assert find_episodes(tmp_path)[0].rows == 11
+
+
+def rows_as(folder, kind):
+    """Its corner pictures as files of another kind."""
+    for path in (folder / "recordings/frames/varied_camera_1").iterdir():
+        Image.fromarray(np.full((32, 48, 3), 20 * int(path.stem), np.uint8)).save(path.with_suffix(kind))
+        path.unlink()
+
+
+@pytest.mark.parametrize("kind", [".png", ".jpeg", ".JPG"])
+def test_frames_of_other_kinds(tmp_path, kind):
+    folder = write(tmp_path)
+    rows_as(folder, kind)
+    seen = [frame.mean() for frame in find_episodes(tmp_path)[0].frames("varied_camera_1", [0, 4, 10])]
+    np.testing.assert_allclose(seen, [0, 80, 200], atol=2)
+
+
+def test_an_empty_folder_of_frames_hides_no_video(tmp_path):
+    folder = write(tmp_path)
+    frames = folder / "recordings/frames/varied_camera_1"
+    shutil.rmtree(frames)
+    frames.mkdir()
+    (frames / ".DS_Store").write_bytes(b"")
+    write_video(
+        folder / "recordings/varied_camera_1.mp4", [np.full((32, 48, 3), 20 * i, np.uint8) for i in range(11)], 20
+    )
+    seen = [frame.mean() for frame in Episode(folder, "success").frames("varied_camera_1", [0, 10])]
+    np.testing.assert_allclose(seen, [0, 200], atol=3)
+
+
+METADATA = {
+    "uuid": "AUTOLab+84bd5053+2023-07-07-09h-42m-23s",
+    "lab": "AUTOLab",
+    "success": True,
+    "current_task": "Put the pen in the cup",
+    "trajectory_length": 11,
+    "wrist_cam_serial": "18026681",
+    "ext1_cam_serial": "22008760",
+    "ext2_mp4_path": "success/2023-07-07/Fri_Jul__7_09:42:23_2023/recordings/MP4/24400334.mp4",
+}
+
+
+def raw(root, metadata=METADATA, rows=11):
+    """An episode as `droid_raw` is published: of ext1 both eyes, the left one darker; of the hand stereo alone."""
+    folder = root / "AUTOLab" / "success" / "2023-07-07" / "Fri_Jul__7_09:42:23_2023"
+    videos = folder / "recordings" / "MP4"
+    videos.mkdir(parents=True)
+    droid_fields(folder, rows)
+    if metadata:
+        (folder / "metadata_AUTOLab+84bd5053.json").write_text(json.dumps(metadata))
+    eye = {
+        side: [np.full((32, 48, 3), base + 10 * i, np.uint8) for i in range(rows)]
+        for side, base in (("l", 0), ("r", 100))
+    }
+    both = [np.hstack(pair) for pair in zip(eye["l"], eye["r"], strict=True)]
+    for name, frames in {
+        "22008760": eye["l"], "22008760-stereo": both, "18026681-stereo": both, "24400334": eye["r"],
+    }.items():  # fmt: skip
+        write_video(videos / f"{name}.mp4", frames, 15)
+    return folder
+
+
+def test_the_published_layout_is_read(tmp_path):
+    raw(tmp_path)
+    (episode,) = find_episodes(tmp_path / "AUTOLab")
+    views = ("exterior_image_1_left", "wrist_image_left")
+    seen = list(episode.observations([0, 10], cameras_of(views), DROID))
+    assert seen[0][1].prompt == "Put the pen in the cup" and seen[1][1].state[0] == 70
+    for index, observation in seen:
+        for view in views:  # of a stereo recording the left half
+            picture = observation.images[view]
+            assert picture.shape == (32, 48, 3) and abs(picture[:, :40].mean() - 10 * index) < 3, view
+    (_, other) = next(iter(episode.observations([4], cameras_of(views, "right"), DROID)))
+    assert abs(other.images[views[0]].mean() - 140) < 3
+    (_, right) = next(iter(episode.observations([4], cameras_of(views, "left", "right"), DROID)))
+    for view in views:
+        assert right.images[view].shape == (32, 48, 3) and abs(right.images[view][:, 8:].mean() - 140) < 3
+    with pytest.raises(
+        FoveateError, match=r"varied_camera_2: recordings/MP4/24400334-stereo.mp4 is not there, and --st"
+    ):
+        next(episode.observations([0], cameras_of(views, "right", "right"), DROID))
+    (episode.folder / "instruction.txt").write_bytes(b"\xef\xbb\xbfpush the puck\r\n")
+    assert Episode(episode.folder, "success").instruction == "push the puck"
+    with pytest.raises(FoveateError, match=r"there are episodes in AUTOLab: name one of these folders"):
+        find_episodes(tmp_path)
+
+
+def test_the_published_layout_without_what_says_which_camera_is_which(tmp_path):
+    folder = raw(tmp_path, metadata=None)
+    (folder / "instruction.txt").write_text("push")
+    (episode,) = find_episodes(tmp_path / "AUTOLab")
+    with pytest.raises(
+        FoveateError, match=r"no pictures of hand_camera: .*18026681-stereo.*it should say wrist_cam_serial"
+    ):
+        episode.frames("hand_camera", [0])
+    (folder / "metadata_x.json").write_text(json.dumps({"wrist_cam_serial": "../../../../secret"}))
+    with pytest.raises(FoveateError, match=r"nor recordings/MP4/secret.mp4"):
+        Episode(folder, "success").frames("hand_camera", [0])
+    (folder / "metadata_x.json").write_text("{")
+    with pytest.raises(FoveateError, match=r"episode success.*metadata_x.json: not JSON"):
+        Episode(folder, "success").frames("hand_camera", [0])
+
+
+def test_recordings_of_other_forms_alone_say_what_is_missing(tmp_path):
+    folder = raw(tmp_path)
+    shutil.rmtree(folder / "recordings")
+    (folder / "recordings/SVO").mkdir(parents=True)
+    (folder / "recordings/SVO/22008760.svo2").write_bytes(b"x")
+    episode = Episode(folder, "success")
+    with pytest.raises(
+        FoveateError, match=r"no pictures of varied_camera_1: neither .* \.svo2 are ZED's own recordings"
+    ):
+        episode.frames("varied_camera_1", [0])
+    (folder / "trajectory.h5").rename(folder / "trajectory.npz")
+    with pytest.raises(
+        FoveateError, match=r"no such file; the folder holds .*trajectory.npz; .*\.npz is not read: write traj"
+    ):
+        _ = Episode(folder, "success").rows
+
+
+@pytest.mark.parametrize(
+    ("spoil", "said"),
+    [
+        (lambda g: replaced(g, "state", shape=(2 * 10**9, 4)), "lengths|at most 1,000,000"),
+        (
+            lambda g: [replaced(g, name, shape=(2 * 10**9, 4)) for name in list(g)],
+            "2,000,000,000 rows; expected at most",
+        ),
+        (lambda g: replaced(g, "state", data=np.array([[b"a"] * 4] * 11)), r"state has the shape \[11, 4\] of \|S1"),
+        (lambda g: replaced(g, "state"), "lacks observation/robot_state/hand_position"),
+        (lambda g: replaced(g.parent, "robot_state", data=np.zeros((11, 4))), "common length, got nothing"),
+        (lambda g: g.__setitem__("zz", h5py.SoftLink("/nowhere")), ""),
+        (lambda g: replaced(g, "state", shape=(11, 10**9)), r"state has the shape \[11, 1000000000\]"),
+    ],
+)
+def test_what_a_trajectory_says_is_checked_before_it_is_read(tmp_path, spoil, said):
+    folder = write(tmp_path)
+    with h5py.File(folder / "trajectory.h5", "r+") as file:
+        spoil(file["observation/robot_state"])
+    episode = Episode(folder, "success")
+    if not said:
+        assert len(episode.state(METAWORLD)) == episode.rows == 11
+        return
+    with pytest.raises(FoveateError, match=f"episode success.*{said}"):
+        _ = episode.rows, episode.state(METAWORLD)
+
+
+def replaced(group, name, data=None, shape=None):
+    """A field of other data, of a shape whose numbers were never written, or a group."""
+    del group[name]
+    if data is None and shape is None:
+        group.create_group(name)
+    else:
+        group.create_dataset(
+            name, shape, "f4" if data is None else None, data=data, chunks=None if shape is None else (1, 4)
+        )
+
+
+def test_what_is_no_sentence_or_no_file_is_named(tmp_path, monkeypatch):
+    folder = write(tmp_path)
+    (folder / "instruction.txt").write_text("open the drawer " * 1000)
+    with pytest.raises(FoveateError, match=r"has 15,999 characters; it should hold one sentence"):
+        _ = Episode(folder, "success").instruction
+    frames = folder / "recordings/frames/varied_camera_1"
+    (frames / "00000.jpg").unlink()
+    (frames / "00000.jpg").symlink_to("/dev/zero")
+    with pytest.raises(FoveateError, match=r"00000.jpg is not a readable picture .no regular file"):
+        next(Episode(folder, "success").frames("varied_camera_1", [0]))
+    shutil.rmtree(frames)
+    (folder / "recordings/varied_camera_1.mp4").symlink_to("/dev/zero")
+    with pytest.raises(FoveateError, match=r"varied_camera_1.mp4 cannot be decoded .no regular file"):
+        next(Episode(folder, "success").frames("varied_camera_1", [0]))
+
+    def surprise(*_, **__):
+        raise ZeroDivisionError("of a kind that nobody expects")
+
+    monkeypatch.setattr(h5py, "File", surprise)
+    with pytest.raises(FoveateError, match=r"trajectory.h5 cannot be read .of a kind that nobody expects"):
+        _ = Episode(folder, "success").rows

@@ -88,7 +88,8 @@ class VideoRecorder:
 
 
 class DroidRecorder:
-    """One DROID-format folder with a video per camera and one of all."""
+    """One DROID-format folder with a video per camera and one of all: a frame per row of the trajectory, at the control
+    rate."""
 
     def __init__(
         self,
@@ -111,13 +112,13 @@ class DroidRecorder:
         with _clear_errors(self._writer.root):
             if self._episode is None:
                 self._episode = self._writer.begin(tuple(observation.images))
-                fps = min(self._conventions.control_hz, PLAYBACK_FPS)
                 for name in (*self._episode.cameras.values(), "all"):
-                    self._videos[name] = VideoWriter(self._episode.recordings / f"{name}.mp4", fps)
-            self._videos["all"].add(side_by_side(images))
+                    path = self._episode.recordings / f"{name}.mp4"
+                    self._videos[name] = VideoWriter(path, self._conventions.control_hz)
             if action is None:
                 self._episode.end(seen.robot if seen else None)
                 return  # the last picture: no row of the trajectory belongs to it
+            self._videos["all"].add(side_by_side(images))
             for view, camera in self._episode.cameras.items():
                 self._videos[camera].add(images[view])
             if segments is not None:

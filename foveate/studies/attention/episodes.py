@@ -11,6 +11,7 @@ import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Literal
 
 from foveate.data.droid.reader import Episode, cameras_of, find_episodes
 from foveate.errors import FoveateError, unknown
@@ -52,6 +53,8 @@ class EpisodesConfig(Drawing, Filming, LoadOptions):
     """Frames between two inferences, as in an open-loop run."""
     camera: str = "left"
     """Exterior camera: left (varied_camera_1) or right (varied_camera_2)."""
+    stereo: Literal["left", "right"] | None = None
+    """Whose picture of a stereo recording (`<serial>-stereo.mp4`): left or right; None: left."""
     workers: str = "2"
     """Threads that draw and encode beside the inference; `ray`: one policy per worker of a Ray cluster."""
     batch: int = 4
@@ -153,7 +156,7 @@ def _make_pipeline(
     drawn = tuple(dict.fromkeys(_number("layer", layer, spec.depth) for layer in config.layers))
     heads = tuple(dict.fromkeys(_number("head", head, spec.heads) for head in config.heads)) or range(spec.heads)
     reading = Reading(
-        cameras=cameras_of(spec.views, config.camera),  # type: ignore[arg-type]  # checked in the config
+        cameras=cameras_of(spec.views, config.camera, config.stereo),  # type: ignore[arg-type]  # checked in the config
         state=spec.state,
         views={view: names[0] for view, names in spec.cameras.items() if names and names[0] in spec.views},
         model_hw=(spec.image_size, spec.image_size),

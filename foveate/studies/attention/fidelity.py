@@ -65,6 +65,8 @@ class FidelityConfig(OcclusionConfig, LoadOptions):
     """Frames between two keyframes."""
     camera: Literal["left", "right"] = "left"
     """Side camera of a DROID folder: left is varied_camera_1, right varied_camera_2."""
+    stereo: Literal["left", "right"] | None = None
+    """Whose picture of a stereo recording (`<serial>-stereo.mp4`): left or right; None: left."""
     episode: str | None = None
     """In place of a tree: a DROID-format episode folder, of which one frame is tested."""
     frame: int = 0
@@ -206,12 +208,12 @@ def _moments(config: FidelityConfig, policy: Policy, report: Reporter) -> tuple[
     """Every frame to be tested, and the episodes that cannot be read, with the reason."""
     if config.episode is not None:
         (source,) = episodes_at(config.episode)
-        seen = read_frame(config.episode, config.frame, config.camera, config.prompt or None, policy)
+        seen = read_frame(config.episode, config.frame, config.camera, config.prompt or None, policy, config.stereo)
         return [(source.key, config.frame, lambda: seen)], {}
     if config.data_root is None:
         observation = read_observation(config.image, config.state, config.prompt, policy, report)
         return [("picture", 0, lambda: observation)], {}
-    cameras, parts = cameras_of(policy.spec.views, config.camera), policy.spec.state
+    cameras, parts = cameras_of(policy.spec.views, config.camera, config.stereo), policy.spec.state
 
     def read(episode: Episode, index: int) -> Observation:
         return next(episode.observations([index], cameras, parts))[1]

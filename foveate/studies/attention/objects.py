@@ -13,7 +13,7 @@ import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from foveate.attention.objects_aggregate import aggregate
 from foveate.data.droid.reader import Episode, episodes_at
@@ -63,6 +63,8 @@ class ObjectsConfig(Targets):
     """With --policy: frames between two keyframes."""
     camera: str = "left"
     """With --policy: exterior camera, left (varied_camera_1) or right (varied_camera_2)."""
+    stereo: Literal["left", "right"] | None = None
+    """With --policy: whose picture of a stereo recording (`<serial>-stereo.mp4`): left or right; None: left."""
     device: str = "cpu"
     """With --policy and --detector: torch device."""
 
@@ -186,6 +188,7 @@ def _computed(config: ObjectsConfig) -> Callable[[Episode], EpisodeMaps]:
             phases=(config.phase,),
             keyframe_interval=config.keyframe_interval,
             camera=config.camera,
+            stereo=config.stereo,
             seed=config.seed,
             device=config.device,
         )

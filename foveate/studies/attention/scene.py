@@ -37,6 +37,8 @@ class SceneConfig(Drawing, LoadOptions):
     """Frame of the episode."""
     camera: Literal["left", "right"] = "left"
     """Exterior camera of the episode: left (varied_camera_1) or right (varied_camera_2)."""
+    stereo: Literal["left", "right"] | None = None
+    """Whose picture of a stereo recording (`<serial>-stereo.mp4`): left or right; None: left."""
     layers: tuple[int, ...] = ()
     """Backbone layers, negative ones count from the last; without any, 1,4,5,7,10, of a smaller model all."""
     phases: tuple[Phase, ...] = ("prefix", "suffix")
@@ -64,7 +66,7 @@ def open_scene(
         with report.status("loading the policy"):
             policy = load_for_droid(config) if config.episode else config.load()
     if config.episode:
-        return policy, read_frame(config.episode, config.frame, config.camera, prompt, policy)
+        return policy, read_frame(config.episode, config.frame, config.camera, prompt, policy, config.stereo)
     return policy, read_observation(config.image, config.state, prompt or "", policy, report)
 
 
