@@ -108,6 +108,13 @@ def test_no_room_outgrows_the_others() -> None:
     assert lines["cli"] <= 3400
 
 
+def test_pictures_are_opened_by_one_door() -> None:
+    """`util/pictures.py` turns, scales and limits them; whoever opens one himself sees another picture."""
+    opening = re.compile(r"\bImage\.open\(|\bimread\(|\bimdecode\(")
+    found = [path for path in sources() if opening.search((REPO / path).read_text(encoding="utf-8"))]
+    assert [path.name for path in found] == ["pictures.py"], found
+
+
 def test_no_tracked_file_is_of_12_mb() -> None:
     tracked = (REPO / name for name in call("git", "ls-files").splitlines())
     assert [path for path in tracked if path.exists() and path.stat().st_size >= 12_000_000] == []

@@ -83,9 +83,17 @@ def encoded(source: Source | None) -> bytes:
     if source is None or isinstance(source, bytes):
         return source or b""
     try:
-        return Path(source).read_bytes() if Path(source).is_file() else b""
-    except (OSError, ValueError):
+        return Path(source).read_bytes() if is_file(source) else b""
+    except OSError:
         return b""
+
+
+def is_file(path: str | Path) -> bool:
+    """Whether a regular file is there, whatever stands in place of a path."""
+    try:
+        return Path(path).is_file()
+    except (OSError, ValueError):  # a name that is too long, or holds a null
+        return False
 
 
 def _opened(

@@ -17,6 +17,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from foveate.errors import FoveateError
+from foveate.util.pictures import is_file
 
 Row = Mapping[str, Any]
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")
@@ -104,10 +105,14 @@ def _read_tsv(path: Path, needed: Collection[str], others: Collection[str]) -> I
 
 
 def _row(where: str, names: Sequence[str], cells: Sequence[str]) -> Row:
-    """Columns and cells of one row; a quote that is not closed swallows tabs, and the rows that follow."""
+    """Columns and cells of one row.
+
+    A quote that is not closed there, but by chance in a later row, swallows a row's worth of tabs, and the number of
+    cells is right again.
+    """
     for name, cell in zip(names, cells, strict=False):
-        if "\t" in cell:
-            raise FoveateError(f"{where}: column {name!r} holds a tab: a quote that opens there is not closed")
+        if "\n" in cell and cell.count("\t") >= len(names) - 1:
+            raise FoveateError(f"{where}: column {name!r} holds another row: a quote that opens there is not closed")
     if len(cells) != len(names):
         raise FoveateError(
             f"{where}: expected {len(names)} cells, as in the first line, got {len(cells)}; "
@@ -174,8 +179,8 @@ def picture(value: Any, folder: Path) -> bytes | str | None:
 
 def _located(folder: Path, path: str) -> str:
     """Beside the file that names it, or where the process runs, as the hub's library has it."""
-    beside = folder / path
-    return path if not beside.is_file() and Path(path).is_file() else str(beside)
+    beside = str(folder / path)
+    return path if is_file(path) and not is_file(beside) else beside
 
 
 def picture_bytes(value: Any) -> bytes:

@@ -430,10 +430,10 @@ HEAD = "index\tquestion\tA\tB\tanswer\timage\n"
     [
         ('1\t"Stop\ta\tb\tA\tx\n2\tq\ta\tb\tA\tx\n', "line 2: .* a quote that opens a cell there is not closed"),
         ('1\tq\ta\tb\tA\tx\n2\t"Stop\ta\tb\tA\tx\n3\t"go" is?\ta\tb\tA\tx\n', "line 3: .* is not closed"),
-        ('1\tq\ta\tb\tA\tx\n2\t"Stop\ta\tb\tA\tx\n3\t5"\ta\tb\tA\tx\n', "line 3: column 'question' holds a tab"),
+        ('1\tq\ta\tb\tA\tx\n2\t"Stop\ta\tb\tA\tx\n3\t5"\ta\tb\tA\tx\n', "line 3: column 'question' holds another row"),
         ("1\tq\ta\tb\tA\tx\n2\tq\ta\tb\n", "line 3: expected 6 cells, as in the first line, got 4; .*cut off"),
         ("1\tq\tq\ta\tb\tA\tx\n", "line 2: expected 6 cells, as in the first line, got 7; a cell holds a tab"),
-        ('1\t"q\tq"\ta\tb\tA\tx\n', "line 2: column 'question' holds a tab"),
+        ('1\t"q\tq\ta\tb"\tA\tx\n', "line 2: expected 6 cells, as in the first line, got 4"),
     ],
 )
 def test_a_damaged_row_of_a_table_is_named_by_its_line(tmp_path: Path, lines: str, said: str) -> None:
@@ -443,8 +443,10 @@ def test_a_damaged_row_of_a_table_is_named_by_its_line(tmp_path: Path, lines: st
 
 
 def test_quotes_inside_of_cells_and_empty_lines_are_no_damage(tmp_path: Path) -> None:
-    (tmp_path / "mmbench_dev.tsv").write_text(f'{HEAD}1\tsay "go"\ta\t5"\tA\t{PIXELS}\n\n2\t"a ""b"""\ta\tb\tA\t1\n')
-    first, second = load_vqa("mmbench", root=tmp_path)
+    rows = ('7\t"a\tb\nc\td"\ta\tb\tA\t1', f'1\tsay "go"\ta\t5"\tA\t{PIXELS}', "", '2\t"a ""b"""\ta\tb\tA\t1')
+    (tmp_path / "mmbench_dev.tsv").write_text(HEAD + "\n".join(rows) + "\n")
+    table, first, second = load_vqa("mmbench", root=tmp_path)
+    assert table.question == "a\tb\nc\td"
     assert (first.question, first.choices, second.question) == ('say "go"', ("a", '5"'), 'a "b"')
 
 

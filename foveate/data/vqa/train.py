@@ -22,7 +22,7 @@ from foveate.data.vqa.load import load_vqa
 from foveate.errors import FoveateError
 from foveate.types import VQASample
 from foveate.util.files import write_bytes, write_text
-from foveate.util.pictures import fault
+from foveate.util.pictures import fault, is_file
 
 
 @dataclass(frozen=True)
@@ -152,7 +152,7 @@ def _missing_pictures(name: str, samples: Sequence[VQASample]) -> list[str]:
         FoveateError: the set has pictures, and none is there.
     """
     pictures = [sample.image for sample in samples if sample.image is not None]
-    missing = [path for path in pictures if isinstance(path, str) and not Path(path).is_file()]
+    missing = [path for path in pictures if isinstance(path, str) and not is_file(path)]
     if missing and len(missing) == len(pictures):
         if name == "llava":
             todo = "name the folder of its pictures with --llava_images"

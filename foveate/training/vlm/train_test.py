@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 import json
 
 import numpy as np
@@ -8,11 +9,14 @@ import torch
 
 from foveate.errors import FoveateError
 from foveate.models.vlm.load import load_vlm
+from foveate.testing.vlm import samples, tiny_vlm
 from foveate.training.config import LoopConfig, OptimConfig
 from foveate.training.loop import Share
 from foveate.training.vlm.aux_heads import IGNORE, VALUES, agreement, asked_value, item_of
 from foveate.training.vlm.train import (
     LevelMix,
+    QuestionBatch,
+    QuestionLoss,
     QuestionsConfig,
     QuestionSource,
     TrainVlmConfig,
@@ -99,3 +103,16 @@ def test_kinds_narrow_the_sets_that_have_them(tmp_path):
     assert found == [{"shape", "color"}, {"shape kind"}]
     with pytest.raises(FoveateError, match="did you mean 'shape'"):
         load_questions(QuestionsConfig((str(own),), kinds=("shpae",)))
+
+
+def test_a_picture_that_cannot_be_looked_at_is_left_out_of_its_step_and_named(caplog):
+    vlm, (first, broken, last) = tiny_vlm(), samples(3)
+    broken = dataclasses.replace(broken, image=b"no picture")
+    loss = QuestionLoss(vlm, 0.0, 1.0)
+    whole = loss(QuestionBatch((("FULL", (first, last)),)))
+    for _ in range(2):
+        assert loss(QuestionBatch((("FULL", (first, broken, last)),))).item() == pytest.approx(whole.item(), abs=1e-5)
+    assert [record.getMessage()[:21] for record in caplog.records] == ["left out: sample s1: "]
+    alone = loss(QuestionBatch((("FULL", (broken,)),)))
+    alone.backward()
+    assert alone.item() == 0
