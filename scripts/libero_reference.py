@@ -14,14 +14,18 @@ from foveate.envs.libero import LiberoEnv
 from foveate.envs.libero.reference import FOLDER, thumb
 
 env = LiberoEnv()
-objects, pictures = {}, {}
+objects, pictures, state = {}, {}, []
 for task in env.tasks:
     observation = env.load_reference(task)
     objects[task] = {name: [round(float(x), 4) for x in where] for name, where in sorted(env.objects().items())}
     pictures[task.replace("/", "_")] = np.round(thumb(observation.images["agentview"])).astype(np.uint8)
+    if task == "libero_object/0":
+        state = [round(float(x), 7) for x in observation.state]
     print(task, flush=True)
 made_with = {"versions": env.about["versions"], "seed": 7, "draw": 1, "initial_state": 0, "settle_steps": 10}
 env.close()
 lines = ",\n".join(f" {json.dumps(task)}: {json.dumps(where)}" for task, where in objects.items())
-(FOLDER / "reference.json").write_text(f'{{"made_with": {json.dumps(made_with)},\n"objects": {{\n{lines}\n}}}}\n')
+(FOLDER / "reference.json").write_text(
+    f'{{"made_with": {json.dumps(made_with)},\n"state": {state},\n"objects": {{\n{lines}\n}}}}\n'
+)
 np.savez_compressed(FOLDER / "reference.npz", **pictures)

@@ -77,6 +77,15 @@ def test_two_episodes(policy, tmp_path, capsys):
     assert "mujoco" in capsys.readouterr().out
 
 
+@pytest.mark.libero
+@needs_libero
+def test_the_environment_is_as_it_should_be(policy, capsys):
+    """The statistics of the random policy are made up, so that its state may lie anywhere."""
+    assert main(["check", "env", "libero", "--policy", str(policy)]) == 0
+    out = capsys.readouterr().out
+    assert out.count("ok ") == 9 and "positive closes" in out
+
+
 class Stand:
     """What `agree` asks of an environment and of a policy."""
 

@@ -15,9 +15,14 @@ import re
 import shutil
 import sys
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
 from foveate.envs import gl
+from foveate.envs.base import default_python
+from foveate.envs.libero.install import SIMULATOR_GB
+from foveate.envs.worker import WorkerEnv
+from foveate.errors import FoveateError
 
 Status = Literal["ok", "missing", "broken"]
 
@@ -41,7 +46,9 @@ def examine() -> list[Finding]:
     """Every check, essentials first; none of them raises."""
     found = [_python(), _torch(), *(_package(name, purpose) for name, purpose in NEEDED), _codecs(), _cuda()]
     found += [_gl(backend) for backend in ("egl", "osmesa")]
-    found += [_extra(*row) for row in EXTRAS]
+    found += [
+        _libero(purpose) if module == "libero" else _extra(module, extra, purpose) for module, extra, purpose in EXTRAS
+    ]
     return [*found, _browser()]
 
 
@@ -59,7 +66,7 @@ NEEDED = (
 
 EXTRAS = (
     ("metaworld", "sim", "the simulator of `foveate demo` and `foveate eval sim --env metaworld`"),
-    ("libero", "libero", "`foveate eval sim --env libero` (or name its interpreter with --env.python)"),
+    ("libero", "libero", "`foveate eval sim --env libero`, in its own interpreter"),
     ("tensorboard", "train", "a TensorBoard log of `foveate train policy`"),
     ("easy_vqa", "vlm", "a small set of questions about images, without a download"),
     ("peft", "vlm", "adapters in `foveate train vlm`"),
@@ -145,6 +152,42 @@ def _extra(module: str, extra: str, purpose: str) -> Finding:
         return Finding(module, "ok", importlib.metadata.version(names[0]), purpose)
     except importlib.metadata.PackageNotFoundError:
         return Finding(module, "ok", "version unknown", purpose)
+
+
+LIBERO_SCENES = ("libero_object/0", "libero_spatial/5")
+"""Where MuJoCo's versions show: a floor that is darker from 3.3.3 on, a bowl that slips from 3.10 on."""
+
+
+def _libero(purpose: str) -> Finding:
+    """Starts the simulator, which takes seconds, and holds two of its scenes against the reference."""
+    python = default_python("libero")
+    remedy = "make libero, in a clone of foveate"
+    if python == sys.executable and importlib.util.find_spec("libero") is None:
+        return Finding("libero", "missing", "neither here nor in a .venv-libero", purpose, remedy)
+    try:
+        with WorkerEnv("libero", timeout_s=300.0, tasks=LIBERO_SCENES) as env:
+            versions = env.about["versions"]
+            told = []
+            for task in LIBERO_SCENES:
+                env.reset(task, 0)
+                told += env.examine()
+    except FoveateError as error:
+        return Finding("libero", "broken", str(error), purpose, remedy)
+    what = ", ".join(f"{name} {version}" for name, version in versions.items())
+    if told:
+        return Finding("libero", "broken", f"{what}: {'; '.join(told)}", purpose, "make libero MUJOCO=3.2.3")
+    memory = _free_gb()
+    fit = f"; {int(memory / SIMULATOR_GB)} simulators fit into {memory:.0f} GB of free memory" if memory else ""
+    return Finding("libero", "ok", f"{what}, scenes as they should be, in {python}{fit}", purpose)
+
+
+def _free_gb() -> float | None:
+    """Memory that a new process could have; None where the system does not say."""
+    try:
+        lines = Path("/proc/meminfo").read_text().splitlines()
+    except OSError:
+        return None
+    return next((int(line.split()[1]) / 2**20 for line in lines if line.startswith("MemAvailable")), None)
 
 
 def _browser() -> Finding:

@@ -1,9 +1,34 @@
-"""`foveate check golden DIR`: hold this installation against a folder of golden numbers."""
+"""`foveate check`: hold this installation against golden numbers, or an environment against a reference scene."""
 
 from __future__ import annotations
 
 import argparse
 from pathlib import Path
+
+
+def env(argv: list[str]) -> int:
+    """Print a line per convention. 0: all agree; 1: one is off."""
+    parser = argparse.ArgumentParser(
+        prog="foveate check env",
+        description="A reference scene of LIBERO through an environment and, with --policy, the policy's processor: "
+        "names the convention that is off (rotation, colours, state, gripper, deltas, crop, MuJoCo). Status 1: one is.",
+    )
+    parser.add_argument("name", nargs="?", default="libero", help="libero, or one's own environment as module:Class")
+    parser.add_argument("--env.python", "--python", dest="python", help="its interpreter (default: found by itself)")
+    parser.add_argument("--policy", "--pretrained_checkpoint", help="checkpoint folder; its processor is tried too")
+    parser.add_argument("--protocol", help="openpi, oft, lightvla or lerobot (default: openpi)")
+    args = parser.parse_args(argv)
+
+    from rich.text import Text
+
+    from foveate.evaluation.sim.check_env import check_env
+    from foveate.util.progress import plain_console
+
+    console, findings = plain_console(), check_env(args.name, args.python, args.policy, args.protocol)
+    for finding in findings:
+        word = ("ok ", "green") if finding.ok else ("OFF", "red")
+        console.print(Text.assemble(word, " ", (finding.what, "bold"), f": {finding.told}"), soft_wrap=True)
+    return int(not all(finding.ok for finding in findings))
 
 
 def golden(argv: list[str]) -> int:

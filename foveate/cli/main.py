@@ -84,6 +84,7 @@ VERBS: dict[tuple[str, ...], tuple[str, str, str]] = {
     ("value", "tables"): ("foveate.cli.value.verbs", "tables", "main table, curve and action ratios of several runs"),
     ("value", "ablate"): ("foveate.cli.value.verbs", "ablate", "inputs, objectives, lambda and actions: one table"),
     ("value", "paper"): ("foveate.cli.value.verbs", "paper", "the eight steps of the full experiment, resumable"),
+    ("check", "env"): ("foveate.cli.check", "env", "is it your environment? which convention of LIBERO is off"),
     ("check", "golden"): ("foveate.cli.check", "golden", "compare this installation with golden numbers"),
     ("inspect",): ("foveate.cli.inspect", "run", "what a checkpoint is, and what is missing to run it"),
     ("bench", "trace"): ("foveate.cli.bench", "trace", "what tracing costs, interleaved in one run"),

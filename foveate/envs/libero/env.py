@@ -15,6 +15,7 @@ from __future__ import annotations
 import contextlib
 import io
 import math
+import os
 from collections.abc import Mapping
 from typing import Any
 
@@ -78,6 +79,7 @@ class LiberoEnv:
                 "settle_steps": self.protocol.settle_steps,
                 "limits": {task.split("/")[0]: steps for task, steps in self._limits.items()},
                 "image_size": self.image_size,
+                "gl": os.environ["MUJOCO_GL"],
             },
         }
         """What a run tells of the simulator."""
