@@ -5,6 +5,7 @@ What a learned head gains over this is what it reads beyond the question string.
 
 from __future__ import annotations
 
+import functools
 import re
 from collections import defaultdict
 from collections.abc import Mapping
@@ -22,6 +23,7 @@ ANY = ""
 """Key of the mean over all training questions: what an unknown wording gets."""
 
 
+@functools.lru_cache(maxsize=1 << 16)  # a grid of lambdas asks for the same questions again
 def wording(question: str) -> str:
     """Lower case, one space between words, no punctuation."""
     return " ".join(re.sub(r"[^\w\s]", " ", question.lower()).split())
