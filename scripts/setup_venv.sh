@@ -3,7 +3,7 @@
 # PYTHON, VENV, VENV_ARGS, TORCH_INDEX, EXTRAS.
 set -euo pipefail
 cd "$(dirname "$0")/.."
-VENV=${VENV:-.venv} EXTRAS=${EXTRAS:-sim,train,vlm,dev,browser}
+: "${VENV:?}" "${EXTRAS:?}"
 
 if [ -z "${PYTHON:-}" ]; then
   echo "setup: no Python found; install Python 3.11 or newer (Debian, Ubuntu: apt-get install python3 python3-venv)" >&2
