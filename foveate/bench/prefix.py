@@ -7,12 +7,14 @@ print(as_text(rows))
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from foveate.bench.trace import observations
 from foveate.policy import Policy, TraceOptions
 from foveate.pruning import LightVLA, make_pruner
-from foveate.types import Observation
+from foveate.pruning.base import TokenPruner
+from foveate.pruning.lightvla import LightVLAPruner
+from foveate.types import Observation, TokenLayout
 
 
 @dataclass(frozen=True)
@@ -44,23 +46,33 @@ def prefix_lengths(policy: Policy, observation: Observation | None = None) -> li
     """
     observation = observation or observations(policy, 1)[0]
     own = policy.pruner
-    pruners = {"none": None, "lightvla": make_pruner(LightVLA())}
-    if own is not None and getattr(own, "config", None) != LightVLA():
-        pruners["checkpoint"] = own
-    rows = []
     try:
-        for method, pruner in pruners.items():
-            policy.pruner = pruner
-            trace = policy.infer(observation, evidence=TraceOptions(), session="prefix").trace
-            assert trace is not None and trace.keep is not None
-            keep, lengths = trace.keep["keep_mask"], trace.seq_lens
-            visual = {view: int(keep[part].sum()) for view, part in trace.layout.view_slices.items()}
-            embedded, real, tokens = (lengths[f"{name}_seq_len"] for name in ("padded", "pre", "post"))
-            rows.append(PrefixLength(method, embedded, real, tokens, visual))
-            policy.reset("prefix")
+        plain, layout = _measure(policy, "none", None, observation)
+        rows = [plain, _measure(policy, "lightvla", make_pruner(LightVLA()), observation)[0]]
+        is_default = isinstance(own, LightVLAPruner) and _settled(own.config, layout) == _settled(LightVLA(), layout)
+        if own is not None and not is_default:
+            rows.append(_measure(policy, "checkpoint", own, observation)[0])
     finally:
         policy.pruner = own
     return rows
+
+
+def _measure(
+    policy: Policy, method: str, pruner: TokenPruner | None, observation: Observation
+) -> tuple[PrefixLength, TokenLayout]:
+    policy.pruner = pruner
+    trace = policy.infer(observation, evidence=TraceOptions(), session="prefix").trace
+    policy.reset("prefix")
+    assert trace is not None and trace.keep is not None
+    keep, lengths = trace.keep["keep_mask"], trace.seq_lens
+    visual = {view: int(keep[part].sum()) for view, part in trace.layout.view_slices.items()}
+    embedded, real, tokens = (lengths[f"{name}_seq_len"] for name in ("padded", "pre", "post"))
+    return PrefixLength(method, embedded, real, tokens, visual), trace.layout
+
+
+def _settled(config: LightVLA, layout: TokenLayout) -> LightVLA:
+    """With what it leaves to the sequence set."""
+    return replace(config, scope=config.scope_in(layout), queries=config.queries_in(layout))
 
 
 def as_text(rows: Sequence[PrefixLength]) -> str:

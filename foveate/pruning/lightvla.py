@@ -38,7 +38,7 @@ from foveate.pruning.base import (
     renumbered,
     top,
 )
-from foveate.types import KeepSet, Prefix, Selection
+from foveate.types import KeepSet, Prefix, Selection, TokenLayout
 
 Queries = Literal["text", "text+state", "text+state+action"]
 TrainForm = Literal["paper", "deduplicated"]
@@ -80,6 +80,14 @@ class LightVLA(Budget):
             raise FoveateError(f"LightVLA: min_keep must be a whole number of at least 0, got {self.min_keep}")
         if self.keep_tokens is not None and self.min_keep > self.keep_tokens:
             raise FoveateError(f"LightVLA: min_keep={self.min_keep} is more than keep_tokens={self.keep_tokens}")
+
+    def scope_in(self, layout: TokenLayout) -> Scope:
+        """The scope; where it is not set, as published for such a sequence."""
+        return self.scope or ("joint" if layout.tokens_of("action").size else "view")
+
+    def queries_in(self, layout: TokenLayout) -> Queries:
+        """The queries; where they are not set, as published for such a sequence."""
+        return self.queries or ("text+state+action" if layout.tokens_of("action").size else "text")
 
     def build(self) -> LightVLAPruner:
         return LightVLAPruner(self)
@@ -138,9 +146,7 @@ class LightVLAPruner(TokenPruner):
     def _select(self, prefix: Prefix, extra_queries: Tensor | None, evidence: Evidence) -> Selection:
         valid = self.valid_patches(prefix)
         patches = prefix.embeds[:, patch_index(prefix.layout, valid.device)]
-        groups = blocks(
-            prefix.layout, self.config.scope or ("joint" if _holds_actions(prefix) else "view"), valid.device
-        )
+        groups = blocks(prefix.layout, self.config.scope_in(prefix.layout), valid.device)
         task, task_mask = self._task(prefix, extra_queries)
         choices = [self._choose(patches[:, index], valid[:, index], task, task_mask) for index in groups]
         keep = self._keep_set(prefix, valid, groups, choices, evidence)
@@ -161,8 +167,7 @@ class LightVLAPruner(TokenPruner):
 
     def _task(self, prefix: Prefix, extra_queries: Tensor | None) -> tuple[Tensor, Tensor]:
         """The tokens that say what to look for: float32 [B, T, D], RMS-normed, and bool [B, T]."""
-        everything = self.config.queries is None and _holds_actions(prefix)
-        kinds = ("text+state+action" if everything else self.queries).split("+")
+        kinds = self.config.queries_in(prefix.layout).split("+")
         first = prefix.layout.images[0].start if prefix.layout.images else 0
         spans = [s for s in prefix.layout.spans if s.kind in kinds and s.start >= first]
         embeds = [prefix.embeds[:, s.start : s.stop] for s in spans]
@@ -256,10 +261,6 @@ class LightVLAPruner(TokenPruner):
             # value - value.detach() is exactly 0: the forward pass sees the raw patch, to the last bit.
             embeds[:, tokens[index]] = block + (value - value.detach()) * choice.keep[..., None]
         return dataclasses.replace(kept, embeds=embeds)
-
-
-def _holds_actions(prefix: Prefix) -> bool:
-    return any(span.kind == "action" for span in prefix.layout.spans)
 
 
 def choose(choice: Choice) -> Tensor:
