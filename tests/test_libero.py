@@ -6,6 +6,7 @@ from __future__ import annotations
 import dataclasses
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -22,6 +23,7 @@ from foveate.models.common.normalize import NormStats
 from foveate.models.common.robots import RobotMapping
 from foveate.models.pi0.config import GemmaConfig, Pi0Config, VisionConfig
 from foveate.models.pi0.model import Pi0
+from foveate.pruning import make_pruner
 from foveate.testing.golden import REPO
 from foveate.training.policy.export import export_policy
 
@@ -152,3 +154,40 @@ def test_its_interpreter_is_used_where_nobody_names_one(monkeypatch):
     assert default_python("libero") == "/there/python"
     assert default_python("metaworld") != "/there/python"
     assert EnvConfig(seed=3).options() == {"seed": 3}
+
+
+def test_full_and_pruned_under_each_perturbation(monkeypatch, tmp_path, capsys):
+    """Which runs are played, and the table; the runs themselves are those of every evaluation."""
+    from foveate.evaluation.sim import perturbed
+    from foveate.evaluation.sim.evaluate import Evaluated
+
+    class Loaded:
+        engine = processor = None
+        device = "cpu"
+        spec = SimpleNamespace(name="p")
+        pruner = make_pruner({"name": "random", "keep_ratio": 0.5})
+
+    played = []
+
+    def evaluate(config, report, policy):
+        played.append((config.task_suite_name, config.out, None if policy.pruner is None else "pruned"))
+        total = {"successes": len(played), "episodes": 9, "crashes": 0, "ci95": [0.1, 0.9], "kept": {"mean": 8.0}}
+        return Evaluated(Path(config.out), Path(config.out).name, {"total": total})
+
+    monkeypatch.setattr(perturbed, "evaluate", evaluate)
+    monkeypatch.setattr(SimConfig, "load", lambda self: Loaded())
+    monkeypatch.setattr(perturbed, "Policy", lambda engine, processor, pruner, **_: SimpleNamespace(pruner=pruner))
+    command = ["eval", "sim", "--policy", "p", "--task_suite_name", "libero_spatial", "--perturb", "swap,lan"]
+    assert main([*command, "--out", str(tmp_path)]) == 0
+    assert [(suite, pruned) for suite, _, pruned in played] == [
+        (suite, pruned)
+        for suite in ("libero_spatial", "libero_spatial_swap", "libero_spatial_lan")
+        for pruned in (None, "pruned")
+    ]
+    assert played[3][1] == str(tmp_path / "swap" / "random_0.5")
+    rows = (tmp_path / "perturbed.csv").read_text().splitlines()
+    assert rows[0].startswith("perturbation,variant,successes") and rows[4].startswith("swap,random_0.5,4,9")
+    out = capsys.readouterr().out
+    assert "full" in out and "6/9 (10-90 %)" in out
+    assert main([*command[:-1], "env", "--out", str(tmp_path)]) == 1
+    assert "lacks its task definitions" in capsys.readouterr().err

@@ -9,6 +9,8 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from foveate.evaluation.sim.evaluate import Evaluated, ResultRow
+    from foveate.evaluation.sim.perturbed import PerturbedRow
+    from foveate.evaluation.sim.simulate import SimConfig
 
 
 def sim(argv: list[str]) -> int:
@@ -23,6 +25,8 @@ def sim(argv: list[str]) -> int:
     aliases = {"pretrained_checkpoint": "policy", "env": "env.name"}
     config = parse(SimConfig, argv, "foveate eval sim", aliases=aliases)
     console = plain_console()
+    if config.perturb is not None:
+        return _perturbed(config, console)
     run = evaluate(config, Reporter(console))
     try:
         page = write_report([run.folder], run.folder / "report", Reporter(console), config.trace_max_plots)
@@ -34,6 +38,35 @@ def sim(argv: list[str]) -> int:
         some = "{inferences} of {of_inferences} inferences, in {episodes} of {of_episodes} episodes".format(**traced)
         console.print(f"traced:  {some}; the numbers above are of all", soft_wrap=True, highlight=False)
     return int(total["crashes"] == total["episodes"])
+
+
+def _perturbed(config: SimConfig, console: Console) -> int:
+    """The same over a suite's perturbed forms: one table, full and pruned beside each other."""
+    from rich.table import Table
+
+    from foveate.evaluation.sim.perturbed import evaluate_perturbed, folder_of
+    from foveate.util.progress import Reporter
+
+    rows = evaluate_perturbed(config, Reporter(console))
+    table = Table(
+        title=f"{config.task_suite_name}, perturbed", caption="success with Wilson's 95 % interval; kept tokens"
+    )
+    table.add_column("perturbation")
+    variants = list(dict.fromkeys(row.variant for row in rows))
+    for variant in variants:
+        table.add_column(variant, justify="right")
+    for change in dict.fromkeys(row.perturbation for row in rows):
+        cells = {row.variant: row for row in rows if row.perturbation == change}
+        table.add_row(change, *(_cell(cells[variant]) for variant in variants))
+    console.print(table)
+    console.print(f"results: {folder_of(config) / 'perturbed.csv'}, and a run folder per cell", soft_wrap=True)
+    return int(all(row.crashes == row.episodes for row in rows))
+
+
+def _cell(row: PerturbedRow) -> str:
+    text = f"{row.successes}/{row.episodes} ({100 * row.ci_low:.0f}-{100 * row.ci_high:.0f} %)"
+    text += f" {row.crashes} crashed" if row.crashes else ""
+    return text if row.kept is None else f"{text}\n{row.kept:.1f} kept"
 
 
 def print_results(console: Console, runs: Sequence[Evaluated]) -> None:

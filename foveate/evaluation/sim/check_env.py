@@ -101,11 +101,12 @@ def _pictures(seen: Observation) -> Finding:
         wanted = file[TASK.replace("/", "_")].astype(float)
     view = next(iter(seen.images))
     away, what = nearest(thumb(np.asarray(seen.images[view])), wanted)
-    dark = thumb(np.asarray(seen.images[view])).mean() - wanted.mean()
+    here, there = thumb(np.asarray(seen.images[view])).mean(), wanted.mean()
     if what:
         return Finding("picture", False, f"{view} is {what}, against what policies were trained on")
-    if away > PICTURE or abs(dark) > BRIGHTNESS:
-        return Finding("picture", False, f"{view} is another one: {away:.1f} grey levels away, {dark:+.1f} brighter")
+    if away > PICTURE or abs(here - there) > BRIGHTNESS:
+        told = f"{view} is another one: {away:.1f} grey levels away, mean {here:.1f}, expected {there:.1f}"
+        return Finding("picture", False, told)
     return Finding("picture", True, f"{view}: {away:.2f} grey levels from the reference")
 
 

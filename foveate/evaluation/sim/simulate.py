@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from foveate.envs.libero.protocol import ProtocolName, get_protocol
+from foveate.envs.libero.suites import perturbed
 from foveate.envs.suites import env_of_suite, resolve_tasks
 from foveate.envs.worker import WorkerEnv
 from foveate.errors import ActionsNotFinite, FoveateError
@@ -91,6 +92,8 @@ class SimConfig(LoadOptions):
     """Backbone layers whose attention is written; negative ones count from the last."""
     store_raw_score: bool = False
     """Write the pruner's whole score matrix; large."""
+    perturb: tuple[str, ...] | None = None
+    """LIBERO alone: play the suite plain and in these forms, full and pruned: swap, lan, task, object."""
     replan_steps: int | None = None
     """Actions of a chunk that are executed before the policy looks again; None: 5, or the protocol's."""
     num_workers: int = 2
@@ -114,6 +117,8 @@ class SimConfig(LoadOptions):
         super().__post_init__()
         if self.env.name == "metaworld" and env_of_suite(self.task_suite_name) == "libero":
             object.__setattr__(self, "env", replace(self.env, name="libero"))
+        if self.perturb is not None:
+            perturbed(self.task_suite_name, self.perturb)
         if self.env.name == "metaworld" and (self.protocol is not None or self.env.seed is not None):
             raise FoveateError(
                 "protocol and env.seed are LIBERO's; add --task_suite_name libero_spatial, or leave them out"
