@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Literal
 
 from foveate.errors import FoveateError
 from foveate.models.vlm.budget import VisionBudget
+from foveate.util.pictures import HARD_LIMIT, MAX_PIXELS
 from foveate.vision_value.config import HeadConfig, PruningMode, TrainingConfig
 
 if TYPE_CHECKING:
@@ -44,6 +45,12 @@ class DataConfig:
     """Split to evaluate; null: each set's usual one (MMBench: dev, whose answers are public)."""
     train_split: str = "train"
     """Split to train on, where `train_jsonl` names a data set."""
+    max_pixels: int = MAX_PIXELS
+    """Most pixels of a question's picture; a larger one is marked as broken before it is decoded."""
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.max_pixels <= HARD_LIMIT:
+            raise FoveateError(f"data.max_pixels: expected 1 to {HARD_LIMIT:,} pixels, got {self.max_pixels:,}")
 
 
 @dataclass(frozen=True)

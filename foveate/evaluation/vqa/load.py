@@ -36,6 +36,7 @@ class ModelSource:
     budget: VisionBudget | None
     prompt_template: str | None
     batch_size: int
+    max_pixels: int
 
 
 def model_source(config: VqaConfig) -> ModelSource:
@@ -50,7 +51,13 @@ def model_source(config: VqaConfig) -> ModelSource:
         check_origin(tuned, path)
         path, lora = (path, str(tuned)) if (tuned / "adapter_config.json").exists() else (str(tuned), None)
     return ModelSource(
-        path, keys.dtype, lora, config.vision_budget, config.data.prompt_template, config.eval.batch_size
+        path,
+        keys.dtype,
+        lora,
+        config.vision_budget,
+        config.data.prompt_template,
+        config.eval.batch_size,
+        config.data.max_pixels,
     )
 
 
@@ -73,6 +80,7 @@ def load_model(config: VqaConfig, device: str | None = None) -> VLMLike:
         prompt_template=source.prompt_template,
         lora=None if source.lora is None else Lora(path=source.lora),
         batch_size=source.batch_size,
+        max_pixels=source.max_pixels,
     )
 
 

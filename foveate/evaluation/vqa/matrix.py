@@ -25,7 +25,6 @@ from foveate.evaluation.vqa.oracle import ChanceCorrected
 from foveate.evaluation.vqa.passes import TOKENS_PASS, PassOptions, PrunedPass, VLMLike, inspect_images, run_passes
 from foveate.evaluation.vqa.rows import PRUNING, AnyRule, RuleResult, rule_results
 from foveate.evaluation.vqa.scored import PrunedOutcomes, ScoredPasses, Scorer, score_passes
-from foveate.models.vlm.budget import VisionBudget
 from foveate.types import VQASample
 from foveate.util.shipped import VLMS, shipped
 from foveate.vision_value.baselines import (
@@ -96,14 +95,13 @@ class Experiment:
         """How passes are made."""
         keys = self.config.eval
         seed = self.config.training.seed
-        budget = self.config.vision_budget or VisionBudget()
         return PassOptions(
             keys.decoding(seed),
             keys.batch_size,
             keys.cache_reuse,
             self.rank,
             self.processes,
-            budget.max_source_pixels,
+            self.config.data.max_pixels,
         )
 
     def scored(
@@ -147,7 +145,7 @@ def cache_meta(config: VqaConfig, vlm: VLMLike) -> dict[str, Any]:
         "fingerprint": vlm.fingerprint,
         "dtype": config.model.dtype,
         "prompt": template,
-        "budget": None if budget is None else budget.identity(),
+        "budget": None if budget is None else {k: v for k, v in vars(budget).items()},
         "max_new_tokens": decoding.max_new_tokens,
         "num_beams": decoding.num_beams,
         "do_sample": decoding.do_sample,

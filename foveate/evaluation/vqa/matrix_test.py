@@ -15,7 +15,7 @@ from PIL import Image
 
 from foveate.errors import FoveateError
 from foveate.evaluation.vqa.compare import compare
-from foveate.evaluation.vqa.config import EvalConfig, ModelConfig, VqaConfig
+from foveate.evaluation.vqa.config import DataConfig, EvalConfig, ModelConfig, VqaConfig
 from foveate.evaluation.vqa.files import by_category, predictions, read_rows, write_predictions, write_table
 from foveate.evaluation.vqa.matrix import UNSEEN, Experiment, asked, asked_rules, matrix_rules
 from foveate.evaluation.vqa.oracle import ChanceCorrected, analyse
@@ -23,7 +23,6 @@ from foveate.evaluation.vqa.passes import PrunedPass, inspect_images
 from foveate.evaluation.vqa.profile import executable, profile_row, profile_rows, spread
 from foveate.evaluation.vqa.rows import RuleResult, rule_results
 from foveate.evaluation.vqa.scored import ScoredPasses, clusters_of
-from foveate.models.vlm.budget import VisionBudget
 from foveate.testing.golden import REPO
 from foveate.training.value.stage2 import fit, split_by_image
 from foveate.types import VQASample
@@ -442,7 +441,7 @@ def test_a_picture_above_the_limit_is_marked_until_the_limit_is_raised(tmp_path)
     samples = fake_samples(4)
     samples[2] = dataclasses.replace(samples[2], image=png(40, 30))
     limited = make(tmp_path / "cache")
-    limited.config = dataclasses.replace(limited.config, vision_budget=VisionBudget(max_source_pixels=1199))
+    limited.config = dataclasses.replace(limited.config, data=DataConfig(max_pixels=1199))
     assert list(scored_of(limited, samples).broken) == [samples[2].id]
     raised = make(tmp_path / "cache")
     assert len(scored_of(raised, samples)) == 4 and not scored_of(raised, samples).broken

@@ -289,7 +289,7 @@ def answer_pass(
     level: VisionLevel = name if name in LEVELS else "FULL"  # type: ignore[assignment]
     pruner, look = None, None if name in LEVELS else pruned.get(name)
     if look is not None and look.mode == "downsample":
-        samples = [shrink(sample, look.ratio, getattr(vlm, "budget", None)) for sample in samples]
+        samples = [shrink(sample, look.ratio, getattr(vlm, "budget", None), options.max_pixels) for sample in samples]
     elif look is not None:
         pruner = make_pruner({"name": POOL.get(look.mode, look.mode), "keep_ratio": look.ratio})
     blind = [i for i, s in enumerate(samples) if s.image is None and level != "NO"]
@@ -304,11 +304,11 @@ def answer_pass(
     return [answers[i] for i in range(len(samples))]
 
 
-def shrink(sample: VQASample, ratio: float, budget: VisionBudget | None) -> VQASample:
+def shrink(sample: VQASample, ratio: float, budget: VisionBudget | None, max_pixels: int = MAX_PIXELS) -> VQASample:
     """The question with its FULL picture shrunk to this share of its area; the plainest way to fewer tokens."""
     if sample.image is None:
         return sample
-    image = decode(sample, MAX_PIXELS if budget is None else budget.max_source_pixels)
+    image = decode(sample, max_pixels)
     if budget is not None:
         image = resize(image, "FULL", budget)
     width, height = (max(1, round(side * math.sqrt(ratio))) for side in image.size)

@@ -7,14 +7,12 @@ are rounded to whole tokens. What the model's own processor makes of it (and wha
 from __future__ import annotations
 
 import math
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import dataclass
 
 from PIL import Image
 
 from foveate.errors import FoveateError
 from foveate.types import VisionLevel
-from foveate.util.pictures import HARD_LIMIT, MAX_PIXELS
 
 LEVELS: tuple[VisionLevel, ...] = ("NO", "COARSE", "FULL")
 
@@ -36,8 +34,6 @@ class VisionBudget:
     token_cap: int | None = None
     """Most vision tokens of any picture, at `patch_size`; null: no cap. Models that cut pictures take fewer tiles;
     those that give every picture one number of tokens are not concerned."""
-    max_source_pixels: int = MAX_PIXELS
-    """Most pixels of a picture as it comes; a larger one is marked as broken before it is decoded."""
 
     def __post_init__(self) -> None:
         for name in ("coarse_long_side", "full_long_side", "coarse_max_pixels", "full_max_pixels", "patch_size"):
@@ -46,19 +42,11 @@ class VisionBudget:
                 raise FoveateError(f"vision_budget.{name}: expected at least 1 pixel, got {value}")
         if self.token_cap is not None and self.token_cap < 1:
             raise FoveateError(f"vision_budget.token_cap: expected at least 1 token, got {self.token_cap}")
-        if not 1 <= self.max_source_pixels <= HARD_LIMIT:
-            raise FoveateError(
-                f"vision_budget.max_source_pixels: expected 1 to {HARD_LIMIT:,} pixels, got {self.max_source_pixels:,}"
-            )
         if self.coarse_long_side > self.full_long_side:
             raise FoveateError(
                 f"vision_budget: COARSE ({self.coarse_long_side} px) is larger than FULL ({self.full_long_side} px); "
                 "exchange coarse_long_side and full_long_side"
             )
-
-    def identity(self) -> dict[str, Any]:
-        """All that an answer depends on; a picture above the limit has none."""
-        return {key: value for key, value in asdict(self).items() if key != "max_source_pixels"}
 
 
 def target_size(width: int, height: int, level: VisionLevel, budget: VisionBudget) -> tuple[int, int]:

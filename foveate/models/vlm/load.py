@@ -16,6 +16,7 @@ from foveate.models.vlm.model import VLM
 from foveate.models.vlm.prompt import DEFAULT_TEMPLATE, PromptMaker, Template
 from foveate.models.vlm.vision_attention import batch_equal_pictures
 from foveate.util.files import read_text
+from foveate.util.pictures import MAX_PIXELS
 from foveate.util.shipped import VLMS, shipped
 
 SETTINGS = "foveate.json"
@@ -48,12 +49,14 @@ def load_vlm(
     prompt_template: str | None = None,
     lora: Lora | None = None,
     batch_size: int = 32,
+    max_pixels: int = MAX_PIXELS,
 ) -> VLM:
     """Load an image-text model.
 
     Args:
         path: a folder, the name of a shipped model (`tiny_qwen3vl`), or of a repository on the hub.
         budget, prompt_template: default those that the folder's `foveate.json` names, else the general ones.
+        batch_size, max_pixels: as `VLM` has them.
     Raises:
         FoveateError: the folder is missing or incomplete, or the model is of a type that is not known here.
     """
@@ -82,7 +85,7 @@ def load_vlm(
     model = model.to(device).eval()
     if lora is not None:
         model = add_lora(model, lora)
-    return assemble(model, processor, tokenizer, budget, template, batch_size)
+    return assemble(model, processor, tokenizer, budget, template, batch_size, max_pixels)
 
 
 def _with_chat_template(tokenizer: Any, folder: str) -> Any:
@@ -97,7 +100,13 @@ def _with_chat_template(tokenizer: Any, folder: str) -> Any:
 
 
 def assemble(
-    model: Any, processor: Any, tokenizer: Any, budget: VisionBudget, template: str, batch_size: int = 32
+    model: Any,
+    processor: Any,
+    tokenizer: Any,
+    budget: VisionBudget,
+    template: str,
+    batch_size: int = 32,
+    max_pixels: int = MAX_PIXELS,
 ) -> VLM:
     """A `VLM` of parts that are in memory."""
     config = model.config
@@ -109,7 +118,7 @@ def assemble(
     prompts = PromptMaker(
         tokenizer, Template(template), family.image_token, marks=family.marks, image_first=family.image_first
     )
-    return VLM(model, family, prompts, budget, batch_size=batch_size)
+    return VLM(model, family, prompts, budget, batch_size=batch_size, max_pixels=max_pixels)
 
 
 def save_vlm(vlm: VLM, folder: str | Path, dtype: torch.dtype | None = None) -> Path:

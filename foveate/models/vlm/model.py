@@ -30,7 +30,7 @@ from foveate.models.vlm.images import decode
 from foveate.models.vlm.prompt import LETTERS, Prompt, PromptMaker, gold
 from foveate.models.vlm.reuse import ReadBatch, TextPass, gather_past
 from foveate.types import VisionLevel, VQASample
-from foveate.util.pictures import ImageError
+from foveate.util.pictures import MAX_PIXELS, ImageError
 
 
 @dataclass(frozen=True)
@@ -70,6 +70,7 @@ class VLM:
 
     Args:
         batch_size: most samples of one forward pass.
+        max_pixels: a picture with more is marked as broken before it is decoded.
     """
 
     def __init__(
@@ -80,7 +81,9 @@ class VLM:
         budget: VisionBudget,
         *,
         batch_size: int = 32,
+        max_pixels: int = MAX_PIXELS,
     ) -> None:
+        self.max_pixels = max_pixels
         self.model, self.family, self.prompts, self.batch_size = model, family, prompts, batch_size
         if budget.patch_size is None and family.token_side is not None:
             budget = VisionBudget(**(asdict(budget) | {"patch_size": family.token_side}))
@@ -124,7 +127,7 @@ class VLM:
             "chat_template": tokenizer.chat_template,
             "processor": json.loads(self.family.processor.to_json_string()),
             "template": self.prompts.template.text,
-            "budget": self.budget.identity(),
+            "budget": asdict(self.budget),
         }
         digest.update(json.dumps(parts, sort_keys=True).encode())
         return digest.hexdigest()[:16]
@@ -146,7 +149,7 @@ class VLM:
         decoded: dict[int, Image.Image] = {}
         for i, sample in enumerate(samples):
             try:
-                decoded[i] = resize(decode(sample, self.budget.max_source_pixels), level, self.budget)
+                decoded[i] = resize(decode(sample, self.max_pixels), level, self.budget)
             except ImageError as error:
                 found[i] = error
         try:

@@ -97,7 +97,7 @@ def tune(
         FoveateError: no sample has an answer and a picture, or the loss is not a number.
     """
     blind = training.stage1_baseline_name == "no_vision"
-    faults = ["" if blind else _fault(sample) for sample in samples]
+    faults = ["" if blind else _fault(vlm, sample) for sample in samples]
     seen = [s for s, fault in zip(samples, faults, strict=True) if blind or (not fault and s.image is not None)]
     questions = ListedQuestions(seen)
     broken = [fault for fault in faults if fault]
@@ -139,13 +139,13 @@ def tune(
     return out
 
 
-def _fault(sample: VQASample) -> str:
+def _fault(vlm: VLM, sample: VQASample) -> str:
     """Why the model cannot look at the question's picture; empty: it can."""
     from foveate.models.vlm.images import decode
-    from foveate.util.pictures import ImageError
+    from foveate.util.pictures import MAX_PIXELS, ImageError
 
     try:
-        decode(sample)
+        decode(sample, getattr(vlm, "max_pixels", MAX_PIXELS))
     except ImageError as error:
         return str(error)
     return ""
