@@ -17,8 +17,6 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from foveate.evaluation.vqa.cache import config_hash, data_hash
 from foveate.evaluation.vqa.config import VqaConfig
 from foveate.evaluation.vqa.matrix import learned_rules
@@ -35,6 +33,7 @@ from foveate.studies.value.tables import write_tables
 from foveate.util.files import one_process, write_json
 from foveate.util.run_folder import to_dict
 from foveate.vision_value.baselines import Cascade
+from foveate.vision_value.baselines.uncertainty_threshold import between
 from foveate.vision_value.checkpoint import TrainedHead
 
 THRESHOLDS = (0.1, 0.2, 0.3, 0.4, 0.5)
@@ -45,7 +44,7 @@ TABLES = "8_tables"
 
 def profiled(config: VqaConfig, scored: ScoredPasses, heads: Sequence[TrainedHead]) -> list[Any]:
     """The rows whose latency is measured: the fixed rules, a cascade, and the learned head at every lambda."""
-    median = float(np.median(scored.outcomes.answer_entropy[:, 0]))
+    (median,) = between(scored.outcomes.answer_entropy[:, 0], [0.5])
     return [*sweeps.fixed_rules(), Cascade(median), *learned_rules(config, heads)]
 
 
