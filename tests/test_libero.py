@@ -28,7 +28,7 @@ from foveate.testing.golden import REPO
 from foveate.training.policy.export import export_policy
 
 TOKENIZER = REPO / "foveate" / "policies" / "metaworld_tiny" / "tokenizer.model"
-ROBOT = RobotMapping.load("libero")
+ROBOT, OFT = RobotMapping.load("libero"), RobotMapping.load("libero_oft")
 needs_libero = pytest.mark.skipif(interpreter() is None, reason="no LIBERO here: make libero")
 
 
@@ -143,7 +143,7 @@ def test_other_conventions_stop_before_episode_1(change, message):
 
 
 def test_another_mujoco_and_other_settings_are_named():
-    told = agreement.agree(config(protocol="lightvla", seed=3), Stand("3.17.0", seed=0), Declared(ROBOT.conventions))
+    told = agreement.agree(config(protocol="lightvla", seed=3), Stand("3.17.0", seed=0), Declared(OFT.conventions))
     first, second = told["warnings"]
     assert "first_scene is 3" in first
     assert "MuJoCo is 3.17.0" in second and "pins 3.3.3" in second

@@ -195,8 +195,10 @@ def _state_of(policy: Policy, seen: Observation) -> Finding:
 
     def outside(state: np.ndarray) -> float:
         changed = replace(seen, state=state.astype(np.float32))
-        inputs = policy.processor.inputs([changed])
-        return float(np.abs(inputs.state[0, : len(state)].numpy()).max())
+        normalized = getattr(policy.processor, "normalized_state", None)  # before a family clips it
+        if normalized is not None:
+            return float(np.abs(normalized([changed])[0, : len(state)]).max())
+        return float(np.abs(policy.processor.inputs([changed]).state[0, : len(state)].numpy()).max())
 
     here = outside(seen.state)
     others = {what: outside(s) for what, s in variants(seen.state.astype(float)).items() if s.shape == seen.state.shape}
