@@ -39,6 +39,10 @@ class Observation:
             if not isinstance(image, np.ndarray) or image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
                 got = f"{image.dtype} {image.shape}" if isinstance(image, np.ndarray) else type(image).__name__
                 raise ValueError(f"view {view!r}: expected a uint8 array [H, W, 3] (RGB), got {got}")
+        if not isinstance(self.prompt, str):
+            raise ValueError(f"prompt: expected text, got {type(self.prompt).__name__}")
+        if self.state is None:
+            raise ValueError("state: expected a vector [S], got None; a policy needs the robot's state")
         state = np.asarray(self.state, dtype=np.float32)
         if state.ndim != 1:
             raise ValueError(f"state: expected a vector [S], got shape {state.shape}")

@@ -26,7 +26,7 @@ FLOW = (
     ("Selection", "foveate.types", "pruning"),
     ("Inference", "foveate.engine.base", "engine"),
     ("ActionChunk", "foveate.types", "policy"),
-    ("Trace", "foveate.types", "tracing"),
+    ("Trace", "foveate.types", "policy"),
     ("EpisodeResult", "foveate.types", "evaluation"),
 )
 """A value, the module that defines it, and the room that makes it, in the order of one inference in closed loop."""

@@ -7,7 +7,7 @@ cd "$(dirname "$0")/.."
 python=$1 venv=$2 mujoco=$3
 
 if ! "$python" -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] < (3, 13))'; then
-  echo "setup: LIBERO needs Python 3.11 or 3.12; make libero LIBERO_PYTHON=/path/to/python3.11" >&2
+  echo "setup: LIBERO needs Python 3.11 or 3.12; make libero PYTHON=/path/to/python3.11" >&2
   exit 1
 fi
 bash scripts/system_packages.sh "$python" "$venv" sim

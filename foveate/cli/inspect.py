@@ -47,7 +47,7 @@ def run(argv: list[str]) -> int:
     said = {name: getattr(args, name) for name in ("robot", "tokenizer", "asset_id", "action_horizon")}
     said |= {"lerobot_version": args.lerobot_version}
     said |= {"clean_prompt": None if args.clean_prompt is None else args.clean_prompt == "true"}
-    _, info = detect(find_policy(args.checkpoint), ModelOptions(**said))
+    family, info = detect(find_policy(args.checkpoint), ModelOptions(**said))
     rows = []
     if args.prefix:
         from foveate.bench.prefix import prefix_lengths
@@ -55,10 +55,10 @@ def run(argv: list[str]) -> int:
 
         rows = prefix_lengths(load_policy(args.checkpoint, **said))
     if args.json:
-        document = info.describe() | ({"prefix": [dataclasses.asdict(row) for row in rows]} if rows else {})
+        document = family.describe(info) | ({"prefix": [dataclasses.asdict(row) for row in rows]} if rows else {})
         print(json.dumps(document, indent=2, ensure_ascii=False))
         return 0
-    print(info.summary())
+    print(family.as_text(family.describe(info)))
     if rows:
         from foveate.bench.prefix import as_text
 

@@ -66,6 +66,6 @@ class Backend(NamedTuple):
 
     vision: Callable[[ActionModel], Callable[[ModelInputs], Prefix]]
     pack: Callable[[Prefix], Prefix]
-    """Makes a prefix of the lengths that its `prefill` can run."""
+    """Makes a prefix of the lengths that its `prefill` can run; `models.base.pack` where any length will do."""
     prefill: Callable[[ActionModel], Callable[..., PrefixCache]]
     denoise: Callable[[ActionModel], Callable[[PrefixCache, ModelInputs, Tensor | None, int | None], Tensor]]

@@ -1,1 +1,1 @@
-"""Model families behind one protocol: π0 and π0.5, image-text models; layers that they share."""
+"""Model families behind one protocol: π0 and π0.5, OpenVLA-OFT, image-text models; layers that they share."""

@@ -147,7 +147,10 @@ class ActionModel(Protocol):
 
 
 class Processor(Protocol):
-    """From observations to a model's inputs and from its outputs to the robot's actions; stateless."""
+    """From observations to a model's inputs and from its outputs to the robot's actions; stateless.
+
+    Each family has one in its `processing.py`; pictures, state and actions are shared (`common/processing.py`).
+    """
 
     robot: RobotMapping
 
@@ -231,14 +234,6 @@ class Info(Protocol):
         """What has to be supplied before the policy can run, with what to do about it."""
         ...
 
-    def describe(self) -> dict[str, Any]:
-        """Plain values for `foveate inspect --json`."""
-        ...
-
-    def summary(self) -> str:
-        """The same in words, for people."""
-        ...
-
 
 class Family(NamedTuple):
     """A kind of model: how its checkpoints are known and loaded."""
@@ -248,6 +243,10 @@ class Family(NamedTuple):
     """Looks at a folder's small files; None: not of this family. Raises FoveateError: of this family and damaged."""
     load: Callable[[Any, ModelOptions], tuple[ActionModel, Processor]]
     """From what `detect` found. Raises FoveateError: something that a policy needs is missing, or weights differ."""
+    describe: Callable[[Any], dict[str, Any]]
+    """What `detect` found, in plain values for `foveate inspect --json`."""
+    as_text: Callable[[dict[str, Any]], str]
+    """The same for people."""
 
 
 def pack(prefix: Prefix, keep: Tensor | None = None) -> Prefix:

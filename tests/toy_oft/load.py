@@ -29,12 +29,6 @@ class ToyInfo:
     pruner: Any = None
     missing: tuple[str, ...] = ()
 
-    def describe(self) -> dict[str, Any]:
-        return {"checkpoint": str(self.path), "family": "toy_oft", "views": list(self.spec.views)}
-
-    def summary(self) -> str:
-        return f"{self.path}: a toy OFT"
-
 
 class ToyProcessor(RobotProcessor):
     """Prompts by their bytes."""
@@ -79,4 +73,8 @@ def write(folder: Path, pruner: dict | None = None) -> Path:
     return folder
 
 
-FAMILY = Family("toy_oft", detect, load)
+def describe(info: ToyInfo) -> dict[str, Any]:
+    return {"checkpoint": str(info.path), "family": "toy_oft", "views": list(info.spec.views)}
+
+
+FAMILY = Family("toy_oft", detect, load, describe, lambda document: f"{document['checkpoint']}: a toy OFT")

@@ -93,49 +93,6 @@ class OFTInfo:
         state_norm, action_norm = (Normalizer(stats, "quantile", EPS) for stats in read)
         return state_norm, action_norm
 
-    def describe(self) -> dict[str, Any]:
-        """Plain values for `foveate inspect`."""
-        config, robot = self.config, self.robot
-        return {
-            "checkpoint": str(self.path),
-            "format": "openvla-oft",
-            "model": "openvla_oft",
-            "parameters": self.parameters,
-            "stored_dtype": max(self.dtypes, key=lambda dtype: self.dtypes[dtype]),
-            "memory_bytes": {"float32": 4 * self.parameters, "bfloat16": 2 * self.parameters},
-            "sizes": {"dino": vars(config.dino), "siglip": vars(config.siglip), "backbone": vars(config.llm)},
-            "views": list(config.views),
-            "visual_tokens_per_view": config.grid[0] * config.grid[1],
-            "action_horizon": config.action_horizon,
-            "model_action_dim": config.action_dim,
-            "action_rows": config.action_rows,
-            "norm_stats": list(self.statistics),
-            "tokenizer": str(self.tokenizer) if self.tokenizer else None,
-            "components": {part: path.name for part, path in self.components.items()},
-            "robot": None if robot is None else robot.name,
-            "assumed": list(self.assumed),
-            "missing": list(self.missing),
-        }
-
-    def summary(self) -> str:
-        """The same in words, for people."""
-        d, llm = self.describe(), self.config.llm
-        memory = ", ".join(f"{count / 2**30:,.1f} GiB in {dtype}" for dtype, count in d["memory_bytes"].items())
-        lines = [
-            f"{d['checkpoint']}: OpenVLA-OFT, L1 regression",
-            f"  parameters     {d['parameters'] / 1e6:,.1f} M, {d['stored_dtype']}; {memory}",
-            f"  towers         DINOv2 width {self.config.dino.width}, SigLIP width {self.config.siglip.width}",
-            f"  backbone       {llm.depth} layers, width {llm.width}, {llm.num_heads} heads, sees in both directions",
-            f"  views          {', '.join(d['views'])} ({d['visual_tokens_per_view']} visual tokens each)",
-            f"  actions        {d['action_horizon']} steps of {d['model_action_dim']} numbers, in one pass",
-            f"  statistics     {', '.join(d['norm_stats']) or 'none'}",
-            f"  tokenizer      {d['tokenizer'] or 'not found'}",
-            f"  robot          {d['robot'] or 'not known'}",
-            *(f"  assumed        {line}" for line in d["assumed"]),
-        ]
-        lines += ["missing to run it:", *(f"  - {line}" for line in d["missing"])] if d["missing"] else []
-        return "\n".join(lines if d["missing"] else [*lines, "nothing is missing to run it"])
-
 
 def detect(folder: Path, options: ModelOptions) -> OFTInfo | None:
     """An OpenVLA-OFT folder; None where `config.json` names no OpenVLA.

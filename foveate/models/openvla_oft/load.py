@@ -6,6 +6,7 @@ from pathlib import Path
 
 from foveate.errors import FoveateError
 from foveate.models.base import Family, ModelOptions
+from foveate.models.openvla_oft.describe import as_text, describe
 from foveate.models.openvla_oft.detect import OFTInfo, detect
 from foveate.models.openvla_oft.lora import Adapter
 from foveate.models.openvla_oft.model import OpenVLAOFT
@@ -28,4 +29,4 @@ def load(info: OFTInfo, options: ModelOptions) -> tuple[OpenVLAOFT, Processor]:
     return load_weights(info.path, info.weights, info.config, options.device, adapter), processor
 
 
-FAMILY = Family("openvla_oft", detect, load)
+FAMILY = Family("openvla_oft", detect, load, describe, as_text)

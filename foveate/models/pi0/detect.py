@@ -112,18 +112,6 @@ class CheckpointInfo:
     def spec(self) -> ModelSpec:
         return self.config.spec
 
-    def describe(self) -> dict[str, Any]:
-        """Plain values for `foveate inspect`."""
-        from foveate.models.pi0.describe import describe  # it builds a processor, which imports this module
-
-        return describe(self)
-
-    def summary(self) -> str:
-        """The same in words, for people."""
-        from foveate.models.pi0.describe import as_text
-
-        return as_text(self.describe())
-
 
 def detect(
     path: str | Path,

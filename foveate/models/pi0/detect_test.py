@@ -10,6 +10,7 @@ from safetensors.torch import load_file, save_file
 from foveate.errors import FoveateError
 from foveate.models.common.normalize import NormStats, save_norm_stats
 from foveate.models.pi0.config import GEMMA_2B, GEMMA_300M, SIGLIP_SO400M, Pi0Config
+from foveate.models.pi0.describe import as_text, describe
 from foveate.models.pi0.detect import detect, sizes_from_header, stored_dtype
 from foveate.models.pi0.model import ModelInputs
 from foveate.models.pi0.processing import Processor
@@ -323,7 +324,7 @@ def test_lerobots_version_and_what_is_assumed_of_it(lerobot: Path) -> None:
     assert (info.image_pad, info.state_width, info.clean_prompt) == (-1.0, 0, True)
     (line,) = info.assumed
     assert "LeRobot 0.5 or later" in line and "-3" in line and "32 numbers" in line and "--lerobot_version 0.4" in line
-    assert line in info.describe()["assumed"] and line in info.summary()
+    assert line in describe(info)["assumed"] and line in as_text(describe(info))
     old = detect(lerobot, tokenizer=small_tokenizer(lerobot / "tokenizer.model", 512), lerobot_version="0.4")
     assert (old.image_pad, old.state_width) == (-3.0, 32) and not old.assumed
     processor = Processor.from_info(old)
@@ -363,7 +364,7 @@ def test_other_names_shards_and_wrong_keys_are_told(openpi: Path) -> None:
         detect(openpi)
     weight_map = dict.fromkeys(named, "model-00001-of-00001.safetensors")
     (openpi / "model.safetensors.index.json").write_text(json.dumps({"weight_map": weight_map}))
-    description = detect(openpi, tokenizer="none.model").describe()
+    description = describe(detect(openpi, tokenizer="none.model"))
     assert description["renamed_keys"] == [
         f"wrapped by torch.compile, DDP or FSDP: {len(named)} keys, such as {sorted(named)[0]!r}"
     ]
@@ -373,7 +374,7 @@ def test_other_names_shards_and_wrong_keys_are_told(openpi: Path) -> None:
     save_file(named, openpi / "model-00001-of-00001.safetensors")
     weight_map.pop("_orig_mod.action_out_proj.bias")
     (openpi / "model.safetensors.index.json").write_text(json.dumps({"weight_map": weight_map}))
-    assert "missing (1): action_out_proj.bias" in detect(openpi, tokenizer="none.model").describe()["missing"][-1]
+    assert "missing (1): action_out_proj.bias" in describe(detect(openpi, tokenizer="none.model"))["missing"][-1]
 
 
 def test_adapters_alone_are_named(openpi: Path) -> None:

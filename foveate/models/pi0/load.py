@@ -7,6 +7,7 @@ from pathlib import Path
 
 from foveate.errors import FoveateError
 from foveate.models.base import Family, ModelOptions
+from foveate.models.pi0.describe import as_text, describe
 from foveate.models.pi0.detect import CheckpointInfo, detect
 from foveate.models.pi0.model import Pi0
 from foveate.models.pi0.processing import Processor
@@ -38,4 +39,4 @@ def load(info: CheckpointInfo, options: ModelOptions) -> tuple[Pi0, Processor]:
     return load_weights(info.weights, config, options.device), processor
 
 
-FAMILY = Family("pi0", look, load)
+FAMILY = Family("pi0", look, load, describe, as_text)
