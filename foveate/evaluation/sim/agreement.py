@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from foveate.envs.base import check_conventions
 from foveate.envs.libero.protocol import PROTOCOLS
+from foveate.envs.libero.suites import base_of
 from foveate.errors import FoveateError
 from foveate.util.files import write_text
 
@@ -65,6 +66,11 @@ def agree(config: SimConfig, env: WorkerEnv, policy: PolicySpec) -> dict[str, An
             f"{name} is {settings[name]}, the protocol {config.protocol} has {value}"
             for name, value in wanted.items()
             if settings.get(name) != value and not (name == "trials" and config.quick)
+        ]
+        told["warnings"] += [
+            f"step limit of {suite} is {steps}, the protocol {config.protocol} has {protocol.limits[base_of(suite)]}"
+            for suite, steps in settings.get("limits", {}).items()
+            if steps != protocol.limits[base_of(suite)]
         ]
         here = told["versions"].get("mujoco")
         if protocol.mujoco is not None and here != protocol.mujoco:

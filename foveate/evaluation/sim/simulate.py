@@ -212,6 +212,8 @@ def simulate(
         first = envs[0].reset(jobs[0].task, jobs[0].seed)
         environment["warnings"] += envs[0].examine()
         agreement.write(log.folder, environment)
+        for warning in environment["warnings"]:
+            tell(f"warning: {warning}")
         if config.record_size is not None and envs[0].snapshot() is None:
             raise FoveateError(
                 f"record_size: environment {config.env.name!r} renders no other pictures than the policy's; leave "
