@@ -26,7 +26,7 @@ from foveate.envs.libero import install
 from foveate.envs.libero.cameras import Shutter
 from foveate.envs.libero.protocol import get_protocol
 from foveate.envs.libero.reference import compare, reference_task
-from foveate.envs.libero.suites import base_of, choose_prompt, resolve
+from foveate.envs.libero.suites import TENS, base_of, choose_prompt, resolve
 from foveate.errors import FoveateError, unknown
 from foveate.types import Observation
 
@@ -65,8 +65,7 @@ class LiberoEnv:
         """
         self.protocol = get_protocol(protocol)
         self._libero = install.load()
-        suites = ("libero_spatial", "libero_object", "libero_goal", "libero_10")
-        self.tasks = tuple(task for name in tasks or suites for task in resolve(name))
+        self.tasks = tuple(task for name in tasks or TENS for task in resolve(name))
         self.image_size = image_size or self.protocol.image_size
         self.seed = self.protocol.seed if seed is None else seed
         self._limits = {task: max_steps or self.protocol.limits[base_of(task.split("/")[0])] for task in self.tasks}
@@ -136,7 +135,7 @@ class LiberoEnv:
 
     def step(self, action: np.ndarray, render: bool = True) -> StepResult:
         """One action; without `render` no camera renders, and there is no observation."""
-        if self._sim is None or self._steps >= self._limits[self.task]:
+        if self._sim is None or self._steps >= self._limits.get(self.task, 0):  # 0: the scene of `examine`
             raise FoveateError("step: the episode is over or was never begun; call reset first")
         action = check_action(action, self.conventions.action_dim)
         self._shutter.open = render
