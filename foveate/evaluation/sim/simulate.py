@@ -227,7 +227,9 @@ def simulate(
         policy.reset()
         watch = KeepWatch()
         if config.trace_out_dir is not None:
-            forget_unfinished(log.folder, {(e.extra.get("task_id", 0), e.episode) for e in log.episodes})
+            task_ids = {job.task: job.task_id for job in config.jobs()}
+            ended = {(e.extra.get("task_id", task_ids.get(e.task, 0)), e.episode) for e in log.episodes}
+            forget_unfinished(log.folder, ended)
         store = _trace_store(config, log.folder, policy, stack)
         found: list[str] = list(environment["warnings"])
 
