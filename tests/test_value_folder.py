@@ -31,7 +31,7 @@ def test_a_second_run_leaves_no_file_of_the_first():
     assert second == {
         "results.csv", "summary.json", "config.yaml", "run.json", "eval_matrix.csv", "eval_matrix.json",
         "error_slices.csv", "error_slices.json", "categories.csv", "submission_secret_no_vision.jsonl",
-        "checkpoint-000001.pt", "pareto_mine.png", "notes.csv", "predictions.jsonl", ".lock",
+        "checkpoint-000001.pt", "pareto_mine.png", "notes.csv", "predictions.jsonl",
     }  # fmt: skip
     third = names_after("--ratios", "0.5", out="both", verb=("sweep", "pruning"))
     assert third >= {"pareto_pruning.csv", "pruning_mixed.png"} and "submission_secret_no_vision.jsonl" not in third
