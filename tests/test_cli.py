@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -23,6 +24,15 @@ def test_every_verb_is_there_and_explains_itself(words: tuple[str, ...], capsys)
         main([*words, "--help"])
     assert leaving.value.code == 0
     assert f"foveate {' '.join(words)}" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("words", VERBS, ids=" ".join)
+def test_every_verb_names_the_nearest_flag(words: tuple[str, ...], capsys) -> None:
+    with pytest.raises(SystemExit):
+        main([*words, "--help"])
+    flag = re.findall(r"^  --([a-z_.]+) ", capsys.readouterr().out, re.MULTILINE)[-1]
+    assert main([*words, f"--{flag}x"]) == 1
+    assert f"unknown option '--{flag}x'; did you mean '--{flag}'" in capsys.readouterr().err
 
 
 def test_help_answers_without_torch_and_at_once() -> None:

@@ -5,23 +5,31 @@ Exit status 0 when the essentials work (Python, torch, the packages that foveate
 
 from __future__ import annotations
 
-import argparse
 import dataclasses
 import json
+from dataclasses import dataclass
 
 from foveate.bench.machine import Finding, examine
 
 COLOURS = {"ok": "green", "missing": "yellow", "broken": "red"}
 
 
+@dataclass(frozen=True)
+class DoctorConfig:
+    """What works on this machine, what to install."""
+
+    json: bool = False
+    """Print one JSON document instead of the table."""
+
+
 def run(argv: list[str]) -> int:
     """Print a table, or one JSON document with `--json`."""
-    parser = argparse.ArgumentParser("foveate doctor", description="What works on this machine, what to install.")
-    parser.add_argument("--json", action="store_true", help="print one JSON document instead of the table")
-    args = parser.parse_args(argv)
+    from foveate.cli.config import parse
+
+    config = parse(DoctorConfig, argv, "foveate doctor")
     findings = examine()
     healthy = all(finding.status == "ok" for finding in findings if finding.essential)
-    if args.json:
+    if config.json:
         print(json.dumps({"healthy": healthy, "findings": [dataclasses.asdict(f) for f in findings]}, indent=1))
     else:
         _print_table(findings, healthy)

@@ -5,56 +5,55 @@ Only small files and the header of the weights are read; with `--prefix` the pol
 
 from __future__ import annotations
 
-import argparse
 import dataclasses
 import json
+from dataclasses import dataclass
+from typing import Literal
+
+
+@dataclass(frozen=True)
+class InspectConfig:
+    """What a checkpoint is, what it expects, and what is missing to run it."""
+
+    checkpoint: str
+    """Folder of a foveate, openpi (PyTorch), LeRobot or OpenVLA-OFT policy, or a shipped policy's name."""
+    robot: str | None = None
+    """Robot mapping: a shipped one (droid, libero, aloha, metaworld) or a YAML file; null: as the checkpoint says."""
+    tokenizer: str | None = None
+    """Sentencepiece model file, where the checkpoint folder has none."""
+    asset_id: str | None = None
+    """Name of the norm stats (a folder under assets), where the checkpoint has several."""
+    action_horizon: int | None = None
+    """Actions per chunk of an openpi checkpoint, which does not store it; null: that of openpi's published policy."""
+    lerobot_version: Literal["0.4", "0.5"] | None = None
+    """LeRobot that trained a LeRobot policy: 0.4 (also before) padded pictures with -3, and the state in the prompt."""
+    clean_prompt: bool | None = None
+    """Whether underscores and line breaks of the instruction become spaces; null: yes, but for LeRobot's π0."""
+    prefix: bool = False
+    """Load the policy, and print the lengths of its prefix, pruned and not."""
+    json: bool = False
+    """Print one JSON document instead."""
 
 
 def run(argv: list[str]) -> int:
     """Print the description; status 0 also where something is missing to run it."""
-    parser = argparse.ArgumentParser("foveate inspect", description=(__doc__ or "").splitlines()[0])
-    parser.add_argument(
-        "checkpoint", help="folder of a foveate, openpi (PyTorch) or LeRobot policy, or a shipped policy's name"
-    )
-    parser.add_argument("--robot", help="shipped mapping (droid, libero, aloha, metaworld) or a YAML file")
-    parser.add_argument("--tokenizer", help="sentencepiece model, where the folder has none")
-    parser.add_argument("--asset_id", "--asset-id", help="which norm stats, where the folder has several")
-    parser.add_argument(
-        "--action_horizon", "--action-horizon", type=int, help="of an openpi checkpoint, which does not store it"
-    )
-    parser.add_argument(
-        "--lerobot_version",
-        "--lerobot-version",
-        choices=["0.4", "0.5"],
-        help="LeRobot that trained a LeRobot policy: 0.4 (also before) padded pictures with -3, and the prompt's state",
-    )
-    parser.add_argument(
-        "--clean_prompt",
-        "--clean-prompt",
-        choices=["true", "false"],
-        help="whether underscores and line breaks of the instruction become spaces",
-    )
-    parser.add_argument(
-        "--prefix", action="store_true", help="load the policy, and print the lengths of its prefix, pruned and not"
-    )
-    parser.add_argument("--json", action="store_true", help="print one JSON document instead")
-    args = parser.parse_args(argv)
+    from foveate.cli.config import parse
+
+    config = parse(InspectConfig, argv, "foveate inspect", positional=("checkpoint",))
     # Imported here, so that `--help` answers without torch.
     from foveate.models.base import ModelOptions
     from foveate.models.registry import detect
     from foveate.util.shipped import find_policy
 
-    said = {name: getattr(args, name) for name in ("robot", "tokenizer", "asset_id", "action_horizon")}
-    said |= {"lerobot_version": args.lerobot_version}
-    said |= {"clean_prompt": None if args.clean_prompt is None else args.clean_prompt == "true"}
-    family, info = detect(find_policy(args.checkpoint), ModelOptions(**said))
+    options = {f.name: getattr(config, f.name) for f in dataclasses.fields(ModelOptions) if hasattr(config, f.name)}
+    family, info = detect(find_policy(config.checkpoint), ModelOptions(**options))
     rows = []
-    if args.prefix:
+    if config.prefix:
         from foveate.bench.prefix import prefix_lengths
         from foveate.policy import load_policy
 
-        rows = prefix_lengths(load_policy(args.checkpoint, **said))
-    if args.json:
+        rows = prefix_lengths(load_policy(config.checkpoint, **options))
+    if config.json:
         document = family.describe(info) | ({"prefix": [dataclasses.asdict(row) for row in rows]} if rows else {})
         print(json.dumps(document, indent=2, ensure_ascii=False))
         return 0

@@ -2,7 +2,7 @@
 
 Nothing heavy is imported here, so `foveate --help` answers at once. A verb is a function that takes the
 remaining arguments and returns the exit status. Exit statuses: 0 done, 1 a `FoveateError` (its text is on
-stderr), 2 a wrong command line, 3 done but damaged files were passed over, 130 interrupted, 143 told to
+stderr), 2 no such verb, 3 done but damaged files were passed over, 130 interrupted, 143 told to
 end (SIGTERM); `check golden` has its own.
 """
 
