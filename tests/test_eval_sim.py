@@ -437,3 +437,38 @@ def test_a_run_that_never_began_does_not_hold_its_folder(policy, tmp_path, monke
         patch.setenv("FAKE_VIEWS", "corner")
         assert main(command(policy, tmp_path / "run")) == 1
     assert main(command(policy, tmp_path / "run", "--seed", "3", episodes=1)) == 0
+
+
+def test_the_simulator_goes_on_while_the_policy_thinks(policy, tmp_path, capsys):
+    plain, none, slow = tmp_path / "plain", tmp_path / "none", tmp_path / "slow"
+    assert main(command(policy, plain, "--max_batch", "1")) == 0
+    assert main(command(policy, none, "--max_batch", "1", "--inject_latency", "0")) == 0
+    assert main(command(policy, slow, "--inject_latency", "50")) == 0  # 80 Hz: four steps
+    assert outcome(plain) == outcome(none) and not (plain / "environment.json").exists()
+    timed = lambda row: {k: v for k, v in row.items() if not k.endswith("_ms") and k not in ("variant", "delay_steps")}  # noqa: E731
+    assert [*map(timed, lines(plain / "queries.jsonl"))] == [*map(timed, lines(none / "queries.jsonl"))]
+    queries = lines(slow / "queries.jsonl")
+    assert {q["delay_steps"] for q in queries} == {4} and {q["step"] % 9 for q in queries} == {0}
+    episodes = lines(slow / "episodes.jsonl")
+    assert {e["variant"] for e in episodes} == {"full_latency_50ms"}
+    assert all(e["extra"]["delay_steps"] == 4 * e["queries"] for e in episodes)
+    settings = json.loads((slow / "environment.json").read_text())["settings"]
+    assert (settings["inject_latency"], settings["control_hz"]) == (50.0, 80.0)
+    assert "steps that passed per inference" in (slow / "report" / "index.html").read_text()
+    capsys.readouterr()
+    assert main(command(policy, slow, "--inject_latency", "60")) == 1
+    assert "inject_latency: 50.0 there, 60.0 now" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("flags", "told"),
+    [
+        (["--inject_latency", "-1"], "expected milliseconds from 0 on, got -1"),
+        (["--inject_latency", ".nan"], "expected milliseconds from 0 on, got nan"),
+        (["--inject_latency", "mesured"], "expected one of measured or a number or null, got 'mesured'"),
+        (["--inject_latency", "measured", "--max_batch", "2"], "leave max_batch 2 out"),
+    ],
+)
+def test_a_latency_that_makes_no_sense_is_named(policy, tmp_path, capsys, flags, told):
+    assert main(command(policy, tmp_path / "run", *flags)) == 1
+    assert told in capsys.readouterr().err

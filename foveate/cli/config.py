@@ -248,7 +248,7 @@ def _read(key: str, value: Any, kind: Any) -> Any:
     try:
         return parser.parse_args([f"--value={text}"]).value
     except argparse.ArgumentError as error:
-        if names := names_of(kind):
+        if (names := names_of(kind)) and not {int, float} & {*members(kind)}:
             raise FoveateError(f"--{key}: {unknown('value', text, names)}") from error
         given = text.removeprefix("[").removesuffix("]") if items_of(kind) else text
         raise FoveateError(f"--{key}: expected {in_words(kind)}, got {given!r}") from error

@@ -43,6 +43,14 @@ def agree(config: SimConfig, env: WorkerEnv, policy: PolicySpec) -> dict[str, An
         "trials": config.num_trials_per_task,
         "first_scene": config.seed,
     }
+    warnings = []
+    if config.inject_latency is not None:
+        settings |= {"inject_latency": config.inject_latency, "control_hz": env.conventions.control_hz}
+        if config.inject_latency == "measured" and config.num_workers > 1:
+            warnings.append(
+                f"inject_latency measured, beside {config.num_workers} simulators: what they take of the machine counts "
+                "as the policy's time; --num_workers 1 measures the policy"
+            )
     told: dict[str, Any] = {
         "environment": config.env.name,
         "python": env.python,
@@ -50,7 +58,7 @@ def agree(config: SimConfig, env: WorkerEnv, policy: PolicySpec) -> dict[str, An
         "protocol": config.protocol,
         "settings": settings,
         "conventions": {},
-        "warnings": [],
+        "warnings": warnings,
     }
     if config.protocol is not None:
         protocol = PROTOCOLS[config.protocol]
@@ -62,19 +70,19 @@ def agree(config: SimConfig, env: WorkerEnv, policy: PolicySpec) -> dict[str, An
             "first_scene": 0,
         }
         wanted |= {"image_size": protocol.image_size} if "image_size" in settings else {}
-        told["warnings"] = [
+        warnings += [
             f"{name} is {settings[name]}, the protocol {config.protocol} has {value}"
             for name, value in wanted.items()
             if settings.get(name) != value and not (name == "trials" and config.quick)
         ]
-        told["warnings"] += [
+        warnings += [
             f"step limit of {suite} is {steps}, the protocol {config.protocol} has {protocol.limits[base_of(suite)]}"
             for suite, steps in settings.get("limits", {}).items()
             if steps != protocol.limits[base_of(suite)]
         ]
         here = told["versions"].get("mujoco")
         if protocol.mujoco is not None and here != protocol.mujoco:
-            told["warnings"].append(
+            warnings.append(
                 f"MuJoCo is {here}, the protocol {config.protocol} pins {protocol.mujoco}: pictures or scenes may "
                 f"differ, and so may scores; make libero MUJOCO={protocol.mujoco}"
             )
@@ -99,9 +107,9 @@ def _conventions(name: str, wanted: Mapping[str, Any], declared: Mapping[str, An
 
 def lines(told: Mapping[str, Any]) -> list[str]:
     """The same for the screen: one line each for simulator, settings and conventions; none where it says nothing."""
-    if not told["versions"]:
+    if not (told["versions"] or "inject_latency" in told["settings"]):
         return []
-    versions = ", ".join(f"{name} {version}" for name, version in told["versions"].items())
+    versions = ", ".join(f"{name} {version}" for name, version in told["versions"].items()) or told["environment"]
     settings = ", ".join(f"{name} {_short(value)}" for name, value in told["settings"].items())
     found = [f"simulator: {versions}", f"protocol {told['protocol'] or 'none'}: {settings}"]
     if told["conventions"]:
@@ -114,8 +122,8 @@ def lines(told: Mapping[str, Any]) -> list[str]:
 
 
 def write(folder: Path, told: Mapping[str, Any]) -> None:
-    """Write `environment.json`, where the simulator says what it is."""
-    if told["versions"]:
+    """Write `environment.json`, where there is something to say."""
+    if lines(told):
         write_text(folder / FILE, json.dumps(told, indent=1) + "\n", "what the run was played in")
 
 

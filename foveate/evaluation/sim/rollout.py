@@ -12,6 +12,7 @@ bits of a float32, which closed loops amplify; `max_batch=1` gives bit-equal rep
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import queue
 import threading
@@ -27,6 +28,7 @@ import numpy as np
 
 from foveate.envs.base import EnvCrash, Snapshot, StepResult
 from foveate.errors import ActionsNotFinite, FoveateError, reason_of
+from foveate.evaluation.sim.latency import Latency
 from foveate.types import ActionChunk, EpisodeResult, Observation, Trace
 from foveate.util.files import fault_of
 from foveate.util.noise import action_noise, stack_noise
@@ -85,6 +87,8 @@ class RolloutConfig:
     window_ms: float = 3.0
     """How long an observation waits for others to share its inference."""
     variant: str = "full"
+    latency: Latency | None = None
+    """How the simulator goes on while the policy thinks; None: it stands still."""
 
 
 @dataclass(frozen=True)
@@ -104,6 +108,8 @@ class Answer:
 
     chunk: ActionChunk
     batch: int
+    delay_steps: int = 0
+    """Steps of the environment that passed before the chunk was there."""
 
 
 class BatchPolicy(Protocol):
@@ -178,20 +184,27 @@ def play(
 ) -> None:
     """One episode in open-loop chunks; ends at the first success, at `done` or after `max_steps`.
 
+    With a latency the world goes on after each picture until its chunk is there; see `latency`.
+
     Raises:
         EnvCrash: the simulator died or hung, the policy cannot take what it shows, or its actions are not finite.
     """
     observation = env.reset(job.task, job.seed)
     now.scene = dict(getattr(env, "scene", {}))
     now.instruction = observation.prompt
+    rest, action = np.empty((0, 0), np.float32), None
     while True:
         query = Query(job, len(now.answers), now.steps, perceive(observation, job.task, job.episode))
         now.instruction = query.observation.prompt
         answer = ask(query)
-        now.answers.append((query, answer))
-        actions = answer.chunk.actions[: config.replan_steps]
-        if not np.isfinite(actions).all():
+        chunk, waiting, first = answer.chunk.actions, [], 0
+        if config.latency is not None:
+            waiting, first = config.latency.meanwhile(answer.chunk, rest, action)
+        now.answers.append((query, dataclasses.replace(answer, delay_steps=len(waiting))))
+        new, rest = np.split(chunk[first:], [config.replan_steps])
+        if not np.isfinite(new).all():
             raise EnvCrash(f"the policy answered actions that are not finite, at step {now.steps}, query {query.index}")
+        actions = [*waiting, *new]
         for i, action in enumerate(actions):
             if recorder is not None:
                 recorder.add(observation, action, env)
@@ -385,7 +398,7 @@ def _episode(
             raise FoveateError(
                 f"the environment crashed ({error}) and cannot be started again: {reason_of(second)}"
             ) from crash
-    played = _conclude(job, now, error, time.perf_counter() - start, config.variant, gflops)
+    played = _conclude(job, now, error, time.perf_counter() - start, config, gflops)
     if recorder is not None:
         try:
             recorder.finish(played.result)
@@ -396,14 +409,15 @@ def _episode(
 
 
 def _conclude(
-    job: Job, now: Progress, error: str, wall_s: float, variant: str, gflops: Callable[[Trace], float] | None
+    job: Job, now: Progress, error: str, wall_s: float, config: RolloutConfig, gflops: Callable[[Trace], float] | None
 ) -> Played:
     """Turn what happened into one flat episode and its rows of inferences."""
+    variant, latency = config.variant, config.latency
     rows: list[dict[str, Any]] = []
     for query, answer in now.answers:
         trace = answer.chunk.trace
         row = {"variant": variant, "task": job.task, "episode": job.episode, "query": query.index, "step": query.step}
-        row |= {"batch": answer.batch, **_kept(trace)}
+        row |= {"batch": answer.batch, **({"delay_steps": answer.delay_steps} if latency else {}), **_kept(trace)}
         row |= {f"{stage}_ms": round(ms, 3) for stage, ms in answer.chunk.timings_ms.items()}
         if "prefill_ms" in row:
             row["kv_cache_ms"] = row["prefill_ms"]
@@ -439,6 +453,9 @@ def _conclude(
         error=error,
         extra={"task_id": job.task_id, **now.scene},
     )
+    if latency is not None:
+        delay_steps = sum(answer.delay_steps for _, answer in now.answers)
+        result.extra |= {"inject_latency": latency.inject, "delay_steps": delay_steps}
     return Played(result, rows)
 
 

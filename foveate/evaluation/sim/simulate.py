@@ -22,6 +22,7 @@ from foveate.errors import ActionsNotFinite, FoveateError
 from foveate.evaluation.sim import agreement
 from foveate.evaluation.sim.collapse import KeepWatch
 from foveate.evaluation.sim.controls import Instruction, Perception, Vision, variant_name
+from foveate.evaluation.sim.latency import Inject, Latency, label
 from foveate.evaluation.sim.record import RecordKind, drop_unfinished, make_recorder
 from foveate.evaluation.sim.results import RunLog
 from foveate.evaluation.sim.rollout import Job, Played, Query, RolloutConfig, rollout
@@ -106,6 +107,8 @@ class SimConfig(LoadOptions):
     """`blind` shows grey images: how much is vision needed?"""
     instruction: Instruction = "normal"
     """`shuffled` gives the instruction of another task: how much is language needed?"""
+    inject_latency: Inject | None = None
+    """The simulator goes on while the policy thinks: `measured`, or this many milliseconds; None: it waits."""
     record: RecordKind | None = None
     """Record every frame: `droid` as DROID-format folders, `video` as mp4."""
     record_size: tuple[int, int] | None = None
@@ -128,6 +131,15 @@ class SimConfig(LoadOptions):
         at_least_one(self, "num_trials_per_task", "replan_steps", "num_workers", "max_batch", "trace_max_plots")
         if self.seed < 0:
             raise FoveateError(f"seed: expected at least 0, got {self.seed}")
+        if self.inject_latency == "measured":
+            self._fill(max_batch=1)
+            if self.max_batch != 1:
+                raise FoveateError(
+                    f"inject_latency measured: a robot waits for its own inference alone; leave max_batch "
+                    f"{self.max_batch} out, or set it to 1"
+                )
+        elif self.inject_latency is not None and not 0 <= self.inject_latency < float("inf"):
+            raise FoveateError(f"inject_latency: expected milliseconds from 0 on, got {self.inject_latency:g}")
         if self.record_size is not None and (self.record is None or min(self.record_size) < 16):
             raise FoveateError(
                 f"record_size {self.record_size}: expected a width and height of at least 16 pixels, beside --record"
@@ -164,8 +176,9 @@ def pruner_label(policy: Policy) -> str | None:
 
 
 def name_variant(config: SimConfig, policy: Policy) -> str:
-    """The name given, or one from method, budget and controls: `full`, `lightvla`, `random_0.25_blind` ..."""
-    return config.variant or variant_name(pruner_label(policy), config.vision, config.instruction)
+    """The name given, or one from method, budget, controls and latency: `full`, `random_0.25_blind` ..."""
+    made = variant_name(pruner_label(policy), config.vision, config.instruction)
+    return config.variant or (made if config.inject_latency is None else f"{made}_{label(config.inject_latency)}")
 
 
 def simulate(
@@ -206,6 +219,7 @@ def simulate(
         environment = agreement.agree(config, envs[0], policy.spec)
         for line in agreement.lines(environment):
             tell(line)
+        latency = None if config.inject_latency is None else Latency(config.inject_latency, envs[0].conventions)
         perceive = _perception(config, envs[0], tasks)
         # A real observation through the policy: a missing view or a state of another size shows up here, and the
         # first inferences of either size, which are slow, are not measured.
@@ -258,6 +272,7 @@ def simulate(
                 replan_steps=config.replan_steps,
                 max_batch=config.max_batch or config.num_workers,
                 variant=variant,
+                latency=latency,
             ),
             noise_shape=policy.spec.noise_shape,
             evidence=_trace_options(config),

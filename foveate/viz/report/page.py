@@ -98,6 +98,8 @@ def _tile(runs: Sequence[RunData], column: str) -> dict[str, Any]:
     p50, p95 = percentile(rows, "total_ms", 50), percentile(rows, "total_ms", 95)
     if p50 is not None:
         facts["ms per inference, p50 / p95"] = f"{p50:.1f} / {p95:.1f}"
+    if (delay := mean(rows, "delay_steps")) is not None:
+        facts["steps that passed per inference"] = f"{delay:.1f}"
     gflops = totals[0].get("gflops") if totals and isinstance(totals[0], dict) else None
     if gflops and isinstance(gflops, int | float):
         facts["GFLOP per inference"] = f"{gflops:.3g}"
