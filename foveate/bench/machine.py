@@ -1,4 +1,4 @@
-"""What works on this machine, and what to install for the rest.
+"""What works on this machine, and what to install for the rest; how busy, fast and full it is at an instant.
 
     for finding in examine():
         print(finding.thing, finding.status, finding.remedy)
@@ -10,13 +10,16 @@ from __future__ import annotations
 
 import importlib.metadata
 import importlib.util
+import os
 import platform
 import re
 import shutil
 import sys
+from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from foveate.envs import gl
 from foveate.envs.base import default_python
@@ -201,3 +204,46 @@ def _browser() -> Finding:
 
 def _short(error: Exception) -> str:
     return (str(error).strip().splitlines() or [type(error).__name__])[0][:80]
+
+
+def conditions(device: str) -> dict[str, Any]:
+    """What a time depends on beside the work, where it can be read: load average, clock in MHz, power, temperature.
+
+    `load_average` is of the last minute; of a GPU `gpu_mhz, gpu_watt, gpu_celsius`.
+    """
+    found: dict[str, Any] = {}
+    with suppress(OSError, AttributeError):
+        found["load_average"] = os.getloadavg()[0]
+    with suppress(OSError):
+        clocks = re.findall(r"^cpu MHz\s*:\s*([\d.]+)", Path("/proc/cpuinfo").read_text(), re.MULTILINE)
+        found["cpu_mhz"] = [round(float(clock)) for clock in clocks]
+    if device.startswith("cuda"):
+        import torch
+
+        # These ask the driver's management library, which not every machine has.
+        for name, read in (
+            ("gpu_mhz", lambda: torch.cuda.clock_rate(device)),
+            ("gpu_watt", lambda: torch.cuda.power_draw(device) / 1e3),
+            ("gpu_celsius", lambda: torch.cuda.temperature(device)),
+        ):
+            with suppress(Exception):
+                found[name] = read()
+    return found
+
+
+def peak_memory(run: Callable[[], object], device: str) -> float | None:
+    """Megabytes at most while `run` runs: of the GPU's allocations, on a CPU of the process; None: not known."""
+    if device.startswith("cuda"):
+        import torch
+
+        torch.cuda.reset_peak_memory_stats(device)
+        run()
+        return torch.cuda.max_memory_allocated(device) / 1e6
+    try:
+        Path("/proc/self/clear_refs").write_text("5")  # forgets the process's highest memory
+        run()
+        status = Path("/proc/self/status").read_text()
+    except OSError:
+        return None
+    highest = re.search(r"^VmHWM:\s*(\d+) kB", status, re.MULTILINE)
+    return int(highest[1]) * 1024 / 1e6 if highest else None

@@ -87,7 +87,12 @@ VERBS: dict[tuple[str, ...], tuple[str, str, str]] = {
     ("check", "env"): ("foveate.cli.check", "env", "is it your environment? which convention of LIBERO is off"),
     ("check", "golden"): ("foveate.cli.check", "golden", "compare this installation with golden numbers"),
     ("inspect",): ("foveate.cli.inspect", "run", "what a checkpoint is, and what is missing to run it"),
-    ("bench", "trace"): ("foveate.cli.bench", "trace", "what tracing costs, interleaved in one run"),
+    ("bench", "trace"): ("foveate.cli.bench.trace", "trace", "what tracing costs, interleaved in one run"),
+    ("bench", "latency"): (
+        "foveate.cli.bench.latency",
+        "latency",
+        "where an inference spends its time, and what would help",
+    ),
     ("doctor",): ("foveate.cli.doctor", "run", "what works on this machine, and what to install for the rest"),
 }
 

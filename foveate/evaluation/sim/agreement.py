@@ -48,7 +48,7 @@ def agree(config: SimConfig, env: WorkerEnv, policy: PolicySpec) -> dict[str, An
         settings |= {"inject_latency": config.inject_latency, "control_hz": env.conventions.control_hz}
         if config.inject_latency == "measured" and config.num_workers > 1:
             warnings.append(
-                f"inject_latency measured, beside {config.num_workers} simulators: what they take of the machine counts "
+                f"inject_latency measured, beside {config.num_workers} simulators: what they take of it counts "
                 "as the policy's time; --num_workers 1 measures the policy"
             )
     told: dict[str, Any] = {

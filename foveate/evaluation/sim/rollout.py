@@ -197,11 +197,9 @@ def play(
         query = Query(job, len(now.answers), now.steps, perceive(observation, job.task, job.episode))
         now.instruction = query.observation.prompt
         answer = ask(query)
-        chunk, waiting, first = answer.chunk.actions, [], 0
-        if config.latency is not None:
-            waiting, first = config.latency.meanwhile(answer.chunk, rest, action)
+        waiting, first = config.latency.meanwhile(answer.chunk, rest, action) if config.latency else ([], 0)
         now.answers.append((query, dataclasses.replace(answer, delay_steps=len(waiting))))
-        new, rest = np.split(chunk[first:], [config.replan_steps])
+        new, rest = np.split(answer.chunk.actions[first:], [config.replan_steps])
         if not np.isfinite(new).all():
             raise EnvCrash(f"the policy answered actions that are not finite, at step {now.steps}, query {query.index}")
         actions = [*waiting, *new]

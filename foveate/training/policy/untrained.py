@@ -5,15 +5,21 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import torch
 
-from foveate.models.common.normalize import NormStats
+from foveate.engine.registry import make_engine
+from foveate.errors import unknown
+from foveate.models.common.normalize import Normalizer, NormStats
 from foveate.models.common.robots import RobotMapping
+from foveate.models.common.tokenizer import PromptTokenizer
 from foveate.models.pi0.config import GemmaConfig, Pi0Config, VisionConfig
 from foveate.models.pi0.model import Pi0
+from foveate.models.pi0.processing import Processor
 from foveate.policy import Policy, load_policy
 from foveate.training.policy.export import export_policy
 from foveate.util.shipped import TINY_TOKENIZER
@@ -26,6 +32,36 @@ MID = Pi0Config(
     views=("corner", "gripperPOV"),
 )
 """65 M parameters, two views of 256 patches: large enough that arithmetic, not overhead, takes the time."""
+
+THREE_CAMERAS = replace(MID, views=Pi0Config().views)
+SIZES = {
+    "pi05": Pi0Config(),
+    "pi0": Pi0Config(pi05=False),
+    "pi05_mid": THREE_CAMERAS,
+    "pi0_mid": replace(THREE_CAMERAS, pi05=False),
+}
+"""Sizes by name: the published ones, and 65 M parameters; three cameras each, all but the first may be absent."""
+
+
+def untrained_policy(size: str, *, device: str = "cpu", dtype: Literal["float32", "bfloat16"] = "float32") -> Policy:
+    """A policy of LIBERO's robot with random weights made on the device; no file is written, and all tokens are kept.
+
+    Args:
+        size: a name of `SIZES`.
+        dtype: `float32` or `bfloat16`, of the large matrices.
+    """
+    if size not in SIZES:
+        raise unknown("size of random weights", size, SIZES)
+    config = replace(SIZES[size], dtype=dtype)
+    torch.manual_seed(0)
+    with torch.device(device):
+        model = Pi0(config).eval()
+    robot = RobotMapping.load("libero", "pi05")
+    robot = replace(robot, views={view: (view,) for view in config.views}, optional_views=config.views[1:])
+    unit = Normalizer(NormStats(*(np.full(robot.state_dim, v, np.float32) for v in (0, 1, -1, 1))))
+    prompts = PromptTokenizer(TINY_TOKENIZER, config.max_token_len, config.vocab_size)
+    processor = Processor(config, robot, prompts, unit, unit)
+    return Policy(make_engine(model), processor, name=f"{size}, random weights", device=device)
 
 
 @contextmanager

@@ -1,0 +1,1 @@
+"""`foveate bench`: what costs time, measured in one run."""
