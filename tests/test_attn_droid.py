@@ -18,7 +18,7 @@ from foveate.models.pi0.config import GemmaConfig, Pi0Config, VisionConfig
 from foveate.models.pi0.model import Pi0
 from foveate.training.policy.export import export_policy
 from foveate.util.shipped import TINY_TOKENIZER
-from foveate.viz.video import write_video
+from foveate.util.video import write_video
 
 ROWS = 12
 BRIGHT = {"hand_camera": 40, "varied_camera_1": 120, "varied_camera_2": 220}

@@ -9,7 +9,7 @@ from PIL import Image
 from foveate.data.droid.reader import Episode, cameras_of, find_episodes
 from foveate.data.droid.writer import DroidWriter
 from foveate.errors import FoveateError
-from foveate.viz.video import write_video
+from foveate.util.video import write_video
 
 METAWORLD = (("hand_position", 3), ("gripper_opening", 1))
 DROID = (("joint_position", 7), ("gripper_position", 1))

@@ -20,7 +20,7 @@ from foveate.envs.base import EnvConventions
 from foveate.evaluation.sim.rollout import Job, Recorder, RestartableEnv
 from foveate.types import EpisodeResult, Observation
 from foveate.util.files import CannotWrite
-from foveate.viz.video import VideoWriter, side_by_side
+from foveate.util.video import VideoWriter, side_by_side
 
 RecordKind = Literal["droid", "video"]
 PLAYBACK_FPS = 20.0

@@ -23,7 +23,7 @@ from foveate.errors import FoveateError, unknown
 from foveate.studies.attention.reel import Reel, Scale
 from foveate.util.files import draft
 from foveate.util.pictures import ImageError, read_picture
-from foveate.viz.video import VideoWriter, title_in
+from foveate.util.video import VideoWriter, title_in
 
 Format = Literal["webm", "mp4", "avi"]
 SCALES = ("episode", "frame")

@@ -26,7 +26,7 @@ from foveate.util.files import draft, nan_to_null
 from foveate.util.pictures import read_picture
 from foveate.viz.attention import Sheet, Style, save_jpeg
 from foveate.viz.outline import draw_outlines
-from foveate.viz.video import VideoWriter
+from foveate.util.video import VideoWriter
 
 NO_TARGETS = ("robot",)
 """Objects that are left out where none are named: the arm is in every picture and is no object of the task."""

@@ -37,7 +37,7 @@ from foveate.studies.attention.redraw import (
 from foveate.testing.faults import UNEXPECTED
 from foveate.types import AttentionMaps
 from foveate.util.files import CannotWrite
-from foveate.viz.video import title_in
+from foveate.util.video import title_in
 
 CAMERAS = {"corner": "varied_camera_1", "gripperPOV": "hand_camera"}
 READING = Reading(

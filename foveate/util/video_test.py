@@ -3,7 +3,7 @@ import numpy as np
 import pytest
 
 from foveate.errors import FoveateError
-from foveate.viz.video import VideoWriter, side_by_side, write_video
+from foveate.util.video import VideoWriter, side_by_side, write_video
 
 
 def frames(count, height=48, width=64):

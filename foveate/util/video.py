@@ -31,6 +31,7 @@ class VideoWriter:
         path: its ending says the format: `.mp4`, `.webm` or `.avi`.
         fps: frames per second of playback.
         codecs: tried in this order; None: those of the format.
+        options: of the encoder; None: those in `OPTIONS`.
         threads: of the encoder; None: as many as it likes.
         title: stands in the file's metadata.
     Raises:
@@ -44,8 +45,10 @@ class VideoWriter:
         codecs: tuple[str, ...] | None = None,
         threads: int | None = None,
         title: str = "",
+        options: Mapping[str, str] | None = None,
     ) -> None:
         self.path, self._fps, self._threads, self._title = Path(path), fps, threads, title
+        self._options = options
         if codecs is None and self.path.suffix not in CODECS:
             raise unknown("video format", self.path.suffix, CODECS)
         self._codecs = codecs or CODECS[self.path.suffix]
@@ -79,7 +82,7 @@ class VideoWriter:
         self._stream = self._container.add_stream(codec, rate=Fraction(self._fps).limit_denominator(1000))
         self._stream.height, self._stream.width = frame.shape[:2]
         self._stream.pix_fmt = "yuv420p"
-        self._stream.options = OPTIONS.get(codec, {})
+        self._stream.options = OPTIONS.get(codec, {}) if self._options is None else dict(self._options)
         if self._threads is not None:
             self._stream.codec_context.thread_count = self._threads
 
