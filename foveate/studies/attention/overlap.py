@@ -24,9 +24,9 @@ from foveate.studies.attention.pictures import select
 from foveate.types import AttentionMaps, Phase
 from foveate.util.files import draft, nan_to_null
 from foveate.util.pictures import read_picture
+from foveate.util.video import VideoWriter
 from foveate.viz.attention import Sheet, Style, save_jpeg
 from foveate.viz.outline import draw_outlines
-from foveate.util.video import VideoWriter
 
 NO_TARGETS = ("robot",)
 """Objects that are left out where none are named: the arm is in every picture and is no object of the task."""
