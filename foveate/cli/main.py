@@ -69,6 +69,7 @@ VERBS: dict[tuple[str, ...], tuple[str, str, str]] = {
         "record demonstrations of scripted experts",
     ),
     ("data", "vqa-train"): ("foveate.cli.data.vqa", "run", "training questions from published sets, without leaks"),
+    ("norm-stats",): ("foveate.cli.norm_stats", "run", "openpi's norm_stats.json of a LeRobot data set, in one pass"),
     ("train", "policy"): ("foveate.cli.train", "policy", "train or fine-tune a policy, pruned or not"),
     ("train", "vlm"): ("foveate.cli.train", "vlm", "train an image-text model on questions, at several levels"),
     ("train", "value"): (

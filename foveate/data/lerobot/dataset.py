@@ -14,6 +14,7 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -61,7 +62,7 @@ class LeRobotDataset:
         self.tasks = load_tasks(self.root, self.info)
         self.starts = np.cumsum([0, *(episode.length for episode in self.episodes)])
         self._columns: dict[str, np.ndarray] = {}
-        self._tables: dict[str, tuple[Any, np.ndarray]] = {}
+        self._owners: dict[str, np.ndarray | None] = {}
         self._frames: dict[tuple[int, str], np.ndarray] = {}
         self._frame_tables: dict[str, FrameTable] = {}
         self._videos: OrderedDict[str, VideoFile] = OrderedDict()
@@ -102,27 +103,50 @@ class LeRobotDataset:
             FoveateError: no such column, or an episode's rows are missing or malformed; names the episode.
         """
         if name not in self._columns:
-            parts = [self.episode_column(place, name) for place in range(len(self.episodes))]
-            self._columns[name] = np.concatenate(parts)
+            self.load([name])
         return self._columns[name]
 
-    def episode_column(self, place: int, name: str) -> np.ndarray:
-        """One episode's rows of a column, read without those of the others staying in memory; as `column`."""
-        episode = self.episodes[place]
-        table, rows = self._rows(episode)
-        if name not in table.column_names:
-            raise unknown(f"column of {self.root / episode.data_file}:", name, table.column_names)
+    def load(self, names: Sequence[str]) -> None:
+        """Read several columns in one pass over the files; errors as of `column`."""
+        parts = [rows for _, rows in self.stream(names)]
+        self._columns |= {name: np.concatenate([rows[name] for rows in parts]) for name in names}
+
+    def stream(self, names: Sequence[str]) -> Iterator[tuple[int, dict[str, np.ndarray]]]:
+        """Place in `episodes` and its rows of these columns, as `column`; one file is in memory at a time."""
+        for file, group in groupby(range(len(self.episodes)), lambda place: self.episodes[place].data_file):
+            table = read_table(self.root / file, lambda name: name in names)
+            if missing := [name for name in names if name not in table.column_names]:
+                raise unknown(f"column of {self.root / file}:", missing[0], self.info.features)
+            for place in group:
+                here = self._here(place)
+                rows = table.slice(here[0], len(here)) if _is_run(here) else table.take(here)
+                yield place, {name: self._values(place, name, rows[name]) for name in names}
+
+    def _values(self, place: int, name: str, column: Any) -> np.ndarray:
+        where = f"{self.root}, episode {self.episodes[place].index}, column {name!r}"
         try:
-            values = as_array(table[name].slice(rows[0], len(rows)) if _run(rows) else table[name].take(rows))
+            values = as_array(column)
         except ValueError as error:
-            raise FoveateError(f"{self.root}, episode {episode.index}, column {name!r}: {error}") from None
+            raise FoveateError(f"{where}: {error}") from None
         expected = self.info.features[name].shape if name in self.info.features else values.shape[1:]
         if values.shape[1:] != expected and not (values.ndim == 1 and expected == (1,)):
-            raise FoveateError(
-                f"{self.root}, episode {episode.index}, column {name!r}: rows of shape {list(values.shape[1:])}, "
-                f"meta/info.json says {list(expected)}"
-            )
+            raise FoveateError(f"{where}: rows of shape {list(values.shape[1:])}, meta/info.json says {list(expected)}")
         return values
+
+    def _here(self, place: int) -> np.ndarray:
+        """int64 [T]: where the rows of an episode stand in its file."""
+        episode = self.episodes[place]
+        if episode.data_file not in self._owners:
+            table = read_table(self.root / episode.data_file, lambda name: name == "episode_index")
+            self._owners[episode.data_file] = as_array(table["episode_index"]) if table.num_columns else None
+        owner = self._owners[episode.data_file]
+        here = np.arange(episode.length) if owner is None else np.flatnonzero(owner == episode.index)
+        if len(here) != episode.length:
+            raise FoveateError(
+                f"{self.root}, episode {episode.index}: {episode.data_file} has {len(here)} rows of it, the metadata "
+                f"say {episode.length}; copy the data set again"
+            )
+        return here
 
     def vectors(self, name: str) -> np.ndarray:
         """float32 [N, D]: a numeric column that must be finite.
@@ -237,7 +261,8 @@ class LeRobotDataset:
             clip = episode.clips[camera]
             table = self._frame_table(clip.file)
             begin, end = _stretch(table, clip)
-            clock = self.episode_column(place, "timestamp") if "timestamp" in self.info.features else None
+            rows = slice(self.starts[place], self.starts[place + 1])
+            clock = self.column("timestamp")[rows] if "timestamp" in self.info.features else None
             numbers = None if clock is None else _by_time(table, clip.start + clock.astype(np.float64), begin, end)
             if numbers is None and end - begin == episode.length:
                 numbers = np.arange(begin, end)
@@ -297,9 +322,8 @@ class LeRobotDataset:
         for row in map(int, rows):
             place = int(self.episode_of[row])
             episode = self.episodes[place]
-            _, here = self._rows(episode)
             frame = row - int(self.starts[place])
-            cell = self._cell(episode.data_file, camera, int(here[frame]))
+            cell = self._cell(episode.data_file, camera, int(self._here(place)[frame]))
             where = f"{self.root}, episode {episode.index}, camera {camera!r}, frame {frame}"
             if not cell or (cell.get("bytes") is None and not cell.get("path")):
                 raise FoveateError(f"{where}: no picture; leave out the episode")
@@ -319,22 +343,6 @@ class LeRobotDataset:
                 self._group = (file, camera, group), opened.read_row_group(group, columns=[camera])[camera]
         return self._group[1][row - int(bounds[group])].as_py()
 
-    def _rows(self, episode: Episode) -> tuple[Any, np.ndarray]:
-        """The table of an episode's file, pictures and texts left aside, and the places of its rows there."""
-        if episode.data_file not in self._tables:
-            pictures = {name for name, f in self.info.features.items() if f.dtype in ("image", "video")}
-            table = read_table(self.root / episode.data_file, lambda name: name not in pictures)
-            owner = as_array(table["episode_index"]) if "episode_index" in table.column_names else None
-            self._tables[episode.data_file] = (table, owner)
-        table, owner = self._tables[episode.data_file]
-        rows = np.arange(table.num_rows) if owner is None else np.flatnonzero(owner == episode.index)
-        if len(rows) != episode.length:
-            raise FoveateError(
-                f"{self.root}, episode {episode.index}: {episode.data_file} has {len(rows)} rows of it, the metadata "
-                f"say {episode.length}; copy the data set again"
-            )
-        return table, rows
-
     def close(self) -> None:
         """Close the videos; they are opened again when they are needed."""
         while self._videos:
@@ -352,7 +360,7 @@ def _choose(root: Path, episodes: list[Episode], chosen: Sequence[int] | None) -
     return tuple(known[index] for index in chosen)
 
 
-def _run(rows: np.ndarray) -> bool:
+def _is_run(rows: np.ndarray) -> bool:
     """Whether rows follow one another without a gap."""
     return bool(len(rows)) and int(rows[-1]) - int(rows[0]) == len(rows) - 1
 

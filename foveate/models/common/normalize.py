@@ -17,8 +17,9 @@ from typing import Any, Literal
 import numpy as np
 
 from foveate.errors import FoveateError
+from foveate.models.common.tails import Tails
 from foveate.util.checks import shown
-from foveate.util.files import read_json
+from foveate.util.files import read_json, write_text
 
 NormKind = Literal["quantile", "zscore", "identity"]
 NORM_FILE = "norm_stats.json"
@@ -169,26 +170,35 @@ def _parse(path: Path, key: str, group: Any) -> NormStats:
 def save_norm_stats(path: str | Path, stats: Mapping[str, NormStats]) -> Path:
     """Write `norm_stats.json` (into the folder `path`, or as that file); returns the file's path."""
     path = norm_file(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps({"norm_stats": {key: value.to_dict() for key, value in stats.items()}}, indent=2) + "\n")
+    groups = {key: value.to_dict() for key, value in stats.items()}
+    write_text(path, json.dumps({"norm_stats": groups}, indent=2) + "\n", "the norm stats")
     return path
 
 
 class RunningStats:
     """Mean, deviation and quantiles of vectors that come in batches.
 
-    Exact while at most `exact_rows` vectors have come; beyond that the quantiles are those of a uniform
-    random sample of that many rows (reservoir sampling, seeded), mean and deviation stay exact.
+    All are exact where `total` is known. Where it is not, the quantiles are exact while at most `exact_rows` vectors
+    have come; beyond that they are those of a uniform random sample of that many rows (reservoir sampling, seeded).
+
+    Attributes:
+        low, high: float64 [D], the least and the greatest values so far.
     """
 
-    def __init__(self, exact_rows: int = 200_000, seed: int = 0) -> None:
+    def __init__(self, exact_rows: int = 200_000, seed: int = 0, *, total: int | None = None) -> None:
+        """
+        Args:
+            total: vectors that will come, at most; None: not known.
+        """
         self._limit = exact_rows
         self._rng = np.random.default_rng(seed)
+        self._tails = None if total is None else Tails(total)
         self._rows: list[np.ndarray] = []
         self._held = 0
         self._count = 0
         self._mean = np.zeros(0)
         self._m2 = np.zeros(0)
+        self.low = self.high = np.zeros(0)
 
     def update(self, batch: np.ndarray) -> None:
         """Add vectors [..., D]."""
@@ -200,9 +210,14 @@ class RunningStats:
             raise FoveateError("norm stats: the data hold NaN or infinity; drop or mend those rows first")
         if not self._count:
             self._mean, self._m2 = np.zeros(rows.shape[1]), np.zeros(rows.shape[1])
+            self.low, self.high = rows.min(0), rows.max(0)
         if rows.shape[1] != self._mean.size:
             raise FoveateError(f"norm stats: expected vectors of {self._mean.size} numbers, got {rows.shape[1]}")
-        self._sample(rows)
+        self.low, self.high = np.minimum(self.low, rows.min(0)), np.maximum(self.high, rows.max(0))
+        if self._tails is not None:
+            self._tails.update(rows)
+        else:
+            self._sample(rows)
         total = self._count + len(rows)
         delta = rows.mean(0) - self._mean
         self._m2 += ((rows - rows.mean(0)) ** 2).sum(0) + delta**2 * self._count * len(rows) / total
@@ -228,5 +243,8 @@ class RunningStats:
         """The statistics so far; the deviation is the population's."""
         if self._count < 2:
             raise FoveateError(f"norm stats: need at least 2 vectors, got {self._count}")
-        q01, q99 = np.quantile(np.concatenate(self._rows), (0.01, 0.99), axis=0)
+        if self._tails is not None:
+            q01, q99 = self._tails.quantiles()
+        else:
+            q01, q99 = np.quantile(np.concatenate(self._rows), (0.01, 0.99), axis=0)
         return NormStats(self._mean, np.sqrt(self._m2 / self._count), q01, q99)

@@ -137,6 +137,21 @@ def test_running_stats_beyond_the_exact_rows_stay_close() -> None:
     assert got.mean == pytest.approx(data.mean(), rel=1e-6)
 
 
+@pytest.mark.parametrize("rows", [2, 99, 101, 300_000])
+def test_running_stats_of_a_known_number_of_rows_are_exact(rows: int) -> None:
+    """Also where fewer rows come than were said, and ends are cut several times."""
+    rng = np.random.default_rng(3)
+    data = np.stack([rng.standard_cauchy(rows), rng.integers(0, 3, rows), np.arange(rows)[::-1]], axis=1)
+    running = RunningStats(total=rows + 17)
+    for part in np.array_split(data, min(rows, 11)):
+        running.update(part)
+    got = running.result()
+    for name, share in (("q01", 0.01), ("q99", 0.99)):
+        np.testing.assert_allclose(getattr(got, name), np.quantile(data, share, axis=0), rtol=1e-6)
+    np.testing.assert_allclose(got.std, data.std(0), rtol=1e-6)
+    np.testing.assert_array_equal([running.low, running.high], [data.min(0), data.max(0)])
+
+
 def test_running_stats_refuse_bad_data() -> None:
     running = RunningStats()
     with pytest.raises(FoveateError, match="NaN"):

@@ -19,7 +19,7 @@ import numpy as np
 import yaml
 
 from foveate.errors import FoveateError, unknown
-from foveate.util.checks import of_type, whole
+from foveate.util.checks import of_type, one_of, whole
 
 ROBOTS_DIR = Path(__file__).resolve().parents[2] / "robots"
 MAX_DIM = 4096
@@ -116,6 +116,8 @@ class RobotMapping:
     """Whether the state is written into the prompt; None: as the model does (π0.5 yes, π0 no)."""
     default_prompt: str | None = None
     """Used where an observation brings an empty prompt."""
+    columns: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    """`state` and `actions` -> their columns in a data set, side by side, where it has none of the usual names."""
 
     def __post_init__(self) -> None:
         whole(f"robot {self.name!r}: action_dim", self.action_dim, 1, MAX_DIM)
@@ -126,6 +128,8 @@ class RobotMapping:
                 raise FoveateError(
                     f"robot {self.name!r}: {what} has {size} entries, expected action_dim {self.action_dim}"
                 )
+        for what in self.columns:
+            one_of(f"robot {self.name!r}: columns", what, ("state", "actions"))
         if set(self.joint_signs) - {1, -1}:
             raise FoveateError(f"robot {self.name!r}: joint_signs are 1 or -1, got {list(self.joint_signs)}")
         if (any(self.joint_signs) or any(self.delta_mask)) and self.state_dim < self.action_dim:
@@ -310,6 +314,7 @@ class RobotMapping:
             "conventions": dict(self.conventions),
             "state_in_prompt": self.state_in_prompt,
             "default_prompt": self.default_prompt,
+            "columns": {what: list(names) for what, names in self.columns.items()},
         }
 
 
@@ -366,4 +371,5 @@ _READERS: dict[str, Callable[[Any], Any]] = {
     "conventions": lambda values: of_type("conventions", values, dict),
     "state_in_prompt": lambda value: of_type("state_in_prompt", value, bool, type(None)),
     "default_prompt": lambda text: of_type("default_prompt", text, str, type(None)),
+    "columns": lambda values: _read_views(values or {}),
 }

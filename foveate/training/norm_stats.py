@@ -1,0 +1,175 @@
+"""openpi's `norm_stats.json` of a LeRobot data set: one pass over the numbers, no picture is decoded.
+
+The state is counted once per row. The actions are counted as a policy is trained on them: in chunks of `action_horizon`
+from every row on, relative to the state of that row where the robot's mapping says so, and beyond an episode's end the
+last one again (as openpi has it). Without a horizon each action counts once, which differs by the weight of the
+episodes' first and last steps alone; a robot with relative actions needs the horizon.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import yaml
+
+from foveate.data.lerobot.dataset import LeRobotDataset
+from foveate.data.lerobot.info import Feature
+from foveate.errors import FoveateError, unknown
+from foveate.models.common.columns import find_columns
+from foveate.models.common.normalize import NormStats, RunningStats, save_norm_stats
+from foveate.models.common.robots import RobotMapping
+from foveate.util.files import read_text
+from foveate.util.progress import SILENT, Reporter
+
+PRESETS = Path(__file__).parent / "presets"
+CONSTANT = 1e-6
+"""What varies less, as a share of its size or absolutely, is taken for constant; openpi divides by 1e-6 there."""
+
+
+@dataclass(frozen=True)
+class NormStatsConfig:
+    """Compute the norm stats of a LeRobot data set: mean, std, and the true 1 % and 99 % quantiles."""
+
+    config_name: str = ""
+    """A training configuration (name or YAML file) that says data set, robot and action horizon; flags win over it."""
+    dataset: str = ""
+    """The data set: a folder, or OWNER/NAME of the hub."""
+    robot: str = ""
+    """Robot mapping, by name or as a YAML file."""
+    action_horizon: int | None = None
+    """Steps of an action chunk; needed where the robot has relative actions. Null: each action counts once."""
+    episodes: tuple[int, ...] = ()
+    """Episodes to count; empty: all."""
+    out: str = ""
+    """Folder or file to write; empty: the data set's folder, `assets/OWNER/NAME` for one of the hub."""
+
+    def __post_init__(self) -> None:
+        if self.action_horizon is not None and self.action_horizon < 1:
+            raise FoveateError(f"action_horizon: expected at least 1, got {self.action_horizon}")
+
+
+@dataclass(frozen=True)
+class NormStatsResult:
+    """What was computed."""
+
+    path: Path
+    stats: dict[str, NormStats]
+    rows: int
+    warnings: tuple[str, ...]
+    """One for each entry that hardly varies, with what was done."""
+
+
+def norm_stats(config: NormStatsConfig, report: Reporter = SILENT) -> NormStatsResult:
+    """Compute and write `norm_stats.json`.
+
+    Raises:
+        FoveateError: no data set or robot is named, they do not fit, or a value is not finite (episode and column).
+    """
+    said = resolve(config)
+    dataset = LeRobotDataset(said.dataset, said.episodes or None)
+    robot = RobotMapping.load(said.robot)
+    stats, warnings = dataset_stats(dataset, robot, said.action_horizon, report)
+    is_folder = Path(said.dataset).expanduser().is_dir()
+    out = Path(said.out) if said.out else dataset.root if is_folder else Path("assets", said.dataset)
+    return NormStatsResult(save_norm_stats(out, stats), stats, len(dataset), tuple(warnings))
+
+
+def dataset_stats(
+    dataset: LeRobotDataset, robot: RobotMapping, action_horizon: int | None, report: Reporter = SILENT
+) -> tuple[dict[str, NormStats], list[str]]:
+    """`state` and `actions` in the model's convention, and a warning for each entry that hardly varies."""
+    if action_horizon is None and any(robot.delta_mask):
+        raise FoveateError(
+            f"robot {robot.name!r}: its actions are relative to the state at a chunk's start, so the statistics depend "
+            "on the chunk's length; set --action_horizon to the policy's, or name its --config-name"
+        )
+    sizes = {name: dataset.info.features[name].size for name in dataset.info.vectors}
+    columns = find_columns(robot, str(dataset.root), dataset.cameras, sizes)
+    horizon = action_horizon or 1
+    state, actions = RunningStats(total=len(dataset)), RunningStats(total=len(dataset) * horizon)
+    with report.bar("norm stats", "rows", len(dataset)) as bar:
+        for place, rows in dataset.stream(columns.vectors):
+            for name, values in rows.items():
+                dataset.check_finite(place, name, values.reshape(len(values), -1))
+            states, moves = columns.state_of(rows), columns.actions_of(rows)
+            state.update(robot.to_model_state(states))
+            for offset in range(horizon):
+                ahead = np.minimum(np.arange(len(moves)) + offset, len(moves) - 1)
+                actions.update(robot.to_model_actions(moves[ahead][:, None], states))
+            bar.advance(len(states))
+    warnings: list[str] = []
+    names = {key: _entries(dataset, getattr(columns, key)) for key in ("state", "actions")}
+    stats = {key: _guarded(key, r, names[key], warnings) for key, r in (("state", state), ("actions", actions))}
+    return stats, warnings
+
+
+def resolve(config: NormStatsConfig) -> NormStatsConfig:
+    """The configuration with what `config_name` says of it filled in.
+
+    Raises:
+        FoveateError: there is no such training configuration, or something is said nowhere.
+    """
+    preset = _preset(config.config_name) if config.config_name else {}
+    data, model = preset.get("data") or {}, preset.get("model") or {}
+    paths = data.get("path") or ()
+    paths = [paths] if isinstance(paths, str) else list(paths)
+    said = NormStatsConfig(
+        config_name=config.config_name,
+        dataset=config.dataset or (paths[0] if len(paths) == 1 else ""),
+        robot=config.robot or data.get("robot") or "",
+        action_horizon=config.action_horizon or model.get("action_horizon"),
+        episodes=config.episodes,
+        out=config.out,
+    )
+    for field, example in (("dataset", "PATH"), ("robot", "libero")):
+        if not getattr(said, field):
+            silent = f"; {config.config_name} does not say it" if config.config_name else ""
+            raise FoveateError(f"norm-stats needs --{field} {example}, or a --config-name that says it{silent}")
+    return said
+
+
+def _preset(name: str) -> dict[str, Any]:
+    path = Path(name) if name.endswith((".yaml", ".yml")) else PRESETS / f"{name}.yaml"
+    if not path.is_file():
+        raise unknown("training configuration", name, [preset.stem for preset in PRESETS.glob("*.yaml")])
+    try:
+        values = yaml.safe_load(read_text(path))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise FoveateError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from error
+    if not isinstance(values, dict):
+        raise FoveateError(f"{path}: expected keys such as data and model")
+    return values
+
+
+def _entries(dataset: LeRobotDataset, columns: tuple[str, ...]) -> list[str]:
+    features: list[Feature] = [dataset.info.features[name] for name in columns]
+    return [feature.entry(i) for feature in features for i in range(math.prod(feature.shape))]
+
+
+def _guarded(key: str, running: RunningStats, names: list[str], warnings: list[str]) -> NormStats:
+    """The statistics, with a width for entries that have none: they would divide by nothing.
+
+    A constant c gets the quantiles c - 1 and c + 1 and the deviation 1, so that it becomes 0 and what is near it stays
+    near. Where only the quantiles agree (a gripper that is hardly ever closed), least and greatest value take their
+    place.
+    """
+    found = running.result()
+    assert found.q01 is not None and found.q99 is not None
+    std, q01, q99 = found.std.copy(), found.q01.copy(), found.q99.copy()
+    for i, name in enumerate(names):
+        low, high = running.low[i], running.high[i]
+        least = CONSTANT * max(1.0, abs(low), abs(high))
+        if high - low <= least:
+            q01[i], q99[i], std[i] = low - 1, high + 1, 1
+            warnings.append(f"{key}[{i}], {name}: constant at {low:g}; it is normalised to 0")
+        elif q99[i] - q01[i] <= least:
+            warnings.append(
+                f"{key}[{i}], {name}: {q01[i]:g} in 98 % of the rows; its least and greatest value, {low:g} and "
+                f"{high:g}, stand for q01 and q99"
+            )
+            q01[i], q99[i] = low, high
+    return NormStats(found.mean, std, q01, q99)
