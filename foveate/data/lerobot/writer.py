@@ -99,7 +99,7 @@ class LeRobotWriter:
         self._robot_type = robot_type
         for feature in self.features.values():
             _check_feature(feature)
-        self._identity = {
+        self._identity: dict[str, Any] = {
             "source": source,
             "version": version,
             "fps": self.fps,
