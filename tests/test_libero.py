@@ -14,6 +14,7 @@ import pytest
 import torch
 
 from foveate.cli.main import main
+from foveate.data.demos import DemoDataset
 from foveate.envs.base import default_python
 from foveate.envs.libero.env import CONVENTIONS
 from foveate.envs.libero.install import interpreter
@@ -216,3 +217,33 @@ def test_full_and_pruned_under_each_perturbation(monkeypatch, tmp_path, capsys):
     assert "full" in out and "6/9 (10-90 %)" in out
     assert main([*command[:-1], "env", "--out", str(tmp_path)]) == 1
     assert "lacks its task definitions" in capsys.readouterr().err
+
+
+@pytest.mark.libero
+@needs_libero
+def test_demonstrations_are_recorded_as_training_reads_them(tmp_path, capsys):
+    out = tmp_path / "demos"
+    argv = ["--tasks", "libero_object/2:1", "--workers", "1", "--image-size", "32", "--store-size", "32"]
+    calm = ["--noise.scale", "0", "--noise.kick_rate", "0"]
+    assert main(["data", "libero-demos", "--out", str(out), *argv, *calm]) == 0
+    assert "1 episodes" in capsys.readouterr().out
+    (episode,) = DemoDataset.load(out).episodes
+    assert episode.task == "pick up the salad dressing and place it in the basket"
+    assert (episode.env_task, episode.seed) == ("libero_object/2", 30)  # an initial state that is not evaluated on
+    assert episode.success_step == len(episode) <= 280
+    assert episode.frames.tolist() == list(range(0, len(episode), 5))
+    assert {view: images.shape[1:] for view, images in episode.images.items()} == {
+        "agentview": (32, 32, 3),
+        "eye_in_hand": (32, 32, 3),
+    }
+    assert episode.images["agentview"].std((1, 2, 3)).min() > 5  # no black pictures
+    assert (episode.states.shape[1], episode.actions.shape[1]) == (8, 7)
+    # Played again, the labels lead to the states that were recorded.
+    with WorkerEnv("libero", tasks=["libero_object/2"], image_size=32) as env:
+        env.reset("libero_object/2", episode.seed)
+        results = [env.step(action, render=i in (4, 9)) for i, action in enumerate(episode.actions)]
+    assert results[-1].success
+    for step in (5, 10):
+        observation = results[step - 1].observation
+        np.testing.assert_allclose(observation.state, episode.states[step], atol=1e-6)
+        np.testing.assert_array_equal(observation.images["eye_in_hand"], episode.images["eye_in_hand"][step // 5])

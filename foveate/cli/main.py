@@ -66,7 +66,12 @@ VERBS: dict[tuple[str, ...], tuple[str, str, str]] = {
     ("data", "metaworld-demos"): (
         "foveate.cli.data.demos",
         "metaworld_demos",
-        "record demonstrations of scripted experts",
+        "record demonstrations of Meta-World's scripted experts",
+    ),
+    ("data", "libero-demos"): (
+        "foveate.cli.data.demos",
+        "libero_demos",
+        "record demonstrations of an own expert in LIBERO",
     ),
     ("data", "vqa-train"): ("foveate.cli.data.vqa", "run", "training questions from published sets, without leaks"),
     ("norm-stats",): ("foveate.cli.norm_stats", "run", "openpi's norm_stats.json of a LeRobot data set, in one pass"),

@@ -5,12 +5,31 @@ import pytest
 
 from foveate.cli.data.demos import metaworld_demos
 from foveate.data.demos import DemoDataset, episode_path
-from foveate.demonstrations.record import MetaWorldDemosConfig, episodes_of, record_demos
+from foveate.demonstrations.config import LiberoDemosConfig, MetaWorldDemosConfig
+from foveate.demonstrations.record import SEED_STRIDE, episodes_of, record_demos
 from foveate.errors import FoveateError
 
-pytestmark = pytest.mark.skipif(importlib.util.find_spec("metaworld") is None, reason="needs metaworld")
+needs_metaworld = pytest.mark.skipif(importlib.util.find_spec("metaworld") is None, reason="needs metaworld")
 
 
+def test_libero_is_recorded_from_states_that_are_not_evaluated_on():
+    config = LiberoDemosConfig("x", tasks="libero_object/2:70,libero_spatial/0:1")
+    planned = episodes_of(config)
+    assert [e.task for e in planned[-2:]] == ["libero_object/2", "libero_spatial/0"]
+    scenes = [config.scene(e.seed) for e in planned[:70]]
+    assert set(scenes) == set(range(20, 50))
+    # A second attempt, and the same scene in another round, are disturbed in another way.
+    assert len({e.seed + attempt * SEED_STRIDE for e in planned[:70] for attempt in range(3)}) == 210
+
+
+def test_settings_of_each_simulator():
+    assert (MetaWorldDemosConfig("x").image_every, LiberoDemosConfig("x").image_every) == (2, 5)
+    assert MetaWorldDemosConfig("x").scene(10_003) == 10_003
+    with pytest.raises(FoveateError, match="multiple of image_every"):
+        LiberoDemosConfig("x", learner="metaworld_tiny", learner_steps=8)
+
+
+@needs_metaworld
 def test_plan_goes_task_by_task_whatever_the_workers():
     planned = episodes_of(MetaWorldDemosConfig("x", tasks="push:4,reach", episodes=2, workers=1))
     assert planned == episodes_of(MetaWorldDemosConfig("x", tasks="push:4,reach", episodes=2, workers=9))
@@ -19,6 +38,7 @@ def test_plan_goes_task_by_task_whatever_the_workers():
     assert [e.seed for e in planned if e.task == "push-v3"] == [10000, 10001, 10002, 10003]
 
 
+@needs_metaworld
 @pytest.mark.parametrize(
     ("options", "message"),
     [
@@ -33,6 +53,7 @@ def test_wrong_options(options, message):
         episodes_of(MetaWorldDemosConfig("x", **options))
 
 
+@needs_metaworld
 def test_records_resumes_and_refuses_other_settings(tmp_path, capsys):
     out = tmp_path / "demos"
     argv = ["--out", str(out), "--tasks", "reach:2", "--workers", "1", "--image_size", "32", "--store-size", "16"]
@@ -55,6 +76,7 @@ def test_records_resumes_and_refuses_other_settings(tmp_path, capsys):
         record_demos(MetaWorldDemosConfig(str(out), "reach:2", image_size=32, store_size=16, max_steps=100))
 
 
+@needs_metaworld
 def test_unwritable_folder(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(FoveateError, match="cannot be written there"):

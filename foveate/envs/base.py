@@ -58,6 +58,16 @@ class StepResult:
 
 
 @dataclass(frozen=True)
+class Advice:
+    """What a scripted expert, who sees the simulator's state, would do at an instant; a label, never an observation."""
+
+    state: np.ndarray
+    """The robot's state, as an observation of this instant holds it: float32 [S]."""
+    action: np.ndarray
+    """float32 [action_dim] in [-1, 1]."""
+
+
+@dataclass(frozen=True)
 class Snapshot:
     """What a simulator knows of an instant besides the observation; for recordings, never for a policy."""
 
@@ -94,6 +104,8 @@ class Env(Protocol):
     #     about: dict[str, Any]       # `versions` and `settings`, for a run's records
     #     scene: dict[str, Any]       # what the last reset began with, beside the seed
     #     def examine(self) -> list[str]      # what differs from how it should look, in sentences; ends the episode
+    # One with a scripted expert has
+    #     def advise(self) -> Advice          # at this instant; FoveateError where the task is none of the expert's
     # One that can be recorded in detail also has
     #     def snapshot(self, size: tuple[int, int] | None) -> Snapshot
     # which renders this instant at (width, height), or not at all; and one that knows its objects

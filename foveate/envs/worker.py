@@ -16,12 +16,22 @@ import subprocess
 import tempfile
 import traceback
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from foveate.envs.base import EnvConventions, EnvCrash, Snapshot, StepResult, check_action, default_python, make_env
+from foveate.envs.base import (
+    Advice,
+    EnvConventions,
+    EnvCrash,
+    Snapshot,
+    StepResult,
+    check_action,
+    default_python,
+    make_env,
+)
 from foveate.errors import FoveateError
 from foveate.types import Observation
 from foveate.util.process import die_with_parent, kill_group
@@ -81,6 +91,17 @@ class WorkerEnv:
     def segment(self, size: tuple[int, int] | None = None) -> dict[str, dict[str, np.ndarray]] | None:
         """View -> object -> bool [h, w] at this instant, at (width, height) if asked; None: it cannot tell."""
         return self._call("segment", size=None if size is None else list(size))
+
+    def advise(self) -> Advice:
+        """What the environment's scripted expert would do at this instant.
+
+        Raises:
+            FoveateError: it has none, or none for this task.
+        """
+        answer = self._call("advise")
+        if answer is None:
+            raise FoveateError(f"environment {self.env_name!r} has no scripted expert")
+        return Advice(answer["state"], answer["action"])
 
     def examine(self) -> list[str]:
         """What differs from how this simulator should look, in sentences; ends the episode."""
@@ -232,6 +253,8 @@ def serve(connection: socket.socket) -> None:
             elif call == "reset":
                 seen = _message(env.reset(request["task"], request["seed"]))
                 value = {"observation": seen, "scene": getattr(env, "scene", {})}
+            elif call == "advise":
+                value = asdict(env.advise()) if hasattr(env, "advise") else None
             elif call == "examine":
                 value = env.examine() if hasattr(env, "examine") else []
             else:

@@ -12,7 +12,7 @@ from typing import Any, ClassVar
 import numpy as np
 import pytest
 
-from foveate.envs.base import EnvConventions, EnvCrash, StepResult
+from foveate.envs.base import Advice, EnvConventions, EnvCrash, StepResult
 from foveate.envs.worker import WorkerEnv
 from foveate.errors import FoveateError
 from foveate.types import Observation
@@ -77,6 +77,9 @@ class Fake:
         views = {} if self.task == "one_view_less" and self.steps else {"front": image[:, ::-1]}
         return Observation(views, np.array([x, self.steps], np.float32), f"do {self.task}")
 
+    def advise(self) -> Advice:
+        return Advice(np.array([self.seed, self.steps], np.float32), ACTION)
+
     def close(self) -> None:
         pass
 
@@ -106,6 +109,14 @@ def test_same_interface_as_the_environment_itself(worker):
     assert [r.done for r in results] == [False, False, False, False, True]
     assert results[1].observation is None
     assert results[0].observation.state.tolist() == [0.5, 1]
+
+
+def test_advice_of_an_expert(worker):
+    worker.reset("good", 7)
+    worker.step(ACTION, render=False)
+    told = worker.advise()
+    assert (told.state.tolist(), told.action.tolist()) == ([7, 1], [0.5, -1])
+    assert told.action.dtype == np.float32
 
 
 def test_worker_has_no_torch(worker):

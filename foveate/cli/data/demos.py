@@ -1,15 +1,33 @@
-"""`foveate data metaworld-demos`: record demonstrations from scripted experts in Meta-World."""
+"""`foveate data metaworld-demos`, `libero-demos`: record demonstrations of scripted experts."""
 
 from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from foveate.demonstrations.config import DemosConfig
 
 
 def metaworld_demos(argv: list[str]) -> int:
     """The verb: record, say what was written."""
+    from foveate.demonstrations.config import MetaWorldDemosConfig
+
+    return _record(MetaWorldDemosConfig, argv)
+
+
+def libero_demos(argv: list[str]) -> int:
+    """The verb: record, say what was written."""
+    from foveate.demonstrations.config import LiberoDemosConfig
+
+    return _record(LiberoDemosConfig, argv)
+
+
+def _record(kind: type[DemosConfig], argv: list[str]) -> int:
     from foveate.cli.config import parse
-    from foveate.demonstrations.record import MetaWorldDemosConfig, record_demos
+    from foveate.demonstrations.record import record_demos
     from foveate.util.progress import Reporter, plain_console
 
-    config = parse(MetaWorldDemosConfig, argv, "foveate data metaworld-demos")
+    config = parse(kind, argv, f"foveate data {kind.env}-demos")
     info = record_demos(config, Reporter(plain_console()))
     print(f"{info['total_episodes']} episodes, {info['total_frames']} steps in {config.out}")
     return 0

@@ -21,9 +21,10 @@ from typing import Any
 
 import numpy as np
 
-from foveate.envs.base import EnvConventions, StepResult, check_action
+from foveate.envs.base import Advice, EnvConventions, StepResult, check_action
 from foveate.envs.libero import install
 from foveate.envs.libero.cameras import Shutter
+from foveate.envs.libero.expert import PickAndPlace
 from foveate.envs.libero.protocol import get_protocol
 from foveate.envs.libero.reference import compare, reference_task
 from foveate.envs.libero.suites import TENS, base_of, choose_prompt, resolve
@@ -89,6 +90,7 @@ class LiberoEnv:
         self._shutter: Any = None
         self._drawn: tuple[int, int, Any] | None = None  # the seed in force, resets since, the generator after them
         self._raw: Mapping[str, Any] = {}
+        self._expert: PickAndPlace | None = None
         self._steps = 0
 
     def reset(self, task: str, seed: int) -> Observation:
@@ -129,7 +131,7 @@ class LiberoEnv:
         for i in range(settle):  # objects fall onto the table
             self._shutter.open = i == settle - 1
             self._raw = self._sim.step(IDLE)[0]
-        self._steps = 0
+        self._steps, self._expert = 0, None
         self.scene = {"env_seed": seed, "env_draw": draw, "initial_state": state}
         return self.observe()
 
@@ -157,8 +159,23 @@ class LiberoEnv:
             view: np.ascontiguousarray(raw[key][::-1, ::-1])
             for view, key in zip(self.views, (f"{camera}_image" for camera in CAMERAS))  # noqa: B905
         }
-        state = np.concatenate([raw["robot0_eef_pos"], axis_angle(raw["robot0_eef_quat"]), raw["robot0_gripper_qpos"]])
-        return Observation(images=images, state=state.astype(np.float32), prompt=self._prompt)
+        return Observation(images=images, state=self._state(), prompt=self._prompt)
+
+    def advise(self) -> Advice:
+        """What the scripted expert would do now; of an episode's first call on it remembers what it missed.
+
+        Raises:
+            FoveateError: the task asks for more than to pick one object and to place it.
+        """
+        if self._sim is None:
+            raise FoveateError("advise: the episode was never begun; call reset first")
+        self._expert = self._expert or PickAndPlace(self._sim.env)
+        return Advice(self._state(), self._expert.action())
+
+    def _state(self) -> np.ndarray:
+        raw = self._raw
+        parts = [raw["robot0_eef_pos"], axis_angle(raw["robot0_eef_quat"]), raw["robot0_gripper_qpos"]]
+        return np.concatenate(parts).astype(np.float32)
 
     def segment(self, size: tuple[int, int] | None = None) -> dict[str, dict[str, np.ndarray]]:
         """View -> object -> bool [h, w]: where the pictures of this instant show it, by robosuite's names of objects

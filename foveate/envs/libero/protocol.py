@@ -16,6 +16,11 @@ ProtocolName = Literal["openpi", "oft", "lightvla", "lerobot"]
 LIMITS = {"libero_spatial": 220, "libero_object": 280, "libero_goal": 300, "libero_10": 520, "libero_90": 400}
 """Suite -> steps: the longest demonstration and a reserve."""
 
+STATES = 50
+"""Initial states that LIBERO ships for a task."""
+HELD_OUT = 20
+"""Foveate's own demonstrations never begin from the first so many of them, where policies are scored."""
+
 
 @dataclass(frozen=True)
 class Protocol:

@@ -35,8 +35,9 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from foveate.envs.base import EnvConventions, EnvCrash, Snapshot, StepResult, check_action
+from foveate.envs.base import Advice, EnvConventions, EnvCrash, Snapshot, StepResult, check_action
 from foveate.envs.gl import choose_gl
+from foveate.envs.metaworld import expert
 from foveate.envs.metaworld.segment import segment_views
 from foveate.envs.metaworld.state import camera_of, camera_pose, robot_state
 from foveate.errors import FoveateError, unknown
@@ -177,7 +178,7 @@ class MetaWorldEnv:
 
     @property
     def raw(self) -> np.ndarray:
-        """float64 [39]: Meta-World's own vector with the positions of objects and goal; for experts alone."""
+        """float64 [39]: Meta-World's own vector with the positions of objects and goal; never for a policy."""
         return self._raw
 
     @property
@@ -232,12 +233,14 @@ class MetaWorldEnv:
             self._recording[2].close()
         self._recording = None
 
-    def stock_expert_action(self) -> np.ndarray:
-        """float32 [4] in [-1, 1]: what Meta-World's scripted expert, who sees positions, does now."""
+    def advise(self) -> Advice:
+        """What a scripted expert, who sees positions, would do now: Meta-World's own, or `expert`'s."""
+        if self.task in expert.TASKS:
+            return Advice(self.state, expert.grasp_and_move(self._raw, lift=self.task == "pick-place-v3"))
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             action = self._expert.get_action(self._raw)
-        return np.clip(action, -1.0, 1.0).astype(np.float32)
+        return Advice(self.state, np.clip(action, -1.0, 1.0).astype(np.float32))
 
     def close(self) -> None:
         for _, _, renderer in self._loaded.values():

@@ -35,7 +35,7 @@ def check_path(config: DataConfig) -> None:
     """Folders of demonstrations must be named."""
     if not config.path:
         raise FoveateError(
-            "data.path is empty; name a folder of demonstrations (`foveate data metaworld-demos` records)"
+            "data.path is empty; name a folder of demonstrations (`foveate data metaworld-demos`, `libero-demos`)"
         )
 
 

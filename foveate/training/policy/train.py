@@ -39,6 +39,8 @@ class TrainPolicyConfig:
     """Folder of the run: checkpoints, metrics.jsonl, tensorboard, and the finished policy in `policy`."""
     init_from: str = ""
     """Policy folder to fine-tune; its model, robot, tokenizer and norm stats are used. Empty: a new model."""
+    weights_from: str = ""
+    """Policy folder from which a new model, of another robot say, takes the weights whose name and shape agree."""
     seed: int = 0
     """Random seed of new weights, order of the data, noise and augmentation."""
     pruner: PrunerConfig | None = None
@@ -59,6 +61,8 @@ class TrainPolicyConfig:
             raise FoveateError(
                 f"init_from {self.init_from!r} and a model of its own exclude each other; leave out the model section"
             )
+        if self.init_from and self.weights_from:
+            raise FoveateError("init_from and weights_from exclude each other: the former takes all weights over")
         if self.loop.compile and self.pruner is not None:
             raise FoveateError(
                 "loop.compile does not go with a pruner: compiling its data-dependent choice takes minutes"
@@ -82,7 +86,10 @@ def begin(config: TrainPolicyConfig) -> Start:
     if not config.init_from:
         robot = RobotMapping.load(config.data.robot, "pi05" if config.model.pi05 else "pi0")
         tokenizer = Path(config.data.tokenizer) if config.data.tokenizer else TINY_TOKENIZER
-        return Start(Pi0(config.model), robot.restricted(config.model.views), tokenizer, None)
+        model = Pi0(config.model)
+        if config.weights_from:
+            take_over(model, config.weights_from)
+        return Start(model, robot.restricted(config.model.views), tokenizer, None)
     info = detect(find_policy(config.init_from))
     if info.missing or info.robot is None or info.tokenizer is None or info.format == "lerobot":
         need = info.missing or ("LeRobot folders cannot be fine-tuned yet; export it as an openpi checkpoint",)
@@ -90,6 +97,22 @@ def begin(config: TrainPolicyConfig) -> Start:
     stats = load_norm_stats(info.path / "assets" / info.asset_ids[0])
     model = load_weights(info.weights, dataclasses.replace(info.config, dtype="float32")).float()
     return Start(model, info.robot.restricted(info.config.views), info.tokenizer, stats)
+
+
+def take_over(model: Pi0, folder: str) -> None:
+    """Copy the weights of a policy folder whose name and shape agree with the model's; the others stay as they are.
+
+    Raises:
+        FoveateError: none agrees.
+    """
+    info = detect(find_policy(folder))
+    theirs = load_weights(info.weights, dataclasses.replace(info.config, dtype="float32")).state_dict()
+    ours = model.state_dict()
+    agreeing = {name: value for name, value in theirs.items() if name in ours and ours[name].shape == value.shape}
+    if not agreeing:
+        raise FoveateError(f"weights_from {info.path}: no weight has the name and shape of one of this model")
+    model.load_state_dict(agreeing, strict=False)
+    logging.getLogger("foveate").info("%d of %d tensors taken over from %s", len(agreeing), len(ours), info.path)
 
 
 def make_processor(start: Start, stats: Mapping[str, NormStats]) -> Processor:

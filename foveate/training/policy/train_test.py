@@ -14,7 +14,7 @@ import yaml
 from foveate.cli.main import main
 from foveate.data.demos import write_episode, write_meta
 from foveate.errors import FoveateError
-from foveate.models.pi0.config import Pi0Config
+from foveate.models.pi0.config import Pi0Config, VisionConfig
 from foveate.models.pi0.detect import detect
 from foveate.models.pi0.model import Pi0
 from foveate.models.pi0.weights import load_weights
@@ -24,7 +24,7 @@ from foveate.training.config import DataConfig, LoopConfig, NoiseConfig, OptimCo
 from foveate.training.loop import Share
 from foveate.training.policy.data_test import MODEL, episode, source
 from foveate.training.policy.losses import FlowMatching
-from foveate.training.policy.train import TrainPolicyConfig, train_policy
+from foveate.training.policy.train import TrainPolicyConfig, begin, train_policy
 from foveate.types import Observation
 
 LOOP = LoopConfig(steps=4, batch_size=4, log_every=1, save_every=2, device="cpu")
@@ -103,6 +103,24 @@ def test_fine_tuning_with_a_pruner_from_the_command_line(base: Path, demos: str,
         assert (tmp_path / name).exists()
 
 
+def test_a_model_of_another_robot_begins_with_the_weights_that_fit(base: Path) -> None:
+    wider = dataclasses.replace(MODEL, action_dim=MODEL.action_dim + 3)
+    theirs = dict(load_weights(base / "model.safetensors", MODEL).named_parameters())
+    ours = dict(begin(TrainPolicyConfig(model=wider, weights_from=str(base))).model.named_parameters())
+    fresh = dict(begin(TrainPolicyConfig(model=wider)).model.named_parameters())
+    new = {name for name in ours if ours[name].shape != theirs[name].shape}
+    assert new == {"action_in_proj.weight", "action_out_proj.weight", "action_out_proj.bias"}
+    for name, value in ours.items():
+        torch.testing.assert_close(value, (fresh if name in new else theirs)[name].float())
+    gemma = dataclasses.replace(MODEL.llm, width=48, mlp_dim=56, head_dim=24)
+    vision = VisionConfig(24, 1, 2, 56, 28, 56, 48)
+    stranger = dataclasses.replace(MODEL, action_dim=9, vocab_size=1025, llm=gemma, expert=gemma, vision=vision)
+    with pytest.raises(FoveateError, match="no weight has the name and shape"):
+        begin(TrainPolicyConfig(model=stranger, weights_from=str(base)))
+    with pytest.raises(FoveateError, match="no such checkpoint folder"):
+        begin(TrainPolicyConfig(model=MODEL, weights_from="/nowhere/at/all"))
+
+
 def test_the_loss_falls_on_one_repeated_batch() -> None:
     torch.manual_seed(0)
     objective = FlowMatching(Pi0(MODEL), NoiseConfig())
@@ -144,6 +162,8 @@ def test_the_mask_takes_elements_out_of_the_loss() -> None:
 def test_contradictions_are_told() -> None:
     with pytest.raises(FoveateError, match="exclude each other"):
         TrainPolicyConfig(init_from="x", model=MODEL)
+    with pytest.raises(FoveateError, match="init_from and weights_from exclude each other"):
+        TrainPolicyConfig(init_from="x", weights_from="x")
     with pytest.raises(FoveateError, match=r"data\.path is empty"):
         train_policy(TrainPolicyConfig(model=MODEL))
     with pytest.raises(FoveateError, match="no such checkpoint folder"):

@@ -2,11 +2,8 @@
 
 A policy that clones undisturbed experts never sees how to come back from a mistake. Here the arm is pushed around
 by smooth noise (an AR(1) process whose strength is drawn per episode) and by kicks (a random direction held for a
-few steps), and every state is labelled with what the expert would do in it.
-
-Meta-World's own experts for push and pick-place switch between rising 10-20 cm and dropping onto the puck when the
-hand is 2 cm off, and fail at more than half of the disturbed episodes; `grasp_and_move` takes their place. The other
-tasks use Meta-World's.
+few steps), and every state is labelled with what the expert would do in it. The expert is the environment's own
+(`Env.advise`), which sees the simulator's state.
 
 What noise does not reach are the places where a trained policy gets stuck. There a `Learner` drives in turn with the
 expert, who labels every state all the same (DAgger; Ross, Gordon, Bagnell 2011).
@@ -16,44 +13,25 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 
 from foveate.data.demos import DemoEpisode
-from foveate.envs.metaworld.env import MetaWorldEnv
+from foveate.envs.base import Advice, Env
 from foveate.errors import FoveateError
 from foveate.types import Observation
 
 
-def expert_action(env: MetaWorldEnv) -> np.ndarray:
-    """float32 [4] in [-1, 1]: what the expert does in the environment's present state."""
-    if env.task in ("push-v3", "pick-place-v3"):
-        return grasp_and_move(env.raw, lift=env.task == "pick-place-v3")
-    return env.stock_expert_action()
+class Demonstrator(Env, Protocol):
+    """An environment with a scripted expert."""
 
-
-def grasp_and_move(raw: np.ndarray, lift: bool) -> np.ndarray:
-    """Come down on the puck through a funnel, close, and move to the goal; drop and retry what slipped.
-
-    raw: Meta-World's vector [39]: hand 0:3, opening 3, puck 4:7, goal -3:. lift: False keeps the puck on the table.
-    """
-    hand, opening, puck, goal = raw[:3], raw[3], raw[4:7], raw[-3:]
-    grasp = puck + np.array([-0.005, 0.0, 0.03])
-    off = float(np.linalg.norm(hand[:2] - grasp[:2]))
-    around = off < 0.03 and abs(hand[2] - grasp[2]) < 0.025
-    held = around and 0.3 < opening < 0.75
-    if held:
-        target, grip = (goal + (grasp - puck) if lift else np.array([goal[0], goal[1], 0.06])), 1.0
-    elif around and off < 0.02:
-        target, grip = grasp, 1.0
-    else:
-        target, grip = grasp + np.array([0.0, 0.0, np.clip(5.0 * (off - 0.012), 0.0, 0.1)]), -1.0
-    return np.clip(np.append(10.0 * (target - hand), grip), -1.0, 1.0).astype(np.float32)
+    def advise(self) -> Advice: ...
 
 
 @dataclass(frozen=True)
 class NoiseConfig:
-    """Disturbance of the executed action, in units of the action (1 = 1 cm per step)."""
+    """Disturbance of the executed action's first three numbers, the move of the hand, in units of the action."""
 
     scale: float = 0.3
     """Standard deviation of the smooth noise; each episode draws its own from 0 to this."""
@@ -62,7 +40,7 @@ class NoiseConfig:
     kick_rate: float = 0.02
     """Probability per step that a kick begins."""
     kick_steps: tuple[int, int] = (3, 8)
-    """Shortest and longest kick, in steps; the hand moves up to 1 cm per step."""
+    """Shortest and longest kick, in steps; each moves the hand as fast as it can."""
 
     def __post_init__(self) -> None:
         if self.scale < 0 or not 0 <= self.smoothness < 1 or not 0 <= self.kick_rate <= 1:
@@ -83,7 +61,7 @@ class Disturbance:
         self.kick_left = 0
 
     def apply(self, action: np.ndarray) -> np.ndarray:
-        """float32 [4] -> float32 [4] in [-1, 1]; the gripper is left to the expert."""
+        """float32 [A] -> float32 [A] in [-1, 1]; rotation and gripper are left to the expert."""
         c = self.config
         self.noise = c.smoothness * self.noise + np.sqrt(1 - c.smoothness**2) * self.scale * self.random.normal(size=3)
         if self.kick_left == 0 and self.random.random() < c.kick_rate:
@@ -103,13 +81,13 @@ class Learner:
     """A policy that drives in turn with the expert."""
 
     act: Callable[[Observation], np.ndarray]
-    """Observation -> actions float32 [n, 4] to execute open-loop."""
+    """Observation -> actions float32 [n, A] to execute open-loop."""
     share: float = 0.8
     """Probability that the learner drives until the next decision, which falls due when its actions are used up."""
 
 
 def demonstrate(
-    env: MetaWorldEnv,
+    env: Demonstrator,
     task: str,
     seed: int,
     noise: NoiseConfig,
@@ -117,18 +95,23 @@ def demonstrate(
     store_size: int,
     extra_steps: int,
     learner: Learner | None = None,
+    scene: int | None = None,
 ) -> DemoEpisode | None:
-    """One disturbed episode, labelled by the expert, `extra_steps` beyond its first success.
+    """One disturbed episode, labelled by the expert, `extra_steps` beyond its first success or to the end.
 
     None where the expert failed; with a learner, failures are what is looked for and are kept (`success_step` 0).
 
-    store_size: side of the stored pictures; `env.image_size` must be a multiple (blocks of pixels are averaged,
+    task: as the environment names it.
+    seed: of the disturbance.
+    store_size: side of the stored pictures; the environment's must be a multiple (blocks of pixels are averaged,
     which for a factor of 2 is what bilinear resizing does).
+    scene: seed of the scene, where it is another.
     """
-    observation: Observation | None = env.reset(task, seed)
+    scene = seed if scene is None else scene
+    observation: Observation | None = env.reset(task, scene)
     prompt = observation.prompt  # type: ignore[union-attr]
     disturbance, turns = Disturbance(noise, seed), np.random.default_rng([seed, 1])
-    states, actions, frames = [], [], []
+    advice, frames = [], []
     images: dict[str, list[np.ndarray]] = {view: [] for view in env.views}
     success_step, decide_at = 0, 0
     driving: list[np.ndarray] = []  # the learner's actions still to be executed
@@ -141,9 +124,8 @@ def demonstrate(
                 chunk = learner.act(observation)
                 driving = list(chunk) if turns.random() < learner.share else []
                 decide_at = step + len(chunk)
-        states.append(env.state)
-        actions.append(expert_action(env))
-        chosen = driving.pop(0) if driving else actions[-1]
+        advice.append(env.advise())
+        chosen = driving.pop(0) if driving else advice[-1].action
         result = env.step(disturbance.apply(chosen), render=(step + 1) % image_every == 0)
         observation = result.observation
         if result.success and not success_step:
@@ -154,11 +136,11 @@ def demonstrate(
         return None
     return DemoEpisode(
         task=prompt,
-        env_task=env.task,
-        seed=seed,
+        env_task=task,
+        seed=scene,
         success_step=success_step,
-        states=np.stack(states),
-        actions=np.stack(actions),
+        states=np.stack([told.state for told in advice]),
+        actions=np.stack([told.action for told in advice]),
         images={view: np.stack(pictures) for view, pictures in images.items()},
         frames=np.array(frames, dtype=np.int64),
     )
