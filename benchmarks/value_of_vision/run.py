@@ -214,7 +214,7 @@ def report(found: dict[str, Any]) -> str:
             rates = " / ".join(f"{100 * row[f'action_rate_{level}']:.0f}" for level in ("no", "coarse", "full"))
             spread = f" ± {100 * row['accuracy_std']:.1f}" if isinstance(row["accuracy_std"], float) else ""
             name = "learned, λ chosen on validation" if row["chosen"] else row["row"]
-            bounds = f"{100 * row['accuracy_low']:.1f} to {100 * row['accuracy_high']:.1f}"
+            bounds = f"{100 * row['accuracy_low']:.1f}–{100 * row['accuracy_high']:.1f}"
             path = f"{row['gflops_share']:.2f} | {row['path_ms_share']:.2f}"
             accuracy = f"{100 * row['accuracy']:.1f}{spread} % ({bounds})"
             lines.append(f"| {name} | {accuracy} | {row['avg_cost']:.3f} | {path} | {rates} |")
