@@ -11,6 +11,7 @@ import argparse
 
 from foveate.evaluation.sim.evaluate import evaluate, result_rows
 from foveate.evaluation.sim.simulate import SimConfig
+from foveate.util.words import percents
 
 
 def main() -> None:
@@ -31,7 +32,7 @@ def main() -> None:
     for row in result_rows([run]):
         low, high = row.ci95
         print(
-            f"{row.task:16} {row.successes}/{row.episodes} ({low:.0%} to {high:.0%})  "
+            f"{row.task:16} {row.successes}/{row.episodes} ({percents(low, high)})  "
             f"{row.kept:.1f} of {row.patches:.0f} tokens  {row.ms_p50:.0f} ms"
         )
     print(f"results: {run.folder / 'results.csv'}")

@@ -28,9 +28,16 @@ def reason_of(error: BaseException) -> str:
     return str(error) if isinstance(error, FoveateError) else f"{type(error).__name__}: {error}".removesuffix(": ")
 
 
-def unknown(kind: str, name: str, choices: Iterable[str]) -> FoveateError:
-    """An unknown name, with the nearest known ones or the list of all."""
+def unknown(kind: str, name: str, choices: Iterable[str], other: str = "") -> FoveateError:
+    """An unknown name, with the nearest known ones or the list of all.
+
+    Args:
+        other: what may be named beside the choices: `a file that ends with .jsonl`.
+    """
     choices = sorted(choices)
     near = difflib.get_close_matches(name, choices, n=3, cutoff=0.5)
-    hint = f"did you mean {' or '.join(map(repr, near))}?" if near else f"choices: {', '.join(choices)}"
+    if near:
+        hint = f"did you mean {' or '.join(map(repr, near))}?" + (f" Otherwise name {other}" if other else "")
+    else:
+        hint = f"choices: {', '.join([*choices, *([other] if other else [])])}"
     return FoveateError(f"unknown {kind} {name!r}; {hint}")

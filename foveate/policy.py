@@ -26,6 +26,7 @@ from foveate.pruning.base import Evidence, State, TokenPruner, pruning_stats
 from foveate.pruning.given import GivenPatches
 from foveate.types import ActionChunk, AttentionMaps, AttentionRequest, Observation, Phase, Trace
 from foveate.util.shipped import find_policy
+from foveate.util.words import plural
 
 """Policies that ship with foveate; `load_policy` takes their bare names."""
 
@@ -52,6 +53,16 @@ def at_least_one(config: object, *names: str) -> None:
             raise FoveateError(f"{name}: expected at least 1, got {value}")
 
 
+def check_layers(layers: Sequence[int], depth: int, option: str) -> None:
+    """Raises FoveateError where an option asks for a layer that a backbone of so many does not have."""
+    for layer in layers:
+        if not -depth <= layer < depth:
+            raise FoveateError(
+                f"{option} {layer}: the backbone has layers 0 to {depth - 1} ({plural(depth, 'layer')}); negative ones "
+                "count from the last"
+            )
+
+
 @dataclass(frozen=True, kw_only=True)
 class LoadOptions(ModelOptions):
     """Which policy and how it is loaded: options of every verb that runs one, and of `load_policy`."""
@@ -63,6 +74,12 @@ class LoadOptions(ModelOptions):
 
     def __post_init__(self) -> None:
         at_least_one(self, "num_steps", "action_horizon")
+
+    def check_layers(self, layers: Sequence[int], option: str) -> None:
+        """Raises FoveateError where an option asks for a layer that the backbone lacks; no weights are read."""
+        if layers:
+            _, info = detect(find_policy(self.policy), self)
+            check_layers(layers, info.spec.depth, option)
 
     def load(self) -> Policy:
         """The policy, ready to act.
@@ -118,12 +135,7 @@ class PolicySpec:
 
     def check_layers(self, layers: Sequence[int], option: str) -> None:
         """Raises FoveateError where an option asks for a layer that the backbone does not have."""
-        for layer in layers:
-            if not -self.depth <= layer < self.depth:
-                raise FoveateError(
-                    f"{option} {layer}: the backbone has layers 0 to {self.depth - 1} ({self.depth} layers); negative "
-                    "ones count from the last"
-                )
+        check_layers(layers, self.depth, option)
 
 
 class Policy:
@@ -282,8 +294,8 @@ class Policy:
         if not np.isfinite(actions).all():
             bad = int((~np.isfinite(actions)).any((1, 2)).sum())
             raise ActionsNotFinite(
-                f"policy {self.spec.name!r}: {bad} of {len(chunks)} answers hold actions that are not finite; check "
-                "observation, statistics and weights, or load the policy with dtype float32",
+                f"policy {self.spec.name!r}: {bad} of {plural(len(chunks), 'answer')} with actions that are not "
+                "finite; check observation, statistics and weights, or load the policy with dtype float32",
                 chunks,
             )
         return chunks, inputs, result

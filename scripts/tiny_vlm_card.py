@@ -25,6 +25,7 @@ from foveate.models.vlm.decoding import Decoding
 from foveate.models.vlm.load import load_vlm
 from foveate.models.vlm.model import VLM
 from foveate.types import VQASample
+from foveate.util.words import percent, percents
 
 CHUNK = 512
 CARD = """# tiny_qwen3vl
@@ -49,7 +50,7 @@ the level that the question needs:
 |---|---|---|---|---|---|
 {rows}
 
-On {easy_count} test questions of `easy_vqa`: NO {easy[NO]:.1%}, COARSE {easy[COARSE]:.1%}, FULL {easy[FULL]:.1%}. Where
+On {easy_count} test questions of `easy_vqa`: NO {easy[NO]}, COARSE {easy[COARSE]}, FULL {easy[FULL]}. Where
 the text settles nothing, NO can be right at chance alone; the letter behind the shape is never to be seen.
 {others}
 Limits: one kind of picture, a few hundred words, answers of one word. Not for statements about speed on real models.
@@ -89,14 +90,15 @@ def card(
         rates = {level: sum(found[level][i] for i in index) / len(index) for level in LEVELS}
         needed = sum(found[facts_of(tests[i]).need][i] for i in index)
         low, high = wilson(needed, len(index))
-        cells = " | ".join(f"{rates[level]:.1%}" for level in LEVELS)
+        cells = " | ".join(f"{percent(rates[level], 1)}" for level in LEVELS)
         rows.append(
-            f"| {kind} ({len(index)}) | {need} | {cells} | {needed / len(index):.1%} ({low:.1%} to {high:.1%}) |"
+            f"| {kind} ({len(index)}) | {need} | {cells} | {percent(needed / len(index), 1)} "
+            f"({percents(low, high, 1)}) |"
         )
     config = yaml.safe_load((folder / "train_config.yaml").read_text())
     seen = right(vlm, easy)
     others = "Seeds on validation, at the level that each question needs: " + ", ".join(
-        f"{Path(name).parent.name} {value:.1%}" for name, value in scores.items()
+        f"{Path(name).parent.name} {percent(value, 1)}" for name, value in scores.items()
     )
     return CARD.format(
         parameters=sum(p.numel() for p in vlm.model.parameters()) / 1e6,
@@ -106,7 +108,7 @@ def card(
         count=len(tests),
         rows="\n".join(rows),
         easy_count=len(easy),
-        easy={level: sum(seen[level]) / len(easy) for level in LEVELS},
+        easy={level: percent(sum(seen[level]) / len(easy), 1) for level in LEVELS},
         others=f"{others}.\n" if len(scores) > 1 else "",
     )
 

@@ -125,11 +125,24 @@ def test_a_capped_trace_spreads_over_the_run_and_the_summary_says_how_much(polic
     assert f"traced:  6 of {inferences} inferences" in capsys.readouterr().out
 
 
-def test_layers_are_checked_before_a_simulator_starts(policy, tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr("foveate.evaluation.sim.simulate._start", lambda *a: pytest.fail("a simulator started"))
-    flags = ["--trace_dump_attn", "true", "--trace_attn_layers", "1,31"]
-    assert main(command(policy, tmp_path / "run", *flags, traced=True)) == 1
-    assert "--trace_attn_layers 31: the backbone has layers 0 to 1 (2 layers)" in capsys.readouterr().err
+@pytest.mark.parametrize(
+    ("flags", "told"),
+    [
+        (
+            ["--trace_dump_attn", "true", "--trace_attn_layers", "1,31"],
+            "--trace_attn_layers 31: the backbone has layers 0 to 1 (2 layers)",
+        ),
+        (["--env", "libero", "--task_suite_name", "libero_goal"], "LIBERO is not installed in the interpreter"),
+        (["--env.python", "/no/such/python"], "env.python '/no/such/python': there is no such program"),
+    ],
+)
+def test_what_is_not_there_is_told_before_anything_is_loaded(policy, tmp_path, capsys, monkeypatch, flags, told):
+    monkeypatch.setattr("foveate.policy.LoadOptions.load", lambda self: pytest.fail("the policy was loaded"))
+    monkeypatch.setattr("foveate.envs.libero.install.interpreter", lambda: None)
+    monkeypatch.setattr("foveate.envs.libero.install.importlib.util.find_spec", lambda name: None)
+    assert main([*command(policy, tmp_path / "run", traced=True), *flags]) == 1
+    said = capsys.readouterr()
+    assert told in said.err and said.out == "" and not (tmp_path / "run").exists()
 
 
 @pytest.mark.slow
@@ -181,7 +194,7 @@ def test_told_to_end_it_says_what_is_kept_and_takes_its_workers_with_it(policy, 
         process.send_signal(stop)
         said, complained = process.communicate()
     assert process.returncode == status and b"Traceback" not in complained
-    assert f"{len(lines(log))} of 40 episodes are kept in".encode() in b" ".join(said.split())
+    assert f": {len(lines(log))} of 40 episodes; the same command goes on".encode() in b" ".join(said.split())
     marked = f"FOVEATE_TEST={tmp_path}\0".encode()
     for other in filter(str.isdecimal, os.listdir("/proc")):
         with contextlib.suppress(OSError):
@@ -251,7 +264,7 @@ def test_episodes_that_two_runs_wrote_are_counted_once_and_named(policy, tmp_pat
         path.write_text(path.read_text() * 2)
     capsys.readouterr()
     assert main(command(policy, tmp_path / "run", episodes=2)) == 0
-    assert "4 episodes were there twice, the first counts: " in capsys.readouterr().out
+    assert "written twice, the first counts: " in capsys.readouterr().out
     summary = json.loads((tmp_path / "run" / "summary.json").read_text())
     assert summary["total"]["episodes"] == len(lines(tmp_path / "run" / "episodes.jsonl")) == 4
     assert any("were there twice" in warning for warning in summary["warnings"])
@@ -280,7 +293,7 @@ def test_an_episode_is_logged_when_its_dumps_are_there(policy, tmp_path, monkeyp
     lost.unlink()
     assert main(command(policy, tmp_path / "run", episodes=2, traced=True)) == 0
     warnings = json.loads((tmp_path / "run" / "summary.json").read_text())["warnings"]
-    assert f"trace: no dump of 1 inferences: task000_ep000_{lost.stem}" in warnings
+    assert f"trace: no dump of 1 inference: task000_ep000_{lost.stem}" in warnings
 
 
 @pytest.mark.parametrize("error", [*UNEXPECTED, OSError(28, "No space left on device")], ids=repr)

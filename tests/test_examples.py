@@ -49,7 +49,7 @@ def test_prune_and_trace(example, tmp_path):
 @pytest.mark.slow
 @simulated
 def test_evaluate(example, tmp_path):
-    assert "drawer-close-v3  2/2 (34% to 100%)" in example("evaluate")
+    assert "drawer-close-v3  2/2 (34–100 %)" in example("evaluate")
     assert (tmp_path / "runs/evaluate/results.csv").exists()
 
 

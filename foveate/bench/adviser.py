@@ -24,6 +24,7 @@ import numpy as np
 
 from foveate.bench.peak import Peak
 from foveate.bench.work import Work
+from foveate.util.words import percent
 
 if TYPE_CHECKING:
     from foveate.bench.latency import Row
@@ -229,7 +230,7 @@ class Advice:
     def lines(self) -> list[str]:
         """The same in sentences."""
         base, budget = self.base, 1e3 / self.target_hz
-        shares = ", ".join(f"{part} {ms:.1f} ms ({ms / base.total:.0%})" for part, ms in base.ms.items())
+        shares = ", ".join(f"{part} {ms:.1f} ms ({percent(ms / base.total)})" for part, ms in base.ms.items())
         told = [f"{base.total:.1f} ms ({1e3 / base.total:.1f} Hz): {shares}"]
         knee_visual = self.knee_tokens - (base.tokens - base.visual)
         if self.knee_tokens >= base.tokens:

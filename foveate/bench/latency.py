@@ -33,6 +33,7 @@ from foveate.training.policy.untrained import untrained_policy
 from foveate.types import STAGES, Observation
 from foveate.util.progress import SILENT, Reporter
 from foveate.util.provenance import provenance
+from foveate.util.words import percent
 
 SCHEMA_VERSION = "foveate.bench.latency/v1"
 MODEL_STAGES = ("vision", "prefill", "denoise")
@@ -273,7 +274,7 @@ def measure_latency(config: LatencyConfig, report: Reporter = SILENT) -> Measure
             {v.name: runner for v, runner in runners.items()},
             lambda timed: timed.policy_ms,
             rounds,
-            lambda done, widest: bar.advance(int(done > 0), f"noise {widest:.1%}"),
+            lambda done, widest: bar.advance(int(done > 0), f"noise {percent(widest, 1)}"),
         )
     medians = {v: float(np.median([t.policy_ms for t in taken[v.name]])) for v in variants}
     rows = [_row(runners[v], taken[v.name], work[v], peak, medians, ready=ready[v], memory=memory[v]) for v in variants]

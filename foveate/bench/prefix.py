@@ -15,6 +15,7 @@ from foveate.pruning import LightVLA, make_pruner
 from foveate.pruning.base import TokenPruner
 from foveate.pruning.lightvla import LightVLAPruner
 from foveate.types import Observation, TokenLayout
+from foveate.util.words import percent
 
 
 @dataclass(frozen=True)
@@ -80,6 +81,6 @@ def as_text(rows: Sequence[PrefixLength]) -> str:
     lines = [f"prefix: {rows[0].embedded} tokens embedded, {rows[0].real} of them real"]
     lines.append(f"  {'pruner':<12} {'tokens':>6}  {'fewer':>14}  visual tokens per view")
     for row in rows:
-        fewer = f"{row.real - row.tokens} ({row.saved:.2%})" if row.tokens < row.real else "-"
+        fewer = f"{row.real - row.tokens} ({percent(row.saved, 2)})" if row.tokens < row.real else "-"
         lines.append(f"  {row.method:<12} {row.tokens:>6}  {fewer:>14}  {' + '.join(map(str, row.visual.values()))}")
     return "\n".join(lines)

@@ -7,6 +7,7 @@ because a policy that executes several actions of a chunk looks at one frame in 
 from __future__ import annotations
 
 import importlib
+import shutil
 import sys
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
@@ -136,6 +137,23 @@ def default_python(name: str) -> str:
 
         return interpreter() or sys.executable
     return sys.executable
+
+
+def check_simulator(name: str, python: str | None = None) -> None:
+    """Tell at once, before anything is loaded, that an environment's worker cannot start.
+
+    Args:
+        python: the worker's interpreter; None: `default_python`.
+    Raises:
+        FoveateError: the interpreter is not there, or lacks LIBERO.
+    """
+    program = python or default_python(name)
+    if shutil.which(program) is None:
+        raise FoveateError(f"env.python {program!r}: there is no such program; name a Python interpreter")
+    if name == "libero":
+        from foveate.envs.libero.install import check_installed
+
+        check_installed(program)
 
 
 def check_action(action: np.ndarray, action_dim: int) -> np.ndarray:

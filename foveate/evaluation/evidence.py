@@ -16,6 +16,7 @@ from foveate.tracing.store import dump_paths
 from foveate.tracing.tokens import check_run, write_capabilities, write_token_log
 from foveate.util.files import CannotWrite, full_disk
 from foveate.util.progress import SILENT, Reporter
+from foveate.util.words import plural
 from foveate.viz.plots import plot_run, spread
 from foveate.viz.report.page import build_report
 
@@ -31,11 +32,15 @@ def draw_overlays(folder: Path, limit: int | None = None, report: Reporter = SIL
     total = len(spread(dump_paths(check_run(folder)), limit))
     with report.bar(f"overlays of {folder.name}", "inferences", total) as bar:
         drawn = plot_run(folder, limit, bar.advance)
-    report.line(f"overlays: {drawn.files} pictures, {drawn.inferences} inferences, in {folder / 'plots'}")
+    report.line(
+        f"overlays: {plural(drawn.files, 'picture')}, {plural(drawn.inferences, 'inference')}, in {folder / 'plots'}"
+    )
     if drawn.left_out:
-        report.line(f"          {drawn.left_out} inferences left out; `foveate trace plot {folder}` draws all")
+        report.line(
+            f"          {plural(drawn.left_out, 'inference')} left out; `foveate trace plot {folder}` draws all"
+        )
     if drawn.without_pictures:
-        report.warn(f"{drawn.without_pictures} inferences have no saved pictures to draw on")
+        report.warn(f"no saved pictures to draw on: {plural(drawn.without_pictures, 'inference')}")
     return drawn.unreadable
 
 
@@ -47,11 +52,11 @@ def log_tokens(folder: Path, report: Reporter = SILENT) -> list[str]:
     """
     log = write_token_log(folder, diagnose)
     write_capabilities(folder)
-    report.line(f"token log: {len(log.rows)} inferences in {folder / 'report/tokens.jsonl'}")
+    report.line(f"token log: {plural(len(log.rows), 'inference')} in {folder / 'report/tokens.jsonl'}")
     for warning in log.summary["warnings"]:
         report.warn(warning)
     for problem, count in log.summary["schema_problems"].items():
-        report.warn(f"schema: {problem} ({count} dumps)")
+        report.warn(f"schema: {problem} ({plural(count, 'dump')})")
     return log.unreadable
 
 

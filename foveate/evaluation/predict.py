@@ -22,6 +22,7 @@ from foveate.evaluation.sim.simulate import pruner_label, trace_warnings
 from foveate.policy import LoadOptions, Policy, TraceOptions
 from foveate.tracing.store import TraceStore
 from foveate.types import ActionChunk
+from foveate.util.checks import instruction
 from foveate.util.files import alone_in, write_json
 from foveate.util.noise import action_noise
 from foveate.util.progress import SILENT, Reporter
@@ -56,8 +57,8 @@ class PredictConfig(LoadOptions):
         super().__post_init__()
         if (self.exp_name is None) == (self.trace_out_dir is None):
             raise FoveateError("where to? Give either --trace_out_dir DIR or --exp_name NAME (for runs/NAME)")
-        if self.image and not self.prompt:
-            raise FoveateError("--prompt: which instruction goes with the pictures?")
+        if self.image or self.prompt is not None:
+            instruction("--prompt", self.prompt)
 
     @property
     def folder(self) -> Path:
@@ -86,9 +87,11 @@ def predict(config: PredictConfig, report: Reporter = SILENT, policy: Policy | N
     Raises:
         FoveateError: a picture is missing or unreadable, or the dump cannot be written.
     """
-    policy = policy or config.load()
     folder = config.folder
     layers = config.trace_attn_layers if config.trace_dump_attn else ()
+    if policy is None:
+        config.check_layers(layers, "--trace_attn_layers")
+        policy = config.load()
     policy.spec.check_layers(layers, "--trace_attn_layers")
     if config.prompt is None:
         observation = made_up(policy, config.state, config.seed)

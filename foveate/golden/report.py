@@ -16,6 +16,7 @@ from rich.text import Text
 from torch import Tensor
 
 from foveate.util.files import write_text
+from foveate.util.words import plural
 
 Status = Literal["ok", "MISS", "excluded", "absent", "not compared"]
 Kind = Literal["hidden", "loss", "action", "gradient", "gradient norm", "pruner", "image"]
@@ -133,7 +134,7 @@ class Report:
         worst = difference.nan_to_num(nan=float("inf")).max().item()
         if not bool(inside.all()):
             if row.status != "MISS" or worst > row.error:
-                row.note = f"{name}: {int((~inside).sum())} of {inside.numel()} elements"
+                row.note = f"{name}: {int((~inside).sum())} of {plural(inside.numel(), 'element')}"
             row.status = "MISS"
         row.error = max(row.error, worst)
 
@@ -185,7 +186,10 @@ class Report:
         console.print(table)
         counts = {state: sum(row.status == state for row in self.rows) for state in colours}
         tensors = sum(row.tensors for row in self.rows)
-        console.print(f"{tensors} tensors: " + ", ".join(f"{n} groups {state}" for state, n in counts.items() if n))
+        console.print(
+            f"{plural(tensors, 'tensor')}: "
+            + ", ".join(f"{plural(n, 'group')} {state}" for state, n in counts.items() if n)
+        )
 
     def write_json(self, path: Path, **about: str) -> None:
         """The rows as one document, with what was compared (`about`)."""
@@ -195,7 +199,7 @@ class Report:
             "exit_status": self.exit_status(),
             "rows": [asdict(r) for r in self.rows],
         }
-        write_text(path, json.dumps(_finite(document), indent=1) + "\n")
+        write_text(path, json.dumps(_finite(document), indent=1) + "\n", shared=True)
 
 
 def _finite(value: object) -> object:

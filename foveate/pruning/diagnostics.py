@@ -10,6 +10,8 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
+from foveate.util.words import percent
+
 FEW_PER_VIEW = 3
 """The known collapse keeps 2-3 patches of a view."""
 FEW_SHARE = 0.01
@@ -56,13 +58,13 @@ def collapse_warnings(
         warnings += _pattern_warnings(np.asarray(keep_masks, dtype=bool), view_slices)
     if tied is not None and np.mean(tied) > TIED:
         warnings.append(
-            f"ties: {np.mean(tied):.0%} of the queries find their best score at more than one patch, and the first "
-            "patch wins; low-precision scores or equal patches (a blank or frozen camera) do this"
+            f"ties: {percent(float(np.mean(tied)))} of the queries find their best score at more than one patch, and "
+            "the first patch wins; low-precision scores or equal patches (a blank or frozen camera) do this"
         )
     if entropy is not None and np.mean(entropy) > FLAT:
         warnings.append(
-            f"flat scores: their softmax has {np.mean(entropy):.1%} of a uniform one's entropy, so the pruner hardly "
-            "prefers any patch; a strong keep-count regulariser or an untrained pruner does this"
+            f"flat scores: their softmax has {percent(float(np.mean(entropy)), 1)} of a uniform one's entropy, so the "
+            "pruner hardly prefers any patch; a strong keep-count regulariser or an untrained pruner does this"
         )
     return warnings
 
@@ -105,16 +107,16 @@ def _pattern_warnings(masks: np.ndarray, view_slices: Mapping[str, slice] | None
     stability = keep_set_stability(masks)
     if stability.size and stability.mean() >= SAME_SET:
         warnings.append(
-            f"frozen keep set: successive inferences share {stability.mean():.0%} of their kept patches, so the choice "
-            "hardly depends on what is seen"
+            f"frozen keep set: successive inferences share {percent(stability.mean())} of their kept patches, so the "
+            "choice hardly depends on what is seen"
         )
     sinks = np.flatnonzero(rate >= SINK_RATE)
     # By chance a patch is kept as often as the kept share; where that is high, always-kept patches say nothing.
     if sinks.size and rate.mean() < 0.5:
         share = masks[:, sinks].sum() / max(masks.sum(), 1)
         warnings.append(
-            f"attention sinks: {_name(sinks, view_slices)} kept in at least {SINK_RATE:.0%} of {len(masks)} inferences "
-            f"({share:.0%} of all that is kept), whatever is seen"
+            f"attention sinks: {_name(sinks, view_slices)} kept in at least {percent(SINK_RATE)} of {len(masks)} "
+            f"inferences ({percent(share)} of all that is kept), whatever is seen"
         )
     return warnings
 

@@ -45,7 +45,7 @@ def test_sinks_are_named_by_view():
     keep = masks(10)
     keep[:, [3, 70]] = True
     (warning,) = warn(keep)
-    assert warning.startswith("attention sinks: patches corner[3], wrist[6] are kept in at least 95% of 60 inferences")
+    assert warning.startswith("attention sinks: patches corner[3], wrist[6] are kept in at least 95 % of 60 inferences")
     assert "patches 3, 70 are" in collapse_warnings(keep.sum(-1), 128, keep)[0]
 
 

@@ -20,6 +20,7 @@ from torch import Tensor
 
 from foveate.errors import FoveateError, unknown
 from foveate.types import AttentionMaps, AttentionRequest, Phase
+from foveate.util.words import plural
 
 if TYPE_CHECKING:
     from foveate.types import Prefix
@@ -251,7 +252,7 @@ def _resolve_layers(wanted: Sequence[int], watched: dict[Phase, Sequence[Any]]) 
     for phase, stack in watched.items():
         for number in wanted:
             if not -len(stack) <= number < len(stack):
-                there = f"0 to {len(stack) - 1} ({len(stack)} layers)"
+                there = f"0 to {len(stack) - 1} ({plural(len(stack), 'layer')})"
                 raise FoveateError(f"attention layer {number}: the {STACKS[phase]} has layers {there}")
     depth = len(next(iter(watched.values())))
     return tuple(dict.fromkeys(number % depth for number in wanted))
@@ -265,7 +266,9 @@ def _resolve_heads(
     count = min(counts)
     for head in wanted or ():
         if not 0 <= head < count:
-            raise FoveateError(f"attention head {head}: the layers have heads 0 to {count - 1} ({count} heads)")
+            raise FoveateError(
+                f"attention head {head}: the layers have heads 0 to {count - 1} ({plural(count, 'head')})"
+            )
     return tuple(range(count)) if wanted is None else tuple(dict.fromkeys(wanted))
 
 

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import io
 import logging
-import pickle
 import queue
 import re
 import threading
@@ -353,17 +352,14 @@ def read_dump(path: str | Path) -> dict[str, Any]:
 
     path = Path(path)
     if not path.is_file():
-        raise FoveateError(f"{path}: not a readable dump (no regular file); delete it")
+        raise _unreadable(path, "it is no regular file")
     try:
         _check_stored(path)
         raw = torch.load(path, map_location="cpu", weights_only=True)
         version = raw.get("schema_version") if isinstance(raw, dict) else None
         dump = _arrays(raw, "") if version == SCHEMA_VERSION else {}
     except Exception as error:  # torch and pickle raise whatever a damaged file makes them stumble over
-        said = f"{type(error).__name__}: {str(error).partition(chr(10))[0][:160]}"
-        if isinstance(error, pickle.UnpicklingError):  # torch's own words would have the file's code executed
-            said = "damaged, or it holds more than tensors, numbers and texts"
-        raise FoveateError(f"{path}: not a readable dump ({said}); delete it") from error
+        raise _unreadable(path, _fault(path, error)) from error
     if version != SCHEMA_VERSION:
         raise FoveateError(
             f"{path}: expected a dict of trace schema {SCHEMA_VERSION!r}, got "
@@ -372,13 +368,35 @@ def read_dump(path: str | Path) -> dict[str, Any]:
     return dump
 
 
+def _unreadable(path: Path, fault: str) -> FoveateError:
+    return FoveateError(
+        f"{path}: not a readable dump: expected tensors, numbers and texts as a traced run writes them, but {fault}; "
+        "delete it, or copy it again"
+    )
+
+
+def _fault(path: Path, error: Exception) -> str:
+    """In our words: torch's are about its own code, and would have that of the file executed."""
+    if isinstance(error, OSError):
+        return f"it cannot be read ({error.strerror or error})"
+    if isinstance(error, _NotStored):
+        return str(error)
+    if not zipfile.is_zipfile(path):
+        return "it is empty" if path.stat().st_size == 0 else "it is cut short, or not a file of torch.save"
+    return "it is damaged, or holds more than these"
+
+
+class _NotStored(ValueError):
+    """A file that would unpack to more than it is."""
+
+
 def _check_stored(path: Path) -> None:
     """`torch.save` never compresses: what is packed may unpack to any size."""
     if zipfile.is_zipfile(path):
         with zipfile.ZipFile(path) as file:
             packed = [entry.filename for entry in file.infolist() if entry.compress_type != zipfile.ZIP_STORED]
         if packed:
-            raise ValueError(f"{packed[0]} is compressed")
+            raise _NotStored(f"{packed[0]} in it is compressed")
 
 
 def _arrays(value: Any, name: str) -> Any:
@@ -392,7 +410,7 @@ def _arrays(value: Any, name: str) -> Any:
     value = value.detach()
     stored = value.untyped_storage().nbytes() if value.layout is torch.strided else 0
     if value.numel() * value.element_size() > stored:
-        raise ValueError(f"{name[1:]}: {value.numel()} elements in {stored} stored bytes")
+        raise _NotStored(f"its {name[1:]} has {value.numel()} elements in {stored} stored bytes")
     return (value.float() if value.dtype is torch.bfloat16 else value).numpy()
 
 

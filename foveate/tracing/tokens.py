@@ -148,7 +148,7 @@ def none_readable(run_dir: Path, good: int, damaged: Sequence[str]) -> None:
     """Raises FoveateError where dumps are there and all of them are damaged."""
     if damaged and not good:
         raise FoveateError(
-            f"{run_dir}: none of its {len(damaged)} dumps can be used; trace the run again. The first: {damaged[0]}"
+            f"{run_dir}: no dump of {len(damaged)} can be used; trace the run again. The first: {damaged[0]}"
         )
 
 

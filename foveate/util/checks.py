@@ -57,6 +57,18 @@ def one_of(name: str, value: Any, choices: Iterable[str]) -> Any:
     return value
 
 
+def instruction(name: str, text: str | None) -> str:
+    """What a policy is asked to do; blank is none.
+
+    Raises:
+        FoveateError: there is none.
+    """
+    if text is None or not text.strip():
+        got = "none" if text is None else "an empty one"
+        raise FoveateError(f"{name}: expected an instruction, got {got}; say in plain words what the robot shall do")
+    return text
+
+
 def of_type(name: str, value: Any, *types: type) -> Any:
     """A value of one of these types.
 

@@ -142,18 +142,20 @@ def draft_folder(path: Path, what: str = "") -> Iterator[Path]:
         raise
 
 
-def write_text(path: Path, text: str, what: str = "") -> None:
+def write_text(path: Path, text: str, what: str = "", *, shared: bool = False) -> None:
     """Replace a file at once, in UTF-8; a reader or a crash never meets half of it. A missing folder is made.
 
+    Args:
+        shared: as of `draft`; for a file that the user names, in a folder that nobody holds (`one_process`).
     Raises:
         CannotWrite: naming the file and the reason.
     """
-    write_bytes(path, text.encode(), what)
+    write_bytes(path, text.encode(), what, shared=shared)
 
 
-def write_bytes(path: Path, content: bytes, what: str = "", *, sync: bool = True) -> None:
+def write_bytes(path: Path, content: bytes, what: str = "", *, shared: bool = False, sync: bool = True) -> None:
     """Replace a file at once; a missing folder is made. Arguments and errors as of `draft`."""
-    with draft(path, what, sync=sync) as begun:
+    with draft(path, what, shared=shared, sync=sync) as begun:
         path.parent.mkdir(parents=True, exist_ok=True)
         begun.write_bytes(content)
 

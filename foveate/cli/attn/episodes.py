@@ -14,6 +14,7 @@ from pathlib import Path
 
 from foveate.cli.attn.output import POLICY, print_outcomes, print_table
 from foveate.util.progress import Reporter, plain_console
+from foveate.util.words import percent
 
 
 def episodes(argv: list[str]) -> int:
@@ -51,7 +52,7 @@ def video(argv: list[str]) -> int:
             screen,
             f"most active heads, {phase}",
             ("layer", "head", "variance of its map", "leads its layer in"),
-            [(h["layer"], h["head"], f"{h['activity']:.3g}", f"{h['first']:.0%} of frames") for h in heads[:8]],
+            [(h["layer"], h["head"], f"{h['activity']:.3g}", f"{percent(h['first'])} of frames") for h in heads[:8]],
         )
     if ranking["all"]:
         screen.line(f"all heads, episode by episode: {config.video_out}/heads.json")

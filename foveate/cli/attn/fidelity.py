@@ -12,6 +12,7 @@ from typing import Any
 
 from foveate.cli.attn.output import POLICY
 from foveate.util.progress import Reporter, plain_console
+from foveate.util.words import plural
 
 
 def fidelity(argv: list[str]) -> int:
@@ -38,7 +39,7 @@ def _layer_table(result: dict[str, Any], choice: str) -> Any:
 
     from foveate.viz.report.fidelity import NAMES, ranking_table
 
-    caption = f"{NAMES[result['metric']]} of the actions, {result['frames']} frames; 95 % intervals"
+    caption = f"{NAMES[result['metric']]} of the actions, {plural(result['frames'], 'frame')}; 95 % intervals"
     table = Table(title=f"covering {choice}", caption=caption)
     head, rows = ranking_table(result, choice)
     columns = [i for i, name in enumerate(head) if name not in ("random", "low")]  # what fits into 80 columns

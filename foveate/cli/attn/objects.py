@@ -12,6 +12,7 @@ from typing import Any
 
 from foveate.cli.attn.output import POLICY
 from foveate.util.progress import Reporter, plain_console
+from foveate.util.words import plural
 
 
 def objects(argv: list[str]) -> int:
@@ -25,7 +26,7 @@ def objects(argv: list[str]) -> int:
     for view in dict.fromkeys(row["view"] for row in done.result["rows"]):
         screen.show(_table(done.result, view))
     counts = {s: sum(o.status == s for o in done.outcomes) for s in ("done", "skipped", "failed")}
-    screen.line(", ".join(f"{count} episodes {status}" for status, count in counts.items()))
+    screen.line(", ".join(f"{plural(count, 'episode')} {status}" for status, count in counts.items()))
     screen.line(f"results: {done.folder / 'objects.json'}, {done.folder / 'objects.md'}")
     return int(counts["failed"] > 0)
 
@@ -37,8 +38,8 @@ def _table(result: dict[str, Any], view: str) -> Any:
     from foveate.attention.objects import METRICS
     from foveate.viz.report.objects import number
 
-    count = len(result["episodes"])
-    caption = f"mean over {count} episodes, {result['target']}; in brackets: the same map shuffled"
+    episodes = plural(len(result["episodes"]), "episode")
+    caption = f"mean over {episodes}, {result['target']}; in brackets: the same map shuffled"
     table = Table(title=f"{view}, {result['phase']}", caption=caption)
     table.add_column("layer", justify="right")
     for metric in METRICS:

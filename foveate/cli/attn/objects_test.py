@@ -76,7 +76,7 @@ def test_one_episode_gives_pictures_videos_and_numbers(tree, capsys):
     assert sorted(p.name for p in (folder / "00008").iterdir()) == ["prefix_L1_objects.jpg", "prefix_L5_objects.jpg"]
     assert (folder / "L01_prefix_objects.webm").stat().st_size > 200
     assert (tree / "out/objects.png").exists()
-    assert "1 episodes done" in capsys.readouterr().out
+    assert "1 episode done" in capsys.readouterr().out
 
 
 def test_a_tree_gives_the_aggregate_and_goes_on(tree, capsys):
@@ -103,7 +103,7 @@ def test_masks_of_another_place_or_size(tree, capsys):
     write_masks(tree / "other" / bad.key, hw=(24, 32))
     assert objects("tree", "--out", "out", "--masks", "other") == 1
     said = capsys.readouterr().out
-    assert "1 episodes failed" in said and "24 x 32 pixels" in said and "the frame 48 x 64" in said
+    assert "1 episode failed" in said and "24 x 32 pixels" in said and "the frame 48 x 64" in said
     assert objects(str(bad.folder), "--out", "one", "--masks", f"other/{bad.key}") == 1
     assert "a stretched mask lies" in capsys.readouterr().err
 
@@ -162,5 +162,5 @@ def test_whatever_is_raised_costs_one_episode(tree, monkeypatch, capsys, error):
     monkeypatch.setattr(module, "measure_episode", odd)
     assert objects("tree", "--out", "out") == 1
     said = capsys.readouterr().out
-    assert "1 episodes done" in said and type(error).__name__ in said
+    assert "1 episode done" in said and type(error).__name__ in said
     assert len(json.loads((tree / "out/objects.json").read_text())["episodes"]) == 1

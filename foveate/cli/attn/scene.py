@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from foveate.cli.attn.output import POLICY, print_table
 from foveate.util.progress import Reporter, plain_console
+from foveate.util.words import percent
 
 
 def frame(argv: list[str]) -> int:
@@ -23,7 +24,10 @@ def frame(argv: list[str]) -> int:
         screen,
         f"where it looked: {done.prompt}",
         ["phase", "layer", "most active head", *(f"on {view}" for view in views)],
-        [[r["phase"], r["layer"], r["most_active_head"], *(f"{r['mass'][v]:.1%}" for v in views)] for r in done.rows],
+        [
+            [r["phase"], r["layer"], r["most_active_head"], *(percent(r["mass"][v], 1) for v in views)]
+            for r in done.rows
+        ],
     )
     screen.line("shares: of the attention of text or actions, mean over heads; the rest lies on text and actions")
     screen.line(f"pictures and maps.npz: {done.folder}")

@@ -129,7 +129,7 @@ def test_prompts_are_compared(scene, tmp_path, capsys):
         ),
         (["frame", "--prompt", "push it", "--activity", "mass"], "unknown activity 'mass'; choices: entropy, variance"),
         (["frame", "--prompt", "push it", "--colormap", "jett"], "unknown colour map 'jett'"),
-        (["frame"], "--prompt: which instruction?"),
+        (["frame"], "--prompt: expected an instruction, got none"),
         (["frame", "--prompt", "push", "--tokens", "push", "--phases", "suffix"], "add prefix to --phases"),
         (["prompts", "--prompt", "push it"], "expected two or more instructions"),
     ],

@@ -6,6 +6,8 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from foveate.util.words import percent
+
 if TYPE_CHECKING:
     from foveate.bench.latency import Row
 
@@ -28,7 +30,9 @@ def latency(argv: list[str]) -> int:
     if any(row.loses_time for row in measured.rows):
         console.print("! pruning loses time against the same without")
     if not measured.facts["settled"]:
-        console.print(f"the noise did not settle: {max(row.uncertainty for row in measured.rows):.1%} of a median")
+        console.print(
+            f"the noise did not settle: {percent(max(row.uncertainty for row in measured.rows), 1)} of a median"
+        )
     for line in measured.advice.lines():
         console.print(line, soft_wrap=True, highlight=False)
     document = json.dumps(measured.document(), indent=2)
@@ -60,7 +64,7 @@ def _table(rows: list[Row]) -> Any:
         table.add_column(column, justify="right")
     for row in rows:
         stages = [
-            f"{_ms(row.stages_ms[stage]['p50'])} ({row.fraction_of_peak[stage]:.0%})"
+            f"{_ms(row.stages_ms[stage]['p50'])} ({percent(row.fraction_of_peak[stage])})"
             for stage in ("vision", "prefill", "denoise")
         ]
         tokens = f"{row.tokens_after}/{row.tokens_before}"

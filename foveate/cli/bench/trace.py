@@ -51,5 +51,5 @@ def trace(argv: list[str]) -> int:
     document = json.dumps({"policy": config.policy, "rows": rows, **provenance()}, indent=2)
     print(document)
     if config.json:
-        write_text(Path(config.json), document + "\n")
+        write_text(Path(config.json), document + "\n", shared=True)
     return 0

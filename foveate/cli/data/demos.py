@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from foveate.util.words import plural
+
 if TYPE_CHECKING:
     from foveate.demonstrations.config import DemosConfig
 
@@ -29,5 +31,5 @@ def _record(kind: type[DemosConfig], argv: list[str]) -> int:
 
     config = parse(kind, argv, f"foveate data {kind.env}-demos")
     info = record_demos(config, Reporter(plain_console()))
-    print(f"{info['total_episodes']} episodes, {info['total_frames']} steps in {config.out}")
+    print(f"{plural(info['total_episodes'], 'episode')}, {plural(info['total_frames'], 'step')} in {config.out}")
     return 0

@@ -12,6 +12,7 @@ from foveate.cli.config import parse
 from foveate.util.files import one_process
 from foveate.util.progress import Reporter, plain_console
 from foveate.util.run_folder import write_run_files
+from foveate.util.words import plural
 
 
 def run(argv: list[str]) -> int:
@@ -46,12 +47,12 @@ def show(about: dict[str, Any], out: str, report: Reporter) -> int:
         report.console.print(table)
     for name, gone in about["missing"].items():
         left = "their questions are left out" if name in about["counts"] else "they were not compared"
-        report.warn(f"{name}: {gone['pictures']} pictures are not there, {left}; the first: {gone['first']}")
+        report.warn(f"{name}: {plural(gone['pictures'], 'picture')} missing, {left}; the first: {gone['first']}")
     leaking = []
     for name, leak in about["leakage"].items():
         report.line(
-            f"{name}: of {leak['questions']} questions, training holds the picture of {leak['same_image']}, the "
-            f"wording of {leak['same_wording']}, both together of {leak['same_both']}"
+            f"{name}: of {plural(leak['questions'], 'question')}, training holds the picture of {leak['same_image']}, "
+            f"the wording of {leak['same_wording']}, both together of {leak['same_both']}"
         )
         leaking += [name] if leak["same_image"] or leak["same_both"] else []
     parts = [f"{part}.jsonl" for part in ("train", "eval") if f"{part}_sha256" in about]

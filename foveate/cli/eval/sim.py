@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from foveate.util.words import percents
+
 if TYPE_CHECKING:
     from rich.console import Console
 
@@ -64,7 +66,7 @@ def _perturbed(config: SimConfig, console: Console) -> int:
 
 
 def _cell(row: PerturbedRow) -> str:
-    text = f"{row.successes}/{row.episodes} ({100 * row.ci_low:.0f}-{100 * row.ci_high:.0f} %)"
+    text = f"{row.successes}/{row.episodes} ({percents(row.ci_low, row.ci_high)})"
     text += f" {row.crashes} crashed" if row.crashes else ""
     return text if row.kept is None else f"{text}\n{row.kept:.1f} kept"
 
@@ -98,7 +100,7 @@ def _table(rows: Sequence[ResultRow]) -> Any:
 
 def _cells(row: ResultRow) -> list[str]:
     low, high = row.ci95
-    success = f"{row.successes}/{row.episodes} ({100 * low:.0f}-{100 * high:.0f} %)"
+    success = f"{row.successes}/{row.episodes} ({percents(low, high)})"
     success += f" {row.crashes} crashed" if row.crashes else ""
     tokens = "" if row.kept is None else f"{row.kept:.1f}/{row.patches:.0f}"
     return [success, tokens, "" if row.ms_p50 is None else f"{row.ms_p50:.1f}/{row.ms_p95:.0f}"]

@@ -20,6 +20,7 @@ def predict(policy, tmp_path, monkeypatch):
     """`foveate trace predict` with a random policy, in an empty folder with a picture per view."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(foveate.policy.LoadOptions, "load", lambda self: policy)
+    monkeypatch.setattr(foveate.policy.LoadOptions, "check_layers", lambda *_: None)
     rng = np.random.default_rng(0)
     for name in policy.spec.views:
         Image.fromarray(rng.integers(0, 256, (60, 80, 3), dtype=np.uint8)).save(f"{name}, a.png")
@@ -76,6 +77,7 @@ def test_predict_works_without_pictures_and_prompt(policy, tmp_path, monkeypatch
     """As the users' script did: a checkpoint, a name, device and dtype."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(foveate.policy.LoadOptions, "load", lambda self: policy)
+    monkeypatch.setattr(foveate.policy.LoadOptions, "check_layers", lambda *_: None)
     inferred = []
     infer = policy.infer
     monkeypatch.setattr(
@@ -109,9 +111,24 @@ def test_predict_checks_layers_before_it_infers(predict, policy, capsys, monkeyp
     assert "--trace_attn_layers 5: the backbone has layers 0 to 1" in capsys.readouterr().err
 
 
+def test_predict_checks_layers_before_it_loads(tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(foveate.policy.LoadOptions, "load", lambda self: pytest.fail("it loaded"))
+    words = ["--policy", "metaworld_tiny", "--exp_name", "x", "--trace_attn_layers", "1,31"]
+    assert main(["trace", "predict", *words]) == 1
+    said = capsys.readouterr()
+    assert "--trace_attn_layers 31: the backbone has layers 0 to" in said.err and said.out == ""
+
+
+@pytest.mark.parametrize("pictures", [[], ["--image", "a.png"]])
+def test_a_blank_prompt_is_none(pictures, capsys):
+    assert main(["trace", "predict", "--policy", "p", "--prompt", "  ", *pictures, "--exp_name", "x"]) == 1
+    assert "--prompt: expected an instruction, got an empty one" in capsys.readouterr().err
+
+
 def test_pictures_need_a_prompt(capsys):
     assert main(["trace", "predict", "--policy", "p", "--image", "a.png", "--exp_name", "x"]) == 1
-    assert "--prompt: which instruction" in capsys.readouterr().err
+    assert "--prompt: expected an instruction, got none" in capsys.readouterr().err
 
 
 def test_predict_asks_where_to(capsys):
@@ -122,6 +139,7 @@ def test_predict_asks_where_to(capsys):
 
 def test_what_a_checkpoint_lacks_can_be_given(policy, monkeypatch, tmp_path, capsys):
     asked = {}
+    monkeypatch.setattr(foveate.policy.LoadOptions, "check_layers", lambda *_: None)
     monkeypatch.setattr(foveate.policy.LoadOptions, "load", lambda self: asked.update(vars(self)) or policy)
     given = {"robot": "droid", "tokenizer": "t.model", "asset_id": "mine", "action_horizon": 15, "num_steps": 3}
     words = [word for name, value in given.items() for word in (f"--{name}", str(value))]

@@ -27,7 +27,7 @@ def test_a_run_is_named_as_users_do(run, words):
 def test_plot_and_report(run, capsys):
     assert main(["trace", "plot", "--exp_dir", "runs/try", "--limit", "2"]) == 0
     assert len(list((run / "plots/score_heatmap").glob("*.png"))) == 4
-    assert "1 inferences left out" in capsys.readouterr().out
+    assert "1 inference left out" in capsys.readouterr().out
     assert main(["trace", "report", "--run_root", "runs/try", "--compare", "runs/try", "--out", "both"]) == 0
     assert (run.parent.parent / "both/index.html").exists()
     assert main(["trace", "report", "--exp_name", "try"]) == 0

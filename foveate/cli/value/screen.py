@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.table import Table
 
 from foveate.util.progress import Reporter
+from foveate.util.words import plural
 
 if TYPE_CHECKING:
     from foveate.studies.value.result import EvaluationResult
@@ -27,7 +28,7 @@ def show(result: EvaluationResult | SeedsResult, console: Console, notes: bool =
     shown = result.table if ablated else main_rows(result.table)
     console.print(ablation_table(shown) if ablated else rows_table(shown))
     if more := len(result.table) - len(shown):
-        report.line(f"{more} more rows in {result.folder}")
+        report.line(f"{plural(more, 'more row')} in {result.folder}")
     for line in result.notes() if notes else ():
         report.line(line)
     for warning in result.warnings if notes else ():
@@ -67,14 +68,14 @@ def rows_table(rows: Sequence[Mapping[str, Any]]) -> Table:
 
 
 def _accuracy(row: Mapping[str, Any]) -> str:
-    """`94.0 (93.1-94.8)`, over seeds `94.0 ± 0.1 (93.0-94.9)`."""
+    """`94.0 (93.1–94.8)`, over seeds `94.0 ± 0.1 (93.0–94.9)`."""
     if row["accuracy"] is None:
         return "not public"
     words = [f"{100 * row['accuracy']:.1f}"]
     if row.get("accuracy_std") is not None:
         words.append(f"± {100 * row['accuracy_std']:.1f}")
     if row.get("accuracy_low") is not None:
-        words.append(f"({100 * row['accuracy_low']:.1f}-{100 * row['accuracy_high']:.1f})")
+        words.append(f"({100 * row['accuracy_low']:.1f}–{100 * row['accuracy_high']:.1f})")
     return " ".join(words)
 
 

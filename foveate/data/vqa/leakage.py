@@ -13,6 +13,7 @@ from pathlib import Path
 from foveate.data.vqa.jsonl import SUFFIXES, read_lines, samples_of
 from foveate.types import VQASample
 from foveate.util.pictures import encoded
+from foveate.util.words import plural
 
 
 @dataclass(frozen=True)
@@ -30,8 +31,8 @@ class Leakage:
 
     def __str__(self) -> str:
         return (
-            f"of {self.questions} questions, training holds the picture of {len(self.same_image)}, the wording of "
-            f"{len(self.same_wording)} and both together of {len(self.same_both)}"
+            f"of {plural(self.questions, 'question')}, training holds the picture of {len(self.same_image)}, the "
+            f"wording of {len(self.same_wording)} and both together of {len(self.same_both)}"
         )
 
 

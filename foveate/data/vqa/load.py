@@ -47,8 +47,7 @@ def load_vqa(
     elif name_or_path.endswith(SUFFIXES) or Path(name_or_path).exists():
         rows = module.load(split, Path(name_or_path))
     else:
-        error = unknown("data set", name_or_path, PRESETS)
-        raise FoveateError(f"{error}; or name a JSONL file (its name ends with .jsonl)")
+        raise unknown("data set", name_or_path, PRESETS, "a JSONL file (its name ends with .jsonl)")
     # A part of a set that is sorted by subject is taken from everywhere in it.
     samples = list(rows if module.GROUPED else islice(rows, max_samples))
     if not samples:

@@ -160,7 +160,7 @@ def _missing_pictures(name: str, samples: Sequence[VQASample]) -> list[str]:
             todo = (
                 "paths count from the folder of the file" if name.endswith(SUFFIXES) else "see that --root holds them"
             )
-        raise FoveateError(f"{name}: not one of {len(missing)} pictures is there, the first: {missing[0]}; {todo}")
+        raise FoveateError(f"{name}: no picture of {len(missing)} is there, the first: {missing[0]}; {todo}")
     return missing
 
 

@@ -119,14 +119,14 @@ def test_a_wrong_folder_of_pictures_is_an_error_that_names_it_and_writes_nothing
     argv = ["data", "vqa-train", "--root", str(root), "--against", "textvqa:validation", "--out", str(out)]
     assert main([*argv, "--llava", str(llava)]) == 1
     told = " ".join(capsys.readouterr().err.split())
-    assert "llava: not one of 3 pictures is there, the first:" in told and "--llava_images" in told
+    assert "llava: no picture of 3 is there, the first:" in told and "--llava_images" in told
     assert str(llava.parent / "0.jpg") in told and not out.exists()
 
     (tmp_path / "coco" / "1.jpg").unlink()
     assert main([*argv, "--llava", str(llava), "--llava_images", str(tmp_path / "coco")]) == 0
     told = " ".join(capsys.readouterr().out.split())
     missing = tmp_path / "coco" / "1.jpg"
-    assert f"warning: llava: 1 pictures are not there, their questions are left out; the first: {missing}" in told
+    assert f"warning: llava: 1 picture missing, their questions are left out; the first: {missing}" in told
     about = json.loads((out / "data.json").read_text())
     assert about["counts"]["llava"] == {"train": 2, "missing picture": 1}
 
@@ -139,7 +139,7 @@ def test_pictures_that_training_must_not_know_have_to_be_there(tmp_path: Path) -
         (tmp_path / f"{name}.jsonl").write_text("\n".join(map(json.dumps, lines)))
     mine, other = str(tmp_path / "mine.jsonl"), str(tmp_path / "other.jsonl")
     config = VqaTrainConfig(out=str(tmp_path / "out"), sets=(mine,), eval_sets=(), against=(other,))
-    with pytest.raises(FoveateError, match=r"other\.jsonl: not one of 2 pictures is there, the first: .*2\.png"):
+    with pytest.raises(FoveateError, match=r"other\.jsonl: no picture of 2 is there, the first: .*2\.png"):
         build(config, lambda samples, _: samples)
     half = str(tmp_path / "half.jsonl")
     lines = [{"image": "1.png", "question": "?", "answer": "a"}, {"question": "without one?", "answer": "a"}]

@@ -12,6 +12,7 @@ import importlib.util
 import io
 import os
 import pickle
+import subprocess
 import sys
 import tempfile
 import zipfile
@@ -58,6 +59,15 @@ def interpreter() -> str | None:
     return None
 
 
+def check_installed(python: str) -> None:
+    """Raises FoveateError where an interpreter has no package of LIBERO; nothing of it is imported."""
+    look = "import importlib.util, sys; sys.exit(importlib.util.find_spec('libero') is None)"
+    here = python == sys.executable
+    lacks = importlib.util.find_spec("libero") is None if here else subprocess.run([python, "-c", look]).returncode
+    if lacks:
+        raise FoveateError(f"LIBERO is not installed in the interpreter {python}; {REMEDY}")
+
+
 def load() -> Libero:
     """Import LIBERO, whichever package brings it.
 
@@ -65,9 +75,9 @@ def load() -> Libero:
         FoveateError: it is not there, or lacks its assets.
     """
     choose_gl()
+    check_installed(sys.executable)
     spec = importlib.util.find_spec("libero")
-    if spec is None:
-        raise FoveateError(f"LIBERO is not installed in this interpreter ({sys.executable}); {REMEDY}")
+    assert spec is not None
     _answer_its_question(Path(next(iter(spec.submodule_search_locations or []), "")) / "libero")
     try:
         from libero.libero import benchmark, get_libero_path

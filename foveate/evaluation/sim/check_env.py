@@ -24,6 +24,7 @@ from foveate.envs.worker import WorkerEnv
 from foveate.errors import FoveateError
 from foveate.policy import LoadOptions, Policy
 from foveate.types import Observation
+from foveate.util.words import percent
 
 TASK = "libero_object/0"
 OBJECTS_OF = (TASK, "libero_spatial/5")
@@ -185,9 +186,11 @@ def _seen_by(policy: Policy, seen: Observation, protocol: str | None) -> Finding
     if what:
         return Finding("picture in the model", False, f"it is {what}, against what the environment gives")
     if crop != wanted:
-        told = f"{crop:.0%} of its area are left, and protocol {protocol or DEFAULT} leaves {wanted:.0%}"
+        told = f"{percent(crop)} of its area is left, and protocol {protocol or DEFAULT} leaves {percent(wanted)}"
         return Finding("picture in the model", False, told)
-    return Finding("picture in the model", True, f"upright, RGB, {crop:.0%} of its area; {away:.1f} grey levels away")
+    return Finding(
+        "picture in the model", True, f"upright, RGB, {percent(crop)} of its area; {away:.1f} grey levels away"
+    )
 
 
 def _state_of(policy: Policy, seen: Observation) -> Finding:

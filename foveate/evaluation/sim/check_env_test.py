@@ -150,7 +150,7 @@ def test_a_policy_that_fits(stand):
         (policy(Processor(), gripper_sign="positive_opens"), "declared by the policy", "gripper_sign"),
         (policy(Processor(lambda p: p[::-1, ::-1])), "picture in the model", "turned by 180 degrees"),
         (policy(Processor(lambda p: p[..., ::-1])), "picture in the model", "red and blue"),
-        (policy(Processor(middle)), "picture in the model", "90% of its area are left, and protocol openpi"),
+        (policy(Processor(middle)), "picture in the model", "90 % of its area is left, and protocol openpi"),
         (policy(Processor(middle=variants(reference_state())[SIGN])), "state in the model", "sign is flipped"),
     ],
 )

@@ -20,13 +20,14 @@ from foveate.errors import FoveateError
 from foveate.evaluation.sim.agreement import read
 from foveate.evaluation.sim.results import RunLog, write_results
 from foveate.evaluation.sim.rollout import Played
-from foveate.evaluation.sim.simulate import SimConfig, name_variant, simulate
+from foveate.evaluation.sim.simulate import SimConfig, check_first, name_variant, simulate
 from foveate.policy import Policy
 from foveate.tracing.store import dump_paths, lacking_dumps
 from foveate.util.files import one_process
 from foveate.util.progress import SILENT, Reporter
 from foveate.util.provenance import provenance
 from foveate.util.run_folder import check_same_config, differing_options, to_dict, write_run_files
+from foveate.util.words import plural
 
 MAY_CHANGE = (
     "out", "trace_out_dir", "num_trials_per_task", "quick", "num_workers", "max_batch", "trace_max_dumps_per_run",
@@ -74,8 +75,8 @@ def evaluate(config: SimConfig, report: Reporter = SILENT, policy: Policy | None
     Raises:
         FoveateError: conventions, views or tasks do not fit, or the folder holds a run with other options.
     """
-    config.jobs()  # a task that is not there is named before anything is loaded
     if policy is None:
+        check_first(config)
         with report.status("loading the policy"):
             policy = config.load()
     variant = name_variant(config, policy)
@@ -108,7 +109,7 @@ def _evaluate(config: SimConfig, policy: Policy, variant: str, folder: Path, rep
                 config, policy, log, variant=variant, on_episode=ended, on_start=begin, tell=report.line
             )
     except KeyboardInterrupt:
-        report.line(f"{len(log.done)} of {len(jobs)} episodes are kept in {folder}; the same command goes on")
+        report.line(f"kept in {folder}: {len(log.done)} of {plural(len(jobs), 'episode')}; the same command goes on")
         raise
     finally:
         log.close()
@@ -134,7 +135,7 @@ def _without_dump(folder: Path, log: RunLog) -> list[str]:
     """Names the logged inferences whose evidence is lost: the disk was full, or the machine lost its power."""
     task_ids = {episode.task: episode.extra.get("task_id", 0) for episode in log.episodes}
     lacking = lacking_dumps(folder, ({**row, "task_id": task_ids[row["task"]]} for row in log.queries))
-    return [f"trace: no dump of {len(lacking)} inferences: {', '.join(lacking)}"] if lacking else []
+    return [f"trace: no dump of {plural(len(lacking), 'inference')}: {', '.join(lacking)}"] if lacking else []
 
 
 def check_same_run(folder: Path, config: SimConfig) -> None:

@@ -17,7 +17,7 @@ from typing import Any
 
 from foveate.envs.libero.suites import perturbed
 from foveate.evaluation.sim.evaluate import Evaluated, evaluate
-from foveate.evaluation.sim.simulate import SimConfig, name_variant
+from foveate.evaluation.sim.simulate import SimConfig, check_first, name_variant
 from foveate.policy import Policy
 from foveate.pruning import make_config
 from foveate.util.files import write_text
@@ -53,6 +53,7 @@ def evaluate_perturbed(config: SimConfig, report: Reporter = SILENT) -> list[Per
     changes = tuple(dict.fromkeys(config.perturb or ()))
     suites = {PLAIN: config.task_suite_name}
     suites |= {change: ",".join(perturbed(config.task_suite_name, (change,))) for change in changes}
+    check_first(config)
     with report.status("loading the policy"):
         policy = config.load()
     full = Policy(policy.engine, policy.processor, None, name=policy.spec.name, device=policy.device)

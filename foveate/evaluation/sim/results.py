@@ -51,7 +51,7 @@ class RunLog:
         self.warnings: list[str] = []
         if twice := self._episodes.dropped:
             named = ", ".join(f"{row['task']} episode {row['episode']}" for row in twice)
-            self.warnings.append(f"episodes.jsonl: {len(twice)} episodes were there twice, the first counts: {named}")
+            self.warnings.append(f"episodes.jsonl: written twice, the first counts: {named}")
         known = {_key(row) for row in self._episodes.rows}
         complete = [row for row in self._queries.rows if _key(row) in known]
         if len(complete) < len(self._queries.rows):

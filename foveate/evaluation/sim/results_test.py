@@ -55,9 +55,7 @@ def test_what_two_runs_wrote_twice_is_dropped_and_named(tmp_path):
     log.close()
     log = RunLog(tmp_path)
     assert [e.episode for e in log.episodes] == [0, 1, 2] and len(log.queries) == 6
-    assert log.warnings == [
-        "episodes.jsonl: 2 episodes were there twice, the first counts: push-v3 episode 0, push-v3 episode 1"
-    ]
+    assert log.warnings == ["episodes.jsonl: written twice, the first counts: push-v3 episode 0, push-v3 episode 1"]
     log.close()
     assert RunLog(tmp_path).warnings == [] and len((tmp_path / "episodes.jsonl").read_text().splitlines()) == 3
 

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from foveate.envs.base import check_simulator
 from foveate.envs.libero.protocol import ProtocolName, get_protocol
 from foveate.envs.libero.suites import perturbed
 from foveate.envs.suites import env_of_suite, resolve_tasks
@@ -30,6 +31,7 @@ from foveate.policy import LoadOptions, Policy, TraceOptions, at_least_one
 from foveate.tracing.store import TraceStore, forget_unfinished
 from foveate.types import ActionChunk, Trace
 from foveate.util.choices import name_of
+from foveate.util.words import plural
 
 
 @dataclass(frozen=True)
@@ -181,6 +183,17 @@ def name_variant(config: SimConfig, policy: Policy) -> str:
     return config.variant or (made if config.inject_latency is None else f"{made}_{label(config.inject_latency)}")
 
 
+def check_first(config: SimConfig) -> None:
+    """What can be told before anything is loaded.
+
+    Raises:
+        FoveateError: a task, a traced layer or the simulator is not there.
+    """
+    config.jobs()
+    check_simulator(config.env.name, config.env.python)
+    config.check_layers(_trace_options(config).attn_layers, "--trace_attn_layers")
+
+
 def simulate(
     config: SimConfig,
     policy: Policy,
@@ -330,7 +343,7 @@ def trace_warnings(store: TraceStore) -> list[str]:
     if not became["failed"]:
         return list(store.warnings)
     without = became["failed"] + became["dropped"]
-    return [*store.warnings, f"trace: {without} of {without + became['written']} inferences have no dump"]
+    return [*store.warnings, f"trace: no dump of {without} of {plural(without + became['written'], 'inference')}"]
 
 
 def _start(config: SimConfig, tasks: Sequence[str], count: int, stack: ExitStack) -> list[WorkerEnv]:

@@ -86,4 +86,4 @@ def test_inferences_without_a_dump_are_counted(tmp_path):
     for step in range(4):
         store.submit(trace, observation, {"task_id": 0, "episode": 0, "step": step, "query": step})
     reason, count = trace_warnings(store)
-    assert "could not be written" in reason and count == "trace: 4 of 4 inferences have no dump"
+    assert "could not be written" in reason and count == "trace: no dump of 4 of 4 inferences"

@@ -15,6 +15,7 @@ from foveate.evaluation.vqa.cache import PassCache, data_hash, image_bytes, samp
 from foveate.evaluation.vqa.metrics import circular_index
 from foveate.evaluation.vqa.passes import FAULT_PASS, TEXT_PASS, TOKENS_PASS, PrunedPass
 from foveate.types import VQASample
+from foveate.util.words import plural
 from foveate.vision_value.config import LEVELS
 from foveate.vision_value.outcomes import Outcomes
 
@@ -106,14 +107,14 @@ def score_passes(
     pairs = [(s, k) for s, k in zip(samples, keys, strict=True) if s.id not in found]
     if not pairs:
         raise FoveateError(
-            f"data set {dataset!r}: not one of {len(samples)} pictures can be read: {next(iter(found.values()))}"
+            f"data set {dataset!r}: no picture of {len(samples)} can be read: {next(iter(found.values()))}"
         )
     for name, rows in wanted.items():
         lacking = [s.id for s, k in pairs if k not in rows]
         if lacking:
             raise FoveateError(
-                f"pass {name} over {dataset!r} lacks {len(lacking)} of {len(pairs)} questions ({lacking[0]} ...); "
-                "run the same command again"
+                f"pass {name} over {dataset!r} lacks {len(lacking)} of {plural(len(pairs), 'question')} ({lacking[0]} "
+                "...); run the same command again"
             )
     chosen = {name: tuple(rows[k] for _, k in pairs) for name, rows in wanted.items()}
     healthy = tuple(s for s, _ in pairs)

@@ -15,6 +15,7 @@ from foveate.models.common.images import ResizeKind, model_images, to_uint8
 from foveate.models.common.normalize import Normalizer
 from foveate.models.common.robots import RobotMapping
 from foveate.types import Observation
+from foveate.util.checks import instruction
 
 
 class RobotProcessor:
@@ -88,12 +89,8 @@ class RobotProcessor:
 
     def prompt(self, observation: Observation) -> str:
         """The instruction as it came, or the robot's default."""
-        prompt = observation.prompt if observation.prompt.strip() else self.robot.default_prompt
-        if not prompt:
-            raise FoveateError(
-                f"the observation has an empty prompt, and robot {self.robot.name!r} has no default_prompt"
-            )
-        return prompt
+        has_own = observation.prompt.strip() or self.robot.default_prompt is None
+        return instruction("prompt", observation.prompt if has_own else self.robot.default_prompt)
 
     def actions(self, actions: Tensor, observations: Sequence[Observation]) -> np.ndarray:
         """The model's actions [B, H, A] -> the robot's, float32 [B, H, action_dim]; NaN stays NaN."""

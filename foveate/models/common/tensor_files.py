@@ -17,6 +17,7 @@ from torch import Tensor
 from foveate.errors import FoveateError
 from foveate.util.checks import of_type, shown
 from foveate.util.files import read_json
+from foveate.util.words import plural
 
 WEIGHTS = "model.safetensors"
 INDEX = "model.safetensors.index.json"
@@ -61,7 +62,8 @@ def read_header(path: Path) -> dict[str, Stored]:
         } - set(shard)
         if wrong:
             raise FoveateError(
-                f"{path}: it and {name} differ in {len(wrong)} key(s), such as {min(wrong)!r}; copy the whole folder"
+                f"{path}: it and {name} differ in {plural(len(wrong), 'key')}, such as {min(wrong)!r}; copy the whole "
+                "folder"
             )
         header |= shard
     return header
@@ -87,7 +89,9 @@ def check_floats(path: Path, stored: Mapping[str, Stored]) -> None:
         if entry.dtype not in FLOATS:
             strange.setdefault(entry.dtype, []).append(entry.key)
     if strange:
-        kinds = [f"{_called(dtype)} ({len(keys)} keys, such as {keys[0]!r})" for dtype, keys in strange.items()]
+        kinds = [
+            f"{_called(dtype)} ({plural(len(keys), 'key')}, such as {keys[0]!r})" for dtype, keys in strange.items()
+        ]
         raise FoveateError(
             f"{path}: weights stored as {', '.join(kinds)} are not supported; convert them to one of "
             f"{', '.join(FLOATS)}, with the scales that they were quantised by"

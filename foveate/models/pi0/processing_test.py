@@ -122,7 +122,7 @@ def test_bad_observations_are_explained() -> None:
         made.inputs([replace(observation, images={"exterior_image_1_left": observation.images["wrist_image_left"]})])
     with pytest.raises(FoveateError, match="3 numbers, robot 'droid' expects 8"):
         made.inputs([replace(observation, state=np.zeros(3))])
-    with pytest.raises(FoveateError, match="empty prompt"):
+    with pytest.raises(FoveateError, match="prompt: expected an instruction, got an empty one"):
         made.inputs([replace(observation, prompt=" ")])
 
 

@@ -23,6 +23,7 @@ from foveate.models.common.tensor_files import Stored, check_floats, copy_finite
 from foveate.models.pi0.config import GemmaConfig, Pi0Config, VisionConfig
 from foveate.models.pi0.model import Pi0
 from foveate.util.files import draft
+from foveate.util.words import plural
 
 _PALIGEMMA = "paligemma_with_expert.paligemma."
 _VISION = _PALIGEMMA + "model.vision_tower.vision_model."
@@ -137,7 +138,7 @@ def openpi_keys(header: Mapping[str, Stored]) -> KeySet:
                 "counts; save the checkpoint with one of them"
             )
         stored[name] = entry
-    lines = [f"{reason}: {len(keys)} keys, such as {keys[0]!r}" for reason, keys in applied.items() if keys]
+    lines = [f"{reason}: {plural(len(keys), 'key')}, such as {keys[0]!r}" for reason, keys in applied.items() if keys]
     return KeySet(stored, tuple(lines))
 
 

@@ -26,6 +26,7 @@ from foveate.util.files import alone_in, write_json
 from foveate.util.noise import action_noise, stack_noise
 from foveate.util.progress import SILENT, Reporter
 from foveate.util.run_folder import check_same_config, write_run_files
+from foveate.util.words import plural
 
 MAY_CHANGE = ("data_root", "out", "workers", "batch", "device")
 """Options that may differ when a run goes on: they change no result."""
@@ -180,7 +181,7 @@ def _number(kind: str, number: int, count: int) -> int:
     """Counted from 0."""
     if not -count <= number < count:
         raise FoveateError(
-            f"--{kind}s: {kind} {number} does not exist; the model has {count} {kind}s, 0 to {count - 1}: "
+            f"--{kind}s: {kind} {number} does not exist; the model has {plural(count, kind)}, 0 to {count - 1}: "
             f"choose among them, for instance --{kind}s {','.join(map(str, range(count)[-3:]))}"
         )
     return number % count

@@ -34,11 +34,13 @@ from foveate.studies.attention.occlusion import (
 )
 from foveate.studies.attention.scene import layers_of
 from foveate.types import Observation
+from foveate.util.checks import instruction
 from foveate.util.choices import name_of
 from foveate.util.files import JsonLines, alone_in, fault_of, nan_to_null, write_json
 from foveate.util.progress import SILENT, Reporter
 from foveate.util.provenance import provenance
 from foveate.util.run_folder import check_same_config, to_dict, write_run_files
+from foveate.util.words import plural
 from foveate.viz.attention import save_jpeg
 from foveate.viz.fidelity_pictures import stack, strip
 from foveate.viz.plots import spread
@@ -86,11 +88,13 @@ class FidelityConfig(OcclusionConfig, LoadOptions):
         OcclusionConfig.__post_init__(self)
         LoadOptions.__post_init__(self)
         given = [bool(self.data_root), bool(self.episode), bool(self.image)]
-        if sum(given) != 1 or (self.image and not self.prompt):
+        if sum(given) != 1:
             raise FoveateError(
                 "what is to be tested? Give either a DROID-format tree, or --episode (with --frame), or --image and "
                 "--prompt"
             )
+        if self.image or self.prompt is not None:
+            instruction("--prompt", self.prompt)
         if self.frame and not self.episode:
             raise FoveateError("--frame: of which episode? Name its folder with --episode")
         for name in ("frames_per_episode", "keyframe_interval"):
@@ -167,7 +171,7 @@ def _resolved(layers: Sequence[int], depth: int) -> tuple[int, ...]:
     asked = layers_of(layers, depth)
     for layer in asked:
         if not -depth <= layer < depth:
-            raise FoveateError(f"--layers {layer}: the model has {depth} layers, 0 to {depth - 1}")
+            raise FoveateError(f"--layers {layer}: the model has {plural(depth, 'layer')}, 0 to {depth - 1}")
     return tuple(dict.fromkeys(layer % depth for layer in asked))
 
 

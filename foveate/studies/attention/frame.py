@@ -26,6 +26,7 @@ from foveate.policy import Policy
 from foveate.studies.attention.pictures import draw_phase, draw_steps, draw_words
 from foveate.studies.attention.scene import SceneConfig, layers_of, open_scene, shared_noise, sheet_of
 from foveate.types import ActionChunk, AttentionMaps, AttentionRequest, Phase
+from foveate.util.checks import instruction
 from foveate.util.files import alone_in, write_json
 from foveate.util.progress import SILENT, Reporter
 from foveate.util.run_folder import write_run_files
@@ -46,8 +47,8 @@ class FrameConfig(SceneConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not (self.prompt or self.episode):
-            raise FoveateError("--prompt: which instruction? Only an --episode brings one")
+        if self.prompt is not None or not self.episode:
+            instruction("--prompt", self.prompt)
         if self.tokens and "prefix" not in self.phases:
             raise FoveateError("--tokens asks where words look, which is the prefix: add prefix to --phases")
 

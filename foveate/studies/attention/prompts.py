@@ -28,6 +28,7 @@ from foveate.policy import Policy
 from foveate.studies.attention.pictures import grids
 from foveate.studies.attention.scene import SceneConfig, layers_of, open_scene, shared_noise, sheet_of
 from foveate.types import ActionChunk, AttentionMaps, AttentionRequest, Observation, Phase
+from foveate.util.checks import instruction
 from foveate.util.files import alone_in, nan_to_null, write_json
 from foveate.util.progress import SILENT, Reporter
 from foveate.util.run_folder import write_run_files
@@ -72,6 +73,8 @@ def compare_prompts(config: PromptsConfig, report: Reporter = SILENT, policy: Po
     """
     if len(config.prompt) < 2:
         raise FoveateError(f"--prompt: expected two or more instructions to compare, got {len(config.prompt)}")
+    for prompt in config.prompt:
+        instruction("--prompt", prompt)
     policy, first = open_scene(config, config.prompt[0], report, policy)
     observations = [replace(first, prompt=prompt) for prompt in config.prompt]
     request = AttentionRequest(

@@ -31,6 +31,7 @@ from foveate.types import Phase
 from foveate.util.files import alone_in, fault_of, write_json, write_text
 from foveate.util.progress import SILENT, Reporter
 from foveate.util.run_folder import to_dict
+from foveate.util.words import plural
 
 RENDERED = "render.yaml"
 """How the pictures of a folder were drawn again, for the films of them."""
@@ -118,8 +119,8 @@ def video(config: VideoConfig, report: Reporter = SILENT) -> tuple[list[Outcome]
         check_held(held, config.layers, config.heads, key)
     if plain:
         report.warn(
-            f"{len(plain)} of {len(keys)} episodes are filmed as they were drawn, each picture with its own scale and "
-            "head: their maps or the camera's pictures are not there (--data_root says where these are)"
+            f"{len(plain)} of {plural(len(keys), 'episode')} filmed as they were drawn, each picture with its own "
+            "scale and head: their maps or the camera's pictures are not there (--data_root says where these are)"
         )
     with report.bar("episodes", "episodes", len(keys)) as bar:
         filmed = film_all(

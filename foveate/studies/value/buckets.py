@@ -43,7 +43,7 @@ class MatchedRatios:
 
     def write(self, path: Path) -> None:
         """A YAML file that `--config` takes."""
-        write_text(path, self.origin + yaml.safe_dump({"policy": self.policy}, sort_keys=False))
+        write_text(path, self.origin + yaml.safe_dump({"policy": self.policy}, sort_keys=False), shared=True)
 
 
 def matched_ratios(config: BucketsConfig) -> MatchedRatios:

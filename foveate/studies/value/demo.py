@@ -9,6 +9,7 @@ from foveate.studies.value.result import EvaluationResult
 from foveate.studies.value.run import evaluate
 from foveate.studies.value.study import open_study
 from foveate.util.progress import SILENT, Reporter
+from foveate.util.words import percent, plural
 
 MODEL = "tiny_qwen3vl"
 LAMBDAS = (0.0, 0.02, 0.05, 0.1, 0.2, 0.3, 0.5, 1.0)
@@ -35,15 +36,15 @@ def verdict(result: EvaluationResult) -> list[str]:
     """The learned row whose lambda validation has chosen, and how far it lies above each rival's curve."""
     full = next(row for row in result.table if row["baseline_name"] == "always_full")
     chosen = next(row for row in result.table if row["chosen"])
-    share, right = 100 * chosen["avg_cost"] / full["avg_cost"], 100 * chosen["accuracy"]
+    share, right = chosen["avg_cost"] / full["avg_cost"], chosen["accuracy"]
     lines = [
-        f"{chosen['row']}, {chosen['samples']} questions: {right:.1f} % at {share:.0f} % of the cost "
-        f"of always FULL ({100 * full['accuracy']:.1f} %)"
+        f"{chosen['row']}, {plural(chosen['samples'], 'question')}: {percent(right, 1)} at {percent(share)} of the "
+        f"cost of always FULL ({percent(full['accuracy'], 1)})"
     ]
     if chosen["path_ms_share"] is not None:
         lines.append(
-            f"  with the text pass and the answer: {100 * chosen['gflops_share']:.0f} % of its FLOPs, "
-            f"{100 * chosen['path_ms_share']:.0f} % of its time"
+            f"  with the text pass and the answer: {percent(chosen['gflops_share'])} of its FLOPs, "
+            f"{percent(chosen['path_ms_share'])} of its time"
         )
     for margin in result.comparison():
         if margin["row"] == chosen["row"] and margin["rival"] != "always_full":

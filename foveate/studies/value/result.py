@@ -14,6 +14,7 @@ from foveate.evaluation.vqa.config import VqaConfig
 from foveate.evaluation.vqa.path import PathCosts
 from foveate.evaluation.vqa.rows import PRUNING, RuleResult
 from foveate.evaluation.vqa.scored import PrunedOutcomes, ScoredPasses
+from foveate.util.words import plural
 from foveate.vision_value.baselines import Rule
 from foveate.vision_value.checkpoint import TrainedHead
 from foveate.vision_value.config import LEVELS
@@ -81,7 +82,7 @@ class EvaluationResult:
         for name, scored in self.datasets.items():
             if scored.broken:
                 first = next(iter(scored.broken.values()))
-                found.append(f"{name}: {len(scored.broken)} questions left out: {first}")
+                found.append(f"{name}: {plural(len(scored.broken), 'question')} left out: {first}")
             lacking = " and ".join(level for level in LEVELS if level not in scored.answers)
             if lacking:
                 found.append(

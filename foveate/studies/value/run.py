@@ -48,9 +48,10 @@ def evaluate(
     """
     start, config = time.monotonic(), study.config
     questions = study.prepare()
-    result = EvaluationResult(config, warnings=untuned(config))
+    result = EvaluationResult(config)
     if heads is None:
-        heads, result.warnings = study.heads, [*result.warnings, *study.head_warnings]
+        # Where no head is looked up, or one that was trained a moment ago, there is nothing that stage 1 could lack.
+        heads, result.warnings = study.heads, [*untuned(config), *study.head_warnings]
     need_head(config, heads)
     passes, pruned = asked(config)
     passes = passes if needs is None else needs

@@ -18,6 +18,7 @@ from foveate.studies.value.report import write_summary
 from foveate.studies.value.study import prepare_folder
 from foveate.util.files import alone_in
 from foveate.util.run_folder import write_run_files
+from foveate.util.words import plural
 from foveate.viz.value.curves import plot_rows
 
 ACTION_COLUMNS = (
@@ -127,7 +128,9 @@ def data_of(sources: Sequence[dict[str, Any]], names: Sequence[str]) -> tuple[di
             data[name] = next(iter(versions.values()))[1]
             continue
         data |= {f"{name} ({run})": about for run, about in versions.values()}
-        facts = "; ".join(f"{run}: {about['samples']} questions, {about['hash']}" for run, about in versions.values())
+        facts = "; ".join(
+            f"{run}: {plural(about['samples'], 'question')}, {about['hash']}" for run, about in versions.values()
+        )
         warnings.append(
             f"the runs have different questions under the name {name} ({facts}): their rows cannot be compared; "
             "evaluate with the same data and --max_samples"

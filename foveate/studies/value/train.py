@@ -33,6 +33,7 @@ from foveate.training.value.stage1 import FOLDER, is_tuned, tune
 from foveate.training.value.stage2 import fit, split_by_image
 from foveate.types import VQASample
 from foveate.util.run_folder import differing_options, write_run_files
+from foveate.util.words import plural
 from foveate.vision_value.baselines import EVERY_PASS, Always
 from foveate.vision_value.checkpoint import TrainedHead, save_head
 from foveate.vision_value.outcomes import Outcomes
@@ -84,7 +85,7 @@ def train_head(study: Study) -> HeadResult:
         tuned = tune_model(study, folder)
         passes = training_passes(tuned)
         if passes is not None:
-            report.line(f"stage 2: {len(passes.train)} questions, {len(passes.val)} for validation")
+            report.line(f"stage 2: {plural(len(passes.train), 'question')}, {len(passes.val)} for validation")
             if config.policy.use_straight_through is None:
                 report.line("stage 2: gains are learned: policy.lambda_cost does not count here, but at evaluation")
             else:
@@ -112,7 +113,7 @@ def chosen_text(facts: Mapping[str, Any]) -> str:
     doubt = ": too few to tell losses that small" if error > facts["chosen_within"] else ""
     return (
         f"chosen lambda {facts['chosen_lambda']:g}: {100 * lost:.2f} ± {100 * error:.2f} points below always FULL on "
-        f"{count} validation questions, {100 * facts['chosen_within']:.2f} allowed{doubt}"
+        f"{plural(count, 'validation question')}, {100 * facts['chosen_within']:.2f} allowed{doubt}"
     )
 
 
@@ -138,8 +139,8 @@ def tune_model(study: Study, folder: Path) -> Study:
         again = is_tuned(folder, recipe)
         done = f"; done before, in {folder / FOLDER}" if again else ""
         study.report.line(
-            f"stage 1: {config.training.stage1_epochs} epochs over {len(tuned_on)} questions (validation is left out), "
-            f"{config.training.stage1_baseline_name}{done}"
+            f"stage 1: {plural(config.training.stage1_epochs, 'epoch')} over {plural(len(tuned_on), 'question')} "
+            f"(validation is left out), {config.training.stage1_baseline_name}{done}"
         )
         if not again:
             float32 = dataclasses.replace(home.config, model=dataclasses.replace(config.model, dtype="float32"))
@@ -158,7 +159,7 @@ def training_passes(study: Study) -> TrainingPasses | None:
     scored = study.experiment.scored("training", samples, EVERY_PASS)
     if scored.broken:
         first = next(iter(scored.broken.values()))
-        study.report.warn(f"{len(scored.broken)} of {len(samples)} training questions left out: {first}")
+        study.report.warn(f"{len(scored.broken)} of {plural(len(samples), 'training question')} left out: {first}")
     return TrainingPasses(vlm, scored, held_out(scored.samples, study.config))
 
 

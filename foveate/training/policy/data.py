@@ -25,6 +25,7 @@ from foveate.training.config import DataConfig
 from foveate.training.loop import DRAWS, ORDER, Share, seed_of
 from foveate.training.policy.augment import recolour, shift, uniform
 from foveate.training.policy.losses import FlowBatch, sample_time
+from foveate.util.words import plural
 
 GREY = 128
 MIN_SPREAD = 0.05
@@ -143,7 +144,7 @@ class DemoSource:
         """int64 [size]: the samples of one step's batch; the last, incomplete batch of an epoch is left out."""
         if size > len(self.samples):
             raise FoveateError(
-                f"loop.batch_size {size} exceeds the {len(self.samples)} samples; record more or lower it"
+                f"loop.batch_size {size} exceeds the {plural(len(self.samples), 'sample')}; record more or lower it"
             )
         per_epoch = len(self.samples) // size
         epoch, place = divmod(step, per_epoch)

@@ -21,10 +21,11 @@ from foveate.models.common.robots import RobotMapping
 from foveate.models.pi0.model import Pi0
 from foveate.models.pi0.weights import save_weights
 from foveate.training.policy.data import asset_folder
+from foveate.util.words import plural
 
 CARD = """# {name}
 
-A small {kind} policy for {robot}: {parameters:.2f} M parameters, {views} view(s) of {size} px ({patches} visual
+A small {kind} policy for {robot}: {parameters:.2f} M parameters, {views} of {size} px ({patches} visual
 tokens), chunks of {horizon} actions. Trained by `foveate train policy` with `train_config.yaml`: {steps} steps of
 {batch} samples{pruned}.
 
@@ -92,7 +93,7 @@ def _card(
         kind="π0.5" if config.pi05 else "π0",
         robot=robot.name,
         parameters=sum(p.numel() for p in model.parameters()) / 1e6,
-        views=len(config.views),
+        views=plural(len(config.views), "view"),
         size=config.vision.image_size,
         patches=len(config.views) * config.vision.grid[0] * config.vision.grid[1],
         horizon=config.action_horizon,

@@ -28,6 +28,7 @@ from foveate.training.policy.export import export_policy
 from foveate.training.policy.losses import FlowMatching
 from foveate.util.run_folder import to_dict
 from foveate.util.shipped import TINY_TOKENIZER, find_policy
+from foveate.util.words import plural
 from foveate.util.world import World, join_world
 
 
@@ -149,7 +150,7 @@ def _train(config: TrainPolicyConfig, world: World, progress: Any) -> Path:
     stats = start.stats or norm_stats(episodes, start.robot, start.model.config.action_horizon)
     processor = make_processor(start, stats)
     samples = make_samples(episodes, processor, config.data.frame_stride)
-    logging.getLogger("foveate").info("%d episodes, %d samples", len(episodes), len(samples))
+    logging.getLogger("foveate").info("%s, %s", plural(len(episodes), "episode"), plural(len(samples), "sample"))
     objective = FlowMatching(start.model, config.pruner_noise, make_pruner(config.pruner)).to(world.device)
     source = DemoSource(samples, processor, config.data, config.seed)
     ema = fit(

@@ -19,6 +19,7 @@ from foveate.training.loop import fit
 from foveate.training.vlm.train import LevelMix, ListedQuestions, QuestionLoss, QuestionSource
 from foveate.types import VQASample
 from foveate.util.files import draft_folder
+from foveate.util.words import plural
 from foveate.util.world import World
 from foveate.vision_value.config import TrainingConfig
 
@@ -102,10 +103,10 @@ def tune(
     questions = ListedQuestions(seen)
     broken = [fault for fault in faults if fault]
     if not questions.samples:
-        first = f"; of {len(broken)} pictures that cannot be read the first: {broken[0]}" if broken else ""
+        first = f"; {plural(len(broken), 'picture')} cannot be read, the first: {broken[0]}" if broken else ""
         raise FoveateError(f"stage 1: not one training question has a public answer and a picture{first}")
     if broken and world.is_main:
-        log.warning("stage 1: %d of %d questions left out: %s", len(broken), len(samples), broken[0])
+        log.warning("stage 1: %d of %s left out: %s", len(broken), plural(len(samples), "question"), broken[0])
     steps = math.ceil(len(questions.samples) / training.batch_size) * training.stage1_epochs
     optim = OptimConfig(
         lr=training.stage1_lr,

@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 
 from foveate.errors import FoveateError
+from foveate.util.words import plural
 from foveate.vision_value.baselines import Cascade, Rule, UncertaintyThreshold
 from foveate.vision_value.baselines.string_lookup import fit_lookup
 from foveate.vision_value.baselines.uncertainty_threshold import between
@@ -222,8 +223,8 @@ def split_by_image(images: Sequence[bytes], val_fraction: float) -> np.ndarray:
     held = np.array([d < val_fraction for d in digests], dtype=bool)
     if held.all() or not held.any():
         raise FoveateError(
-            f"{len(images)} training questions with {len(set(digests))} pictures cannot be split into training and "
-            f"validation at training.val_fraction {val_fraction}; give more questions"
+            f"{plural(len(images), 'training question')} with {plural(len(set(digests)), 'picture')} cannot be split "
+            f"into training and validation at training.val_fraction {val_fraction}; give more questions"
         )
     return held
 
@@ -231,7 +232,7 @@ def split_by_image(images: Sequence[bytes], val_fraction: float) -> np.ndarray:
 def _known(outcomes: Outcomes, what: str) -> Outcomes:
     known = outcomes.take(np.isfinite(outcomes.loss).all(-1))
     if not len(known):
-        raise FoveateError(f"not one of {len(outcomes)} {what} questions has a public answer: nothing can be learned")
+        raise FoveateError(f"no {what} question of {len(outcomes)} has a public answer: nothing can be learned")
     return known
 
 

@@ -120,7 +120,7 @@ class Chart:
                 axis.set_major_locator(MaxNLocator(4, steps=[1, 2, 2.5, 5, 10]))
                 axis.set_major_formatter(StrMethodFormatter("{x:g}"))
             if percent:
-                self._axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
+                self._axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=0, symbol=" %"))
 
     def line(self, line: Line) -> None:
         """A line through its points; a single point is a dot."""

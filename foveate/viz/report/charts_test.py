@@ -56,7 +56,7 @@ def test_an_interval_runs_from_its_low_to_its_high_end():
     (_, zero), (_, one) = points(marks(svg)["scale"])
     interval = next(p for p in ElementTree.fromstring(svg).iter("path") if "stroke-opacity: 0.55" in p.get("style", ""))
     assert [(zero - y) / (zero - one) for _, y in points(interval)] == pytest.approx([0.25, 0.9], abs=1e-5)
-    assert {"0%", "50%", "100%"} <= set(texts(svg))
+    assert {"0 %", "50 %", "100 %"} <= set(texts(svg))
 
 
 def test_lines_start_at_zero_and_tell_faint_dashed_and_single():

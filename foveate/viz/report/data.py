@@ -21,6 +21,7 @@ from foveate.tracing.store import dump_paths
 from foveate.tracing.tokens import write_token_log
 from foveate.util.files import CannotWrite
 from foveate.util.stats import bootstrap_mean, paired_difference, wilson
+from foveate.util.words import plural
 from foveate.viz.plots import spread
 
 Row = dict[str, Any]
@@ -88,10 +89,10 @@ def load_run(folder: Path) -> RunData:
     run.warnings += [w for w in _texts(tokens.get("warnings")) if w not in run.warnings]
     run.warnings += [f"crashed: {reason}" for reason in _texts(run.summary.get("crash_reasons"))[:5]]
     if unreadable := _texts(tokens.get("unreadable")):
-        run.warnings.append(f"{len(unreadable)} damaged dumps were passed over, the first: {unreadable[0]}")
+        run.warnings.append(f"passed over {plural(len(unreadable), 'damaged dump')}, the first: {unreadable[0]}")
     problems = tokens.get("schema_problems")
     for problem, count in (problems if isinstance(problems, dict) else {}).items():
-        run.warnings.append(f"not as the trace schema says: {problem} ({count} dumps)")
+        run.warnings.append(f"not as the trace schema says: {problem} ({plural(count, 'dump')})")
     for row in run.rows:
         row["variant"] = row["column"] = str(row.get("variant") or folder.name)
     return run
@@ -226,7 +227,7 @@ def _merge(logged: list[Row], traced: list[Row], warnings: list[str]) -> list[Ro
                 row[name] = dump[name]
         merged.append(row)
     if dumps:
-        warnings.append(f"{len(dumps)} dumps are of no inference that queries.jsonl has, and are left out")
+        warnings.append(f"left out {plural(len(dumps), 'dump')} of inferences that queries.jsonl does not have")
     return merged
 
 
@@ -307,9 +308,9 @@ def _lines(path: Path, needed: Sequence[str], warnings: list[str]) -> list[Row]:
         else:
             lacking += 1
     if damaged:
-        warnings.append(f"{path.name}: {damaged} lines are no JSON and were passed over")
+        warnings.append(f"{path.name}: passed over {plural(damaged, 'line')}, not JSON")
     if lacking:
-        warnings.append(f"{path.name}: {lacking} lines lack {', '.join(needed)}, and were passed over")
+        warnings.append(f"{path.name}: passed over {plural(lacking, 'line')} without {', '.join(needed)}")
     return rows
 
 

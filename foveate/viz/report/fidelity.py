@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from foveate.util.files import write_text
+from foveate.util.words import percent, plural
 from foveate.viz.report import charts
 from foveate.viz.report.render import render
 from foveate.viz.report.tables import Table, markdown, number, with_ci
@@ -73,10 +74,11 @@ def to_html(result: Mapping[str, Any], pictures: Sequence[Path]) -> str:
     """The report as one page that needs no server, network or file beside it."""
     metric, first = result["metric"], result["views"][0]
     others = [name for name in NAMES if name != metric]
+    frames, episodes = plural(result["frames"], "frame"), plural(result["episodes"], "episode")
     return render(
         "fidelity.html.j2",
         title=f"Are the attention maps true? {result['policy']}",
-        subtitle=f"{result['frames']} frames of {result['episodes']} episodes · {_settings(result)}",
+        subtitle=f"{frames} of {episodes} · {_settings(result)}",
         what=_what(result),
         kinds=KINDS,
         rankings={
@@ -101,14 +103,14 @@ def to_html(result: Mapping[str, Any], pictures: Sequence[Path]) -> str:
 def _what(result: Mapping[str, Any]) -> str:
     cover = 100 - result["plan"]["percentile"]
     return (
-        f"In each of {result['frames']} frames the {cover:g} % of the picture that a layer's map marks highest was "
-        f"covered ({result['plan']['fill']}) in the source picture, and the policy was asked again with the same noise "
-        f"(high). Controls: as much area elsewhere, {result['plan']['draws']} random draws (random), and the area "
-        "marked lowest (low). A map is true as far as high changes the actions more than random does: difference = "
-        f"high − random, in {NAMES[result['metric']]} unless said otherwise; ratio = high / random; wins: share of "
-        "frames in which high changes more than the mean of the random draws. Brackets: 95 % bootstrap intervals over "
-        f"{'episodes' if result['episodes'] > 1 else 'frames'}; shown: the interval lies above 0 and rests on five or "
-        "more of them."
+        f"In each of {plural(result['frames'], 'frame')} the {cover:g} % of the picture that a layer's map marks "
+        f"highest was covered ({result['plan']['fill']}) in the source picture, and the policy was asked again with "
+        f"the same noise (high). Controls: as much area elsewhere, {result['plan']['draws']} random draws (random), "
+        "and the area marked lowest (low). A map is true as far as high changes the actions more than random does: "
+        f"difference = high − random, in {NAMES[result['metric']]} unless said otherwise; ratio = high / random; wins: "
+        "share of frames in which high changes more than the mean of the random draws. Brackets: 95 % bootstrap "
+        f"intervals over {'episodes' if result['episodes'] > 1 else 'frames'}; shown: the interval lies above 0 and "
+        "rests on five or more of them."
     )
 
 
@@ -133,7 +135,7 @@ def ranking_table(result: Mapping[str, Any], choice: str) -> Table:
         means = [number(m[kind]["mean"]) for kind in KINDS]
         place = [str(row["rank"]), str(row["layer"])]
         verdict = "yes" if row["proven"] else "no"
-        rows.append([*place, *means, with_ci(row), number(row["ratio"]), f"{row['wins']:.0%}", verdict])
+        rows.append([*place, *means, with_ci(row), number(row["ratio"]), percent(row["wins"]), verdict])
     return ["rank", "layer", *KINDS, "high − random", "ratio", "wins", "shown"], rows
 
 

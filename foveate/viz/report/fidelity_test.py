@@ -47,7 +47,7 @@ def test_the_page_holds_every_part_and_fetches_nothing(tmp_path):
         assert f"<h2>{heading}</h2>" in html
     assert "<h2>Layers by what covering all views does</h2>" in html and "<h2>What was covered</h2>" in html
     assert html.count("<svg") == 2 + 3 + 2, "a chart per choice of views, per other measure, per order of patches"
-    assert "layer 1, high: 0.25 [0.125, 0.5]" in html and "0.1 [0.05, 0.2]" in html and "75%" in html
+    assert "layer 1, high: 0.25 [0.125, 0.5]" in html and "0.1 [0.05, 0.2]" in html and "75 %" in html
     assert "random order" in html and "keeps 8.0 of 32 patches" in html
     assert 'alt="what was covered: side, layer_01"' in html and html.count("data:image/jpeg;base64,") == 1
     assert not re.search(r'(?:src|href)="(?!data:)|url\(|@import|https?://', html)

@@ -10,6 +10,7 @@ import numpy as np
 
 from foveate.attention.objects import METRICS
 from foveate.util.files import draft
+from foveate.util.words import plural
 from foveate.viz.report.tables import Table, markdown, number, with_ci
 
 Row = dict[str, Any]
@@ -66,11 +67,11 @@ def to_markdown(result: Mapping[str, Any]) -> str:
     lines = [
         f"# Attention on {result['target']}: {result['policy']}",
         "",
-        f"{len(result['episodes'])} episodes ({wins['success']} successes, {wins['failure']} failures), "
-        f"{result['phase']} maps, mean over heads, of each episode the mean over its pictures. ± is the standard "
-        "deviation over episodes, brackets are 95 % bootstrap intervals. Shuffled: the same map, its values exchanged "
-        "between patches; centre: a Gaussian in the picture's middle. p: two-sided permutation test of success against "
-        "failure; Holm: corrected for the layers of the table.",
+        f"{plural(len(result['episodes']), 'episode')} ({plural(wins['success'], 'success', 'successes')}, "
+        f"{plural(wins['failure'], 'failure')}), {result['phase']} maps, mean over heads, of each episode the mean "
+        "over its pictures. ± is the standard deviation over episodes, brackets are 95 % bootstrap intervals. "
+        "Shuffled: the same map, its values exchanged between patches; centre: a Gaussian in the picture's middle. p: "
+        "two-sided permutation test of success against failure; Holm: corrected for the layers of the table.",
         "",
         "![curves](objects.png)",
         "",

@@ -25,6 +25,7 @@ from foveate.tracing.record import Record, read_record
 from foveate.types import STAGES
 from foveate.util.files import write_text
 from foveate.util.stats import wilson
+from foveate.util.words import percent, percents, plural
 from foveate.viz.overlay import heat, layers, short_number
 from foveate.viz.plots import load_images
 from foveate.viz.report import charts
@@ -56,8 +57,8 @@ def build_report(run_dirs: Sequence[Path], out: Path) -> Path:
     warnings = [f"{run.folder.name}: {text}" for run in runs for text in run.warnings] + problems
     inferences = [row for run in runs for row in run.inferences]
     counts = [
-        _plural(len({key(row) for run in runs for row in (*run.episodes, *run.inferences)}), "episode"),
-        _plural(len(inferences), "inference"),
+        plural(len({key(row) for run in runs for row in (*run.episodes, *run.inferences)}), "episode"),
+        plural(len(inferences), "inference"),
     ]
     if any("dump" in row for row in inferences):
         counts.append(_traced(inferences))
@@ -72,7 +73,7 @@ def build_report(run_dirs: Sequence[Path], out: Path) -> Path:
         paired=[_paired(pair) for pair in paired(runs)],
         gallery=gallery,
         gallery_first=_richest(gallery),
-        gallery_size=_plural(sum(len(episode["frames"]) for episode in gallery), "inference"),
+        gallery_size=plural(sum(len(episode["frames"]) for episode in gallery), "inference"),
         kept_over_time=_kept_over_time(runs, columns),
         success_against_kept=_success_against_kept(runs, columns),
         stages=LATENCY,
@@ -94,7 +95,7 @@ def _tile(runs: Sequence[RunData], column: str) -> dict[str, Any]:
     facts: dict[str, str] = {}
     kept, patches = mean(rows, "num_kept"), mean(rows, "num_patches")
     if kept is not None and patches:
-        facts["visual tokens kept"] = f"{kept:.1f} of {patches:.0f} ({kept / patches:.0%})"
+        facts["visual tokens kept"] = f"{kept:.1f} of {patches:.0f} ({percent(kept / patches)})"
     p50, p95 = percentile(rows, "total_ms", 50), percentile(rows, "total_ms", 95)
     if p50 is not None:
         facts["ms per inference, p50 / p95"] = f"{p50:.1f} / {p95:.1f}"
@@ -110,8 +111,8 @@ def _tile(runs: Sequence[RunData], column: str) -> dict[str, Any]:
     known = [r for r in results if r["successes"] is not None]
     episodes, successes = sum(r["episodes"] for r in known), sum(int(r["successes"]) for r in known)
     if episodes:
-        tile["rate"] = f"{successes / episodes:.0%}"
-        tile["episodes"] = f"success, {successes} of {episodes}, 95 % within {_percents(wilson(successes, episodes))}"
+        tile["rate"] = percent(successes / episodes)
+        tile["episodes"] = f"success, {successes} of {episodes}, 95 % within {percents(*wilson(successes, episodes))}"
     elif results:
         tile["facts"] = {"episodes": str(sum(r["episodes"] for r in results)), **facts}
     return tile
@@ -123,7 +124,7 @@ def _traced(rows: Sequence[dict[str, Any]]) -> str:
     if len(dumps) == len(rows):
         return "all traced"
     episodes, of = (len({key(row) for row in some}) for some in (dumps, rows))
-    return f"{len(dumps)} traced, in {episodes} of {of} episodes"
+    return f"{len(dumps)} traced, in {episodes} of {plural(of, 'episode')}"
 
 
 def _results(runs: Sequence[RunData], columns: Sequence[str]) -> dict[str, list[dict[str, str] | None]]:
@@ -137,18 +138,18 @@ def _cell(row: dict[str, Any]) -> dict[str, str]:
     crashes = int(row.get("crashes") or 0)
     cell = {
         "rate": "",
-        "successes": _plural(row["episodes"], "episode"),
+        "successes": plural(row["episodes"], "episode"),
         "interval": "",
-        "crashes": _plural(crashes, "crash", "crashes") if crashes else "",
+        "crashes": plural(crashes, "crash", "crashes") if crashes else "",
         "kept": "–" if row["kept_mean"] is None else f"{row['kept_mean']:.1f} / {row['patches'] or math.nan:.0f}",
         "ms": "–" if row["ms_p50"] is None else f"{row['ms_p50']:.1f} / {row['ms_p95'] or row['ms_p50']:.1f}",
     }
     if row["successes"] is None:
         return cell
     return cell | {
-        "rate": f"{row['success_rate']:.0%}",
+        "rate": percent(row["success_rate"]),
         "successes": f"{int(row['successes'])}/{row['episodes']}",
-        "interval": _percents((row["ci_low"], row["ci_high"])),
+        "interval": percents(row["ci_low"], row["ci_high"]),
     }
 
 
@@ -344,11 +345,3 @@ def _origin(run: RunData) -> str:
 
 def _inferences(runs: Sequence[RunData], column: str) -> list[dict[str, Any]]:
     return [row for run in runs for row in run.inferences if row["column"] == column]
-
-
-def _percents(interval: Sequence[float]) -> str:
-    return f"{interval[0] * 100:.0f}–{interval[1] * 100:.0f} %"
-
-
-def _plural(count: int, one: str, many: str | None = None) -> str:
-    return f"{count} {one if count == 1 else many or one + 's'}"

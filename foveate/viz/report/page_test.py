@@ -244,11 +244,19 @@ def test_schema_problems_stand_on_the_page(tmp_path):
 @pytest.mark.parametrize(
     ("name", "content", "said"),
     [
-        ("episodes.jsonl", '5\n{"variant": "full"}\n', "1 lines are no JSON"),
-        ("episodes.jsonl", '{"variant": "full"}\n', "1 lines lack task, episode, status"),
-        ("episodes.jsonl", '{"task": {}, "episode": 0, "status": []}\n', "1 lines lack task, episode, status"),
-        ("queries.jsonl", '{"task": "t", "episode": 1e999, "step": 0}\n', "1 lines lack task, episode, step"),
-        ("queries.jsonl", "[" * 100_000 + "\n", "1 lines are no JSON"),
+        ("episodes.jsonl", '5\n{"variant": "full"}\n', "passed over 1 line, not JSON"),
+        ("episodes.jsonl", '{"variant": "full"}\n', "passed over 1 line without task, episode, status"),
+        (
+            "episodes.jsonl",
+            '{"task": {}, "episode": 0, "status": []}\n',
+            "passed over 1 line without task, episode, status",
+        ),
+        (
+            "queries.jsonl",
+            '{"task": "t", "episode": 1e999, "step": 0}\n',
+            "passed over 1 line without task, episode, step",
+        ),
+        ("queries.jsonl", "[" * 100_000 + "\n", "passed over 1 line, not JSON"),
         ("results.csv", "variant,task,episodes,successes\nfull,reach,abc,\n", "results.csv, line 2: expected"),
         ("results.csv", "variant,task,episodes,successes\nfull,reach,2,7\n", "results.csv, line 2: expected"),
         ("results.csv", "\xff\xfe", "results.csv"),
@@ -287,7 +295,7 @@ def test_damaged_and_absent_files(tmp_path):
         file.write('{"torn')
     html = build_report([run], tmp_path / "out").read_text()
     assert "summary.json could not be read" in html
-    assert "episodes.jsonl: 1 lines are no JSON" in html
+    assert "episodes.jsonl: passed over 1 line, not JSON" in html
     assert "step00000.pt: not a readable dump" in html
     assert len(gallery(html)[0]["frames"]) == 2
 
