@@ -90,7 +90,7 @@ def test_actions_that_are_not_finite_are_an_error(policy):
     frames = observations(policy, 3)
     noise = np.zeros((3, 6, 4), np.float32)
     noise[1] = np.nan
-    with pytest.raises(ActionsNotFinite, match="1 of 3 answers hold actions that are not finite") as caught:
+    with pytest.raises(ActionsNotFinite, match="1 of 3 answers with actions that are not finite") as caught:
         policy.infer_batch(frames, noise)
     assert [bool(np.isfinite(chunk.actions).all()) for chunk in caught.value.chunks] == [True, False, True]
     with pytest.raises(FoveateError, match="not finite"):

@@ -267,7 +267,7 @@ def test_episodes_that_two_runs_wrote_are_counted_once_and_named(policy, tmp_pat
     assert "written twice, the first counts: " in capsys.readouterr().out
     summary = json.loads((tmp_path / "run" / "summary.json").read_text())
     assert summary["total"]["episodes"] == len(lines(tmp_path / "run" / "episodes.jsonl")) == 4
-    assert any("were there twice" in warning for warning in summary["warnings"])
+    assert any("written twice" in warning for warning in summary["warnings"])
 
 
 def test_an_episode_is_logged_when_its_dumps_are_there(policy, tmp_path, monkeypatch):

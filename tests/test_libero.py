@@ -226,7 +226,7 @@ def test_demonstrations_are_recorded_as_training_reads_them(tmp_path, capsys):
     argv = ["--tasks", "libero_object/2:1", "--workers", "1", "--image-size", "32", "--store-size", "32"]
     calm = ["--noise.scale", "0", "--noise.kick_rate", "0"]
     assert main(["data", "libero-demos", "--out", str(out), *argv, *calm]) == 0
-    assert "1 episodes" in capsys.readouterr().out
+    assert "1 episode" in capsys.readouterr().out
     (episode,) = DemoDataset.load(out).episodes
     assert episode.task == "pick up the salad dressing and place it in the basket"
     assert (episode.env_task, episode.seed) == ("libero_object/2", 30)  # an initial state that is not evaluated on

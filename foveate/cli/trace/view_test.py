@@ -71,7 +71,7 @@ def test_a_folder_whose_dumps_are_all_damaged_is_an_error(run, capsys, verb):
     for path in dump_paths(run):
         path.write_bytes(b"x")
     assert main(["trace", verb, "runs/try"]) == 1
-    assert "none of its 3 dumps can be used" in capsys.readouterr().err
+    assert "no dump of 3 can be used" in capsys.readouterr().err
 
 
 def test_pictures_are_checked_before_they_are_decoded(run, capsys):
