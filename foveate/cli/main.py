@@ -73,6 +73,11 @@ VERBS: dict[tuple[str, ...], tuple[str, str, str]] = {
         "libero_demos",
         "record demonstrations of an own expert in LIBERO",
     ),
+    ("data", "convert"): (
+        "foveate.cli.data.convert",
+        "run",
+        "DROID, LeRobot, demos, LIBERO's HDF5: one as another",
+    ),
     ("data", "vqa-train"): ("foveate.cli.data.vqa", "run", "training questions from published sets, without leaks"),
     ("norm-stats",): ("foveate.cli.norm_stats", "run", "openpi's norm_stats.json of a LeRobot data set, in one pass"),
     ("train", "policy"): ("foveate.cli.train", "policy", "train or fine-tune a policy, pruned or not"),

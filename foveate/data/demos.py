@@ -124,7 +124,7 @@ def write_meta(root: Path, tasks: Sequence[str], fps: float, image_every: int, i
     views: dict[str, tuple[int, ...]] = {}
     state_dim = action_dim = 0
     if lines:
-        first = _read_episode(episode_path(root, min(lines)))
+        first = read_episode(episode_path(root, min(lines)))
         views = {view: pictures.shape[1:] for view, pictures in first.images.items()}
         state_dim, action_dim = first.states.shape[1], first.actions.shape[1]
     scalar = {
@@ -184,14 +184,19 @@ class DemoDataset:
             raise FoveateError(f"{', '.join(map(str, roots))}: holds no episode")
         episodes: list[DemoEpisode] = []
         with ThreadPoolExecutor(threads) as pool:
-            for episode in pool.map(_read_episode, paths):
+            for episode in pool.map(read_episode, paths):
                 episodes.append(episode)
                 if progress:
                     progress(len(episodes), len(paths))
         return cls(episodes, float(infos[0]["fps"]), infos[0])
 
 
-def _read_episode(path: Path) -> DemoEpisode:
+def read_episode(path: Path) -> DemoEpisode:
+    """One episode's parquet, its pictures decoded.
+
+    Raises:
+        FoveateError: it is damaged, or nothing that foveate wrote.
+    """
     import pyarrow.parquet as pq
 
     try:

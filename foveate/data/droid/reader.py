@@ -208,6 +208,18 @@ class Episode:
                 columns = [self._column(name, fields[str(here[name])], length) for name, length in parts]
         return np.concatenate(columns, axis=1)
 
+    def numbers(self, group: str) -> dict[str, np.ndarray]:
+        """Numeric fields right in a group of `trajectory.h5` (`action`), each [T] or [T, D]; empty: no such group."""
+        with self._trajectory() as file:
+            fields = self._fields(file, group).items()
+            return {name: item[()] for name, item in fields if item.ndim in (1, 2) and item.dtype.kind in "biuf"}
+
+    @cached_property
+    def control_hz(self) -> float:
+        """Rows per second, as the recorder noted it; DROID's own recorder notes nothing and runs at 15."""
+        with self._trajectory() as file:
+            return float(file.attrs.get("control_hz", 15.0))
+
     def frames(self, camera: str, indices: Sequence[int]) -> Iterator[np.ndarray]:
         """The camera's pictures at these rows, ascending: uint8 [H, W, 3]."""
         folder, video = (self.folder / "recordings" / name for name in (f"frames/{camera}", f"{camera}.mp4"))
@@ -290,12 +302,12 @@ class Episode:
             raise FoveateError(f"episode {self.key}: trajectory.h5 cannot be read ({_reason(error)})") from error
 
     @staticmethod
-    def _fields(file: h5py.File) -> dict[str, h5py.Dataset]:
-        """The numbers of the robot's state, none of them read; links that lead nowhere are passed over."""
+    def _fields(file: h5py.File, group: str = ROBOT_STATE) -> dict[str, h5py.Dataset]:
+        """The data sets right in a group, none of them read; links that lead nowhere are passed over."""
         import h5py
 
-        group = file.get(ROBOT_STATE)
-        members = {name: group.get(name) for name in group} if isinstance(group, h5py.Group) else {}
+        found = file.get(group)
+        members = {name: found.get(name) for name in found} if isinstance(found, h5py.Group) else {}
         return {name: item for name, item in members.items() if isinstance(item, h5py.Dataset)}
 
     def _column(self, name: str, field: h5py.Dataset, length: int) -> np.ndarray:
