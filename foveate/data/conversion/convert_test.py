@@ -40,10 +40,10 @@ def write_droid(root: Path) -> Path:
     for number, outcome in enumerate(("success", "failure")):
         rows = rows_of(number, 6, state=4, action=4)
         episode = writer.begin(("corner", "gripperPOV"))
-        for row, (front, wrist) in enumerate(
-            zip(pictures_of(number, FRONT, 6), pictures_of(number, WRIST, 6), strict=True)
-        ):
-            episode.add({"corner": front, "gripperPOV": wrist}, rows["observation.state"][row], rows["action"][row])
+        front, wrist = (pictures_of(number, camera, 6) for camera in CAMERAS)
+        for row in range(6):
+            images = {"corner": front[row], "gripperPOV": wrist[row]}
+            episode.add(images, rows["observation.state"][row], rows["action"][row])
         episode.finish(outcome, TASKS[number], 80.0, "eef_xyz+gripper", {"episode": number})
     return root
 
@@ -98,16 +98,12 @@ def test_a_droid_tree_there_and_back(tmp_path: Path, to: str) -> None:
 
 def test_droids_own_fields(tmp_path: Path) -> None:
     """Joint positions and gripper as the state, joint velocities as the action: what openpi's DROID policies read."""
-    (folder,) = (
-        episode.folder for episode in find_episodes(write_droid(tmp_path / "droid")) if episode.outcome == "success"
-    )
+    folder = find_episodes(write_droid(tmp_path / "droid"))[0].folder
     rng = np.random.default_rng(0)
     joints, gripper, moves = rng.normal(size=(6, 7)), rng.uniform(size=6), rng.normal(size=(6, 7))
     with h5py.File(folder / "trajectory.h5", "w") as file:
-        file["observation/robot_state/joint_positions"], file["observation/robot_state/gripper_position"] = (
-            joints,
-            gripper,
-        )
+        state = file.create_group("observation/robot_state")
+        state["joint_positions"], state["gripper_position"] = joints, gripper
         file["action/joint_velocity"], file["action/gripper_position"] = moves, gripper
     (folder / "calibration.json").unlink()
     for other in (tmp_path / "droid" / "failure").glob("*/*"):
@@ -164,5 +160,10 @@ def test_what_cannot_be_converted_is_named(tmp_path: Path) -> None:
     for folder in (droid / "success").glob("*/*"):
         with h5py.File(folder / "trajectory.h5", "a") as file:
             file["action/command"][2] = np.nan
-    with pytest.raises(FoveateError, match=r"trajectory\.h5, action: expected command or joint_velocity"):
+    with pytest.raises(FoveateError, match=r"episode 0, frame 2, column action\[0\]: nan"):
         convert(ConvertConfig(str(droid), str(tmp_path / "out")))
+    for folder in (droid / "success").glob("*/*"):
+        with h5py.File(folder / "trajectory.h5", "a") as file:
+            del file["action"]
+    with pytest.raises(FoveateError, match=r"trajectory\.h5, action: expected command or .*, found none"):
+        convert(ConvertConfig(str(droid), str(tmp_path / "out2")))
