@@ -117,6 +117,7 @@ def test_libero_is_known_by_its_suite():
     assert config().env.name == "libero"
     assert config().num_trials_per_task == 50 and config().replan_steps == 5
     assert config(protocol="oft").replan_steps == 8 and config(protocol="oft", replan_steps=4).replan_steps == 4
+    assert config(protocol="lerobot").num_trials_per_task == 10
     quick = config(quick=True)
     assert [(job.task, job.episode) for job in quick.jobs()] == [
         (f"libero_goal/{t}", e) for t in range(3) for e in range(3)

@@ -1,7 +1,8 @@
 """How others evaluate in LIBERO: every choice that moves a score, by the name of who made it.
 
-Sources: openpi's examples/libero/main.py and requirements; openvla-oft's and LightVLA's
-experiments/robot/libero; LeRobot's envs/libero.py, processor/env_processor.py and its documentation of π0.5.
+Read in their sources: openpi's examples/libero/main.py and requirements.txt; openvla-oft's and LightVLA's
+experiments/robot/libero/{run_libero_eval,libero_utils}.py and LightVLA's pyproject.toml; LeRobot 0.6.1's
+envs/{libero,configs}.py, processor/env_processor.py, scripts/lerobot_eval.py and docs/source/{libero,pi05}.mdx.
 """
 
 from __future__ import annotations
@@ -38,7 +39,7 @@ class Protocol:
     replan_steps: int = 5
     """Actions of a chunk that are executed before the policy looks again."""
     trials: int = 50
-    """Episodes per task, one for each initial state that is shipped."""
+    """Episodes per task, each from another of the 50 initial states that are shipped."""
     image_size: int = 256
     """Side of the rendered pictures in pixels."""
     mujoco: str | None = None
@@ -72,6 +73,8 @@ PROTOCOLS: dict[str, Protocol] = {
         draw="per_episode",
         limits={**LIMITS, "libero_spatial": 280},
         replan_steps=10,
+        trials=10,
+        image_size=360,
         conventions={**_LIBERO, **_PAD},
     ),
 }

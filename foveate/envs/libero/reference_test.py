@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from foveate.envs.libero.reference import compare, known, reference_task
+from foveate.envs.libero.reference import compare, known, reference_task, thumb
 from foveate.testing.golden import golden_dir
 
 TASK = "libero_object/0"
@@ -25,6 +25,13 @@ def scene():
 
 def test_the_golden_scene_is_the_reference(scene):
     assert compare(TASK, *scene) == []
+
+
+def test_a_pixel_in_two_squares_gives_to_both_by_area():
+    """360 pixels, LeRobot's side, are no multiple of 16; held to squares of a picture with 16 x 16 dots per pixel."""
+    picture = np.random.default_rng(0).integers(0, 256, (24, 40, 3), np.uint8)
+    dots = picture.repeat(16, 0).repeat(16, 1).reshape(16, 24, 16, 40, 3)
+    np.testing.assert_allclose(thumb(picture), dots.mean((1, 3)))
 
 
 def test_a_dark_floor_is_named(scene):

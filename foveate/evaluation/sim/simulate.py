@@ -70,7 +70,7 @@ class SimConfig(LoadOptions):
     task_suite_name: str = "foveate"
     """A suite (foveate, mt10, libero_spatial ...) or tasks separated by commas."""
     num_trials_per_task: int | None = None
-    """Episodes per task; None: 10, in LIBERO 50."""
+    """Episodes per task; None: 10, in LIBERO 50, or the protocol's."""
     quick: bool = False
     """Three tasks and three episodes of each: does everything run?"""
     protocol: ProtocolName | None = None
@@ -128,8 +128,9 @@ class SimConfig(LoadOptions):
             raise FoveateError(
                 "protocol and env.seed are LIBERO's; add --task_suite_name libero_spatial, or leave them out"
             )
-        trials = 3 if self.quick else 50 if self.env.name == "libero" else 10
-        self._fill(num_trials_per_task=trials, replan_steps=get_protocol(self.protocol).replan_steps)
+        protocol = get_protocol(self.protocol)
+        trials = 3 if self.quick else protocol.trials if self.env.name == "libero" else 10
+        self._fill(num_trials_per_task=trials, replan_steps=protocol.replan_steps)
         at_least_one(self, "num_trials_per_task", "replan_steps", "num_workers", "max_batch", "trace_max_plots")
         if self.seed < 0:
             raise FoveateError(f"seed: expected at least 0, got {self.seed}")

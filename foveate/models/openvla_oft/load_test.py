@@ -103,6 +103,16 @@ def test_an_adapter_is_merged_to_the_bit(checkpoint: Path, tmp_path: Path) -> No
         foveate.load_policy(checkpoint, lora_adapter=str(write_adapter(tmp_path / "wrong", wrong)))
     with pytest.raises(FoveateError, match="expected a plain LoRA adapter, got 'LOHA'"):
         foveate.load_policy(checkpoint, lora_adapter=str(write_adapter(tmp_path / "loha", pairs, peft_type="LOHA")))
+    for config, match in (
+        ({"r": 16}, r"q_proj: lora_A has rank 32, adapter_config.json says r 16"),
+        ({"r": 0}, r"r: expected a whole number of 1"),
+        ({"lora_alpha": None}, r"lora_alpha: expected a finite number"),
+        ({"alpha_pattern": {"q_proj": 8}}, "alpha_pattern gives some modules a scale of their own"),
+    ):
+        folder = write_adapter(tmp_path / "-".join(config), pairs, **config)
+        with pytest.raises(FoveateError, match=match):
+            foveate.load_policy(checkpoint, lora_adapter=str(folder))
+        shutil.rmtree(folder)
     strange = {"nowhere.lora_A.weight": torch.zeros(2, 2), "nowhere.lora_B.weight": torch.zeros(2, 2)}
     with pytest.raises(FoveateError, match=r"adapts 'nowhere', which .* does not hold"):
         foveate.load_policy(checkpoint, lora_adapter=str(write_adapter(tmp_path / "strange", strange)))

@@ -12,11 +12,13 @@ from torch import Tensor
 
 from foveate.errors import FoveateError
 from foveate.models.common.tensor_files import read_header, read_tensor
+from foveate.util.checks import number, whole
 from foveate.util.files import read_json
 
 WEIGHTS = "adapter_model.safetensors"
 PREFIX = "base_model.model."
 """What peft puts before a module's name."""
+MAX_RANK = 2**16
 
 
 def merge_lora(base: Tensor, lora_a: Tensor, lora_b: Tensor, scale: float) -> Tensor:
@@ -49,10 +51,18 @@ class Adapter:
         Raises:
             FoveateError: no such files, or an adapter of another kind.
         """
-        config = read_json(folder / "adapter_config.json")
+        file = folder / "adapter_config.json"
+        config = read_json(file)
         if config.get("peft_type") != "LORA" or config.get("use_dora") or config.get("use_rslora"):
             raise FoveateError(f"{folder}: expected a plain LoRA adapter, got {config.get('peft_type')!r}")
-        self.folder, self.scale = folder, float(config["lora_alpha"]) / float(config["r"])
+        for pattern in ("rank_pattern", "alpha_pattern"):
+            if config.get(pattern):
+                raise FoveateError(
+                    f"{file}: {pattern} gives some modules a scale of their own; expected one for all: merge this "
+                    "adapter with peft, and name the merged checkpoint"
+                )
+        self.folder, self.rank = folder, whole(f"{file}: r", config.get("r"), 1, MAX_RANK)
+        self.scale = number(f"{file}: lora_alpha", config.get("lora_alpha")) / self.rank
         self._stored = {key.removeprefix(PREFIX): entry for key, entry in read_header(folder / WEIGHTS).items()}
         ends = (".lora_A.weight", ".lora_B.weight", ".base_layer.weight")
         if strange := sorted(key for key in self._stored if not key.endswith(ends)):
@@ -67,6 +77,11 @@ class Adapter:
         if None in parts:
             raise FoveateError(f"{self.folder}: {module!r} has one of lora_A and lora_B alone")
         lora_a, lora_b = (read_tensor(entry) for entry in parts if entry is not None)
+        if lora_a.shape[0] != self.rank:
+            raise FoveateError(
+                f"{self.folder}: {module}: lora_A has rank {lora_a.shape[0]}, adapter_config.json says r {self.rank}; "
+                "config and weights are of two adapters"
+            )
         try:
             return merge_lora(base, lora_a, lora_b, self.scale)
         except FoveateError as error:
