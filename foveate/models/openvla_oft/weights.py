@@ -186,6 +186,16 @@ def load_weights(
     return model
 
 
+def read_components_whole(model: OpenVLAOFT, components: Mapping[str, Path]) -> None:
+    """Head and proprio projector in float32, read anew: a model in bfloat16 has rounded what is to be trained."""
+    for part, path in components.items():
+        stored = read_component(path)
+        own = [(f"{part}.{name}", value) for name, value in getattr(model, part).float().named_parameters()]
+        with torch.no_grad():
+            for (_, key), target in pieces(own, shapes_of({}, {part: stored})):
+                target.copy_(stored[key])
+
+
 def shapes_of(
     header: Mapping[str, Stored], components: Mapping[str, Mapping[str, Tensor]]
 ) -> dict[Place, tuple[int, ...]]:

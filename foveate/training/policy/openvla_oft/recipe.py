@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,7 +23,7 @@ from foveate.models.openvla_oft.detect import OFTInfo
 from foveate.models.openvla_oft.images import CROP, policy_picture, resized
 from foveate.models.openvla_oft.lora import save_adapter
 from foveate.models.openvla_oft.processing import Processor, pad_prompts, read_tokenizer
-from foveate.models.openvla_oft.weights import load_weights, places_of
+from foveate.models.openvla_oft.weights import load_weights, places_of, read_components_whole
 from foveate.pruning import make_pruner
 from foveate.training.config import DataConfig
 from foveate.training.loop import Share
@@ -65,11 +65,12 @@ class L1Recipe:
         precision = "float32" if config.lora is None else config.loop.precision
         model = load_weights(info.path, info.weights, dataclasses.replace(info.config, dtype=precision))
         self.adapters = {} if config.lora is None else adapt(model, self._projections(), config.lora)
-        for part in (model.head, model.proprio):
-            part.float().requires_grad_(True)
+        read_components_whole(model, info.components)
+        model.head.requires_grad_(True)
+        model.proprio.requires_grad_(True)
         self.objective = L1Regression(model, config.pruner_noise, make_pruner(config.pruner))
 
-    def _projections(self) -> Any:
+    def _projections(self) -> Callable[[str], dict[str, int]]:
         """Layer -> its projections in the checkpoint with their rows; none for what is trained as a whole."""
         header = read_header(self.info.weights)
 

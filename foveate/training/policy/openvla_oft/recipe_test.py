@@ -24,7 +24,7 @@ from foveate.models.openvla_oft.lora import Adapter
 from foveate.models.openvla_oft.model import OpenVLAOFT
 from foveate.policy import TraceOptions, load_policy
 from foveate.pruning import make_config
-from foveate.testing.golden import oft_checkpoint
+from foveate.testing.golden import REPO, oft_checkpoint
 from foveate.training.config import DataConfig, LoopConfig, OptimConfig
 from foveate.training.loop import Share
 from foveate.training.policy.augment import crop
@@ -247,14 +247,19 @@ def test_a_random_crop_has_the_size_of_the_centre_crop() -> None:
     torch.testing.assert_close(corner[:, 0, 0], pixels[0, :, 0, 0])
 
 
-def test_from_the_command_line_with_bfloat16_arithmetic(checkpoint: Path, demos: str, tmp_path: Path) -> None:
-    words = f"--init-from {checkpoint} --data.path {demos} --out {tmp_path} --lora.rank 2 --lora.targets q_proj,fc1"
-    short = "--loop.steps 1 --loop.batch-size 2 --loop.device cpu --loop.precision bfloat16 --optim.clip_norm inf"
+def test_the_preset_from_the_command_line(checkpoint: Path, demos: str, tmp_path: Path) -> None:
+    """Frozen weights and arithmetic in bfloat16; what trains stays float32."""
+    preset = REPO / "foveate" / "training" / "presets" / "openvla_oft_lightvla.yaml"
+    words = f"--config {preset} --init-from {checkpoint} --data.path {demos} --out {tmp_path} --lora.targets q_proj,fc1"
+    short = "--lora.rank 2 --lora.alpha 2 --loop.steps 1 --loop.batch-size 2 --loop.device cpu"
     assert main(["train", "policy", *words.split(), *short.split()]) == 0
     config = json.loads((tmp_path / "policy" / "lora_adapter" / "adapter_config.json").read_text())
     assert (config["r"], config["lora_alpha"], config["lora_dropout"]) == (2, 2, 0.0)
     assert {name.rpartition(".")[2] for name in config["target_modules"]} == {"q_proj", "fc1"}
-    assert np.isfinite(metrics(tmp_path)[-1]["loss"])
+    (line,) = metrics(tmp_path)
+    assert np.isfinite(line["loss"]) and line["noise_scale"] == 1 and line["lr"] == 5e-4
+    stored = load_file(tmp_path / "checkpoints" / "step_00000001" / "model.safetensors")
+    assert {value.dtype for value in stored.values()} == {torch.float32}
 
 
 def test_what_cannot_be_trained_is_told(checkpoint: Path, demos: str, tmp_path: Path) -> None:
