@@ -10,10 +10,11 @@ import dataclasses
 import functools
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import torch
+from torch import nn
 
 from foveate.data.demos import DemoEpisode
 from foveate.errors import FoveateError
@@ -62,9 +63,11 @@ class L1Recipe:
         self.data_set = info.data_set(config.data.asset_id or None)
         tokenizer = read_tokenizer(info.tokenizer)
         self.processor = Processor(info.config, info.robot, tokenizer, *info.norms(self.data_set))
-        precision = "float32" if config.lora is None else config.loop.precision
-        model = load_weights(info.path, info.weights, dataclasses.replace(info.config, dtype=precision))
-        self.adapters = {} if config.lora is None else adapt(model, self._projections(), config.lora)
+        dtype: Literal["float32", "bfloat16"] = "float32" if config.lora is None else config.loop.precision
+        model = load_weights(info.path, info.weights, dataclasses.replace(info.config, dtype=dtype))
+        self.adapters: dict[str, tuple[nn.Parameter, nn.Parameter]] = {}
+        if config.lora is not None:
+            self.adapters = adapt(model, self._projections(), config.lora)
         read_components_whole(model, info.components)
         model.head.requires_grad_(True)
         model.proprio.requires_grad_(True)
@@ -92,8 +95,8 @@ class L1Recipe:
     def export(self, out: Path, train_config: Mapping[str, Any], tasks: list[str]) -> None:
         lora = self.config.lora
         if lora is not None:
-            scale = {"alpha": lora.scaled_by, "dropout": lora.dropout}
-            save_adapter(out / ADAPTER, self.adapters, **scale, base=str(self.info.path))
+            scale, base = lora.scaled_by, str(self.info.path)
+            save_adapter(out / ADAPTER, self.adapters, alpha=scale, dropout=lora.dropout, base=base)
         export_policy(
             out,
             self.objective.model,
