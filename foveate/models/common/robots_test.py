@@ -14,9 +14,10 @@ SHIPPED = sorted(p.stem for p in ROBOTS_DIR.glob("*.yaml"))
 
 
 def test_the_shipped_mappings() -> None:
-    assert SHIPPED == ["aloha", "droid", "libero", "libero_oft", "metaworld"]
+    assert SHIPPED == ["aloha", "droid", "libero", "libero_oft", "libero_state", "metaworld"]
     dims = {name: (r.state_dim, r.action_dim) for name in SHIPPED for r in [RobotMapping.load(name)]}
-    assert dims == {"aloha": (14, 14), "droid": (8, 8), "libero": (8, 7), "libero_oft": (8, 7), "metaworld": (4, 4)}
+    libero = dict.fromkeys(["libero", "libero_oft", "libero_state"], (8, 7))
+    assert dims == {"aloha": (14, 14), "droid": (8, 8), **libero, "metaworld": (4, 4)}
 
 
 @pytest.mark.parametrize("name", SHIPPED)
