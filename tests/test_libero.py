@@ -201,6 +201,7 @@ def test_full_and_pruned_under_each_perturbation(monkeypatch, tmp_path, capsys):
         total = {"successes": len(played), "episodes": 9, "crashes": 0, "ci95": [0.1, 0.9], "kept": {"mean": 8.0}}
         return Evaluated(Path(config.out), Path(config.out).name, {"total": total})
 
+    monkeypatch.setattr("foveate.envs.libero.install.check_installed", lambda python: None)
     monkeypatch.setattr(perturbed, "evaluate", evaluate)
     monkeypatch.setattr(SimConfig, "load", lambda self: Loaded())
     monkeypatch.setattr(perturbed, "Policy", lambda engine, processor, pruner, **_: SimpleNamespace(pruner=pruner))
