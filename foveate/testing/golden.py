@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-import json
 import os
-import shutil
 from pathlib import Path
 
 import pytest
-
-from foveate.util.shipped import TINY_TOKENIZER
 
 REPO = Path(__file__).resolve().parents[2]
 
@@ -29,15 +25,3 @@ def golden_dir(group: str, needs: str | None = None) -> Path:
         if (folder / needs if needs else folder).exists():
             return folder
     pytest.skip(f"golden data {group}/{needs or ''} is in none of {', '.join(map(str, roots))}; set FOVEATE_GOLDEN")
-
-
-def oft_checkpoint(folder: Path) -> Path:
-    """The golden checkpoint of OpenVLA-OFT, copied, with what it lacks: its towers' heads and a tokenizer (another
-    model's, which runs too)."""
-    shutil.copytree(golden_dir("openvla_oft", "index.json") / "checkpoint", folder, copy_function=shutil.copyfile)
-    folder.chmod(0o755)
-    config = json.loads((folder / "config.json").read_text())
-    config["vision_heads"] = {"dino": 4, "siglip": 4}
-    (folder / "config.json").write_text(json.dumps(config))
-    shutil.copyfile(TINY_TOKENIZER, folder / "tokenizer.model")
-    return folder

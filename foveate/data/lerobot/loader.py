@@ -32,6 +32,7 @@ import numpy as np
 from foveate.data.lerobot.dataset import LeRobotDataset
 from foveate.errors import FoveateError, reason_of
 from foveate.util.process import die_with_parent
+from foveate.util.words import percent
 
 TASK = 32
 """Rows that a worker takes at once."""
@@ -69,7 +70,7 @@ class LoaderReport:
         rate = self.samples / self.elapsed if self.elapsed else 0.0
         return (
             f"loader: {rate:.0f} samples/s, {self.decoded} of {self.samples} samples decoded, training waited for it "
-            f"in {share:.0%} of the time"
+            f"in {percent(share)} of the time"
         )
 
 

@@ -16,13 +16,22 @@ import foveate
 from foveate.cli.main import main
 from foveate.errors import FoveateError
 from foveate.policy import TraceOptions
-from foveate.testing.golden import golden_dir, oft_checkpoint
+from foveate.testing.golden import golden_dir
 from foveate.types import AttentionRequest, Observation
+from foveate.util.shipped import TINY_TOKENIZER
 
 
 @pytest.fixture
 def checkpoint(tmp_path: Path) -> Path:
-    return oft_checkpoint(tmp_path / "oft--40000_chkpt")
+    """The golden checkpoint with what it lacks: its towers' heads and a tokenizer (another model's, which runs too)."""
+    folder = tmp_path / "oft--40000_chkpt"
+    shutil.copytree(golden_dir("openvla_oft", "index.json") / "checkpoint", folder, copy_function=shutil.copyfile)
+    folder.chmod(0o755)
+    config = json.loads((folder / "config.json").read_text())
+    config["vision_heads"] = {"dino": 4, "siglip": 4}
+    (folder / "config.json").write_text(json.dumps(config))
+    shutil.copyfile(TINY_TOKENIZER, folder / "tokenizer.model")
+    return folder
 
 
 def observation(prompt: str = "put the bowl on the plate") -> Observation:
