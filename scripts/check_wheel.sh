@@ -38,6 +38,10 @@ state = np.array([0.0, 0.6, 0.2, 1.0], np.float32)
 chunk = policy.infer(foveate.Observation(images=images, state=state, prompt="push the puck to the goal"))
 assert np.isfinite(chunk.actions).all(), chunk.actions
 print(f"foveate of {home}: one inference, actions {chunk.actions.shape}, {chunk.timings_ms['total']:.0f} ms")
+in_libero = foveate.load_policy("libero_tiny")
+views = dict(zip(("agentview", "eye_in_hand"), images.values(), strict=True))
+seen = foveate.Observation(images=views, state=np.zeros(8, np.float32), prompt="pick up the orange juice")
+assert np.isfinite(in_libero.infer(seen).actions).all()
 for view, image in images.items():
     Image.fromarray(image).save(f"{view}.png")
 PY
