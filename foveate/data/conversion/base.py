@@ -40,9 +40,14 @@ class Source(Protocol):
     name: str
     """Format and place: a conversion that was interrupted goes on from the same source alone."""
     fps: float
-    features: Mapping[str, Feature]
-    """Of every recording; cameras have the dtype `video`."""
-    robot_type: str | None
+
+    @property
+    def robot_type(self) -> str | None: ...
+
+    @property
+    def features(self) -> Mapping[str, Feature]:
+        """Of every recording; cameras have the dtype `video`."""
+        ...
 
     def __len__(self) -> int: ...
 
