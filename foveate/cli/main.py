@@ -104,6 +104,7 @@ VERBS: dict[tuple[str, ...], tuple[str, str, str]] = {
         "latency",
         "where an inference spends its time, and what would help",
     ),
+    ("bench", "loader"): ("foveate.cli.bench.loader", "loader", "samples per second of a LeRobot data set"),
     ("doctor",): ("foveate.cli.doctor", "run", "what works on this machine, and what to install for the rest"),
 }
 

@@ -60,6 +60,10 @@ class DemoEpisode:
     def __len__(self) -> int:
         return len(self.states)
 
+    def prompt(self, row: int) -> str:
+        """The instruction of a row."""
+        return self.task
+
 
 def episode_path(root: Path, index: int) -> Path:
     return root / "data" / f"chunk-{index // EPISODES_PER_CHUNK:03d}" / f"episode_{index:06d}.parquet"

@@ -71,13 +71,20 @@ class DataConfig:
     """Demonstrations that are trained on, and their augmentation."""
 
     path: tuple[str, ...] = ()
-    """Folders of demonstrations, as `foveate data metaworld-demos` writes them."""
+    """Folders of demonstrations, as `foveate data metaworld-demos` writes them, or LeRobot data sets (a folder, or
+    OWNER/NAME of the hub)."""
     tasks: tuple[str, ...] = ()
     """Names of the environment's tasks to train on; empty: all."""
     robot: str = "metaworld"
     """Robot mapping, by name or as a YAML file; `init_from` brings its own."""
     tokenizer: str = ""
     """File of a sentencepiece model; empty: the shipped tiny policy's. `init_from` brings its own."""
+    memory_gb: float = 4.0
+    """Memory for decoded pictures of LeRobot data sets, in GB for each process of the training."""
+    decode_workers: int = 2
+    """Processes that decode them ahead, for each process of the training."""
+    run_length: int = 16
+    """Consecutive samples that are decoded together; more of them need less decoding, 1 shuffles best."""
     frame_stride: int = 1
     """Every n-th recorded frame begins a sample; action chunks always hold every step."""
     flow_samples: int = 1
@@ -94,6 +101,11 @@ class DataConfig:
     """Train on grey images alone: the control that shows what vision is worth."""
 
     def __post_init__(self) -> None:
+        if min(self.decode_workers, self.run_length) < 1 or self.memory_gb <= 0:
+            raise FoveateError(
+                f"data: decode_workers and run_length start at 1 and memory_gb is above 0, got {self.decode_workers}, "
+                f"{self.run_length} and {self.memory_gb}"
+            )
         if self.frame_stride < 1 or self.flow_samples < 1:
             raise FoveateError(
                 f"data: frame_stride and flow_samples start at 1, got {self.frame_stride} and {self.flow_samples}"

@@ -17,5 +17,7 @@ def test_a_name_or_a_folder(tmp_path, monkeypatch):
 @pytest.mark.parametrize("name", ["metaworld_tyni", "../vlms/tiny_qwen3vl", "/nowhere"])
 def test_what_is_not_there_is_told_with_what_is(name, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(FoveateError, match=r"shipped policy of that name \(there are: libero_tiny, metaworld_tiny, metaworld_"):
+    with pytest.raises(
+        FoveateError, match=r"shipped policy of that name \(there are: libero_tiny, metaworld_tiny, metaworld_"
+    ):
         find_policy(name)

@@ -257,7 +257,9 @@ class FrameLoader:
         self._send()
 
     def close(self) -> None:
-        """End the workers and give the memory back."""
+        """End the workers and give the memory back; a second time nothing happens."""
+        if not self.buffer.size:
+            return
         for worker in self._workers:
             worker.kill()
         for worker in self._workers:

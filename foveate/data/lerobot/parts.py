@@ -48,7 +48,25 @@ def write_rows(
         elif not feature.is_camera:
             columns[name] = _nested(arrays[name])
     columns |= {name: pa.array(arrays[name]) for name in SCALARS}
-    pq.write_table(pa.table(columns), path)
+    table = pa.table(columns)
+    if kinds := _hugging_face(features):
+        table = table.replace_schema_metadata({"huggingface": json.dumps({"info": {"features": kinds}})})
+    pq.write_table(table, path)
+
+
+def _hugging_face(features: Mapping[str, Feature]) -> dict[str, Any]:
+    """What `datasets` must be told, by which lerobot before 0.4 knows pictures; nothing where there is a matrix."""
+    kinds: dict[str, Any] = {}
+    for name, feature in features.items():
+        value = {"dtype": feature.dtype, "_type": "Value"}
+        if feature.dtype == "image":
+            kinds[name] = {"_type": "Image"}
+        elif not feature.is_camera and len(feature.shape) > 1:
+            return {}
+        elif not feature.is_camera:
+            sequence = {"feature": value, "length": feature.shape[0], "_type": "Sequence"}
+            kinds[name] = value if feature.shape == (1,) else sequence
+    return kinds | {name: {"dtype": dtype, "_type": "Value"} for name, dtype in SCALARS.items()}
 
 
 def join_rows(path: Path, parts: Sequence[Path]) -> None:

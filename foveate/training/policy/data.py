@@ -1,4 +1,6 @@
-"""Demonstrations as training batches: everything in memory, images as uint8 at the model's size, no workers.
+"""Demonstrations as training batches: everything in memory, images as uint8 at the model's size.
+
+Pictures of LeRobot data sets stay on disk; worker processes decode them ahead (`stream`).
 
 A sample is an instant with pictures: its images, state and instruction, and the `action_horizon` actions from there
 on. Beyond the episode's end the last action is repeated and masked out of the loss.
@@ -18,13 +20,14 @@ from foveate.data.demos import DemoDataset, DemoEpisode
 from foveate.errors import FoveateError, unknown
 from foveate.models.base import ModelInputs
 from foveate.models.common.images import model_images, to_uint8
-from foveate.models.common.normalize import NormStats, RunningStats
+from foveate.models.common.normalize import NormStats, RunningStats, load_norm_stats, norm_file
 from foveate.models.common.robots import RobotMapping
 from foveate.models.pi0.processing import Processor
 from foveate.training.config import DataConfig
 from foveate.training.loop import DRAWS, ORDER, Share, seed_of
 from foveate.training.policy.augment import recolour, shift, uniform
 from foveate.training.policy.losses import FlowBatch, sample_time
+from foveate.training.policy.stream import StreamedImages, is_lerobot, lerobot_episodes, streamed
 from foveate.util.words import plural
 
 GREY = 128
@@ -40,14 +43,23 @@ def check_path(config: DataConfig) -> None:
         )
 
 
-def load_demos(config: DataConfig, progress: Callable[[int, int], None] | None = None) -> list[DemoEpisode]:
+def load_demos(
+    config: DataConfig, progress: Callable[[int, int], None] | None = None, robot: RobotMapping | None = None
+) -> list[DemoEpisode]:
     """The episodes of all folders, of the tasks asked for.
 
+    Args:
+        robot: says what the columns of LeRobot data sets are; None: that of the configuration.
     Raises:
         FoveateError: no folder is named, one holds no demonstrations, or a task is not there.
     """
     check_path(config)
-    episodes = DemoDataset.load(*config.path, progress=progress).episodes
+    if sets := [path for path in config.path if is_lerobot(path)]:
+        if len(sets) < len(config.path):
+            raise FoveateError("data.path: LeRobot data sets and foveate's demonstrations cannot be mixed; convert one")
+        episodes = lerobot_episodes(sets, robot or RobotMapping.load(config.robot), progress)
+    else:
+        episodes = DemoDataset.load(*config.path, progress=progress).episodes
     there = {episode.env_task for episode in episodes}
     for task in config.tasks:
         if task not in there:
@@ -65,8 +77,12 @@ def norm_stats(episodes: list[DemoEpisode], robot: RobotMapping, horizon: int) -
     """Statistics of states and action chunks in the model's convention.
 
     A number that hardly varies would be blown up by its tiny spread, so quantiles are kept at least `MIN_SPREAD`
-    of the widest spread apart, and deviations alike.
+    of the widest spread apart, and deviations alike. A LeRobot data set that has a `norm_stats.json` (`foveate
+    norm-stats`) brings its own.
     """
+    roots = {episode.root for episode in streamed(episodes)}
+    if len(roots) == 1 and norm_file(root := roots.pop()).is_file():
+        return load_norm_stats(root)
     state, actions = RunningStats(), RunningStats()
     for episode in episodes:
         chunk, mask = chunks(episode, np.arange(len(episode)), horizon)
@@ -87,7 +103,7 @@ def _widened(stats: NormStats) -> NormStats:
 class Samples:
     """All samples of a set of demonstrations, ready to be batched."""
 
-    images: Tensor
+    images: Tensor | StreamedImages
     """uint8 [N, V, 3, S, S]."""
     states: np.ndarray
     """float32 [N, S], normalised."""
@@ -101,36 +117,64 @@ class Samples:
     def __len__(self) -> int:
         return len(self.prompts)
 
+    @property
+    def present(self) -> Tensor:
+        """bool [V]: the views that there are pictures of."""
+        views = self.images.shape[1]
+        return self.images.present if isinstance(self.images, StreamedImages) else torch.ones(views, dtype=torch.bool)
 
-def make_samples(episodes: list[DemoEpisode], processor: Processor, stride: int = 1) -> Samples:
-    """Cut episodes into samples; the episodes' pictures are given back as they are taken over."""
-    spec, robot = processor.spec, processor.robot
-    size, horizon = spec.image_size, spec.action_horizon
+    def order(self, seed: int) -> Tensor:
+        """int64 [N]: all samples in random order."""
+        if isinstance(self.images, StreamedImages):
+            return self.images.order(seed)
+        return torch.randperm(len(self), generator=Generator().manual_seed(seed))
+
+    def plan(self, order: Tensor, size: int) -> None:
+        """What the coming batches of `size` will be made of."""
+        if isinstance(self.images, StreamedImages):
+            self.images.plan(order, size)
+
+
+def make_samples(episodes: list[DemoEpisode], processor: Processor, config: DataConfig | None = None) -> Samples:
+    """Cut episodes into samples; the episodes' pictures are given back as they are taken over, or stay on disk."""
+    spec, robot, config = processor.spec, processor.robot, config or DataConfig()
+    size, horizon, stride = spec.image_size, spec.action_horizon, config.frame_stride
     total = sum(len(episode.frames[::stride]) for episode in episodes)
-    images = torch.empty(total, len(spec.views), 3, size, size, dtype=torch.uint8)
+    images: Tensor | StreamedImages
+    if on_disk := streamed(episodes):
+        images = StreamedImages(on_disk, robot, size, processor.resize, config)
+    else:
+        images = torch.empty(total, len(spec.views), 3, size, size, dtype=torch.uint8)
     states, actions, masks, prompts = [], [], [], []
     done = 0
     for episode in episodes:
         starts = episode.frames[::stride]
         rows = slice(done, done := done + len(starts))
-        for v, pictures in enumerate(robot.select_views(episode.images).values()):
-            if pictures is None:
-                raise FoveateError(
-                    f"the demonstrations lack the model's view {spec.views[v]!r}: they hold {list(episode.images)}; "
-                    "set model.views to the views that are there"
-                )
-            pictures = pictures[::stride]
-            if pictures.shape[1:3] != (size, size):
-                pictures = to_uint8(model_images(list(pictures), size, processor.resize))
-            images[rows, v] = torch.from_numpy(np.ascontiguousarray(pictures)).movedim(-1, 1)
-        episode.images = {}
+        if isinstance(images, Tensor):
+            _take_over(episode, images[rows], processor, stride)
         chunk, mask = chunks(episode, starts, horizon)
         state = robot.to_model_state(episode.states[starts])
         states.append(processor.state_norm.normalize(state) if processor.state_norm else state.astype(np.float32))
         actions.append(processor.targets(chunk, episode.states[starts]))
         masks.append(torch.from_numpy(mask))
-        prompts += [episode.task] * len(starts)
+        prompts += [episode.prompt(int(row)) for row in starts]
     return Samples(images, np.concatenate(states), torch.cat(actions), torch.cat(masks), prompts)
+
+
+def _take_over(episode: DemoEpisode, images: Tensor, processor: Processor, stride: int) -> None:
+    """An episode's pictures at the model's size, into uint8 [T, V, 3, S, S]."""
+    size = processor.spec.image_size
+    for v, pictures in enumerate(processor.robot.select_views(episode.images).values()):
+        if pictures is None:
+            raise FoveateError(
+                f"the demonstrations lack the model's view {processor.spec.views[v]!r}: they hold "
+                f"{list(episode.images)}; set model.views to the views that are there"
+            )
+        pictures = pictures[::stride]
+        if pictures.shape[1:3] != (size, size):
+            pictures = to_uint8(model_images(list(pictures), size, processor.resize))
+        images[:, v] = torch.from_numpy(np.ascontiguousarray(pictures)).movedim(-1, 1)
+    episode.images = {}
 
 
 class DemoSource:
@@ -149,8 +193,9 @@ class DemoSource:
         per_epoch = len(self.samples) // size
         epoch, place = divmod(step, per_epoch)
         if self._epoch is None or self._epoch[0] != epoch:
-            generator = Generator().manual_seed(seed_of(self.seed, ORDER, epoch))
-            self._epoch = (epoch, torch.randperm(len(self.samples), generator=generator))
+            order = self.samples.order(seed_of(self.seed, ORDER, epoch))
+            self._epoch = (epoch, order)
+            self.samples.plan(order[place * size : per_epoch * size], size)
         return self._epoch[1][place * size : (place + 1) * size]
 
     def batch(self, share: Share) -> FlowBatch:
@@ -168,7 +213,7 @@ class DemoSource:
         tokens, token_masks = self._tokens(index, states + self.config.state_noise * jitter)
         padded = torch.zeros(len(index), actions.shape[-1])
         padded[:, : states.shape[1]] = torch.from_numpy(states)
-        present = torch.ones(images.shape[:2], dtype=torch.bool)
+        present = self.samples.present.expand(images.shape[:2])
         inputs = ModelInputs(images, present, tokens, token_masks, padded)
         return FlowBatch(inputs, actions, noise, time, self.samples.mask[index])
 

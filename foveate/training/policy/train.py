@@ -26,6 +26,7 @@ from foveate.training.loop import fit, seed_of
 from foveate.training.policy.data import DemoSource, check_path, load_demos, make_samples, norm_stats
 from foveate.training.policy.export import export_policy
 from foveate.training.policy.losses import FlowMatching
+from foveate.training.policy.stream import StreamedImages
 from foveate.util.run_folder import to_dict
 from foveate.util.shipped import TINY_TOKENIZER, find_policy
 from foveate.util.words import plural
@@ -145,17 +146,19 @@ def _train(config: TrainPolicyConfig, world: World, progress: Any) -> Path:
     out = Path(config.out)
     check_path(config.data)  # before a model of full size is made
     start = begin(config)
-    episodes = load_demos(config.data, progress)
+    episodes = load_demos(config.data, progress, start.robot)
     tasks = sorted({episode.task for episode in episodes})
     stats = start.stats or norm_stats(episodes, start.robot, start.model.config.action_horizon)
     processor = make_processor(start, stats)
-    samples = make_samples(episodes, processor, config.data.frame_stride)
+    samples = make_samples(episodes, processor, config.data)
     logging.getLogger("foveate").info("%s, %s", plural(len(episodes), "episode"), plural(len(samples), "sample"))
     objective = FlowMatching(start.model, config.pruner_noise, make_pruner(config.pruner)).to(world.device)
     source = DemoSource(samples, processor, config.data, config.seed)
     ema = fit(
         objective, source, config.loop, config.optim, out, world=world, seed=config.seed, identity=identity(config)
     )
+    if isinstance(samples.images, StreamedImages):
+        logging.getLogger("foveate").info("%s", samples.images.loader.report)
     if world.is_main:
         values = to_dict(config)
         if config.init_from:
