@@ -6,9 +6,10 @@ chunk = policy.infer(observation)
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +17,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from foveate.engine.base import Engine, Inference
+from foveate.engine.base import Engine, Inference, Prefilled
+from foveate.engine.config import PRESETS, Eager, EngineConfig, as_environment_says
+from foveate.engine.plan import read_buckets
 from foveate.engine.registry import make_engine
+from foveate.engine.reuse import PrefixReuse
 from foveate.errors import ActionsNotFinite, FoveateError, unknown
 from foveate.models.base import ModelInputs, ModelOptions, Processor
 from foveate.models.registry import detect
@@ -25,6 +29,7 @@ from foveate.pruning import PrunerConfig, make_config, make_pruner
 from foveate.pruning.base import Evidence, State, TokenPruner, pruning_stats
 from foveate.pruning.given import GivenPatches
 from foveate.types import ActionChunk, AttentionMaps, AttentionRequest, Observation, Phase, Trace
+from foveate.util.progress import SILENT, Reporter
 from foveate.util.shipped import find_policy
 from foveate.util.words import plural
 
@@ -71,6 +76,8 @@ class LoadOptions(ModelOptions):
     """Checkpoint folder, or the name of a policy that ships with foveate."""
     pruner: PrunerConfig | None = None
     """Pruning method; null: what the checkpoint was trained with; `none`: all tokens."""
+    engine: EngineConfig = field(default_factory=Eager)
+    """How the policy is run."""
 
     def __post_init__(self) -> None:
         at_least_one(self, "num_steps", "action_horizon")
@@ -81,9 +88,12 @@ class LoadOptions(ModelOptions):
             _, info = detect(find_policy(self.policy), self)
             check_layers(layers, info.spec.depth, option)
 
-    def load(self) -> Policy:
-        """The policy, ready to act.
+    def load(self, report: Reporter = SILENT, environ: Mapping[str, str] = os.environ) -> Policy:
+        """The policy, ready to act; an engine that compiles has done so.
 
+        Args:
+            report: where compilation is shown.
+            environ: `OPENPI_TORCH_COMPILE` in it goes before the engine's default.
         Raises:
             FoveateError: something is missing, damaged or does not fit; the text says what to do.
         """
@@ -98,7 +108,19 @@ class LoadOptions(ModelOptions):
         family, info = detect(folder, self)
         model, processor = family.load(info, self)
         pruner = make_pruner(info.pruner if self.pruner is None else self.pruner)
-        return Policy(make_engine(model), processor, pruner, name=folder.resolve().name, device=self.device)
+        config = as_environment_says(self.engine, environ)
+        engine = make_engine(model, config, buckets=read_buckets(folder))
+        policy = Policy(
+            engine,
+            processor,
+            pruner,
+            name=folder.resolve().name,
+            device=self.device,
+            prefix_cache=config.prefix_cache,
+        )
+        if not config.exact:
+            policy.prepare(report)
+        return policy
 
 
 @dataclass(frozen=True)
@@ -152,9 +174,17 @@ class Policy:
         *,
         name: str = "policy",
         device: str = "cpu",
+        prefix_cache: PrefixReuse = PrefixReuse(),  # noqa: B008  # frozen
     ) -> None:
+        """
+        Args:
+            prefix_cache: when a session's inference goes on from the prefix of an earlier one; by default never.
+        """
         self.engine, self.processor, self.pruner, self.device = engine, processor, pruner, device
+        self.prefix_cache = prefix_cache
         self._states: dict[str, State] = {}
+        self._prefixes: dict[str, tuple[Observation, Prefilled]] = {}
+        """Session -> its last prefix that was made anew, and what it was made of."""
         model, robot = engine.model.spec, processor.robot
         self.spec = PolicySpec(
             name=name,
@@ -248,11 +278,32 @@ class Policy:
         return answers
 
     def reset(self, session: str | None = None) -> None:
-        """Forget what a pruner with a history remembers of a session; None: of all."""
-        if session is None:
-            self._states.clear()
-        else:
-            self._states.pop(session, None)
+        """Forget what is remembered of a session, a pruner's history and the last prefix; None: of all."""
+        for remembered in (self._states, self._prefixes):
+            if session is None:
+                remembered.clear()
+            else:
+                remembered.pop(session, None)
+
+    def prepare(self, report: Reporter = SILENT) -> None:
+        """Compile what the engine compiles; again: also for prefix lengths that it has met and was not ready for."""
+        inputs = self.processor.inputs([self.example()]).to(self.device)
+        shape = self.spec.noise_shape
+        noise = None if shape is None else torch.zeros(1, *shape, device=self.device)
+        self.engine.prepare(inputs, noise, self.pruner, report)
+
+    def example(self, seed: int = 0) -> Observation:
+        """A made-up observation that fits: pictures of smooth noise, a prompt of 20 to 80 letters."""
+        rng = np.random.default_rng(seed)
+        size = self.spec.image_size
+        coarse = rng.integers(0, 256, (len(self.spec.views), -(-size // 8), -(-size // 8), 3), np.uint8)
+        pictures = (coarse.repeat(8, 1).repeat(8, 2)[:, :size, :size] * rng.uniform(0.2, 1)).astype(np.uint8)
+        words = "push the red block along the table to the green marker behind the blue bowl"
+        return Observation(
+            dict(zip(self.spec.views, pictures, strict=True)),
+            rng.uniform(-0.1, 0.1, self.spec.state_dim).astype(np.float32),
+            words[: 20 + 20 * (seed % 4)],
+        )
 
     def flops(self, views: int, tokens: int) -> Mapping[str, float]:
         """GFLOP of one inference by stage, and their `total`.
@@ -278,6 +329,7 @@ class Policy:
     ) -> tuple[list[ActionChunk], ModelInputs, Inference]:
         start = time.perf_counter()
         inputs = self.processor.inputs(observations).to(self.device)
+        earlier = self._earlier(observations, sessions) if pruner is self.pruner and request is None else None
         result = self.engine.run(
             inputs,
             self._noise(noise, len(observations)),
@@ -286,10 +338,16 @@ class Policy:
             attention=request,
             evidence=_of_pruner(evidence),
             state=self._state(pruner, sessions),
+            prefilled=earlier,
         )
+        if earlier is None and pruner is self.pruner:
+            self._remember(observations, sessions, result.prefilled)
         actions = self.processor.actions(result.actions.float().cpu(), observations)
         timings = {**result.stages_ms, "total": (time.perf_counter() - start) * 1e3}
         traces = self._traces(result, observations, timings, evidence) if evidence else [None] * len(observations)
+        for trace in traces if self.prefix_cache.pixels is not None else ():
+            if trace is not None:
+                trace.seq_lens["prefix_reused"] = int(earlier is not None)
         chunks = [ActionChunk(a, dict(timings), t) for a, t in zip(actions, traces, strict=True)]
         if not np.isfinite(actions).all():
             bad = int((~np.isfinite(actions)).any((1, 2)).sum())
@@ -299,6 +357,22 @@ class Policy:
                 chunks,
             )
         return chunks, inputs, result
+
+    def _earlier(self, observations: Sequence[Observation], sessions: Sequence[str | None] | None) -> Prefilled | None:
+        """The prefix to go on from, of a single sample whose session has seen nearly the same; None: look anew."""
+        session = sessions[0] if sessions and len(observations) == 1 else None
+        if session is None or session not in self._prefixes:
+            return None
+        before, made = self._prefixes[session]
+        return made if self.prefix_cache.allows(before, observations[0]) else None
+
+    def _remember(
+        self, observations: Sequence[Observation], sessions: Sequence[str | None] | None, made: Prefilled | None
+    ) -> None:
+        """Keep the prefix of a single sample for its session's next inference."""
+        session = sessions[0] if sessions and len(observations) == 1 else None
+        if self.prefix_cache.pixels is not None and made is not None and session is not None:
+            self._prefixes[session] = (observations[0], made)
 
     def _noise(self, noise: np.ndarray | None, batch: int) -> Tensor | None:
         if self.spec.noise_shape is None:
@@ -382,7 +456,7 @@ def load_policy(path: str | Path, **options: Any) -> Policy:
     Args:
         options: fields of `LoadOptions`. `pruner` may be a config of `foveate.pruning`, its short name (`lightvla`), or
             a mapping with `name`; left out, or `checkpoint`: what the checkpoint was trained with; None or `none`: all
-            tokens.
+            tokens. `engine` may be a config of `foveate.engine.config`, or the name of a preset.
     Raises:
         FoveateError: an unknown option; something is missing, damaged or does not fit; the text says what to do.
     """
@@ -390,6 +464,10 @@ def load_policy(path: str | Path, **options: Any) -> Policy:
     for name in options:
         if name not in known:
             raise unknown("option of load_policy", name, known)
+    if isinstance(options.get("engine"), str):
+        if options["engine"] not in PRESETS:
+            raise unknown("engine", options["engine"], PRESETS)
+        options["engine"] = PRESETS[options["engine"]]()
     if "pruner" in options:
         # Here None is said, and means none; among `LoadOptions` it is what nobody said.
         said = options["pruner"]

@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from foveate.bench.trace import observations
+from foveate.engine.reuse import PrefixReuse
 from foveate.errors import ActionsNotFinite, FoveateError
 from foveate.models.pi0.config import GemmaConfig, VisionConfig
 from foveate.policy import Policy, TraceOptions, load_policy
@@ -191,3 +192,45 @@ def test_attention_that_cannot_be_is_named(policy):
 def test_a_device_that_is_not_here_is_one_sentence() -> None:
     with pytest.raises(FoveateError, match=r"device 'banana': .*foveate doctor"):
         load_policy("metaworld_tiny", device="banana")
+
+
+def test_a_prefix_is_reused_while_the_scene_stands_still(policy: Policy) -> None:
+    caching = Policy(policy.engine, policy.processor, policy.pruner, prefix_cache=PrefixReuse(pixels=0.01, state=0.1))
+    frame, other = observations(policy, 2)
+    noise = np.random.default_rng(0).standard_normal((6, 4)).astype(np.float32)
+
+    def reused(seen: Observation, session: str = "a") -> tuple[int, np.ndarray]:
+        chunk = caching.infer(seen, noise, evidence=TraceOptions(), session=session)
+        assert chunk.trace is not None and chunk.trace.keep is not None
+        assert list(chunk.timings_ms) == ["vision", "prune", "prefill", "denoise", "total"]
+        return chunk.trace.seq_lens["prefix_reused"], chunk.actions
+
+    first = reused(frame)
+    again = reused(frame)
+    assert (first[0], again[0]) == (0, 1)
+    np.testing.assert_array_equal(first[1], again[1])
+    assert reused(frame, "b")[0] == 0, "another session has seen nothing"
+    assert reused(other)[0] == 0, "another picture"
+    assert reused(frame)[0] == 0, "the picture before the last"
+    moved = replace(frame, state=frame.state + 0.2)
+    assert reused(moved)[0] == 0 and reused(moved)[0] == 1
+    caching.reset("a")
+    assert reused(moved)[0] == 0
+    assert "prefix_reused" not in policy.infer(frame, noise, evidence=TraceOptions(), session="a").trace.seq_lens
+    assert caching.infer(moved, noise, session="a").timings_ms["vision"] == 0
+
+
+def test_denoising_times_of_ones_own() -> None:
+    policy = load_policy("metaworld_tiny", denoising_times=(1.0, 0.5))
+    even = load_policy("metaworld_tiny", num_steps=2)
+    uneven = load_policy("metaworld_tiny", denoising_times=(1.0, 0.2))
+    assert policy.spec.num_steps == 2
+    frame, noise = observations(even, 1)[0], np.zeros(even.spec.noise_shape, np.float32)
+    expected = even.infer(frame, noise).actions
+    np.testing.assert_allclose(policy.infer(frame, noise).actions, expected, atol=1e-6)
+    assert np.abs(uneven.infer(frame, noise).actions - expected).max() > 1e-4
+    for times, told in (((0.5, 1.0), "fall from at most 1"), ((1.0, 0.0), "fall"), ((), "fall"), ((2.0,), "fall")):
+        with pytest.raises(FoveateError, match=told):
+            load_policy("metaworld_tiny", denoising_times=times)
+    with pytest.raises(FoveateError, match="num_steps 3 and 2 denoising times"):
+        load_policy("metaworld_tiny", num_steps=3, denoising_times=(1.0, 0.5))

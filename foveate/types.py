@@ -138,6 +138,9 @@ class Prefix:
     """True when it is known, without asking the device, that `mask` holds no False."""
     row_seeds: Int[Tensor, "B"] | None = None
     """What a random method draws each row by, so that batching does not matter; None: its own stream."""
+    at_most: np.ndarray | None = None
+    """int64 [B, spans]: real tokens of each span of the layout, at most, as the host knows without asking the device;
+    None: only the device knows."""
 
 
 @dataclass(frozen=True)
@@ -184,6 +187,8 @@ class Selection:
     """None: the prefix's."""
     keeps_length: bool = False
     """Training alone: what is dropped is to be masked and not taken out, so that shapes and gradients stay."""
+    at_most: np.ndarray | None = None
+    """As a `Prefix` has it, where the budget alone tells how many stay."""
 
     def apply(self, prefix: Prefix) -> Prefix:
         """The prefix with what is dropped masked out, not packed yet."""
@@ -191,6 +196,7 @@ class Selection:
             prefix,
             mask=self.mask,
             full=False,
+            at_most=self.at_most,
             embeds=prefix.embeds if self.embeds is None else self.embeds,
             position_ids=prefix.position_ids if self.position_ids is None else self.position_ids,
         )

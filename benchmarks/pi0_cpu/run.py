@@ -1,6 +1,7 @@
 """foveate's π0 against transformers' PI0ForConditionalGeneration on a CPU: equal weights, interleaved in one run.
 
     python benchmarks/pi0_cpu/run.py --rounds 15 --out benchmarks/pi0_cpu/results.json
+    python benchmarks/pi0_cpu/run.py --compile --rounds 15 --out benchmarks/pi0_cpu/compiled.json      # compiles first
 
 Two ways to feed the models, with 2 and with 3 cameras:
 
@@ -32,10 +33,12 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
+from foveate.engine.config import Compiled
 from foveate.engine.registry import make_engine
+from foveate.engine.staged import StagedEngine
 from foveate.golden import peer
 from foveate.models.base import ModelInputs
-from foveate.models.pi0.config import Pi0Config
+from foveate.models.pi0.config import GemmaConfig, Pi0Config
 from foveate.models.pi0.model import Pi0
 from foveate.pruning import LightVLA, Random, make_pruner
 from foveate.training.policy.untrained import MID as BENCH_MID
@@ -46,6 +49,9 @@ PROMPT = 48
 BASELINE = "transformers"
 Samples = dict[tuple[str, int, str], list[float]]
 """(feed, cameras, variant) -> seconds, one per round."""
+COMPILED = "foveate, compiled"
+BUCKETS = (192, 256, 576, 832)
+"""Of the compiled engine: 2 to 9 % above the prefixes of two and three cameras, pruned to 25 % and not."""
 PRUNERS = {"foveate, LightVLA 25 %": LightVLA(keep_ratio=0.25), "foveate, random 25 %": Random(keep_ratio=0.25)}
 
 
@@ -107,7 +113,32 @@ def matmul_peak(cameras: int) -> dict[str, float]:
     return rates
 
 
-def variants(model: Pi0, theirs: torch.nn.Module, feed: str, cameras: int, noise: torch.Tensor) -> dict[str, Callable]:
+def compiled_engine(model: Pi0, noise: torch.Tensor) -> tuple[StagedEngine, dict[str, object]]:
+    """The compiled engine, ready for two and three cameras, and what its compilation took."""
+    engine, start = make_engine(model, Compiled(buckets=BUCKETS)), time.perf_counter()
+    for cameras in (2, 3):
+        engine.prepare(make_inputs(cameras, "openpi"), noise)
+    return engine, {"wall_s": round(time.perf_counter() - start, 1), **engine.report()}
+
+
+def compiled_peer(theirs: torch.nn.Module) -> Callable:
+    """transformers' whole sampling as its user would compile it: static shapes, weights frozen."""
+    import torch._inductor.config
+
+    torch._inductor.config.freezing = True
+    torch._dynamo.config.recompile_limit = 64
+    return torch.compile(theirs.sample_actions, dynamic=False)
+
+
+def variants(
+    model: Pi0,
+    theirs: torch.nn.Module,
+    feed: str,
+    cameras: int,
+    noise: torch.Tensor,
+    compiled: StagedEngine | None,
+    peer_compiled: Callable | None,
+) -> dict[str, Callable]:
     inputs, engine = make_inputs(cameras, feed), make_engine(model)
     given = peer.arguments(model, inputs)
     if feed == "processor":
@@ -116,7 +147,7 @@ def variants(model: Pi0, theirs: torch.nn.Module, feed: str, cameras: int, noise
     def run_peer() -> torch.Tensor:
         return theirs.sample_actions(noise=noise, **given)
 
-    def run_ours(pruner: LightVLA | Random | None = None) -> torch.Tensor:
+    def run_ours(pruner: LightVLA | Random | None = None, engine: StagedEngine = engine) -> torch.Tensor:
         return engine.run(inputs, noise, pruner=make_pruner(pruner)).actions
 
     def run_padded() -> torch.Tensor:
@@ -125,7 +156,18 @@ def variants(model: Pi0, theirs: torch.nn.Module, feed: str, cameras: int, noise
     runs: dict[str, Callable] = {BASELINE: run_peer, "foveate": run_ours}
     if feed == "openpi":
         runs["foveate, not packed"] = run_padded
+    if peer_compiled is not None and feed == "processor":
+        runs["transformers, compiled"] = lambda: peer_compiled(noise=noise, **given)
+    if compiled is not None:
+        runs[COMPILED] = lambda: run_ours(engine=compiled)
+        pruned = {name.replace("foveate", COMPILED): config for name, config in PRUNERS.items()}
+        runs |= {name: (lambda config=config: run_ours(config, compiled)) for name, config in pruned.items()}
     return runs | {name: (lambda config=config: run_ours(config)) for name, config in PRUNERS.items()}
+
+
+def is_pruned(variant: str) -> bool:
+    """Whether it drops patches, and so acts differently."""
+    return variant.endswith("%")
 
 
 def quartiles(values: list[float]) -> tuple[float, float, float]:
@@ -142,15 +184,17 @@ def measure(args: argparse.Namespace) -> dict:
     model = Pi0(MID).eval()
     theirs = peer.build(model)
     noise = model.draw_noise(1, "cpu")
+    compiled, compilation = compiled_engine(model, noise) if args.compile else (None, None)
+    peer_compiled = compiled_peer(theirs) if args.compile else None
     jobs: dict[tuple[str, int], dict[str, Callable]] = {}
     differences = {}
     for feed in ("processor", "openpi"):
         for cameras in (2, 3):
-            jobs[feed, cameras] = variants(model, theirs, feed, cameras, noise)
+            jobs[feed, cameras] = variants(model, theirs, feed, cameras, noise, compiled, peer_compiled)
             runs = jobs[feed, cameras]
             expected = runs[BASELINE]()
             for name in runs:
-                if name not in PRUNERS and name != BASELINE:
+                if not is_pruned(name) and name != BASELINE:
                     error = (runs[name]() - expected).abs().max().item()
                     differences[f"{feed}, {cameras} cameras, {name}"] = error
                     assert error < 5e-5, f"{name} differs from transformers by {error}"
@@ -183,6 +227,7 @@ def measure(args: argparse.Namespace) -> dict:
         "config": MID.to_dict(),
         "parameters": sum(p.numel() for p in model.parameters()),
         "largest_difference_of_actions": differences,
+        "compilation": compilation,
         "matmul_gflops": {f"{cameras} cameras": rates for cameras, rates in peaks.items()},
         "rows": rows,
         "wall_seconds": {" | ".join(map(str, key)): [round(s, 5) for s in values] for key, values in wall.items()},
@@ -193,7 +238,7 @@ def measure(args: argparse.Namespace) -> dict:
 def row(key: tuple[str, int, str], wall: Samples, cpu: Samples) -> dict:
     """Medians and quartiles; ratios are taken within each round."""
     feed, cameras, name = key
-    work = None if name in PRUNERS else gflop(cameras, PROMPT)
+    work = None if is_pruned(name) else gflop(cameras, PROMPT)
     result: dict = {"feed": feed, "cameras": cameras, "variant": name, "exact_gflop": work and round(work, 1)}
     for kind, samples in (("wall", wall), ("cpu", cpu)):
         times = quartiles([1e3 * s for s in samples[key]])
@@ -240,6 +285,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=15, help="timed inferences of each variant (default: 15)")
     parser.add_argument("--warmup", type=int, default=2, help="untimed ones before (default: 2)")
     parser.add_argument("--threads", type=int, default=os.cpu_count(), help="of PyTorch (default: all cores)")
+    parser.add_argument("--compile", action="store_true", help="the compiled engine and compiled transformers too")
     parser.add_argument("--out", type=Path, help="write the JSON document there too")
     args = parser.parse_args()
     torch.set_num_threads(args.threads)

@@ -165,6 +165,12 @@ class TimedEngine:
         self.ms = timer.ms["engine"]
         return self.last
 
+    def prepare(self, *args: Any, **kwargs: Any) -> None:
+        self.engine.prepare(*args, **kwargs)
+
+    def report(self) -> dict[str, Any]:
+        return self.engine.report()
+
 
 @dataclass(frozen=True)
 class Timed:
@@ -261,6 +267,7 @@ def measure_latency(config: LatencyConfig, report: Reporter = SILENT) -> Measure
         if variant.engine not in engines:
             engines[variant.engine] = make_engine(policy.engine.model, variant.engine)
         runners[variant] = Runner(policy, engines[variant.engine], variant, config.prompt)
+        runners[variant].policy.prepare(report)
         runners[variant]()
         ready[variant] = time.perf_counter() - start
     work = {v: count_work(runner.policy, runner.observation) for v, runner in runners.items()}

@@ -1,17 +1,29 @@
-"""What an engine is: the same function as the model, at its own speed; built of a backend for each stage."""
+"""What an engine is: the same function as the model, at its own speed."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple, Protocol
+from typing import Any, Protocol
 
 from torch import Tensor
 
 from foveate.models.base import ActionModel, ModelInputs, PrefixCache
 from foveate.pruning.base import Evidence, State, TokenPruner
 from foveate.tracing.capture import AttentionResult
-from foveate.types import AttentionRequest, KeepSet, Prefix, TokenLayout
+from foveate.types import AttentionRequest, KeepSet, TokenLayout
+from foveate.util.progress import SILENT, Reporter
+
+
+@dataclass(frozen=True)
+class Prefilled:
+    """One batch up to where its actions are decoded; what a later inference may go on from."""
+
+    layout: TokenLayout
+    keep: KeepSet | None
+    mask: Tensor
+    """bool [B, N]: the prefix before pruning."""
+    cache: PrefixCache
 
 
 @dataclass
@@ -30,12 +42,29 @@ class Inference:
     """vision, prune, prefill, denoise: milliseconds of the whole batch."""
     attention: AttentionResult | None = None
     """The attention asked for."""
+    prefilled: Prefilled | None = None
+    """To go on from; None where an engine does not hand it out."""
 
 
 class Engine(Protocol):
     """Runs one batch. Engines differ in speed, never in what they compute."""
 
     model: ActionModel
+
+    def prepare(
+        self, inputs: ModelInputs, noise: Tensor | None, pruner: TokenPruner | None = None, report: Reporter = SILENT
+    ) -> None:
+        """Do before the first query what takes long: compile.
+
+        Args:
+            inputs: a batch of the size that queries have.
+            pruner: that will choose.
+        """
+        ...
+
+    def report(self) -> dict[str, Any]:
+        """What results say about the engine; plain values."""
+        ...
 
     def run(
         self,
@@ -47,6 +76,7 @@ class Engine(Protocol):
         attention: AttentionRequest | None = None,
         evidence: Evidence = "none",
         state: Sequence[State] | None = None,
+        prefilled: Prefilled | None = None,
     ) -> Inference:
         """Act.
 
@@ -57,15 +87,6 @@ class Engine(Protocol):
             attention: which attention rows to compute beside the inference.
             evidence: what the pruner's KeepSet shall hold beside the choice.
             state: what a pruner with a history remembers of each sample's session.
+            prefilled: of an earlier inference, to decode from instead of looking anew.
         """
         ...
-
-
-class Backend(NamedTuple):
-    """How one stage of a model is run: a function made once per engine from the model."""
-
-    vision: Callable[[ActionModel], Callable[[ModelInputs], Prefix]]
-    pack: Callable[[Prefix], Prefix]
-    """Makes a prefix of the lengths that its `prefill` can run; `models.base.pack` where any length will do."""
-    prefill: Callable[[ActionModel], Callable[..., PrefixCache]]
-    denoise: Callable[[ActionModel], Callable[[PrefixCache, ModelInputs, Tensor | None, int | None], Tensor]]

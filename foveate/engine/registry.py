@@ -1,38 +1,100 @@
-"""Backends by name, and names for combinations of them.
+"""Backends by name, and engines made of them.
 
 engine = make_engine(model)                                  # the preset `eager`
-engine = make_engine(model, prefill="eager")                 # a backend for one stage, over the preset
+engine = make_engine(model, Compiled(vision="eager"))        # a backend for one stage, over the preset
 """
 
 from __future__ import annotations
 
-from foveate.engine.base import Backend
-from foveate.engine.eager import EAGER
+import functools
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import torch
+
+from foveate.engine.buckets import Buckets
+from foveate.engine.compiled import CompiledLayers, keep_code, missing_compiler
+from foveate.engine.config import PRESETS, Eager
 from foveate.engine.staged import StagedEngine
-from foveate.errors import unknown
+from foveate.errors import FoveateError, unknown
 from foveate.models.base import ActionModel
+from foveate.models.common.layers import Run, as_written
 
-BACKENDS: dict[str, Backend] = {"eager": EAGER}
-PRESETS = {"eager": {"vision": "eager", "prefill": "eager", "denoise": "eager"}}
-"""Name -> stage -> backend."""
+BACKENDS: dict[str, Callable[[], Run]] = {"eager": lambda: as_written, "compiled": CompiledLayers}
+NOT_YET = {"cuda_graph": "a CUDA device", "tensorrt": "a CUDA device and torch_tensorrt"}
+"""Backends that this version knows by name alone -> what they need."""
+PRECISIONS = {
+    "bf16": ("avx512_bf16", "without it bfloat16 runs at a quarter of float32's speed"),
+    "int8": ("vnni", "without it int8 products are unpacked to wider ones"),
+    "fp8": ("", "fp8 needs a GPU with fp8 units (Hopper or later)"),
+}
+"""Number format of the prefill -> the processor's feature that it needs, and why it is refused without."""
 
 
-def make_engine(model: ActionModel, preset: str = "eager", **stages: str) -> StagedEngine:
+def make_engine(
+    model: ActionModel, engine: Eager | str = "eager", *, buckets: Sequence[int] | None = None
+) -> StagedEngine:
     """An engine for a model.
 
     Args:
-        preset: a name of `PRESETS`.
-        stages: stage -> backend, over the preset.
+        engine: how it is run, or the name of a preset.
+        buckets: prefix lengths to prepare where the config names none.
     Raises:
-        FoveateError: an unknown preset, stage or backend.
+        FoveateError: an unknown preset or backend; one that this machine or this version does not have.
     """
-    if preset not in PRESETS:
-        raise unknown("engine", preset, PRESETS)
-    names = dict(PRESETS[preset])
-    for stage, name in stages.items():
-        if stage not in names:
-            raise unknown("engine stage", stage, names)
-        if name not in BACKENDS:
-            raise unknown(f"backend of {stage}", name, BACKENDS)
-        names[stage] = name
-    return StagedEngine(model, **{stage: BACKENDS[name] for stage, name in names.items()})
+    if isinstance(engine, str):
+        if engine not in PRESETS:
+            raise unknown("engine", engine, PRESETS)
+        engine = PRESETS[engine]()
+    for stage, name in engine.backends.items():
+        _check_backend(stage, name)
+    if engine.prefill_precision is not None:
+        _check_precision(engine.prefill_precision)
+    told = []
+    backends = engine.backends
+    if "compiled" in backends.values():
+        if (missing := missing_compiler()) is not None:
+            told.append(f"{missing}; until then stages run eager")
+            backends = {stage: "eager" if name == "compiled" else name for stage, name in backends.items()}
+        elif (unkept := keep_code()) is not None:
+            told.append(unkept)
+    static = backends["prefill"] != "eager"
+    return StagedEngine(
+        model,
+        {stage: BACKENDS[name]() for stage, name in backends.items()},
+        Buckets(engine.buckets or buckets or (), engine.max_buckets, engine.max_bucket_mb << 20) if static else None,
+        backends=backends,
+        compile_pruned=engine.compile_pruned,
+        told=told,
+    )
+
+
+def _check_backend(stage: str, name: str) -> None:
+    if name in NOT_YET:
+        device = "" if torch.cuda.is_available() else ", and this machine has no CUDA device"
+        raise FoveateError(
+            f"engine.{stage} {name}: it needs {NOT_YET[name]}{device}; this version does not have it yet: choose "
+            "compiled or eager"
+        )
+    if name not in BACKENDS:
+        raise unknown(f"backend of {stage}", name, [*BACKENDS, *NOT_YET])
+
+
+def _check_precision(name: str) -> None:
+    """None has been measured to pay on a machine that was at hand: each is refused, with its reason."""
+    feature, why = PRECISIONS[name]
+    lacks = f"this processor has no {feature}: {why}" if feature and feature not in cpu_features() else ""
+    raise FoveateError(
+        f"engine.prefill_precision {name}: {lacks or (why if not feature else 'not in this version yet')}; leave it out"
+    )
+
+
+@functools.cache
+def cpu_features() -> frozenset[str]:
+    """The processor's features, as Linux names them, and `vnni` for any form of it."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return frozenset()
+    flags = next((line.partition(":")[2].split() for line in lines if line.startswith(("flags", "Features"))), [])
+    return frozenset(flags) | ({"vnni"} if any("vnni" in flag for flag in flags) else set())

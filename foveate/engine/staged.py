@@ -2,32 +2,64 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from contextlib import nullcontext
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
-from foveate.engine.base import Backend, Inference
+from foveate.engine.base import Inference, Prefilled
+from foveate.engine.buckets import Buckets
+from foveate.engine.compiled import CompiledLayers
 from foveate.engine.timer import StageTimer
-from foveate.models.base import ActionModel, LayerPruner, ModelInputs
-from foveate.models.common.layers import transpose_storage
+from foveate.models.base import ActionModel, LayerPruner, ModelInputs, PrefixCache, pack
+from foveate.models.common.layers import Run, as_written, transpose_storage
 from foveate.pruning.base import Evidence, State, TokenPruner
 from foveate.tracing.capture import AttentionResult, capture_attention
-from foveate.types import AttentionRequest, KeepSet, Prefix, Selection
+from foveate.types import AttentionRequest, Prefix, Selection
+from foveate.util.progress import SILENT, Reporter
+
+AS_WRITTEN: Mapping[str, Run] = dict.fromkeys(("vision", "prefill", "denoise"), as_written)
 
 
 class StagedEngine:
     """Runs a model stage by stage; an `Engine`."""
 
-    def __init__(self, model: ActionModel, vision: Backend, prefill: Backend, denoise: Backend) -> None:
+    def __init__(
+        self,
+        model: ActionModel,
+        runs: Mapping[str, Run] = AS_WRITTEN,
+        buckets: Buckets | None = None,
+        *,
+        backends: Mapping[str, str] | None = None,
+        compile_pruned: bool = True,
+        told: Sequence[str] = (),
+    ) -> None:
+        """
+        Args:
+            runs: stage -> how its layers are called.
+            buckets: lengths that prefixes are padded to; None: they are packed exactly.
+            backends: stage -> name of its backend, for reports.
+            compile_pruned: False: pruned queries run as written.
+            told: what a user should know about this engine; `prepare` says it.
+        """
         if isinstance(model, nn.Module):
             model.eval()
             if next(model.parameters()).device.type == "cpu":
                 transpose_storage(model)
-        self.model = model
-        self._vision, self._denoise = vision.vision(model), denoise.denoise(model)
-        self._prefill, self._pack = prefill.prefill(model), prefill.pack
+        self.model, self.buckets = model, buckets
+        self._runs, self._backends, self._told = runs, dict(backends or {}), list(told)
+        self._compile_pruned = compile_pruned
+        self._as_written: Counter[str] = Counter()
+        """Why queries ran as written -> how many did."""
+
+    @property
+    def compiled(self) -> list[CompiledLayers]:
+        """The compiled stages."""
+        return [run for run in self._runs.values() if isinstance(run, CompiledLayers)]
 
     @torch.inference_mode()
     def run(
@@ -40,35 +72,150 @@ class StagedEngine:
         attention: AttentionRequest | None = None,
         evidence: Evidence = "none",
         state: Sequence[State] | None = None,
+        prefilled: Prefilled | None = None,
     ) -> Inference:
         model, spec = self.model, self.model.spec
         timer = StageTimer(inputs.images.device)
+        runs = self._runs_of(pruner, attention)
         chosen: list[Selection] = []
+
+        def fit(prefix: Prefix) -> Prefix:
+            return self.buckets.pack(prefix) if self.buckets is not None and runs is self._runs else pack(prefix)
 
         def prune(prefix: Prefix) -> Prefix:
             assert pruner is not None
             queries = model.extra_queries(inputs, noise, pruner.queries)
             chosen.append(pruner.select(prefix, queries, state=state, evidence=evidence))
-            return self._pack(chosen[-1].apply(prefix))
+            return fit(chosen[-1].apply(prefix))
 
-        with timer("vision"):
-            whole = self._vision(inputs)
-        with timer("prune"):
-            prefix = prune(whole) if pruner is not None and pruner.layer is None else self._pack(whole)
-        watch = attention and capture_attention(
-            attention, prefix, model.attention_stacks(), spec.action_horizon, steps or spec.num_steps or 1
-        )
-        with watch or nullcontext() as result:
-            after = {}
-            if pruner is not None and pruner.layer is not None:
-                after[pruner.layer] = _told(prune, pruner.layer, result)
-            with timer("prefill"):
-                cache = self._prefill(prefix, after=after)
+        result: AttentionResult | None = None
+        with ExitStack() as stack:
+            if prefilled is None or attention is not None:
+                with timer("vision"):
+                    whole = model.embed_prefix(inputs, run=runs["vision"])
+                with timer("prune"):
+                    prefix = prune(whole) if pruner is not None and pruner.layer is None else fit(whole)
+                if attention is not None:
+                    asked = steps or spec.num_steps or 1
+                    watch = capture_attention(attention, prefix, model.attention_stacks(), spec.action_horizon, asked)
+                    result = stack.enter_context(watch)
+                after = {}
+                if pruner is not None and pruner.layer is not None:
+                    after[pruner.layer] = _told(prune, pruner.layer, result)
+                with timer("prefill"):
+                    cache = model.prefill(prefix, after=after, run=runs["prefill"])
+                prefilled = Prefilled(whole.layout, chosen[0].keep if chosen else None, whole.mask, cache)
+            else:
+                timer.ms.update(dict.fromkeys(("vision", "prune", "prefill"), 0.0))
             with timer("denoise"):
-                actions = self._denoise(cache, inputs, noise, steps)
-        keep: KeepSet | None = chosen[0].keep if chosen else None
-        lengths = cache.prefix.mask.sum(1)
-        return Inference(actions, whole.layout, keep, whole.mask, lengths, timer.ms, result)
+                actions = model.decode(prefilled.cache, inputs, noise, steps, run=runs["denoise"])
+        lengths = prefilled.cache.prefix.mask.sum(1)
+        there = (prefilled.layout, prefilled.keep, prefilled.mask)
+        return Inference(actions, *there, lengths, timer.ms, result, prefilled)
+
+    def _runs_of(self, pruner: TokenPruner | None, attention: AttentionRequest | None) -> Mapping[str, Run]:
+        """How the layers of this query are called."""
+        if not self.compiled:
+            return self._runs
+        if attention is not None:
+            # Attention is observed inside of layers; it never runs in the path that is measured.
+            self._as_written["attention asked for"] += 1
+            return AS_WRITTEN
+        if pruner is not None and pruner.enabled and not self._compile_pruned:
+            self._as_written["pruned"] += 1
+            return AS_WRITTEN
+        return self._runs
+
+    @torch.inference_mode()
+    def prepare(
+        self,
+        inputs: ModelInputs,
+        noise: Tensor | None,
+        pruner: TokenPruner | None = None,
+        report: Reporter = SILENT,
+    ) -> None:
+        """Compile all that queries like this one need, at every length of the buckets; nothing compiles after that.
+
+        Called again it prepares the lengths that were too long for every bucket since, too.
+
+        Args:
+            inputs: a batch of the size that queries have; single samples and batches of other sizes are ready too.
+            pruner: that will choose; where no buckets are set, they span what it may leave.
+        """
+        for line in self._told:
+            report.warn(line)
+        self._told = []
+        if not self.compiled:
+            return
+        whole = self.model.embed_prefix(inputs)
+        lengths = self.buckets.to_prepare(span_of(whole, pruner)) if self.buckets is not None else ()
+        with ExitStack() as stack:
+            for run in self.compiled:
+                stack.enter_context(run.preparing())
+            bar = stack.enter_context(report.bar("compiling", "parts", len(lengths) + 2))
+            self.model.embed_prefix(inputs, run=self._runs["vision"])
+            bar.advance()
+            cache = None
+            for length in lengths:
+                cache = self._prefill(whole, length)
+                if self.buckets is not None:
+                    self._forget(self.buckets.add(length, _bytes(cache)))
+                bar.advance()
+            # With and without a mask: a single query that is packed exactly needs none.
+            for one in filter(None, (cache, self._prefill(whole, None))):
+                self.model.decode(one, inputs, noise, None, run=self._runs["denoise"])
+            bar.advance()
+
+    def _forget(self, lengths: Sequence[int]) -> None:
+        run = self._runs["prefill"]
+        for length in lengths:
+            if isinstance(run, CompiledLayers):
+                run.forget(length)
+
+    def _prefill(self, whole: Prefix, length: int | None) -> PrefixCache:
+        """Run the backbone over the first tokens of a prefix at one length; None: all of it, packed exactly."""
+        if length is None:
+            return self.model.prefill(pack(whole))
+        first = torch.arange(whole.mask.shape[1], device=whole.mask.device) < length
+        prefix = pack(whole, first.expand_as(whole.mask), length=length)
+        return self.model.prefill(prefix, run=self._runs["prefill"])
+
+    def report(self) -> dict[str, Any]:
+        """Backends, buckets, compilation, and queries that ran as written; plain values, for results."""
+        facts: dict[str, Any] = {"backends": self._backends}
+        if self.compiled:
+            facts |= {
+                "compile_s": round(sum(run.seconds for run in self.compiled), 1),
+                "compiled": sum(len(run) for run in self.compiled),
+                "layers_as_written": sum(run.unprepared for run in self.compiled),
+                "queries_as_written": dict(self._as_written),
+            }
+        if self.buckets is not None:
+            facts["buckets"] = self.buckets.report()
+        return facts
+
+
+PROMPTS = (8, 48)
+"""Tokens of the shortest prompt that buckets are spread for, and of the longest one where the layout does not tell."""
+
+
+def span_of(whole: Prefix, pruner: TokenPruner | None) -> tuple[int, int]:
+    """The shortest and the longest prefix that queries like this one can have, whatever the prompt."""
+    spans = whole.layout.spans
+    full = np.array([int(whole.mask[0, span.start : span.stop].sum()) for span in spans])
+    budget = full[None] if pruner is None or not pruner.enabled else pruner.at_most(whole)
+    left = np.minimum(full, 1) if budget is None else budget[0]
+    most = full if budget is None or (pruner is not None and pruner.layer is not None) else budget[0]
+    shortest = longest = 0
+    for i, span in enumerate(spans):
+        words = span.name == "text"
+        shortest += min(int(full[i]), PROMPTS[0]) if words else int(left[i] if span.kind == "image" else full[i])
+        longest += max(len(span), PROMPTS[1]) if words else int(most[i] if span.kind == "image" else full[i])
+    return shortest, longest
+
+
+def _bytes(cache: PrefixCache) -> int:
+    return sum(t.numel() * t.element_size() for pair in cache.keys_values for t in pair)
 
 
 def _told(prune: LayerPruner, layer: int, result: AttentionResult | None) -> LayerPruner:

@@ -132,13 +132,3 @@ def test_given_patches_leave_the_policy_as_it_was() -> None:
         with_three = policy.infer(frame, noise, keep=keep)
         assert policy.pruner is own and np.abs(with_three.actions - before).max() > 0
         np.testing.assert_array_equal(policy.infer(frame, noise).actions, before)
-
-
-def test_an_unknown_engine_is_named() -> None:
-    model = make_model(True)
-    with pytest.raises(FoveateError, match=r"engine.*egaer.*did you mean.*eager"):
-        make_engine(model, "egaer")
-    with pytest.raises(FoveateError, match=r"engine stage.*denoising"):
-        make_engine(model, denoising="eager")
-    with pytest.raises(FoveateError, match=r"backend of prefill.*tensorrt"):
-        make_engine(model, prefill="tensorrt")

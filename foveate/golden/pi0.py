@@ -84,7 +84,9 @@ class _Case:
     def run(self, golden: dict[str, Tensor], engine: Callable[[Pi0], Engine]) -> None:
         with torch.no_grad():
             ours = self._forward()
-            samples = {"packed": self._samples(engine(self.model)), "padded": self._samples(None)}
+            made = engine(self.model)
+            made.prepare(self.inputs, self.given["noise"])
+            samples = {"packed": self._samples(made), "padded": self._samples(None)}
         ours |= self._training()
         order = {name: i for i, name in enumerate(self.entry["outputs"])}
         for name in sorted(golden, key=lambda name: order.get(name, len(order))):

@@ -19,10 +19,12 @@ from typing import Any, Literal, NamedTuple, Protocol
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
+from foveate.models.common.layers import Run, as_written
 from foveate.models.common.robots import RobotMapping
-from foveate.types import Observation, Phase, Prefix, Selection
+from foveate.types import Observation, Phase, Prefix, Selection, TokenLayout
 
 
 @dataclass(frozen=True)
@@ -49,6 +51,8 @@ class ModelSpec:
     """Attention heads of each layer."""
     num_steps: int | None
     """Denoising steps that the checkpoint asks for; None: the family has none."""
+    kv_width: int = 0
+    """Numbers that a layer caches of each token: keys and values."""
 
 
 @dataclass(frozen=True)
@@ -65,9 +69,16 @@ class ModelInputs:
     """bool [B, L]."""
     state: Tensor
     """float32 [B, state_dim], normalised, zero-padded. π0 and OpenVLA-OFT read it; π0.5 has it in the prompt."""
+    host_masks: tuple[Tensor, Tensor] | None = None
+    """`image_masks` and `token_masks` on the host, from before they went to a device; see `on_host`."""
 
     def to(self, device: torch.device | str) -> ModelInputs:
-        return ModelInputs(**{name: value.to(device) for name, value in vars(self).items()})
+        moved = {f.name: getattr(self, f.name).to(device) for f in dataclasses.fields(self) if f.name != "host_masks"}
+        return ModelInputs(**moved, host_masks=self.on_host())
+
+    def on_host(self) -> tuple[Tensor, Tensor]:
+        """`image_masks` and `token_masks` on the host; asks the device only where nobody has kept them."""
+        return (self.image_masks.cpu(), self.token_masks.cpu()) if self.host_masks is None else self.host_masks
 
 
 @dataclass(frozen=True)
@@ -108,7 +119,7 @@ class ActionModel(Protocol):
 
     spec: ModelSpec
 
-    def embed_prefix(self, inputs: ModelInputs) -> Prefix:
+    def embed_prefix(self, inputs: ModelInputs, *, run: Run = as_written) -> Prefix:
         """Images and text as tokens, unpacked; masked tokens take part in no attention."""
         ...
 
@@ -120,7 +131,9 @@ class ActionModel(Protocol):
         """
         ...
 
-    def prefill(self, prefix: Prefix, *, after: Mapping[int, LayerPruner] = NOTHING_AFTER) -> PrefixCache:
+    def prefill(
+        self, prefix: Prefix, *, after: Mapping[int, LayerPruner] = NOTHING_AFTER, run: Run = as_written
+    ) -> PrefixCache:
         """Run the backbone over a prefix, packed or not.
 
         Args:
@@ -128,7 +141,15 @@ class ActionModel(Protocol):
         """
         ...
 
-    def decode(self, cache: PrefixCache, inputs: ModelInputs, noise: Tensor | None, steps: int | None) -> Tensor:
+    def decode(
+        self,
+        cache: PrefixCache,
+        inputs: ModelInputs,
+        noise: Tensor | None,
+        steps: int | None,
+        *,
+        run: Run = as_written,
+    ) -> Tensor:
         """Actions float32 [B, H, A], normalised. π0: Euler steps from the noise; a parallel decoder: its head."""
         ...
 
@@ -206,7 +227,9 @@ class ModelOptions:
     action_horizon: int | None = None
     """Actions per chunk of an openpi checkpoint, which does not store it; null: that of openpi's published policy."""
     num_steps: int | None = None
-    """Denoising (Euler) steps; null: as the checkpoint says."""
+    """Denoising (Euler) steps, --denoising_steps; null: as the checkpoint says."""
+    denoising_times: tuple[float, ...] | None = None
+    """Times of the denoising steps, from 1 (noise) down to above 0; null: evenly spaced."""
     lerobot_version: Literal["0.4", "0.5"] | None = None
     """LeRobot that trained a LeRobot policy: 0.4 (also before) padded pictures with -3, and the state in the prompt."""
     lora_adapter: str | None = None
@@ -249,22 +272,54 @@ class Family(NamedTuple):
     """The same for people."""
 
 
-def pack(prefix: Prefix, keep: Tensor | None = None) -> Prefix:
+def embed_views(inputs: ModelInputs, tower: Callable[[Tensor], Tensor]) -> Tensor:
+    """Tokens of all views, [B, V * P, D]; the tower [n, 3, H, W] -> [n, P, D] does not run for absent cameras."""
+    present, flat = inputs.on_host()[0].flatten(), inputs.images.flatten(0, 1)
+    if bool(present.all()):
+        embeds = tower(flat)
+    else:
+        index = present.nonzero().squeeze(-1).to(flat.device)
+        seen = tower(flat[index])
+        embeds = seen.new_zeros(flat.shape[0], *seen.shape[1:]).index_put((index,), seen)
+    return embeds.reshape(len(inputs.images), -1, embeds.shape[-1])
+
+
+def span_counts(layout: TokenLayout, present: Tensor, words: Tensor) -> np.ndarray:
+    """int64 [B, spans]: real tokens of each span, of masks on the host.
+
+    Args:
+        present: bool [B, V], views that are there.
+        words: bool [B, L], real tokens of the span named `text`.
+    """
+    counts, view = np.empty((len(present), len(layout.spans)), np.int64), 0
+    for i, span in enumerate(layout.spans):
+        counts[:, i] = len(span)
+        if span.kind == "image":
+            counts[:, i] *= present[:, view].numpy()
+            view += 1
+        elif span.name == "text":
+            counts[:, i] = words.sum(1).numpy()
+    return counts
+
+
+def pack(prefix: Prefix, keep: Tensor | None = None, *, length: int | None = None) -> Prefix:
     """Drop every token that is masked (padding, of an absent camera, pruned) or not in `keep`; pad to the longest row.
 
     Position ids travel with their tokens, so dropping masked tokens alone changes no result.
 
     Args:
         keep: bool [B, N], which tokens to retain besides the mask; None retains all real ones.
+        length: slots to pad to, of the longest row or more; None: the longest row, which only the device knows.
     """
-    if prefix.full and keep is None:
+    if prefix.full and keep is None and length in (None, prefix.mask.shape[1]):
         return prefix
     mask = prefix.mask if keep is None else prefix.mask & keep
     lengths = mask.sum(-1)
-    longest = int(lengths.max())
+    slots = int(lengths.max()) if length is None else length
     # A stable sort of "dropped" (0/1) brings the kept tokens to the front in their original order.
-    order = torch.argsort(~mask, dim=-1, stable=True)[:, :longest]
-    slot = torch.arange(longest, device=mask.device)
+    order = torch.argsort(~mask, dim=-1, stable=True)[:, :slots]
+    order = F.pad(order, (0, slots - order.shape[1]))
+    slot = torch.arange(slots, device=mask.device)
     packed_mask = slot < lengths[:, None]
     source = order if prefix.source is None else prefix.source.gather(1, order)
     return dataclasses.replace(
@@ -273,5 +328,5 @@ def pack(prefix: Prefix, keep: Tensor | None = None) -> Prefix:
         mask=packed_mask,
         position_ids=prefix.position_ids.gather(1, order),
         source=source.masked_fill(~packed_mask, -1),
-        full=bool((lengths == longest).all()),
+        full=length is None and bool((lengths == slots).all()),
     )

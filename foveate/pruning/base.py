@@ -17,6 +17,7 @@ from collections.abc import Mapping, MutableMapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -88,6 +89,8 @@ class TokenPruner(nn.Module, ABC):
     """Backbone layer behind which the method works, on hidden states; None: before the backbone."""
     has_history: bool = False
     """Whether `select` needs the session's state."""
+    within_budget: bool = False
+    """Whether the budget, per view, is never exceeded."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -161,7 +164,26 @@ class TokenPruner(nn.Module, ABC):
         # Only what stats() needs: a training step's scores would hold its graph in memory.
         self._last, self._last_dropped = KeepSet(keep.keep_mask, keep.layout), not keeps_length
         mask = prefix.mask & keep_tokens(prefix, keep.keep_mask) if mask is None else mask
-        return Selection(keep, mask, embeds, position_ids, keeps_length)
+        return Selection(keep, mask, embeds, position_ids, keeps_length, self.at_most(prefix))
+
+    def most_of(self, patches: int, layout: TokenLayout) -> int | None:
+        """How many of a view's patches stay at most, where the budget alone says so; None: only the device knows."""
+        config = getattr(self, "config", None)
+        return config.of(patches) if self.within_budget and isinstance(config, Budget) else None
+
+    def at_most(self, prefix: Prefix) -> np.ndarray | None:
+        """int64 [B, spans]: the prefix's counts, every view cut down to what its budget leaves; None: only the device
+        knows."""
+        if prefix.at_most is None:
+            return None
+        counts = prefix.at_most.copy()
+        for i, span in enumerate(prefix.layout.spans):
+            if span.kind == "image":
+                left = [self.most_of(int(n), prefix.layout) for n in counts[:, i]]
+                if None in left:
+                    return None
+                counts[:, i] = np.array(left, np.int64)
+        return counts
 
 
 def pruning_stats(pruner: TokenPruner | None) -> dict[str, Any]:

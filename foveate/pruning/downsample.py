@@ -29,6 +29,8 @@ class DownsamplePruner(TokenPruner):
     marks these patches. Differentiable: in training the gradient reaches every patch of the cell.
     """
 
+    within_budget = True
+
     def __init__(self, config: Downsample) -> None:
         super().__init__()
         self.config = config

@@ -182,6 +182,11 @@ class LightVLAPruner(TokenPruner):
             )
         return rms_norm(torch.cat([e.float() for e in embeds], 1)), torch.cat(masks, 1)
 
+    def most_of(self, patches: int, layout: TokenLayout) -> int | None:
+        if not self.config.explicit or self.config.scope_in(layout) == "joint":
+            return None
+        return max(self.config.of(patches), min(self.config.min_keep, patches))
+
     def _choose(self, patches: Tensor, valid: Tensor, task: Tensor, task_mask: Tensor) -> Choice:
         """Score [B, G, K, D] patches against [B, T, D] task tokens, and choose."""
         normed = rms_norm(patches)

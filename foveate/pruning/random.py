@@ -34,6 +34,8 @@ class RandomPruner(TokenPruner):
     data-parallel processes differ.
     """
 
+    within_budget = True
+
     def __init__(self, config: Random) -> None:
         super().__init__()
         self.config = config

@@ -23,6 +23,8 @@ class TopKNorm(FixedBudget):
 class TopKNormPruner(TokenPruner):
     """Per view, the patches of the largest L2 norm (float32); equal norms: the first patch."""
 
+    within_budget = True
+
     def __init__(self, config: TopKNorm) -> None:
         super().__init__()
         self.config = config

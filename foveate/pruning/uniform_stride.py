@@ -27,6 +27,8 @@ class UniformStridePruner(TokenPruner):
     Exactly the budget is kept: where it does not divide by the rows, some rows hold one more.
     """
 
+    within_budget = True
+
     def __init__(self, config: UniformStride) -> None:
         super().__init__()
         self.config = config

@@ -32,6 +32,11 @@ FULL_TEXTS = r"os error (28|122|27)\b|PytorchStreamWriter|inline_container.*unex
 """How writers in other languages say it, without the system's number: safetensors, torch, HDF5."""
 
 
+def user_cache() -> Path:
+    """The folder of what may be made again and is worth keeping, of this user on this machine."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "foveate"
+
+
 class CannotWrite(FoveateError):
     """The disk is full, or a folder or file cannot be written."""
 

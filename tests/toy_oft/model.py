@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from foveate.errors import FoveateError
 from foveate.models.base import NOTHING_AFTER, LayerPruner, ModelInputs, ModelSpec, PrefixCache
-from foveate.models.common.layers import GatedMLP, RMSNorm, RotaryAttention, rope_table
+from foveate.models.common.layers import GatedMLP, RMSNorm, RotaryAttention, Run, as_written, rope_table
 from foveate.types import Phase, Prefix, Span, TokenLayout
 
 WIDTH, HEADS, PATCH, WORDS = 32, 2, 7, 256
@@ -52,7 +52,7 @@ class ToyOFT(nn.Module):
         self.layers = nn.ModuleList(Layer() for _ in range(depth))
         self.norm, self.head = RMSNorm(WIDTH), nn.Linear(WIDTH, action_dim)
 
-    def embed_prefix(self, inputs: ModelInputs) -> Prefix:
+    def embed_prefix(self, inputs: ModelInputs, *, run: Run = as_written) -> Prefix:
         batch, views = inputs.image_masks.shape
         patches = self.patches(inputs.images.flatten(0, 1)).flatten(2).transpose(1, 2)
         count = patches.shape[1]
@@ -75,13 +75,15 @@ class ToyOFT(nn.Module):
     def extra_queries(self, inputs: ModelInputs, noise: Tensor | None, wanted: str) -> Tensor | None:
         return self.state(inputs.state)[:, None] if "state" in wanted else None
 
-    def prefill(self, prefix: Prefix, *, after: Mapping[int, LayerPruner] = NOTHING_AFTER) -> PrefixCache:
+    def prefill(
+        self, prefix: Prefix, *, after: Mapping[int, LayerPruner] = NOTHING_AFTER, run: Run = as_written
+    ) -> PrefixCache:
         x, tokens, keys_values = prefix.embeds, prefix, []
         masks, runs = [None if prefix.full else prefix.mask], []
         for number, layer in enumerate(self.layers):
             rope = rope_table(tokens.position_ids, WIDTH // HEADS, x.dtype)
             mask = masks[-1]
-            x, own = layer(x, rope, None if mask is None else mask[:, None, None])
+            x, own = run(layer, x, rope, None if mask is None else mask[:, None, None])
             keys_values.append(own)
             runs.append(len(masks) - 1)
             if number in after:
@@ -91,7 +93,15 @@ class ToyOFT(nn.Module):
         next_position = prefix.position_ids.amax(1) + 1
         return PrefixCache(keys_values, masks, runs, next_position, tokens, self.norm(x))
 
-    def decode(self, cache: PrefixCache, inputs: ModelInputs, noise: Tensor | None, steps: int | None) -> Tensor:
+    def decode(
+        self,
+        cache: PrefixCache,
+        inputs: ModelInputs,
+        noise: Tensor | None,
+        steps: int | None,
+        *,
+        run: Run = as_written,
+    ) -> Tensor:
         if noise is not None or steps is not None:
             raise FoveateError("this family decodes in one pass, without noise or steps")
         hidden, prefix = cache.last_hidden, cache.prefix

@@ -10,8 +10,8 @@ if TYPE_CHECKING:
     from foveate.studies.attention.pipeline import Outcome
     from foveate.util.progress import Reporter
 
-POLICY = {"checkpoint": "policy", "pretrained_checkpoint": "policy"}
-"""Other names of --policy."""
+POLICY = {"checkpoint": "policy", "pretrained_checkpoint": "policy", "denoising_steps": "num_steps"}
+"""Other names of the options for a policy."""
 
 
 def print_table(screen: Reporter, title: str, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:

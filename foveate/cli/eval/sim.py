@@ -24,7 +24,7 @@ def sim(argv: list[str]) -> int:
     from foveate.evaluation.sim.simulate import SimConfig
     from foveate.util.progress import Reporter, plain_console
 
-    aliases = {"pretrained_checkpoint": "policy", "env": "env.name"}
+    aliases = {"pretrained_checkpoint": "policy", "env": "env.name", "denoising_steps": "num_steps"}
     config = parse(SimConfig, argv, "foveate eval sim", aliases=aliases)
     console = plain_console()
     if config.perturb is not None:

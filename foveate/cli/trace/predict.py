@@ -11,7 +11,7 @@ def predict(argv: list[str]) -> int:
     from foveate.evaluation.predict import predict as infer_once
     from foveate.util.progress import Reporter, plain_console
 
-    aliases = {"checkpoint": "policy", "pretrained_checkpoint": "policy"}
+    aliases = {"checkpoint": "policy", "pretrained_checkpoint": "policy", "denoising_steps": "num_steps"}
     config = parse(PredictConfig, argv, "foveate trace predict", aliases=aliases, whole=("image",))
     screen = Reporter(plain_console())
     done = infer_once(config, screen)

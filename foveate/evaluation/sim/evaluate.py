@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from foveate.errors import FoveateError
+from foveate.evaluation.fidelity import require_check
 from foveate.evaluation.sim.agreement import read
 from foveate.evaluation.sim.results import RunLog, write_results
 from foveate.evaluation.sim.rollout import Played
@@ -31,7 +32,7 @@ from foveate.util.words import plural
 
 MAY_CHANGE = (
     "out", "trace_out_dir", "num_trials_per_task", "quick", "num_workers", "max_batch", "trace_max_dumps_per_run",
-    "trace_max_plots", "env.python", "env.timeout_s",
+    "trace_max_plots", "env.python", "env.timeout_s", "allow_unchecked",
 )  # fmt: skip
 """Options that may differ when a run goes on: they change no episode. A folder may be moved, or spelt otherwise."""
 
@@ -75,17 +76,26 @@ def evaluate(config: SimConfig, report: Reporter = SILENT, policy: Policy | None
     Raises:
         FoveateError: conventions, views or tasks do not fit, or the folder holds a run with other options.
     """
+    fidelity = None
     if policy is None:
         check_first(config)
+        fidelity = require_check(config, config.allow_unchecked)
         with report.status("loading the policy"):
-            policy = config.load()
+            policy = config.load(report)
     variant = name_variant(config, policy)
     folder = Path(config.trace_out_dir or config.out or _default_folder(config, variant))
     with one_process(folder, "evaluating"):
-        return _evaluate(config, policy, variant, folder, report)
+        return _evaluate(config, policy, variant, folder, report, fidelity)
 
 
-def _evaluate(config: SimConfig, policy: Policy, variant: str, folder: Path, report: Reporter) -> Evaluated:
+def _evaluate(
+    config: SimConfig,
+    policy: Policy,
+    variant: str,
+    folder: Path,
+    report: Reporter,
+    fidelity: dict[str, Any] | None,
+) -> Evaluated:
     jobs = config.jobs()
     check_same_run(folder, config)
     log = RunLog(folder)
@@ -114,6 +124,9 @@ def _evaluate(config: SimConfig, policy: Policy, variant: str, folder: Path, rep
     finally:
         log.close()
     facts = {"config": to_dict(config), "seed": config.seed, "policy": policy.spec.name, **provenance(), **read(folder)}
+    facts["engine"] = {**policy.engine.report(), **({} if fidelity is None else {"fidelity": fidelity})}
+    if fidelity is not None and not fidelity["checked"]:
+        warnings.append(f"engine {fidelity['engine']}: not compared with eager on this machine (--allow_unchecked)")
     if config.trace_out_dir is not None:
         facts["traced"] = _traced(folder, log)
         warnings += _without_dump(folder, log) if config.trace_max_dumps_per_run is None else []

@@ -77,6 +77,8 @@ class SimConfig(LoadOptions):
     """LIBERO alone: evaluate as `openpi`, `oft`, `lightvla` or `lerobot` do; None: scenes and limits are openpi's."""
     seed: int = 0
     """Random seed of scenes and noise; episode i plays in scene seed + i, whatever the variant."""
+    allow_unchecked: bool = False
+    """Run an engine that `foveate engine check` has not compared with eager on this machine; the results say so."""
     out: str | None = None
     """Run folder of a run without trace; default runs/<policy>_<suite>_<variant>."""
     trace_out_dir: str | None = None

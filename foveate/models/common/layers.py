@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -15,6 +16,13 @@ from torch import Tensor, nn
 
 Observer = Callable[[Tensor, Tensor, Tensor | None], None]
 """Called with q_BHTK and k_BGSK (after RoPE) and the mask, before the fused kernel runs."""
+Run = Callable[..., Any]
+"""`run(layer, *tensors)`: how a layer is called. An engine hands in its own way, which gives what the layer gives."""
+
+
+def as_written(layer: nn.Module, *tensors: Any) -> Any:
+    """The `Run` that calls the layer."""
+    return layer(*tensors)
 
 
 def rms_norm(x: Tensor, eps: float = 1e-6) -> Tensor:
@@ -233,8 +241,9 @@ class SiglipTower(nn.Module):
         patches: Tensor = self.patch_embedding(images).flatten(2).transpose(1, 2)
         return patches + self.position_embedding
 
-    def forward(self, images: Tensor) -> Tensor:
+    def forward(self, images: Tensor, run: Run = as_written) -> Tensor:
         x = self.embeddings(images).to(self.post_layernorm.weight.dtype)
-        for layer in (*self.layers, self.post_layernorm):
-            x = layer(x)
-        return x
+        for layer in self.layers:
+            x = run(layer, x)
+        out: Tensor = self.post_layernorm(x)
+        return out

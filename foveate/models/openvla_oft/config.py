@@ -105,4 +105,5 @@ class OFTConfig:
             depth=self.llm.depth,
             heads=self.llm.num_heads,
             num_steps=None,
+            kv_width=2 * self.llm.num_kv_heads * self.llm.head_dim,
         )

@@ -20,7 +20,7 @@ def load(info: OFTInfo, options: ModelOptions) -> tuple[OpenVLAOFT, Processor]:
     Raises:
         FoveateError: something is missing (all of it named), or the weights are damaged.
     """
-    if options.num_steps is not None:
+    if options.num_steps is not None or options.denoising_times is not None:
         raise FoveateError("num_steps: OpenVLA-OFT decodes in one pass; leave it out")
     if info.missing or info.robot is None or info.tokenizer is None:
         raise FoveateError("\n  ".join([f"{info.path}: cannot run yet, missing:", *info.missing]))

@@ -12,6 +12,7 @@ Known here: tensors and the layout of tokens. Not known: files, normalisation, p
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Callable, Mapping, Sequence
 
 import torch
@@ -19,8 +20,24 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from foveate.errors import FoveateError
-from foveate.models.base import NOTHING_AFTER, LayerPruner, ModelInputs, PrefixCache, pack
-from foveate.models.common.layers import GatedMLP, RMSNorm, RotaryAttention, ViTLayer, rope_table
+from foveate.models.base import (
+    NOTHING_AFTER,
+    LayerPruner,
+    ModelInputs,
+    PrefixCache,
+    embed_views,
+    pack,
+    span_counts,
+)
+from foveate.models.common.layers import (
+    GatedMLP,
+    RMSNorm,
+    RotaryAttention,
+    Run,
+    ViTLayer,
+    as_written,
+    rope_table,
+)
 from foveate.models.openvla_oft.config import LlamaConfig, OFTConfig, TowerConfig
 from foveate.models.openvla_oft.flops import gflops
 from foveate.types import Phase, Prefix, Selection, Span, TokenLayout
@@ -45,13 +62,13 @@ class Tower(nn.Module):
             for _ in range(config.depth - 1)
         )
 
-    def forward(self, images: Tensor) -> Tensor:
+    def forward(self, images: Tensor, run: Run = as_written) -> Tensor:
         """images [B, 3, H, W] -> [B, P, D], patches row by row."""
         x: Tensor = self.patch_embedding(images).flatten(2).transpose(1, 2) + self.position_embedding
         if self.registers is not None:
             x = torch.cat((self.registers.expand(len(x), -1, -1), x), 1)
         for layer in self.layers:
-            x = layer(x)
+            x = run(layer, x)
         return x if self.registers is None else x[:, len(self.registers) :]
 
 
@@ -153,23 +170,19 @@ class OpenVLAOFT(nn.Module):
         spans.append(Span("action", "action", stop, stop := stop + self.config.placeholders))
         return TokenLayout((*spans, Span("stop", "text", stop, stop + BEHIND)))
 
-    def embed_images(self, images: Tensor, image_masks: Tensor) -> Tensor:
-        """images [B, V, 3, H, W] in [-1, 1] -> [B, V * P, D]; the towers do not run for absent cameras (zeros)."""
-        present = image_masks.flatten()
-        flat = images.flatten(0, 1)[present]
+    def embed_images(self, images: Tensor, run: Run = as_written) -> Tensor:
+        """images [n, 3, H, W] in [-1, 1] -> [n, P, D]."""
         # SigLIP's input has mean and deviation 0.5, which is [-1, 1].
-        for_dino = ((flat + 1) / 2 - self.dino_mean.float()) / self.dino_std.float()
-        fused = torch.cat((self.dino(for_dino.to(self.dtype)), self.siglip(flat.to(self.dtype))), -1)
+        for_dino = ((images + 1) / 2 - self.dino_mean.float()) / self.dino_std.float()
+        fused = torch.cat((self.dino(for_dino.to(self.dtype), run), self.siglip(images.to(self.dtype), run)), -1)
         embeds: Tensor = self.projector(fused)
-        out = embeds.new_zeros(len(present), *embeds.shape[1:])
-        out = out.index_put((present.nonzero().squeeze(-1),), embeds)
-        return out.reshape(len(images), -1, embeds.shape[-1])
+        return embeds
 
-    def embed_prefix(self, inputs: ModelInputs) -> Prefix:
+    def embed_prefix(self, inputs: ModelInputs, *, run: Run = as_written) -> Prefix:
         """The whole sequence, unpacked. Shorter prompts of a batch are padded between BOS and their first word, so that
         what the head reads stands behind the prompt in every row."""
         batch, text_len = len(inputs.tokens), inputs.tokens.shape[1] - 1
-        pictures = self.embed_images(inputs.images, inputs.image_masks)
+        pictures = embed_views(inputs, functools.partial(self.embed_images, run=run))
         words, state = self.embed_tokens(inputs.tokens), self.proprio(inputs.state.to(self.dtype))[:, None]
         empty = words.new_zeros(batch, self.config.placeholders, words.shape[-1])
         stop = self.embed_tokens(inputs.tokens.new_full((batch, BEHIND), STOP))
@@ -186,7 +199,9 @@ class OpenVLAOFT(nn.Module):
             ),
             1,
         )
-        return Prefix(embeds, mask, (mask.cumsum(1) - 1).clamp_min(0), self.layout(text_len))
+        layout, (present, words_there) = self.layout(text_len), inputs.on_host()
+        at_most = span_counts(layout, present, words_there[:, 1:])
+        return Prefix(embeds, mask, (mask.cumsum(1) - 1).clamp_min(0), layout, at_most=at_most)
 
     # ---- as an ActionModel --------------------------------------------------------------------------
 
@@ -194,7 +209,9 @@ class OpenVLAOFT(nn.Module):
         """State and actions stand in the sequence: a pruner finds them there."""
         return None
 
-    def prefill(self, prefix: Prefix, *, after: Mapping[int, LayerPruner] = NOTHING_AFTER) -> PrefixCache:
+    def prefill(
+        self, prefix: Prefix, *, after: Mapping[int, LayerPruner] = NOTHING_AFTER, run: Run = as_written
+    ) -> PrefixCache:
         if beyond := [layer for layer in after if not 0 <= layer < self.config.llm.depth - 1]:
             raise FoveateError(
                 f"pruning after backbone layer {beyond[0]}: choose one of 0 to {self.config.llm.depth - 2}"
@@ -203,7 +220,7 @@ class OpenVLAOFT(nn.Module):
         mask, rope = self._places(tokens)
         keys_values, masks, runs = [], [mask], []
         for number, layer in enumerate(self.llm.layers):
-            x, own = layer(x, rope, None if mask is None else mask[:, None, None])
+            x, own = run(layer, x, rope, None if mask is None else mask[:, None, None])
             keys_values.append(own)
             runs.append(len(masks) - 1)
             if number in after:
@@ -228,14 +245,24 @@ class OpenVLAOFT(nn.Module):
         first = mask.sum(1, keepdim=True) - BEHIND - count  # the first placeholder, among a row's real tokens
         first = first + (-1 if self.config.action_rows == "trained" else 1)
         wanted = mask & (rank >= first) & (rank < first + count)
-        return cache.last_hidden[wanted].view(len(mask), count, -1)
+        # As many in every row: a stable sort finds them without asking the device how many there are.
+        slots = torch.argsort(~wanted, dim=1, stable=True)[:, :count, None]
+        return cache.last_hidden.gather(1, slots.expand(-1, -1, cache.last_hidden.shape[-1]))
 
-    def decode(self, cache: PrefixCache, inputs: ModelInputs, noise: Tensor | None, steps: int | None = None) -> Tensor:
+    def decode(
+        self,
+        cache: PrefixCache,
+        inputs: ModelInputs,
+        noise: Tensor | None,
+        steps: int | None = None,
+        *,
+        run: Run = as_written,
+    ) -> Tensor:
         """Actions float32 [B, H, A], normalised: the head alone."""
         if noise is not None or steps is not None:
             raise FoveateError("OpenVLA-OFT decodes in one pass: it takes neither noise nor a number of steps")
         hidden = self.action_hidden(cache)
-        actions: Tensor = self.head(hidden.reshape(len(hidden), self.config.action_horizon, -1)).float()
+        actions: Tensor = run(self.head, hidden.reshape(len(hidden), self.config.action_horizon, -1)).float()
         return actions
 
     def forward(

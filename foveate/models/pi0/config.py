@@ -120,6 +120,8 @@ class Pi0Config:
     """Euler steps in which actions are denoised."""
     time_grid: _TimeGrid = "openpi"
     """Times of the Euler steps: `openpi` sums them up in float32 as openpi does, `exact` is 1 - k / num_steps."""
+    times: tuple[float, ...] | None = None
+    """Times of the Euler steps themselves, falling from at most 1 to above 0; null: as `time_grid` says."""
     query_projection: bool = False
     """Whether a linear map from the expert's width to the backbone's lets a pruner ask with actions."""
 
@@ -129,6 +131,16 @@ class Pi0Config:
             whole(name, getattr(self, name), 1, limit)
         of_type("pi05", self.pi05, bool)
         of_type("query_projection", self.query_projection, bool)
+        if self.times is not None:
+            falling = all(a > b for a, b in zip(self.times, (*self.times[1:], 0.0), strict=True))
+            if not self.times or not falling or self.times[0] > 1:
+                raise FoveateError(
+                    f"denoising times: expected to fall from at most 1 to above 0, got {shown(self.times)}"
+                )
+            if len(self.times) != self.num_steps:
+                raise FoveateError(
+                    f"num_steps {self.num_steps} and {len(self.times)} denoising times; give one of them"
+                )
         one_of("dtype", self.dtype, get_args(_Dtype))
         one_of("time_grid", self.time_grid, get_args(_TimeGrid))
         if not 1 <= len(self.views) <= 64 or len(set(self.views)) < len(self.views):
@@ -158,6 +170,7 @@ class Pi0Config:
             depth=self.llm.depth,
             heads=self.llm.num_heads,
             num_steps=self.num_steps,
+            kv_width=2 * self.llm.num_kv_heads * self.llm.head_dim,
         )
 
     def to_dict(self) -> dict[str, Any]:

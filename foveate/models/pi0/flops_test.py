@@ -51,7 +51,7 @@ def test_counts_what_torch_counts(pi05):
         return counter.get_total_flops(), result
 
     with torch.no_grad():
-        vision, _ = count(lambda: model.embed_images(inputs.images, inputs.image_masks))
+        vision, _ = count(lambda: model.embed_images(inputs.images.flatten(0, 1)))
         prefix = pack(model.embed_prefix(inputs))
         prefill, cache = count(lambda: model.prefill(prefix))
         denoise, _ = count(lambda: model.denoise(cache, inputs.state, torch.randn(1, 5, 7)))

@@ -34,7 +34,9 @@ def load(info: CheckpointInfo, options: ModelOptions) -> tuple[Pi0, Processor]:
     """
     if options.lora_adapter is not None:
         raise FoveateError("lora_adapter: of π0 and π0.5 merged checkpoints alone are read; merge it before")
-    config = replace(info.config, dtype=options.dtype, num_steps=options.num_steps or info.config.num_steps)
+    times = options.denoising_times
+    steps = options.num_steps or (len(times) if times else info.config.num_steps)
+    config = replace(info.config, dtype=options.dtype, num_steps=steps, times=times)
     processor = Processor.from_info(replace(info, config=config), asset_id=options.asset_id)
     return load_weights(info.weights, config, options.device), processor
 

@@ -10,6 +10,7 @@ Known here: tensors and the layout of tokens. Not known: files, normalisation, p
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -19,8 +20,25 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from foveate.errors import FoveateError
-from foveate.models.base import NOTHING_AFTER, LayerPruner, ModelInputs, PrefixCache, pack
-from foveate.models.common.layers import AdaRMSNorm, GatedMLP, RMSNorm, RotaryAttention, SiglipTower, rope_table
+from foveate.models.base import (
+    NOTHING_AFTER,
+    LayerPruner,
+    ModelInputs,
+    PrefixCache,
+    embed_views,
+    pack,
+    span_counts,
+)
+from foveate.models.common.layers import (
+    AdaRMSNorm,
+    GatedMLP,
+    RMSNorm,
+    RotaryAttention,
+    Run,
+    SiglipTower,
+    as_written,
+    rope_table,
+)
 from foveate.models.pi0.config import GemmaConfig, Pi0Config
 from foveate.models.pi0.flops import gflops
 from foveate.types import Phase, Prefix, Selection, Span, TokenLayout
@@ -126,32 +144,27 @@ class Pi0(nn.Module):
         start = n * len(spans)
         return TokenLayout((*spans, Span("text", "text", start, start + text_len)))
 
-    def embed_images(self, images: Tensor, image_masks: Tensor) -> Tensor:
-        """images [B, V, 3, H, W] -> [B, V * P, D]; the tower does not run for absent cameras (zeros there)."""
-        present = image_masks.flatten()
-        flat = images.flatten(0, 1)
-        if bool(present.all()):
-            embeds: Tensor = self.projector(self.vision(flat))
-        else:
-            seen = self.projector(self.vision(flat[present]))
-            embeds = seen.new_zeros(flat.shape[0], *seen.shape[1:])
-            embeds = embeds.index_put((present.nonzero().squeeze(-1),), seen)
-        return embeds.view(*images.shape[:2], *embeds.shape[1:]).flatten(1, 2)
+    def embed_images(self, images: Tensor, run: Run = as_written) -> Tensor:
+        """images [n, 3, H, W] -> [n, P, D]."""
+        embeds: Tensor = self.projector(self.vision(images, run))
+        return embeds
 
-    def embed_prefix(self, inputs: ModelInputs) -> Prefix:
+    def embed_prefix(self, inputs: ModelInputs, *, run: Run = as_written) -> Prefix:
         """Tokens of all views and of the text, unpacked; masked tokens take part in no attention."""
         V = len(self.config.views)
         if inputs.images.shape[1] != V:
             raise FoveateError(f"images: expected {V} views {self.config.views}, got {inputs.images.shape[1]}")
-        image_embeds = self.embed_images(inputs.images, inputs.image_masks)
+        image_embeds = embed_views(inputs, functools.partial(self.embed_images, run=run))
         text = self.embed_tokens(inputs.tokens) * math.sqrt(self.config.llm.width)
         patches = image_embeds.shape[1] // V
         mask = torch.cat((inputs.image_masks.repeat_interleave(patches, 1), inputs.token_masks), 1)
+        layout = self.layout(inputs.tokens.shape[1])
         return Prefix(
             embeds=torch.cat((image_embeds, text.to(image_embeds.dtype)), 1),
             mask=mask,
             position_ids=mask.cumsum(1) - 1,
-            layout=self.layout(inputs.tokens.shape[1]),
+            layout=layout,
+            at_most=span_counts(layout, *inputs.on_host()),
         )
 
     def extra_queries(self, inputs: ModelInputs, noise: Tensor | None, wanted: str) -> Tensor | None:
@@ -178,7 +191,12 @@ class Pi0(nn.Module):
         return queries
 
     def prefill(
-        self, prefix: Prefix, *, after: Mapping[int, LayerPruner] = NOTHING_AFTER, return_hidden: bool = False
+        self,
+        prefix: Prefix,
+        *,
+        after: Mapping[int, LayerPruner] = NOTHING_AFTER,
+        run: Run = as_written,
+        return_hidden: bool = False,
     ) -> PrefixCache:
         """Run the backbone. Of its last layer only keys and values are needed, so only they are computed.
 
@@ -193,7 +211,7 @@ class Pi0(nn.Module):
         mask, rope = self._places(tokens, x.dtype)
         keys_values, masks, runs = [], [mask], [0]
         for number, layer in enumerate(layers):
-            x, own = layer(x, rope, _keys(mask))
+            x, own = run(layer, x, rope, _keys(mask))
             keys_values.append(own)
             if number in after:
                 tokens = after[number](dataclasses.replace(tokens, embeds=x))
@@ -273,7 +291,13 @@ class Pi0(nn.Module):
         return dataclasses.replace(cache, keys_values=joined, masks=masks, next_position=cache.next_position + 1)
 
     def velocity(
-        self, cache: PrefixCache, state: Tensor | None, x_t: Tensor, time: Tensor, table: list[Tensor] | None = None
+        self,
+        cache: PrefixCache,
+        state: Tensor | None,
+        x_t: Tensor,
+        time: Tensor,
+        table: list[Tensor] | None = None,
+        run: Run = as_written,
     ) -> Tensor:
         """One evaluation of the flow: v_t float32 [B, H, A] at x_t [B, H, A], time [B].
 
@@ -286,16 +310,20 @@ class Pi0(nn.Module):
         position_ids = cache.next_position[:, None] + torch.arange(x.shape[1], device=x.device)
         rope = rope_table(position_ids, self.config.expert.head_dim, x.dtype)
         masks: dict[int, Tensor | None] = {}
-        for i, (layer, past, run) in enumerate(zip(self.expert.layers, cache.keys_values, cache.runs, strict=True)):
-            if run not in masks:
-                masks[run] = self.suffix_mask(cache.masks[run], past[0], x.shape[1])
-            x, _ = layer(x, rope, masks[run], past, table and (table[2 * i], table[2 * i + 1]))
+        for i, (layer, past, seen) in enumerate(zip(self.expert.layers, cache.keys_values, cache.runs, strict=True)):
+            if seen not in masks:
+                masks[seen] = self.suffix_mask(cache.masks[seen], past[0], x.shape[1])
+            x, _ = run(layer, x, rope, masks[seen], past, table and (table[2 * i], table[2 * i + 1]))
         x = self.expert.norm(x, table[-1])[0] if table else self.expert.norm(x)
         v_t: Tensor = self.action_out_proj(x[:, -self.config.action_horizon :].float())
         return v_t
 
     def times(self, num_steps: int) -> list[float]:
         """The times of the Euler steps, from 1 (noise) towards 0 (action)."""
+        if self.config.times is not None:
+            if len(self.config.times) != num_steps:
+                raise FoveateError(f"{num_steps} steps, and the config has {len(self.config.times)} denoising times")
+            return list(self.config.times)
         if self.config.time_grid == "exact":
             return [1.0 - k / num_steps for k in range(num_steps)]
         # openpi adds -1/n in float32 until the time passes half a step above zero.
@@ -306,7 +334,15 @@ class Pi0(nn.Module):
             time = time + step
         return times
 
-    def denoise(self, cache: PrefixCache, state: Tensor, noise: Tensor, num_steps: int | None = None) -> Tensor:
+    def denoise(
+        self,
+        cache: PrefixCache,
+        state: Tensor,
+        noise: Tensor,
+        num_steps: int | None = None,
+        *,
+        run: Run = as_written,
+    ) -> Tensor:
         """Integrate the flow with Euler steps: noise [B, H, A] -> actions [B, H, A]."""
         num_steps = num_steps or self.config.num_steps
         times = self.times(num_steps)
@@ -315,18 +351,28 @@ class Pi0(nn.Module):
         if not self.config.pi05:
             cache = self.prefill_state(cache, state)
         x_t = noise
-        for i in range(len(times)):
+        for i, (now, then) in enumerate(zip(times, (*times[1:], 0.0), strict=True)):
             step = None if table is None else [m[i : i + 1] for m in table]
-            x_t = x_t - self.velocity(cache, None, x_t, grid[i].expand(noise.shape[0]), step) / num_steps
+            v_t = self.velocity(cache, None, x_t, grid[i].expand(noise.shape[0]), step, run)
+            # Evenly spaced, openpi's sums end a rounding error beside 0: the step is exactly 1 / n all the same.
+            x_t = x_t - (v_t / num_steps if self.config.times is None else v_t * (now - then))
         return x_t
 
     # ---- as an ActionModel --------------------------------------------------------------------------
 
-    def decode(self, cache: PrefixCache, inputs: ModelInputs, noise: Tensor | None, steps: int | None = None) -> Tensor:
+    def decode(
+        self,
+        cache: PrefixCache,
+        inputs: ModelInputs,
+        noise: Tensor | None,
+        steps: int | None = None,
+        *,
+        run: Run = as_written,
+    ) -> Tensor:
         """`denoise` as engines call it."""
         if noise is None:
             raise FoveateError("π0 decodes from noise: pass float32 [B, action_horizon, action_dim], standard normal")
-        return self.denoise(cache, inputs.state, noise, steps)
+        return self.denoise(cache, inputs.state, noise, steps, run=run)
 
     def attention_stacks(self) -> Mapping[Phase, Sequence[nn.Module]]:
         return {"prefix": self.llm.layers, "suffix": self.expert.layers}

@@ -1,0 +1,94 @@
+"""`foveate engine`: choose prefix lengths for static shapes, and hold an engine against eager float32."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from foveate.errors import FoveateError
+
+
+@dataclass(frozen=True)
+class EnginePlanConfig:
+    """Choose the prefix lengths (buckets) that a compiled prefill is prepared for, out of traced runs' token logs."""
+
+    runs: tuple[str, ...] = ()
+    """Run folders with a trace; bare words before all options are meant."""
+    policy: str | None = None
+    """Policy folder that gets the choice as its default (engine.json); null: it is printed alone."""
+    max_buckets: int = 8
+    """Lengths at most."""
+    max_padding: float = 0.15
+    """Padding at most, as a share of the real tokens; the fewest lengths that keep to it are chosen."""
+    device: Literal["cpu", "gpu"] = "cpu"
+    """On a gpu lengths are multiples of the matrix tile, 64."""
+
+    def __post_init__(self) -> None:
+        if not self.runs:
+            raise FoveateError("name at least one run folder: foveate engine plan runs/try")
+
+
+TILE = {"cpu": 1, "gpu": 64}
+
+
+def plan(argv: list[str]) -> int:
+    """The verb: a table of buckets."""
+    from rich.table import Table
+
+    from foveate.cli.config import parse
+
+    bare = next((i for i, word in enumerate(argv) if word.startswith("-")), len(argv))
+    words = ["--runs", *argv[:bare], *argv[bare:]] if bare else argv
+    config = parse(EnginePlanConfig, words, "foveate engine plan", whole=("runs",))
+
+    from foveate.engine.plan import lengths_of, write_buckets
+    from foveate.engine.plan import plan as choose
+    from foveate.models.base import ModelOptions
+    from foveate.models.registry import detect
+    from foveate.util.progress import plain_console
+    from foveate.util.shipped import find_policy
+
+    console = plain_console()
+    lengths = [length for run in config.runs for length in lengths_of(run)]
+    made = choose(lengths, config.max_buckets, config.max_padding, TILE[config.device])
+    folder = None if config.policy is None else find_policy(config.policy)
+    spec = None if folder is None else detect(folder, ModelOptions())[1].spec
+    middle = sorted(lengths)[len(lengths) // 2]
+    console.print(f"{len(lengths)} queries of {min(lengths)} to {max(lengths)} tokens, median {middle}")
+    table = Table("bucket", "queries", "padding", *(["cache MB"] if spec else []))
+    for length, count, padding in zip(made.buckets, made.queries, made.bucket_padding, strict=True):
+        memory = [f"{4e-6 * length * spec.depth * spec.kv_width:.1f}"] if spec else []
+        table.add_row(str(length), str(count), f"{padding:.1%}", *memory)
+    console.print(table)
+    console.print(f"padding of all: {made.padding:.1%} of the real tokens (wanted: at most {config.max_padding:.0%})")
+    if folder is None:
+        console.print(f"--engine.buckets {','.join(map(str, made.buckets))}", soft_wrap=True)
+    else:
+        write_buckets(folder, made.buckets)
+        console.print(f"{folder / 'engine.json'}: the policy's default from now on", soft_wrap=True)
+    return int(made.padding > config.max_padding)
+
+
+def check(argv: list[str]) -> int:
+    """The verb: a line of numbers. 0: within the bound, and recorded; 1: it is off."""
+    from foveate.cli.config import parse
+    from foveate.evaluation.fidelity import EngineCheckConfig, check_engine
+    from foveate.util.progress import Reporter, plain_console
+
+    aliases = {"pretrained_checkpoint": "policy", "denoising_steps": "num_steps"}
+    config = parse(EngineCheckConfig, argv, "foveate engine check", aliases=aliases)
+    console = plain_console()
+    done = check_engine(config, Reporter(console))
+    word = "ok" if done.passed else "OFF"
+    console.print(
+        f"{word}: {done.engine} against eager float32, worst of {done.samples} samples: cosine {done.cosine:.7f} (at "
+        f"least {done.bound.cosine:g}), largest action error {done.error:.2e} (at most {done.bound.error:g})",
+        soft_wrap=True,
+    )
+    if done.keep_differs:
+        console.print(f"the pruner chose other patches in {done.keep_differs} of {done.samples} samples")
+    told = ", ".join(f"{name} {value}" for name, value in done.report.items() if name in ("compile_s", "compiled"))
+    console.print(f"median: eager {done.ms[0]:.1f} ms, {done.engine} {done.ms[1]:.1f} ms{told and f'; {told}'}")
+    if done.record is not None:
+        console.print(f"record: {done.record}", soft_wrap=True)
+    return int(not done.passed)

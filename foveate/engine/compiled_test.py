@@ -1,0 +1,208 @@
+"""Compiled layers: the same actions, one compilation for each prepared shape, and none afterwards."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+from torch._dynamo.utils import counters
+
+from foveate.engine import compiled
+from foveate.engine.buckets import Buckets
+from foveate.engine.compiled import CACHE, CompiledLayers, keep_code
+from foveate.engine.config import Compiled
+from foveate.engine.registry import make_engine
+from foveate.engine.staged import StagedEngine
+from foveate.engine.staged_test import EveryOther
+from foveate.errors import FoveateError
+from foveate.models.base import ModelInputs
+from foveate.models.common.layers import RMSNorm
+from foveate.models.openvla_oft import model_test as oft
+from foveate.models.pi0 import model_test as pi0
+from foveate.pruning import make_pruner
+from foveate.types import AttentionRequest
+from foveate.util.progress import Reporter
+
+needs_compiler = pytest.mark.skipif(shutil.which("g++") is None, reason="no C++ compiler")
+
+
+@pytest.fixture(autouse=True)
+def _fresh() -> Iterator[None]:
+    torch._dynamo.reset()
+    counters.clear()
+    yield
+    torch._dynamo.reset()
+
+
+def compilations() -> int:
+    return int(counters["stats"]["unique_graphs"])
+
+
+@needs_compiler
+@torch.inference_mode()
+def test_nine_lengths_of_one_layer_are_nine_callables_and_none_falls_back() -> None:
+    """After eight recompilations of one code object torch silently runs what was written; here none is one."""
+    run, layers = CompiledLayers(), [RMSNorm(8), RMSNorm(8)]
+    lengths = range(3, 12)
+    with run.preparing():
+        for n in lengths:
+            for layer in layers:
+                run(layer, torch.randn(1, n, 8))
+    assert len(run) == compilations() == 9
+    for n in lengths:
+        x = torch.randn(1, n, 8)
+        for layer in layers:
+            torch.testing.assert_close(run(layer, x), layer(x))
+    assert compilations() == 9 and run.unprepared == 0
+    x = torch.randn(1, 40, 8)
+    assert torch.equal(run(layers[0], x), layers[0](x))
+    assert compilations() == 9 and run.unprepared == 1, "a length that is not prepared runs as written"
+    x = torch.randn(2, 5, 8)
+    torch.testing.assert_close(run(layers[0], x), layers[0](x))
+    assert compilations() == 9 and run.unprepared == 1, "a batch runs row by row through what one row has"
+    run.forget(5)
+    assert len(run) == 8
+
+
+@needs_compiler
+@torch.inference_mode()
+def test_what_the_key_does_not_know_runs_as_written_and_compiles_nothing() -> None:
+    run, layer = CompiledLayers(), nn.Linear(6, 6)
+    with run.preparing():
+        run(layer, torch.randn(1, 6, 6))
+    x = torch.randn(1, 6, 6).transpose(1, 2)  # the same shape in other strides
+    before = compilations()
+    torch.testing.assert_close(run(layer, x), layer(x))
+    assert compilations() == before and run.unprepared == 1
+
+
+def batch_of(inputs: ModelInputs, stop: int) -> ModelInputs:
+    return ModelInputs(**{name: value[:stop] for name, value in vars(inputs).items() if value is not None})
+
+
+@pytest.mark.slow
+@needs_compiler
+@pytest.mark.parametrize("family", ["pi0", "pi05", "openvla_oft"])
+def test_a_compiled_engine_acts_as_the_eager_one(family: str) -> None:
+    seen = [[True, True], [True, False], [True, True]]
+    if family == "openvla_oft":
+        model, inputs, noise = oft.make_model(), oft.make_inputs(seen=seen), None
+    else:
+        model, inputs = pi0.make_model(family == "pi05"), pi0.make_inputs(3, seen)
+        noise = model.draw_noise(3, "cpu", torch.Generator().manual_seed(0))
+    eager, engine = make_engine(model), make_engine(model, Compiled(buckets=(48, 64)))
+    engine.prepare(batch_of(inputs, 1), None if noise is None else noise[:1])
+    made = compilations()
+    for pruner in (None, make_pruner("lightvla"), make_pruner({"name": "stride", "keep_tokens": 2}), EveryOther(0)):
+        for size in (1, 3):
+            given = batch_of(inputs, size), None if noise is None else noise[:size]
+            result, expected = engine.run(*given, pruner=pruner), eager.run(*given, pruner=pruner)
+            torch.testing.assert_close(result.actions, expected.actions, rtol=1e-3, atol=1e-4)
+    assert compilations() == made, "nothing compiles in the control loop"
+    report = engine.report()
+    assert report["layers_as_written"] == 0 and report["buckets"]["hit_rate"] == 1 and report["compile_s"] > 0
+    if noise is not None:
+        engine.run(*given, attention=AttentionRequest((0,)))
+        assert engine.report()["queries_as_written"] == {"attention asked for": 1}
+    assert compilations() == made
+
+
+class CountingRun(CompiledLayers):
+    """Compiles nothing, and remembers the lengths that it was prepared for."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.prepared: list[int] = []
+
+    def __call__(self, layer, x, *tensors):  # type: ignore[no-untyped-def]
+        if self._preparing and x.shape[1] not in self.prepared:
+            self.prepared.append(x.shape[1])
+        return layer(x, *tensors)
+
+
+def test_lengths_that_were_missed_are_prepared_when_asked_again() -> None:
+    model, inputs = pi0.make_model(True), pi0.make_inputs(1)
+    noise = model.draw_noise(1, "cpu")
+    prefill = CountingRun()
+    engine = StagedEngine(
+        model, {"vision": CountingRun(), "prefill": prefill, "denoise": CountingRun()}, Buckets((4, 6), most=2)
+    )
+    engine.prepare(inputs, noise)
+    assert prefill.prepared == [4, 6]
+    engine.run(inputs, noise)
+    real = int(model.embed_prefix(inputs).mask.sum())
+    assert engine.report()["buckets"]["above"] == {str(real): 1}
+    engine.prepare(inputs, noise)
+    assert prefill.prepared == [4, 6, real] and engine.report()["buckets"]["lengths"] == [6, real]
+
+
+def test_pruned_queries_stay_eager_where_that_is_asked() -> None:
+    model, inputs = pi0.make_model(True), pi0.make_inputs(1)
+    noise = model.draw_noise(1, "cpu")
+    runs = {stage: CountingRun() for stage in ("vision", "prefill", "denoise")}
+    engine = StagedEngine(model, runs, Buckets((64,)), compile_pruned=False)
+    engine.run(inputs, noise, pruner=make_pruner("lightvla"))
+    engine.run(inputs, noise)
+    assert engine.report()["queries_as_written"] == {"pruned": 1}
+    assert engine.report()["buckets"]["packed"] == 1
+
+
+def test_a_missing_compiler_is_a_sentence_and_eager(monkeypatch: pytest.MonkeyPatch, capsys) -> None:
+    from rich.console import Console
+    from torch._inductor import cpp_builder, exc
+
+    def none() -> str:
+        raise exc.InvalidCxxCompiler
+
+    monkeypatch.setattr(cpp_builder, "get_cpp_compiler", none)
+    model, inputs = pi0.make_model(True), pi0.make_inputs(1)
+    engine = make_engine(model, "compiled")
+    noise = model.draw_noise(1, "cpu")
+    engine.prepare(inputs, noise, report=Reporter(Console(width=200)))
+    assert "there is no C++ compiler; install g++" in capsys.readouterr().out
+    assert torch.equal(engine.run(inputs, noise).actions, make_engine(model).run(inputs, noise).actions)
+    assert engine.report()["backends"] == {"vision": "eager", "prefill": "eager", "denoise": "eager"}
+
+
+def test_a_cache_folder_that_cannot_be_written_is_told(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    taken = tmp_path / "file"
+    taken.write_text("")
+    monkeypatch.setenv(CACHE, str(taken / "inductor"))
+    told = keep_code()
+    assert told is not None and str(taken) in told and f"set {CACHE} to a writable folder" in told
+    assert Path(os.environ[CACHE]).is_dir(), "code is kept for this run all the same"
+    monkeypatch.delenv(CACHE)
+    monkeypatch.setattr(compiled, "user_cache", lambda: tmp_path / "cache")
+    assert keep_code() is None and os.environ[CACHE] == str(tmp_path / "cache" / "inductor")
+
+
+@pytest.mark.parametrize(
+    ("engine", "told"),
+    [
+        ("compield", "engine 'compield'.*did you mean 'compiled'"),
+        (Compiled(vision="cuda_grph"), "backend of vision 'cuda_grph'.*did you mean 'cuda_graph'"),
+        (Compiled(denoise="cuda_graph"), "engine.denoise cuda_graph: it needs a CUDA device"),
+        (Compiled(vision="tensorrt"), "engine.vision tensorrt: it needs a CUDA device and torch_tensorrt"),
+        (Compiled(prefill_precision="fp8"), "fp8 needs a GPU with fp8 units"),
+    ],
+)
+def test_what_is_not_there_is_refused_by_name(engine: Compiled | str, told: str) -> None:
+    with pytest.raises(FoveateError, match=told):
+        make_engine(pi0.make_model(True), engine)
+
+
+@pytest.mark.parametrize(("name", "feature"), [("bf16", "avx512_bf16"), ("int8", "vnni")])
+def test_number_formats_that_the_processor_has_no_units_for(monkeypatch, name: str, feature: str) -> None:
+    from foveate.engine import registry
+
+    monkeypatch.setattr(registry, "cpu_features", lambda: frozenset({"avx2"}))
+    with pytest.raises(FoveateError, match=f"engine.prefill_precision {name}: this processor has no {feature}"):
+        make_engine(pi0.make_model(True), Compiled(prefill_precision=name))  # type: ignore[arg-type]
+    monkeypatch.setattr(registry, "cpu_features", lambda: frozenset({feature}))
+    with pytest.raises(FoveateError, match="not in this version yet"):
+        make_engine(pi0.make_model(True), Compiled(prefill_precision=name))  # type: ignore[arg-type]
