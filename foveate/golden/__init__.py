@@ -12,7 +12,8 @@ from pathlib import Path
 
 import torch
 
-from foveate.engine.registry import PRESETS, make_engine
+from foveate.engine.config import PRESETS
+from foveate.engine.registry import make_engine
 from foveate.errors import FoveateError, unknown
 from foveate.golden.report import Report
 
