@@ -43,6 +43,7 @@ def compilations() -> int:
     return int(counters["stats"]["unique_graphs"])
 
 
+@pytest.mark.slow
 @needs_compiler
 @torch.inference_mode()
 def test_nine_lengths_of_one_layer_are_nine_callables_and_none_falls_back() -> None:
@@ -69,6 +70,7 @@ def test_nine_lengths_of_one_layer_are_nine_callables_and_none_falls_back() -> N
     assert len(run) == 8
 
 
+@pytest.mark.slow
 @needs_compiler
 @torch.inference_mode()
 def test_what_the_key_does_not_know_runs_as_written_and_compiles_nothing() -> None:
