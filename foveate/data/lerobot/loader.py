@@ -158,7 +158,7 @@ class FrameLoader:
         """Samples in all."""
         return self._total
 
-    def plan(self, order: Sequence[int]) -> None:
+    def plan(self, order: Sequence[int] | np.ndarray) -> None:
         """What will be asked for next, in this order; a plan before it is forgotten."""
         self._ahead = [int(number) for number in reversed(np.asarray(order, np.int64))]
         for number in self._wanted:
@@ -167,7 +167,7 @@ class FrameLoader:
         self._wanted = {}
         self._send()
 
-    def get(self, numbers: Sequence[int], out: np.ndarray | None = None) -> np.ndarray:
+    def get(self, numbers: Sequence[int] | np.ndarray, out: np.ndarray | None = None) -> np.ndarray:
         """uint8 [B, V, *shape]: the pictures of these samples, copied.
 
         Args:
