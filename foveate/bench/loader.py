@@ -33,7 +33,7 @@ class LoaderRow:
     workers: int
     samples: int
     seconds: float
-    """Of handing out all samples; starting the workers and the first batch are left out."""
+    """From the first sample that is asked for, workers running, to the last; lerobot's first batch is left out."""
 
     @property
     def samples_per_s(self) -> float:
@@ -81,12 +81,12 @@ def _ours(dataset: LeRobotDataset, workers: int, samples: int, batch: int, size:
         [part], partial(_shrunk, size=size), (size, size, 3), memory_gb=memory_gb, workers=workers
     ) as loader:
         order = windowed_order(lengths, loader.window, 16, seed=0)[: samples // batch * batch]
-        loader.plan(order)
-        loader.get(order[:batch])
+        loader.get(order[:1])  # the workers have started
         begun = time.perf_counter()
-        for i in range(batch, len(order) - batch + 1, batch):
+        loader.plan(order)
+        for i in range(0, len(order), batch):
             loader.get(order[i : i + batch])
-        return LoaderRow("foveate", workers, len(order) // batch * batch - batch, time.perf_counter() - begun)
+        return LoaderRow("foveate", workers, len(order), time.perf_counter() - begun)
 
 
 def _peer(python: str, root: Path, workers: int, samples: int, batch: int) -> LoaderRow:

@@ -19,7 +19,7 @@ def test_rows_of_ours_and_of_a_peer(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     script.write_text('print("warnings")\nprint(\'{"version": "9", "samples": 8, "seconds": 2}\')\n')
     monkeypatch.setattr(loader, "PEER", script)
     ours, peer = measure(root, [1], samples=24, batch=8, size=32, peer=sys.executable)
-    assert (ours.loader, ours.workers, ours.samples) == ("foveate", 1, 16) and ours.samples_per_s > 0
+    assert (ours.loader, ours.workers, ours.samples) == ("foveate", 1, 24) and ours.samples_per_s > 0
     assert (peer.loader, peer.samples_per_s) == ("lerobot 9", 4)
     script.write_text("raise SystemExit('no lerobot here')")
     with pytest.raises(FoveateError, match=r"lerobot's loader failed .* no lerobot here"):
