@@ -76,6 +76,7 @@ EXTRAS = (
     ("openpyxl", "vlm", "the Excel sheet that MMBench's server takes"),
     ("simplejpeg", "oft", "pictures of OpenVLA-OFT as its training decoded them"),
     ("ray", "ray", "more than one machine: `foveate attn episodes --workers ray`"),
+    ("vla_eval", "vla-eval", "a model server for vla-evaluation-harness"),
     ("playwright", "browser", "tests of the report in a real browser"),
 )
 """Module, extra, what it is for."""

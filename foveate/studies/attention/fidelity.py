@@ -75,7 +75,7 @@ class FidelityConfig(OcclusionConfig, LoadOptions):
     """Frame of --episode."""
     image: tuple[str, ...] = ()
     """Without a tree: a picture per view, `view=path`, or paths in the order of the policy's views."""
-    prompt: str = ""
+    prompt: str | None = None
     """Without a tree: the instruction."""
     state: tuple[float, ...] = ()
     """Without a tree: the robot's state; zeros where none is given."""
@@ -215,7 +215,7 @@ def _moments(config: FidelityConfig, policy: Policy, report: Reporter) -> tuple[
         seen = read_frame(config.episode, config.frame, config.camera, config.prompt or None, policy, config.stereo)
         return [(source.key, config.frame, lambda: seen)], {}
     if config.data_root is None:
-        observation = read_observation(config.image, config.state, config.prompt, policy, report)
+        observation = read_observation(config.image, config.state, instruction("--prompt", config.prompt), policy, report)
         return [("picture", 0, lambda: observation)], {}
     cameras, parts = cameras_of(policy.spec.views, config.camera, config.stereo), policy.spec.state
 
