@@ -43,7 +43,7 @@ class TraceOptions:
     routing: bool = True
     """The keep mask, scores and their statistics."""
     attn_layers: tuple[int, ...] = ()
-    """Backbone layers whose text-to-image attention is kept."""
+    """Backbone layers whose attention from the task's tokens to the patches is kept."""
     images: bool = False
     """The pictures as the model saw them."""
     raw_score: bool = False
@@ -249,7 +249,8 @@ class Policy:
         Raises:
             ActionsNotFinite: actions hold NaN or infinity; the error has all chunks, for who can use the others.
         """
-        request = AttentionRequest(evidence.attn_layers) if evidence and evidence.attn_layers else None
+        layers = evidence.attn_layers if evidence else ()
+        request = AttentionRequest(layers, rows="task") if layers else None
         pruner = self.pruner if keep is None else GivenPatches(torch.from_numpy(np.asarray(keep, bool)))
         return self._run(observations, noise, pruner, sessions, evidence, request)[0]
 
@@ -399,10 +400,11 @@ class Policy:
     ) -> list[Trace]:
         """Bring the evidence of a batch to the host and cut it into samples."""
         layout = result.layout
-        text = torch.as_tensor(layout.tokens_of("text"))
-        pre, task = result.mask.sum(1).tolist(), result.mask[:, text.to(result.mask.device)].sum(1).tolist()
-        post = result.post_lengths.tolist()
+        pre, post = result.mask.sum(1).tolist(), result.post_lengths.tolist()
         patch_mask = result.mask[:, torch.as_tensor(layout.patch_index).to(result.mask.device)]
+        there = patch_mask.sum(1).tolist()
+        kept = there if result.keep is None else result.keep.counts().tolist()
+        ahead = layout.images[0].start  # OpenVLA's BOS, which its users do not count as the task's
         arrays: dict[str, Tensor] = {"valid": patch_mask, "keep_mask": patch_mask}
         if result.keep is not None:
             arrays["keep_mask"] = result.keep.keep_mask
@@ -420,8 +422,8 @@ class Policy:
                 "pre_seq_len": pre[b],
                 "post_seq_len": post[b],
                 "padded_seq_len": len(layout),
-                "pre_task_len": task[b],
-                "post_task_len": task[b],
+                "pre_task_len": pre[b] - there[b] - ahead,
+                "post_task_len": post[b] - kept[b] - ahead,
             }
             traces.append(
                 Trace(

@@ -105,6 +105,11 @@ class TokenLayout:
         return np.concatenate(parts) if parts else np.zeros(0, np.int64)
 
     @property
+    def task_index(self) -> np.ndarray:
+        """int64 [n]: indices of the tokens behind the last patch: text, and what else a family puts there."""
+        return np.arange(self.images[-1].stop if self.images else 0, len(self))
+
+    @property
     def view_slices(self) -> dict[str, slice]:
         """View name -> its slice of a patch axis [P]."""
         slices, start = {}, 0
@@ -223,7 +228,7 @@ class Trace:
     """`keep_mask` bool [P]; of a method that scores: `router_scores` float32 [P], `max_per_query`,
     `entropy_per_query` and `raw_score`."""
     attn: dict[int, np.ndarray] = field(default_factory=dict)
-    """Layer -> float32 [heads, P]: mean over valid text rows, original patch coordinates, 0 where dropped."""
+    """Layer -> float32 [heads, P]: mean over valid task rows, original patch coordinates, 0 where dropped."""
     seq_lens: dict[str, int] = field(default_factory=dict)
     """`pre_seq_len, post_seq_len, padded_seq_len, pre_task_len, post_task_len`, in tokens of this sample."""
     timings_ms: dict[str, float] = field(default_factory=dict)
@@ -260,6 +265,9 @@ class AttentionRequest:
     """Denoising steps of the suffix: averaged, or one map each."""
     tokens: bool = False
     """True: one prefix map per text token, instead of the mean over the valid ones."""
+    rows: Literal["text", "task"] = "text"
+    """Whose rows the prefix maps are the mean of: `text`, the words; `task`, all that stands behind the pictures, as
+    LightVLA's traces count it. They differ where state and action placeholders stand in the prefix (OpenVLA-OFT)."""
 
 
 @dataclass

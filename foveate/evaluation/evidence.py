@@ -51,8 +51,11 @@ def log_tokens(folder: Path, report: Reporter = SILENT) -> list[str]:
         FoveateError: the folder holds no dump, or cannot be written.
     """
     log = write_token_log(folder, diagnose)
-    write_capabilities(folder)
+    fields = write_capabilities(folder)["fields"]
     report.line(f"token log: {plural(len(log.rows), 'inference')} in {folder / 'report/tokens.jsonl'}")
+    if strange := fields["not_understood"]:
+        names = ", ".join(f"{name[:80]} ({count} dumps)" for name, count in list(strange.items())[:10])
+        report.warn(f"{len(strange)} fields that the trace schema does not have are left alone: {names}")
     for warning in log.summary["warnings"]:
         report.warn(warning)
     for problem, count in log.summary["schema_problems"].items():

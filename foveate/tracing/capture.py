@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import torch
@@ -49,13 +49,13 @@ class Places:
     """Where the slots of a prefix, packed and pruned or not, lie in its layout; and which slots hold its words.
 
     Attributes:
-        rows: int64 [B, T], the slot of each text token; any slot where it is padding.
-        text: bool [B, T], False where a text token is padding. T is the longest prompt of the batch.
+        rows: int64 [B, T], the slot of each text (or task) token; any slot where it is padding.
+        text: bool [B, T], False where such a token is padding. T is the longest prompt of the batch.
         actions: int64 [B, H], the slot of each action token of a model that has them in its prefix; H may be 0.
         patches: bool [B, P], patches that are there and kept, in layout order.
     """
 
-    def __init__(self, prefix: Prefix) -> None:
+    def __init__(self, prefix: Prefix, asking: Literal["text", "task"] = "text") -> None:
         batch, slots = prefix.mask.shape
         device = prefix.mask.device
         slot = torch.arange(slots, device=device).expand(batch, -1)
@@ -63,7 +63,8 @@ class Places:
         self.slots, self.cells = slots, len(prefix.layout) + 1
         self._token = torch.where(prefix.mask, slot if prefix.source is None else prefix.source, self.cells - 1)
         slot_of = torch.full((batch, self.cells), slots, device=device).scatter_(1, self._token, slot)
-        rows = slot_of[:, torch.as_tensor(prefix.layout.tokens_of("text"), device=device)]
+        askers = prefix.layout.task_index if asking == "task" else prefix.layout.tokens_of("text")
+        rows = slot_of[:, torch.as_tensor(askers, device=device)]
         # Prompts are padded at their end: rows beyond the longest one are nobody's.
         longest = int((rows < slots).any(0).nonzero().amax()) + 1
         rows = rows[:, :longest]
@@ -99,7 +100,7 @@ class AttentionResult:
 
     Attributes:
         layers: as asked, counted from 0, each once.
-        prefix: layer -> float32 [B, heads, P], the mean over the valid text rows; per token [B, heads, T, P].
+        prefix: layer -> float32 [B, heads, P], the mean over the valid text (or task) rows; per token [B, heads, T, P].
         suffix: layer -> float32 [steps, B, heads, P], the mean over the action rows; averaged over steps, their sum
             [1, B, heads, P].
     """
@@ -108,7 +109,7 @@ class AttentionResult:
         self, request: AttentionRequest, prefix: Prefix, layers: tuple[int, ...], heads: tuple[int, ...], steps: int
     ) -> None:
         self.request, self.layout, self.layers, self.heads = request, prefix.layout, layers, heads
-        self.places = Places(prefix)
+        self.places = Places(prefix, request.rows)
         self._places_from = {0: self.places}
         weight = self.places.text
         self._weight = weight / weight.sum(1, keepdim=True).clamp(min=1)
@@ -125,7 +126,7 @@ class AttentionResult:
 
     def dropped_after(self, layer: int, prefix: Prefix) -> None:
         """Tell that from behind a backbone layer on only these tokens are left."""
-        self._places_from[layer + 1] = Places(prefix)
+        self._places_from[layer + 1] = Places(prefix, self.request.rows)
 
     def _places_at(self, layer: int) -> Places:
         return self._places_from[max(start for start in self._places_from if start <= layer)]

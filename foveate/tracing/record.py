@@ -3,7 +3,7 @@
     for path, record in iter_records("runs/try"): ...
 
 Fields may be missing, as in dumps that other programs wrote by the same schema: a missing one is None or empty. A
-leading batch axis of 1 is taken off.
+leading batch axis of 1 is taken off. Dumps of LightVLA's scripts are brought into this form first (`lightvla.py`).
 """
 
 from __future__ import annotations
@@ -17,10 +17,12 @@ from typing import Any
 import numpy as np
 
 from foveate.errors import FoveateError
+from foveate.tracing.lightvla import adopt
 from foveate.tracing.schema import lookup
 from foveate.tracing.store import iter_dumps, named, read_dump
 
 _PLACE = re.compile(r"task(\d+)\D+ep(\d+)(?:\D+step(\d+))?")
+_FILE_NAME = re.compile(r"\w[\w.+-]{0,150}")
 
 
 @dataclass(frozen=True)
@@ -67,7 +69,10 @@ class Record:
 
     @property
     def name(self) -> str:
-        """`task000_ep000_step00000`."""
+        """`task000_ep000_step00000`, or what the dump calls itself, where a file may be called so."""
+        given = str(self.meta.get("sample_id", ""))
+        if _FILE_NAME.fullmatch(given):
+            return given
         return "task{task_id:03d}_ep{episode:03d}_step{step:05d}".format(**self.meta)
 
     @property
@@ -110,6 +115,7 @@ def to_record(dump: Mapping[str, Any], path: Path, run_dir: Path) -> Record:
             fit together.
     """
     try:
+        dump = adopt(dump)
         views = _views(dump)
         patches = sum(v.grid[0] * v.grid[1] for v in views)
         attn = _mapping(dump, "attn.task_to_vis")
@@ -229,7 +235,7 @@ def _meta(dump: Mapping[str, Any], path: Path) -> dict[str, Any]:
         if meta.get(key) is not None:
             whole(meta[key], f"meta.{key}", 0, 1 << 63)
     meta.setdefault("task", f"task{meta['task_id']:03d}")
-    for key in ("task", "variant", "instruction", "checkpoint"):
+    for key in ("task", "task_suite", "variant", "instruction", "checkpoint"):
         if not isinstance(meta.get(key, ""), str):
             raise ValueError(f"meta.{key}: expected a text, got {_short(meta[key])}")
     return meta

@@ -38,6 +38,7 @@ class Field:
 FIELDS: tuple[Field, ...] = (
     Field("schema_version", "str", "`v1`", required=True),
     Field("meta.task", "str", "name of the task"),
+    Field("meta.task_suite", "str", "the suite, where there is one"),
     Field("meta.task_id", "int", "number of the task in its suite", required=True),
     Field("meta.episode", "int", "episode of the task", required=True),
     Field("meta.step", "int", "environment step at which the policy inferred", unit="steps", required=True),
@@ -64,13 +65,13 @@ FIELDS: tuple[Field, ...] = (
     Field("routing.seq_lens.pre_seq_len", "int", "prefix without padding, before pruning", unit="tokens"),
     Field("routing.seq_lens.post_seq_len", "int", "prefix as the backbone saw it, packed", unit="tokens"),
     Field("routing.seq_lens.padded_seq_len", "int", "prefix with all its padding, before pruning", unit="tokens"),
-    Field("routing.seq_lens.pre_task_len", "int", "text tokens before pruning", unit="tokens"),
-    Field("routing.seq_lens.post_task_len", "int", "text tokens after pruning", unit="tokens"),
+    Field("routing.seq_lens.pre_task_len", "int", "tokens behind the pictures, before pruning", unit="tokens"),
+    Field("routing.seq_lens.post_task_len", "int", "the same, counted after pruning", unit="tokens"),
     Field("routing.seq_lens.prefix_reused", "int", "1: the actions go on from the prefix of an earlier inference"),
     Field("routing.score_stats.max_per_query", "tensor", "each query's largest score", "Q", "float32"),
     Field("routing.score_stats.entropy_per_query", "tensor", "of the softmax of its scores", "Q", "float32", "nats"),
     Field("routing.score_stats.tied_per_query", "tensor", "whether its best patch is tied with another", "Q", "bool"),
-    Field("attn.task_to_vis.*", "tensor", "per layer: mean over valid text rows of the attention", "H P", "float32"),
+    Field("attn.task_to_vis.*", "tensor", "per layer: mean over valid task rows of the attention", "H P", "float32"),
     Field("decision.level", "dict", "view -> `NO`, `COARSE` or `FULL`"),
     Field("decision.scores", "dict", "what the decision was made from"),
     Field("decision.token_budget", "int", "visual tokens allowed", unit="tokens"),
@@ -92,6 +93,11 @@ CAPABILITIES: dict[str, str] = {
     "stages": "perf.stages_ms",
 }
 """Capability -> the field whose presence it states."""
+
+
+def leaves() -> tuple[str, ...]:
+    """The dotted names of all fields."""
+    return tuple(spec.path for spec in FIELDS)
 
 
 def lookup(dump: Mapping[str, Any], path: str) -> Any:

@@ -11,7 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from foveate.tracing.schema import CAPABILITIES
+from foveate.tracing.lightvla import KINDS, ours
+from foveate.tracing.schema import CAPABILITIES, leaves
 
 
 def statistics(values: Sequence[float]) -> dict[str, float | int]:
@@ -69,4 +70,18 @@ def summarize_capabilities(held: Sequence[Mapping[str, bool]], layers: Sequence[
             for name in CAPABILITIES
         },
         "attn_layers": sorted({layer for dump in layers for layer in dump}),
+    }
+
+
+def summarize_fields(covered: Sequence[Mapping[str, Sequence[str]]]) -> dict[str, Any]:
+    """What becomes of the fields of a run's dumps: name -> dumps that have it, and the schema's fields that none has.
+
+    Args:
+        covered: `lightvla.coverage` of each dump.
+    """
+    counts = {kind: Counter(path for fields in covered for path in fields[kind]) for kind in KINDS}
+    found = {ours(path) for path in counts["read"]}
+    return {
+        **{kind: dict(sorted(counts[kind].items())) for kind in KINDS},
+        "absent": [path for path in leaves() if path not in found],
     }

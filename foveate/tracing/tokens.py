@@ -8,6 +8,7 @@ Needs the dumps alone. A dump that cannot be read is named in the files, skipped
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -17,14 +18,16 @@ from typing import Any
 import numpy as np
 
 from foveate.errors import FoveateError
+from foveate.tracing.lightvla import adopt, coverage
 from foveate.tracing.record import Record, to_record
-from foveate.tracing.schema import SCHEMA_VERSION, capabilities, lookup, validate
+from foveate.tracing.schema import SCHEMA_VERSION, capabilities, validate
 from foveate.tracing.store import dump_paths, iter_dumps, named
-from foveate.tracing.summary import summarize, summarize_capabilities
+from foveate.tracing.summary import summarize, summarize_capabilities, summarize_fields
 from foveate.types import STAGES
 from foveate.util.files import json_lines, write_json, write_text
 
-IDENTITY = ("sample_id", "dump", "task", "task_id", "episode", "step", "query", "variant", "seed")
+IDENTITY = ("sample_id", "dump", "task_suite", "task", "task_id", "episode", "step", "query", "variant", "seed")
+CAPABILITIES_FILE = "report/capabilities.json"
 TIMES = (*STAGES[:3], "kv_cache", *STAGES[3:])
 
 Diagnose = Callable[[Sequence[Record]], list[str]]
@@ -85,7 +88,7 @@ def write_token_log(run_dir: str | Path, diagnose: Diagnose | None = None) -> To
         if isinstance(record, FoveateError):
             log.unreadable.append(str(record))
             continue
-        problems.update(validate(dump))
+        problems.update(validate(adopt(dump)))
         log.rows.append(token_row(record, before.keep_mask if before and _follows(record, before) else None))
         before = record
         comparable = not scored or [v.part for v in record.views] == [v.part for v in scored[0].views]
@@ -106,7 +109,10 @@ def write_token_log(run_dir: str | Path, diagnose: Diagnose | None = None) -> To
 
 
 def write_capabilities(run_dir: str | Path) -> dict[str, Any]:
-    """Write `report/capabilities.json`: how many dumps hold which kind of evidence.
+    """Write `report/capabilities.json`: how many dumps hold which kind of evidence, and what becomes of each field.
+
+    Under `extra` stays what LightVLA's `run_report.py` wrote there.
+
 
     Raises:
         FoveateError: as `write_token_log`.
@@ -114,17 +120,29 @@ def write_capabilities(run_dir: str | Path) -> dict[str, Any]:
     run_dir = check_run(run_dir)
     good = [(dump, record) for dump, record in _checked(run_dir) if not isinstance(record, FoveateError)]
     layers = [list(record.attn) for _, record in good]
-    views = [tuple(lookup(dump, "align.views") or ()) for dump, _ in good]
     content = {
         "schema_version": SCHEMA_VERSION,
         "run": run_dir.name,
         "dumps": len(good),
         "unreadable": len(dump_paths(run_dir)) - len(good),
-        "views": sorted({view for names in views for view in names}),
-        **summarize_capabilities([capabilities(dump) for dump, _ in good], layers),
+        "views": sorted({view.name for _, record in good for view in record.views}),
+        **summarize_capabilities([capabilities(adopt(dump)) for dump, _ in good], layers),
+        "fields": summarize_fields([coverage(dump) for dump, _ in good]),
     }
-    write_json(run_dir / "report" / "capabilities.json", content, indent=2)
+    if extra := _extra(run_dir / CAPABILITIES_FILE):
+        content["extra"] = extra
+    write_json(run_dir / CAPABILITIES_FILE, content, indent=2)
     return content
+
+
+def _extra(path: Path) -> dict[str, Any]:
+    """What LightVLA's scripts wrote beside the capabilities: settings, and the success rate, which is nowhere else."""
+    try:
+        there = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    extra = there.get("extra") if isinstance(there, dict) else None
+    return extra if isinstance(extra, dict) else {}
 
 
 def _follows(record: Record, before: Record) -> bool:

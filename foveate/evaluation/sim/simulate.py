@@ -373,6 +373,7 @@ def _perception(config: SimConfig, env: WorkerEnv, tasks: Sequence[str]) -> Perc
 
 def _meta(config: SimConfig, query: Query, variant: str) -> dict[str, Any]:
     return {
+        "task_suite": config.task_suite_name,
         "task": query.job.task,
         "task_id": query.job.task_id,
         "episode": query.job.episode,

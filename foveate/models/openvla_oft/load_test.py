@@ -17,33 +17,19 @@ from foveate.cli.main import main
 from foveate.errors import FoveateError
 from foveate.policy import TraceOptions
 from foveate.testing.golden import golden_dir
-from foveate.types import AttentionRequest, Observation
-from foveate.util.shipped import TINY_TOKENIZER
+from foveate.testing.openvla_oft import oft_observation, runnable_checkpoint
+from foveate.types import AttentionRequest
 
 
 @pytest.fixture
 def checkpoint(tmp_path: Path) -> Path:
-    """The golden checkpoint with what it lacks: its towers' heads and a tokenizer (another model's, which runs too)."""
-    folder = tmp_path / "oft--40000_chkpt"
-    shutil.copytree(golden_dir("openvla_oft", "index.json") / "checkpoint", folder, copy_function=shutil.copyfile)
-    folder.chmod(0o755)
-    config = json.loads((folder / "config.json").read_text())
-    config["vision_heads"] = {"dino": 4, "siglip": 4}
-    (folder / "config.json").write_text(json.dumps(config))
-    shutil.copyfile(TINY_TOKENIZER, folder / "tokenizer.model")
-    return folder
-
-
-def observation(prompt: str = "put the bowl on the plate") -> Observation:
-    rng = np.random.default_rng(0)
-    images = {view: rng.integers(0, 256, (64, 64, 3), np.uint8) for view in ("image", "wrist_image")}
-    return Observation(images, np.array([0.1, 0.2, 0.9, 3.0, 0.1, -0.1, 0.04, -0.04], np.float32), prompt)
+    return runnable_checkpoint(tmp_path / "oft--40000_chkpt")
 
 
 def test_it_acts_is_pruned_and_traced(checkpoint: Path) -> None:
     policy = foveate.load_policy(checkpoint, pruner="lightvla")
     assert policy.spec.noise_shape is None and policy.spec.patches == 512
-    batch = [observation(), observation("open the top drawer of the cabinet")]
+    batch = [oft_observation(), oft_observation("open the top drawer of the cabinet")]
     chunks = policy.infer_batch(batch, evidence=TraceOptions(attn_layers=(0, -1)))
     for chunk, seen in zip(chunks, batch, strict=True):
         assert chunk.actions.shape == (8, 7) and set(np.unique(chunk.actions[:, 6])) <= {-1, 0, 1}
@@ -61,7 +47,7 @@ def test_it_acts_is_pruned_and_traced(checkpoint: Path) -> None:
 def test_the_verbs_take_it(checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys) -> None:
     monkeypatch.chdir(tmp_path)
     pictures = []
-    for view, pixels in observation().images.items():
+    for view, pixels in oft_observation().images.items():
         Image.fromarray(pixels).save(f"{view}.png")
         pictures += ["--image", f"{view}={view}.png"]
     words = ["--policy", str(checkpoint), *pictures, "--prompt", "put the bowl on the plate"]
