@@ -17,15 +17,15 @@ if TYPE_CHECKING:
 
 def sim(argv: list[str]) -> int:
     """The verb: evaluate, write everything, print a table; 1 when not one episode could be played to its end."""
-
     from foveate.cli.config import parse
+    from foveate.cli.eval.carry_over import ALIASES, carry_over
     from foveate.evaluation.evidence import write_report
     from foveate.evaluation.sim.evaluate import evaluate
     from foveate.evaluation.sim.simulate import SimConfig
     from foveate.util.progress import Reporter, plain_console
 
-    aliases = {"pretrained_checkpoint": "policy", "env": "env.name", "denoising_steps": "num_steps"}
-    config = parse(SimConfig, argv, "foveate eval sim", aliases=aliases)
+    aliases = {**ALIASES, "env": "env.name", "denoising_steps": "num_steps"}
+    config = parse(SimConfig, carry_over(argv), "foveate eval sim", aliases=aliases)
     console = plain_console()
     if config.perturb is not None:
         return _perturbed(config, console)

@@ -12,6 +12,7 @@ def predict(argv: list[str]) -> int:
     from foveate.util.progress import Reporter, plain_console
 
     aliases = {"checkpoint": "policy", "pretrained_checkpoint": "policy", "denoising_steps": "num_steps"}
+    aliases |= {"instruction": "prompt", "unnorm_key": "asset_id"}
     config = parse(PredictConfig, argv, "foveate trace predict", aliases=aliases, whole=("image",))
     screen = Reporter(plain_console())
     done = infer_once(config, screen)

@@ -122,6 +122,8 @@ class SimConfig(LoadOptions):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if not self.trace_out_dir:  # `run_libero_eval` says so that nothing is traced
+            object.__setattr__(self, "trace_out_dir", None)
         if self.env.name == "metaworld" and env_of_suite(self.task_suite_name) == "libero":
             object.__setattr__(self, "env", replace(self.env, name="libero"))
         if self.perturb is not None:
