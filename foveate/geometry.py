@@ -71,6 +71,7 @@ def patch_axes(
     source_hw: tuple[int, int],
     model_hw: tuple[int, int] | None = None,
     flips: tuple[bool, bool] = (False, False),
+    crop: float | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
     """The patch row of each source row, int [H], and the patch column of each source column, int [W].
 
@@ -78,8 +79,13 @@ def patch_axes(
         model_hw: the model's input, into which the picture was resized with padding; None: the patches cover the
             picture exactly.
         flips: the model saw the picture mirrored vertically, horizontally.
+        crop: side of the picture's middle that the model sees, as a share of the picture's, stretched to its input
+            (OpenVLA-OFT); pixels outside of it have the index -1. None: it sees the whole picture, padded.
     """
     rows, columns = grid
+    if crop is not None:
+        row, column = (_middle(size, parts, crop) for size, parts in zip(source_hw, grid, strict=True))
+        return (row[::-1] if flips[0] else row), (column[::-1] if flips[1] else column)
     # Without a model size, one whose resize keeps every pixel where it is: the picture's own.
     boxes = ResizeGeometry(source_hw, model_hw or source_hw).patch_boxes(grid).reshape(rows, columns, 4)
     # Of equal starts (patches wholly in the padding have no area) the last one is where the picture begins.
@@ -89,3 +95,22 @@ def patch_axes(
         for starts, size in zip((boxes[:, 0, 1], boxes[0, :, 0]), source_hw, strict=True)
     )
     return (row[::-1] if flips[0] else row), (column[::-1] if flips[1] else column)
+
+
+def _middle(size: int, parts: int, crop: float) -> np.ndarray:
+    """int [size]: the patch of each pixel along an axis whose middle is cut into `parts`; -1 outside."""
+    place = ((np.arange(size) + 0.5) / size - (1 - crop) / 2) / crop * parts
+    index = np.floor(place.round(9)).astype(np.int64)
+    return np.where((index >= 0) & (index < parts), index, -1)
+
+
+def at_pixels(values: np.ndarray, axes: tuple[np.ndarray, np.ndarray]) -> np.ndarray:
+    """Values of patches [rows, columns, ...] -> of the source pixels [H, W, ...]; 0 where the model saw nothing.
+
+    Args:
+        axes: as `patch_axes` gives them.
+    """
+    # One row and one column more, where the index -1 points to.
+    room = np.pad(values, [(0, 1), (0, 1)] + [(0, 0)] * (values.ndim - 2))
+    seen: np.ndarray = room[axes[0][:, None], axes[1][None, :]]
+    return seen

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from foveate.geometry import ResizeGeometry, patch_axes
+from foveate.geometry import ResizeGeometry, at_pixels, patch_axes
 
 
 def test_wide_image_is_padded_above_and_below() -> None:
@@ -64,3 +64,15 @@ def test_patch_of_every_pixel_against_the_plain_formula(source, model, grid):
     row, column = patch_axes((grid, grid), source, (model, model))
     assert row.tolist() == expected[0].tolist()
     assert column.tolist() == expected[1].tolist()
+
+
+def test_of_a_cropped_picture_the_rim_is_nobodys():
+    row, column = patch_axes((2, 4), (8, 16), crop=0.5)
+    assert row.tolist() == [-1, -1, 0, 0, 1, 1, -1, -1]
+    assert column.tolist() == [-1] * 4 + [0, 0, 1, 1, 2, 2, 3, 3] + [-1] * 4
+    row, column = patch_axes((2, 2), (8, 4), flips=(True, False), crop=0.5)
+    assert row.tolist() == [-1, -1, 1, 1, 0, 0, -1, -1] and column.tolist() == [-1, 0, 1, -1]
+    assert at_pixels(np.array([[3, 4], [5, 6]]), (np.array([1, -1]), np.array([-1, 0, 1]))).tolist() == [
+        [0, 5, 6],
+        [0, 0, 0],
+    ]

@@ -154,6 +154,8 @@ class PolicySpec:
     """Of the noise that an inference starts from; None: the model decodes without noise."""
     num_steps: int | None
     """Denoising steps; None: the model has none."""
+    crop: float | None = None
+    """Side of the middle of a picture that the model sees, as a share; see `ModelSpec`."""
 
     def check_layers(self, layers: Sequence[int], option: str) -> None:
         """Raises FoveateError where an option asks for a layer that the backbone does not have."""
@@ -202,6 +204,7 @@ class Policy:
             heads=model.heads,
             noise_shape=model.noise_shape,
             num_steps=model.num_steps,
+            crop=model.crop,
         )
 
     def infer(

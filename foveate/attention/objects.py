@@ -49,7 +49,8 @@ def count_cells(mask: np.ndarray, axes: Axes, grid: tuple[int, int]) -> Cells:
     """Count a mask, bool [H, W], over the patches of a view."""
     row, column = axes
     cell = row[:, None] * grid[1] + column[None, :]
-    inside = np.bincount(cell[mask], minlength=grid[0] * grid[1])
+    seen = mask & (row >= 0)[:, None] & (column >= 0)
+    inside = np.bincount(cell[seen], minlength=grid[0] * grid[1])
     return Cells(areas_of(axes, grid).ravel(), inside)
 
 
@@ -96,8 +97,10 @@ def centre_map(axes: Axes, grid: tuple[int, int]) -> np.ndarray:
     """float64 [P]: a Gaussian around the picture's middle at each patch's own middle; 0 in the padding."""
     weights = []
     for index, parts in zip(axes, grid, strict=True):
-        count = np.bincount(index, minlength=parts)
-        at = np.bincount(index, np.arange(len(index)) + 0.5, parts) / np.maximum(count, 1) / len(index)
+        seen = index >= 0
+        count = np.bincount(index[seen], minlength=parts)
+        middles = np.bincount(index[seen], np.flatnonzero(seen) + 0.5, parts)
+        at = middles / np.maximum(count, 1) / len(index)
         weights.append(np.where(count > 0, np.exp(-(((at - 0.5) / CENTRE_SIGMA) ** 2) / 2), 0.0))
     return np.outer(*weights).ravel()
 
@@ -115,6 +118,7 @@ def study_picture(
     hw: tuple[int, int],
     draws: int,
     rng: np.random.Generator,
+    crop: float | None = None,
 ) -> list[Row]:
     """One row per object of a picture, and one for all of them together.
 
@@ -122,6 +126,7 @@ def study_picture(
         maps: of one inference, [layer, head, view, rows, columns].
         masks: object -> bool [H, W].
         hw: the picture's height and width.
+        crop: side of its middle that the model saw, as a share; None: all of it.
     Returns:
         `view, object, area` (the mask's share of the picture), and per metric `layer` [L] (of the mean over heads),
         `heads` [L, H], `shuffled` [L] (of the mean over heads), `centre`.
@@ -131,7 +136,7 @@ def study_picture(
     v = maps.views.index(view)
     grid = (maps.maps.shape[-2], maps.maps.shape[-1])
     values = maps.maps[:, :, v].astype(np.float64).reshape(*maps.maps.shape[:2], -1)
-    valid, axes = maps.valid[v].ravel(), patch_axes(grid, hw, model_hw)
+    valid, axes = maps.valid[v].ravel(), patch_axes(grid, hw, model_hw, crop=crop)
     union = {ANY: np.logical_or.reduce(list(masks.values()))} if masks else {}
     rows = []
     for name, mask in {**masks, **union}.items():

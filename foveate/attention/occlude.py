@@ -14,17 +14,18 @@ from typing import Literal
 import numpy as np
 
 from foveate.errors import FoveateError
+from foveate.geometry import at_pixels
 
 Fill = Literal["mean", "blur", "noise"]
 FILLS: tuple[Fill, ...] = ("mean", "blur", "noise")
 Axes = tuple[np.ndarray, np.ndarray]
-"""Patch row of each source row [H], patch column of each source column [W]: `geometry.patch_axes`."""
+"""Patch row of each source row [H], patch column of each source column [W], -1 for none: `geometry.patch_axes`."""
 
 
 def areas_of(axes: Axes, grid: tuple[int, int]) -> np.ndarray:
     """int64 [rows, columns]: source pixels of each patch; 0 in the padding."""
-    row, column = axes
-    return np.outer(np.bincount(row, minlength=grid[0]), np.bincount(column, minlength=grid[1]))
+    row, column = (np.bincount(index[index >= 0], minlength=n) for index, n in zip(axes, grid, strict=True))
+    return np.outer(row, column)
 
 
 def choose(scores: np.ndarray, areas: np.ndarray, share: float) -> np.ndarray:
@@ -72,8 +73,7 @@ class Cover:
         """
         if not marked.any():
             return self.image
-        row, column = self.axes
-        pixels = marked[row[:, None], column[None, :]]
+        pixels = at_pixels(marked, self.axes)
         covered = np.where(pixels[..., None], self._filled, self.image)
         if np.array_equal(covered, self.image):
             raise FoveateError(

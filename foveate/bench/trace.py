@@ -71,7 +71,9 @@ def measure(
     chosen = modes(attn_layers, policy.spec.depth)
     times: dict[str, list[float]] = {mode.name: [] for mode in chosen}
     with tempfile.TemporaryDirectory() as folder:
-        store = TraceStore(folder, views=policy.spec.cameras, model_image_size=policy.spec.image_size)
+        store = TraceStore(
+            folder, views=policy.spec.cameras, model_image_size=policy.spec.image_size, model_crop=policy.spec.crop
+        )
         for i in range(-3, rounds):  # three rounds warm up
             for k in shuffle.permutation(len(chosen)).tolist():
                 mode = chosen[k]

@@ -115,7 +115,7 @@ def predict(config: PredictConfig, report: Reporter = SILENT, policy: Policy | N
         "checkpoint": config.policy,
         "variant": variant_name(pruner_label(policy)),
     }
-    with TraceStore(folder, views=policy.spec.cameras) as store:
+    with TraceStore(folder, views=policy.spec.cameras, model_crop=policy.spec.crop) as store:
         store.submit(chunk.trace, observation, meta)
     if warnings := trace_warnings(store):
         raise FoveateError(warnings[0])

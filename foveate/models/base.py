@@ -53,6 +53,9 @@ class ModelSpec:
     """Denoising steps that the checkpoint asks for; None: the family has none."""
     kv_width: int = 0
     """Numbers that a layer caches of each token: keys and values."""
+    crop: float | None = None
+    """Side of the picture's middle that the model sees, as a share of the picture's, stretched to its square; None: it
+    sees the whole picture, in proportion and padded."""
 
 
 @dataclass(frozen=True)

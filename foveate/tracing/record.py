@@ -40,6 +40,8 @@ class View:
     source_hw: tuple[int, int] | None = None
     model_hw: tuple[int, int] | None = None
     """The model's input, padding included; None: the patches are taken to cover the whole picture."""
+    crop: float | None = None
+    """Side of the picture's middle that the model saw, stretched to its input; None: it saw all of it."""
     flips: tuple[bool, bool] = (False, False)
     """The model saw the picture mirrored vertically, horizontally."""
 
@@ -268,6 +270,7 @@ def _views(dump: Mapping[str, Any]) -> tuple[View, ...]:
                 image=_inside(images[index]) if index < len(images) else "",
                 source_hw=_pair(sizes[name], f"align.source_sizes.{name}") if name in sizes else None,
                 model_hw=_pair(model, "align.model_image_size") if model is not None else None,
+                crop=_share(align.get("model_crop"), "align.model_crop"),
                 flips=_flips(flips.get(name, (False, False)), f"align.flips.{name}"),
             )
         )
@@ -280,6 +283,12 @@ def _views(dump: Mapping[str, Any]) -> tuple[View, ...]:
 def _pair(value: Any, name: str) -> tuple[int, int]:
     height, width = value
     return whole(height, name, 1, SIDE), whole(width, name, 1, SIDE)
+
+
+def _share(value: Any, name: str) -> float | None:
+    if value is not None and (isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value <= 1):
+        raise ValueError(f"{name}: expected a share above 0, of 1 at most, got {_short(value)}")
+    return value
 
 
 def _flips(value: Any, name: str) -> tuple[bool, bool]:

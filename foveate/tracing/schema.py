@@ -54,6 +54,7 @@ FIELDS: tuple[Field, ...] = (
     Field("align.image_paths", "list", "per view: PNG of the source picture, relative to the run folder; `` for none"),
     Field("align.source_sizes", "dict", "view -> [height, width] of the source picture", unit="pixels"),
     Field("align.model_image_size", "list", "[height, width] of the model's input, padding included", unit="pixels"),
+    Field("align.model_crop", "float", "side of the picture's middle that the model saw", unit="0..1"),
     Field("align.flips", "dict", "view -> [vertical, horizontal]: the model saw the source picture mirrored so"),
     Field("routing.keep_mask", "tensor", "which patches the backbone saw", "P", "bool"),
     Field("routing.valid_mask", "tensor", "patches of cameras that are there", "P", "bool"),

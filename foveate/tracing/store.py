@@ -58,6 +58,7 @@ class TraceStore:
         save_images: write the source pictures, which overlays need.
         views: the layout's view -> names under which an observation may carry it; None: the same name.
         model_image_size: side of the model's square input in pixels, where the trace holds no model images.
+        model_crop: side of the middle of a picture that the model sees, as a share of the picture's; None: all of it.
     Raises:
         FoveateError: the folder cannot be written.
     """
@@ -72,10 +73,12 @@ class TraceStore:
         *,
         views: Mapping[str, Sequence[str]] | None = None,
         model_image_size: int | None = None,
+        model_crop: float | None = None,
     ) -> None:
         self.run_dir = Path(run_dir)
         self._save_images, self._dump_routing, self._dump_attn = save_images, dump_routing, dump_attn
         self._views, self._model_size = views or {}, model_image_size
+        self._model_crop = model_crop
         self._earlier = frozenset(_keys(self.run_dir))
         self._cap = None if max_dumps is None else DumpCap(max_dumps, self._earlier)
         self._written = self._failed = 0
@@ -225,6 +228,8 @@ class TraceStore:
         model_size = next((list(image.shape[:2]) for image in trace.model_images.values()), None)
         if model_size or self._model_size:
             align["model_image_size"] = model_size or [self._model_size, self._model_size]
+        if self._model_crop is not None:
+            align["model_crop"] = self._model_crop
         dump: dict[str, Any] = {
             "schema_version": SCHEMA_VERSION,
             "meta": {key: _plain(value) for key, value in sample.meta.items()} | {"sample_id": sample_id(sample.meta)},

@@ -81,6 +81,7 @@ class _View:
     plain: Image.Image
     grey: Image.Image
     geometry: ResizeGeometry
+    crop: float | None
 
 
 class Sheet:
@@ -91,6 +92,8 @@ class Sheet:
         model_hw: the model's input, into which each picture was resized with padding; None: the grid covers the
             picture exactly.
         title: stands above the views, in as many lines as it takes.
+        crop: side of the middle of each picture that the model saw, stretched to its input, as a share of the
+            picture's; what lies outside stays uncoloured. None: it saw all of it.
     """
 
     def __init__(
@@ -100,6 +103,7 @@ class Sheet:
         *,
         title: str = "",
         style: Style | None = None,
+        crop: float | None = None,
     ) -> None:
         if not images:
             raise FoveateError("no picture to draw on: expected at least one view")
@@ -123,7 +127,7 @@ class Sheet:
             self._base.paste(plain, (x, y))
             hw = (image.shape[0], image.shape[1])
             self._views[name] = _View(
-                (x, y), plain, plain.convert("L").convert("RGB"), ResizeGeometry(hw, model_hw or hw)
+                (x, y), plain, plain.convert("L").convert("RGB"), ResizeGeometry(hw, model_hw or hw), crop
             )
             if self.style.names:
                 draw.text((x + width / 2, y + height + LINE / 2 + 1), name, INK, font(12), anchor="mm")
@@ -185,9 +189,7 @@ class Sheet:
         for name in maps:
             if name not in self._views:
                 raise unknown("view of the picture", name, self._views)
-        placed = {
-            name: visible(np.asarray(grid, np.float32), self._views[name].geometry) for name, grid in maps.items()
-        }
+        placed = {name: _place(np.asarray(grid, np.float32), self._views[name]) for name, grid in maps.items()}
         low, high = scale or (0.0, max((_largest(values) for values, _ in placed.values()), default=0.0))
         picture, cover = self._base.copy(), opacity(self.style.alpha, low, high)
         for name, (values, box) in placed.items():
@@ -215,6 +217,8 @@ class Sheet:
         how = Image.Resampling.BILINEAR if self.style.smooth and here.all() else Image.Resampling.NEAREST
         levels = grid.resize(view.plain.size, how, box=box)
         mask = levels.point(cover.tolist())
+        if view.crop is not None:
+            here = np.pad(here[1:-1, 1:-1], 1)
         if not here.all():
             seen = Image.fromarray(here.astype(np.uint8) * 255).resize(mask.size, Image.Resampling.NEAREST, box=box)
             mask = ImageChops.multiply(mask, seen)
@@ -282,6 +286,17 @@ def visible(grid: np.ndarray, geometry: ResizeGeometry) -> tuple[np.ndarray, tup
     part = grid[row : int(np.ceil(round(y1, 6))), column : int(np.ceil(round(x1, 6)))]
     right, bottom = min(x1 - column, part.shape[1]), min(y1 - row, part.shape[0])
     return part, (max(0.0, x0 - column), max(0.0, y0 - row), right, bottom)
+
+
+def _place(grid: np.ndarray, view: _View) -> tuple[np.ndarray, tuple[float, float, float, float]]:
+    """As `visible`. Of a picture of which the model saw the middle, the grid gets a rim, which lies on the rest."""
+    if view.crop is None:
+        return visible(grid, view.geometry)
+    rows, columns = grid.shape
+    left, top = (parts * (1 / view.crop - 1) / 2 for parts in (columns, rows))
+    if max(left, top) > 1:
+        raise FoveateError(f"crop {view.crop:g}: the model's patches leave more than one patch of the picture unseen")
+    return np.pad(grid, 1, mode="edge"), (1 - left, 1 - top, 1 + columns + left, 1 + rows + top)
 
 
 def opacity(alpha: float, low: float, high: float) -> np.ndarray:

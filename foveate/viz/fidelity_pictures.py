@@ -21,6 +21,7 @@ def strip(
     model_hw: tuple[int, int],
     title: str,
     most: float | None = None,
+    crop: float | None = None,
 ) -> np.ndarray:
     """One view in a row: its map, then the pictures with something covered; uint8 [*, *, 3].
 
@@ -29,11 +30,14 @@ def strip(
         grid: [rows, columns], the map over the model's padded input.
         shown: name -> uint8 [H, W, 3].
         most: value of the map's last colour; None: its largest.
+        crop: as `Sheet` takes it.
     """
     ratio = image.shape[1] / image.shape[0]
     style = Style(names=False, colorbar=False, smooth=False, size=(max(96, round(HEIGHT * 2 * ratio)), HEIGHT * 2))
     drawn = np.asarray(
-        Sheet({"": image}, model_hw, style=style).draw({"": grid}, scale=None if most is None else (0.0, most))
+        Sheet({"": image}, model_hw, style=style, crop=crop).draw(
+            {"": grid}, scale=None if most is None else (0.0, most)
+        )
     )
     return captioned_row({"map": drawn, **shown}, title, HEIGHT)
 

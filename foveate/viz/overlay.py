@@ -16,7 +16,7 @@ from typing import Literal
 import numpy as np
 from PIL import Image, ImageDraw
 
-from foveate.geometry import patch_axes
+from foveate.geometry import at_pixels, patch_axes
 from foveate.tracing.record import Record, View
 from foveate.viz.drawing import INK, PAPER, font, palette, shorten
 
@@ -31,9 +31,10 @@ DIM = 0.22
 
 
 def per_pixel(values: np.ndarray, view: View, hw: tuple[int, int]) -> np.ndarray:
-    """Values of a view's patches [rows * columns] -> [H, W] on its source picture."""
-    row, column = patch_axes(view.grid, hw, view.model_hw, view.flips)
-    return values.reshape(view.grid)[row[:, None], column[None, :]]
+    """Values of a view's patches [rows * columns, ...] -> [H, W, ...] on its source picture; 0 where the model saw
+    nothing of it."""
+    axes = patch_axes(view.grid, hw, view.model_hw, view.flips, view.crop)
+    return at_pixels(values.reshape(*view.grid, *values.shape[1:]), axes)
 
 
 def value_range(values: np.ndarray, *, from_zero: bool = False) -> tuple[float, float]:
@@ -60,8 +61,7 @@ def heatmap(
     low, high = scale
     level = np.nan_to_num((values - low) / (high - low), nan=0.0, posinf=1.0, neginf=0.0).clip(0, 1)
     color = palette(colors)[(level * 255).round().astype(np.uint8)] * np.float32(STRENGTH)
-    row, column = patch_axes(view.grid, (image.shape[0], image.shape[1]), view.model_hw, view.flips)
-    tint = color.reshape(*view.grid, 3)[row[:, None], column[None, :]]
+    tint = per_pixel(color, view, (image.shape[0], image.shape[1]))
     grey = np.asarray(Image.fromarray(image).convert("L"), np.float32)[..., None]
     return (tint + grey * np.float32(1 - STRENGTH)).astype(np.uint8)
 

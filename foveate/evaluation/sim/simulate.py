@@ -337,6 +337,7 @@ def _trace_store(config: SimConfig, folder: Path, policy: Policy, stack: ExitSta
         config.trace_dump_attn,
         views=policy.spec.cameras,
         model_image_size=policy.spec.image_size,
+        model_crop=policy.spec.crop,
     )
     stack.callback(store.close)
     return store

@@ -137,6 +137,9 @@ class RobotProcessor:
         patches = {}
         for view, picture in self.source_images(observation).items():
             grid = grids[view]
+            if self.spec.crop is not None:  # stretched, without borders
+                patches[view] = np.ones(grid, bool)
+                continue
             x0, y0, x1, y1 = ResizeGeometry(picture.shape[:2], (size, size)).patch_boxes(grid).T
             patches[view] = ((x1 > x0) & (y1 > y0)).reshape(grid)
         return patches

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from typing import Literal
 
 from foveate.errors import FoveateError
 from foveate.models.base import ModelSpec
 
+CROP = math.sqrt(0.9)
+"""Side of the centre crop, of the picture's: 0.9 is its area."""
 ActionRows = Literal["trained", "lightvla"]
 """Which hidden states the action head reads. A token's hidden state predicts the next one, so training (and upstream's
 inference) reads the rows one before the placeholders; LightVLA's inference reads those one behind, two tokens off."""
@@ -106,4 +109,5 @@ class OFTConfig:
             heads=self.llm.num_heads,
             num_steps=None,
             kv_width=2 * self.llm.num_kv_heads * self.llm.head_dim,
+            crop=CROP,
         )

@@ -9,15 +9,13 @@ from __future__ import annotations
 
 import functools
 import io
-import math
 
 import numpy as np
 from PIL import Image
 
 from foveate.errors import FoveateError
+from foveate.models.openvla_oft.config import CROP
 
-CROP = math.sqrt(0.9)
-"""Side of the centre crop, of the picture's: 0.9 is its area."""
 LOBES = 3
 """Of the Lanczos filter."""
 

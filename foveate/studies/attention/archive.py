@@ -44,6 +44,8 @@ class About:
     """The model's input, into which each picture is resized with padding."""
     policy: str
     seed: int
+    crop: float | None = None
+    """Side of the middle of a picture that the model sees, as a share; None: all of it."""
 
     def to_json(self) -> str:
         return json.dumps(asdict(self), ensure_ascii=False)

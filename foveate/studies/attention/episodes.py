@@ -164,6 +164,7 @@ def _make_pipeline(
         policy=spec.name,
         layers=tuple(range(spec.depth)) if config.keep == "all" else drawn,
         heads=tuple(heads),
+        crop=spec.crop,
     )
     plan = Plan(
         keyframe_interval=config.keyframe_interval,

@@ -250,6 +250,6 @@ def _draw(effects: FrameEffects, frame: Frame, policy: Policy, choice: str, fold
             name = source_name(policy.spec.cameras, view, images)
             title = f"layer {layer} · {name} · {frame.episode.rpartition('/')[2]}, frame {frame.index}"
             pictures = {kind: seen[name] for kind, seen in shown.items()}
-            strips.append(strip(images[name], maps[view], pictures, model_hw, title, most))
+            strips.append(strip(images[name], maps[view], pictures, model_hw, title, most, policy.spec.crop))
         stem = f"{frame.episode.replace('/', '_')}__frame{frame.index:05d}__L{layer:02d}"
         save_jpeg(folder / f"{stem}.jpg", stack(strips), 88)

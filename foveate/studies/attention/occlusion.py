@@ -172,7 +172,7 @@ def occlude(policy: AttendingPolicy, frame: Frame, config: OcclusionConfig) -> F
     covers, areas = {}, {}
     for view in views:
         image, valid = images[names[view]], attention.valid[attention.views.index(view)]
-        axes = patch_axes(valid.shape, image.shape[:2], model_hw)
+        axes = patch_axes(valid.shape, image.shape[:2], model_hw, crop=spec.crop)
         where = f"episode {frame.episode}, frame {frame.index}, view {names[view]}"
         covers[view] = Cover(image, axes, config.fill, key[1] + frame.index, where)
         areas[view] = areas_of(axes, valid.shape) * valid

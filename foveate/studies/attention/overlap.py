@@ -98,12 +98,12 @@ def measure_episode(
             seen |= dict.fromkeys(found or ())
             chosen[view] = {n: (found or {})[n] for n in choose_objects(found or {}, targets.objects, NO_TARGETS)}
             hw = (images[view].shape[0], images[view].shape[1])
-            found_rows = study_picture(maps, view, chosen[view], about.model_hw, hw, targets.draws, rng)
+            found_rows = study_picture(maps, view, chosen[view], about.model_hw, hw, targets.draws, rng, about.crop)
             rows += [{"frame": frame, **row} for row in found_rows]
         if folder is not None:
             order += dict.fromkeys(name for found in chosen.values() for name in found if name not in order)
             shown = folder / f"{frame:05d}"
-            draw_objects(shown, images, chosen, maps, about.model_hw, about.instruction, order, most)
+            draw_objects(shown, images, chosen, maps, about, order, most)
     if counts["without_masks"] == counts["pictures"]:
         raise FoveateError(
             f"episode {about.episode}: there are no masks of any of its keyframes {list(about.keyframes)[:4]} ..., "
@@ -127,8 +127,7 @@ def draw_objects(
     images: Mapping[str, np.ndarray],
     masks: Mapping[str, Mapping[str, np.ndarray]],
     maps: AttentionMaps,
-    model_hw: tuple[int, int],
-    title: str,
+    about: About,
     order: Sequence[str],
     most: Mapping[int, float],
 ) -> None:
@@ -137,12 +136,12 @@ def draw_objects(
     Args:
         images: view -> uint8 [H, W, 3].
         masks: view -> object -> bool [H, W].
-        title: the instruction.
+        about: the episode.
         order: objects, in the order of their colours.
         most: layer -> value of the last colour.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    sheet = Sheet(images, model_hw, title=title, style=Style(smooth=False))
+    sheet = Sheet(images, about.model_hw, title=about.instruction, style=Style(smooth=False), crop=about.crop)
     for i, layer in enumerate(maps.layers):
         mean = maps.maps[i].astype(np.float32).mean(0)
         grids = {view: np.where(maps.valid[v], mean[v], np.nan) for v, view in enumerate(maps.views) if view in images}

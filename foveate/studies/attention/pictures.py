@@ -53,6 +53,7 @@ def draw_keyframe(
     *,
     model_hw: tuple[int, int],
     title: str,
+    crop: float | None = None,
     most: Mapping[Phase, Mapping[int, float]] | None = None,
 ) -> None:
     """All pictures of one keyframe.
@@ -62,9 +63,10 @@ def draw_keyframe(
         images: view -> uint8 [H, W, 3], the source pictures.
         maps: of views that `images` holds.
         title: the instruction.
+        crop: as `Sheet` takes it.
         most: phase -> layer -> value of the last colour; None: the largest of each picture.
     """
-    sheet = Sheet(images, model_hw, title=title, style=drawing)
+    sheet = Sheet(images, model_hw, title=title, style=drawing, crop=crop)
     for phase, found in maps.items():
         chosen = select(found, drawing.layers, drawing.heads)
         draw_phase(folder, sheet, chosen, drawing, most[phase] if most else None)

@@ -63,6 +63,8 @@ class Reading:
     """Layers whose maps are kept."""
     heads: tuple[int, ...]
     """Heads whose maps are kept."""
+    crop: float | None = None
+    """Side of the middle of a picture that the model sees, as a share; None: all of it."""
 
 
 @dataclass(frozen=True)
@@ -168,6 +170,7 @@ class Pipeline:
             heads=reading.heads,
             views=dict(reading.cameras),
             model_hw=reading.model_hw,
+            crop=reading.crop,
             policy=reading.policy,
             seed=plan.seed,
         )
@@ -214,6 +217,7 @@ class Pipeline:
             maps,
             self._plan.drawing,
             model_hw=self._reading.model_hw,
+            crop=self._reading.crop,
             title=observation.prompt,
         )
 

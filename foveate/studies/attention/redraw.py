@@ -274,6 +274,7 @@ def _redraw(
                     drawing,
                     model_hw=about.model_hw,
                     title=about.instruction,
+                    crop=about.crop,
                     most=most,
                 )
             )

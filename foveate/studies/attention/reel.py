@@ -41,7 +41,9 @@ class Reel:
         about = stored.about
         self._stored, self._drawing, self._scale = stored, drawing, scale
         self._frames = about.keyframes
-        self._sheets = [Sheet(each, about.model_hw, title=about.instruction, style=drawing) for each in images]
+        self._sheets = [
+            Sheet(each, about.model_hw, title=about.instruction, style=drawing, crop=about.crop) for each in images
+        ]
         self.most = {phase: stored.most(phase, drawing.layers, drawing.heads) for phase in stored.maps}
         """Phase -> layer -> the largest value of any frame and head."""
         self.leading = {phase: self._leading(phase) for phase in stored.maps}

@@ -83,4 +83,6 @@ def shared_noise(policy: Policy, seed: int, batch: int) -> np.ndarray | None:
 def sheet_of(policy: Policy, observation: Observation, title: str, drawing: Drawing) -> Sheet:
     """The pictures of the moment, ready to take maps."""
     side = policy.spec.image_size
-    return Sheet(policy.processor.source_images(observation), (side, side), title=title, style=drawing)
+    return Sheet(
+        policy.processor.source_images(observation), (side, side), title=title, style=drawing, crop=policy.spec.crop
+    )
