@@ -49,7 +49,7 @@ def main() -> None:
     size, grids = policy.spec.image_size, dict(zip(policy.spec.cameras, policy.spec.grids, strict=True))
     for view, part in chunk.trace.layout.view_slices.items():
         image = observation.images[view]
-        row, column = patch_axes(grids[view], image.shape[:2], (size, size))
+        row, column = patch_axes(grids[view], image.shape[:2], (size, size), crop=policy.spec.crop)
         kept = keep[part].reshape(grids[view])[row[:, None], column]
         Image.fromarray(np.where(kept[..., None], image, image // 5)).save(options.out / f"{view}.png")
     print(f"what lightvla kept: {options.out}")

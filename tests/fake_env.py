@@ -30,7 +30,7 @@ class LineEnv:
         return self.observe()
 
     def step(self, action, render=True):
-        action = check_action(action, 4)
+        action = check_action(action, self.conventions.action_dim)
         time.sleep(self.delay)
         self.steps += 1
         if self.task == "crash" and self.steps == 7:
@@ -67,3 +67,16 @@ class SeeingEnv(LineEnv):
         width, height = size or (self.image_size, self.image_size)
         masks = {"left": np.arange(width) < 4, "robot": np.arange(width) >= width - self.steps}
         return {view: {name: np.tile(row, (height, 1)) for name, row in masks.items()} for view in self.views}
+
+
+class TableEnv(LineEnv):
+    """One with the views, the state and the actions of LIBERO."""
+
+    conventions = EnvConventions("eef_pose+gripper", 7, True, "positive_closes")
+
+    def __init__(self, tasks=None, image_size=64, max_steps=30):
+        super().__init__(tasks, image_size, max_steps, views="image,wrist_image")
+
+    def observe(self):
+        seen = super().observe()
+        return Observation(seen.images, np.array([self.x, 0.2, 0.9, 3.0, 0.1, -0.1, 0.04, -0.04]), seen.prompt)

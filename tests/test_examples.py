@@ -3,11 +3,18 @@
 from __future__ import annotations
 
 import importlib.util
+import os
+import re
 import runpy
+import subprocess
 import sys
 
 import pytest
 
+from foveate.cli.config import parse
+from foveate.cli.eval.carry_over import ALIASES, carry_over
+from foveate.evaluation.sim.simulate import SimConfig
+from foveate.pruning import LightVLA
 from foveate.testing.golden import REPO
 
 EXAMPLES = REPO / "examples"
@@ -79,3 +86,24 @@ def test_the_notebook_runs_top_to_bottom(tmp_path, monkeypatch):
     tables = [data["text/html"] for data in shown if "text/html" in data]
     assert len(tables) == 3 and "<td>lightvla</td>" in tables[0]
     assert sum("image/png" in data for data in shown) == 4
+
+
+def test_run_libero_eval_asks_for_what_lightvlas_script_does(tmp_path):
+    """One trial of every task of libero_spatial, traced with attention, overlays at the end; later words win."""
+    stub = tmp_path / "bin/foveate"
+    stub.parent.mkdir()
+    stub.write_text('#!/bin/sh\nprintf "%s\\n" "$@"\n')
+    stub.chmod(0o755)
+    path = {**os.environ, "PATH": f"{stub.parent}:{os.environ['PATH']}"}
+    script = ["bash", str(EXAMPLES / "run_libero_eval.sh")]
+    said = subprocess.run(
+        [*script, "ckpt", "--dtype", "bfloat16"], env=path, capture_output=True, text=True, check=True
+    )
+    group, verb, *words = said.stdout.splitlines()
+    assert (group, verb) == ("eval", "sim")
+    config = parse(SimConfig, carry_over(words), "foveate eval sim", aliases=ALIASES)
+    assert (config.policy, config.pruner, config.dtype) == ("ckpt", LightVLA(), "bfloat16")
+    assert [(job.task, job.episode) for job in config.jobs()] == [(f"libero_spatial/{i}", 0) for i in range(10)]
+    assert re.fullmatch(r"runs/libero_spatial_eval_\d{8}_\d{6}", config.trace_out_dir)
+    assert config.traced_layers == (1, 31) and config.trace_max_plots is None and config.replan_steps == 8
+    assert "usage:" in subprocess.run(script, env=path, capture_output=True, text=True).stderr

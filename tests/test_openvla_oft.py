@@ -2,19 +2,29 @@
 
 from __future__ import annotations
 
+import json
+import os
 from pathlib import Path
 
+import h5py
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import load_file
 
 import foveate
+from foveate.cli.main import main
 from foveate.models.base import ModelInputs
 from foveate.models.openvla_oft.processing import EMPTY, pad_prompts
 from foveate.policy import Policy, TraceOptions
-from foveate.testing.golden import golden_dir
+from foveate.pruning import CONFIGS
+from foveate.testing.golden import REPO, golden_dir
 from foveate.testing.openvla_oft import oft_observation, runnable_checkpoint
+from foveate.tracing.schema import validate
+from foveate.tracing.store import read_dump
+
+TESTS = Path(__file__).parent
 
 
 @pytest.fixture(scope="module")
@@ -74,3 +84,112 @@ def test_lengths_of_all_tokens_and_of_padded_rows(checkpoint: Path) -> None:
         assert lengths["pre_seq_len"] - lengths["post_seq_len"] == 512 - kept
         assert lengths["pre_task_len"] == lengths["pre_seq_len"] - 512 - 1 == lengths["post_task_len"]
     assert pruned[0].trace.seq_lens["pre_task_len"] < pruned[1].trace.seq_lens["pre_task_len"]
+
+
+# ---- every verb, every pruner ---------------------------------------------------------------------------------------
+
+PRUNERS = [{"name": name} | ({} if name in ("lightvla", "none") else {"keep_ratio": 0.25}) for name in CONFIGS]
+
+
+@pytest.mark.parametrize("layer", [None, 0])
+@pytest.mark.parametrize("pruner", PRUNERS, ids=lambda pruner: pruner["name"])
+def test_every_pruner_before_the_backbone_and_behind_a_layer(checkpoint: Path, pruner: dict, layer: int | None) -> None:
+    """Rows of a padded batch act as they do alone; evidence, stages and FLOPs say what was dropped, and where."""
+    policy = foveate.load_policy(checkpoint, pruner=pruner)
+    assert policy.pruner is not None
+    policy.pruner.layer = layer
+    batch = [oft_observation(), oft_observation("open the top drawer of the wooden cabinet", seed=1)]
+    chunks = policy.infer_batch(batch, evidence=TraceOptions(attn_layers=(0, -1), raw_score=True))
+    for seen, chunk in zip(batch, chunks, strict=True):
+        assert chunk.actions.shape == (8, 7) and chunk.trace is not None and chunk.trace.keep is not None
+        keep, lengths = chunk.trace.keep["keep_mask"], chunk.trace.seq_lens
+        assert keep.all() if pruner["name"] == "none" else 0 < keep.sum() < 512
+        assert lengths["pre_seq_len"] - lengths["post_seq_len"] == 512 - keep.sum()
+        assert lengths["pre_task_len"] == lengths["post_task_len"]
+        first, last = chunk.trace.attn[0], chunk.trace.attn[2]
+        assert (last[:, keep] > 0).all() and not last[:, ~keep].any()
+        assert (first[:, ~keep] > 0).all() if layer == 0 else not first[:, ~keep].any()
+        assert {"vision", "prune", "prefill", "denoise", "total"} <= chunk.timings_ms.keys()
+        flops = [policy.flops(2, lengths[name])["total"] for name in ("post_seq_len", "pre_seq_len")]
+        assert flops[0] == flops[1] if keep.all() else flops[0] < flops[1]
+        if pruner["name"] != "random":  # it draws anew
+            np.testing.assert_allclose(policy.infer(seen).actions, chunk.actions, atol=1e-4)
+
+
+@pytest.fixture(scope="module")
+def tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """One episode in DROID's format with LIBERO's state, and masks of one object."""
+    root = tmp_path_factory.mktemp("tree")
+    folder = root / "success/2025-12-10/2025-12-10_10-11-12"
+    folder.mkdir(parents=True)
+    (folder / "instruction.txt").write_text("put the bowl on the plate")
+    with h5py.File(folder / "trajectory.h5", "w") as file:
+        file["observation/robot_state/state"] = np.tile(oft_observation().state, (3, 1))
+    rng = np.random.default_rng(0)
+    for camera in ("hand_camera", "varied_camera_1"):
+        frames, masks = folder / "recordings/frames" / camera, folder / "recordings/masks" / camera
+        frames.mkdir(parents=True)
+        masks.mkdir(parents=True)
+        for row in range(3):
+            picture = rng.integers(0, 256, (64, 64, 3), np.uint8)
+            Image.fromarray(picture).save(frames / f"{row:05d}.jpg")
+            np.savez(masks / f"{row:05d}.npz", bowl=np.arange(64 * 64).reshape(64, 64) % 64 < 20)
+    return root
+
+
+EPISODE = "{tree}/success/2025-12-10/2025-12-10_10-11-12"
+FRAMES = f"{EPISODE}/recordings/frames"
+PICTURES = f"--image {FRAMES}/varied_camera_1/00000.jpg --image {FRAMES}/hand_camera/00000.jpg"
+VERBS = {
+    "inspect": "inspect {oft} --prefix",
+    "trace predict": "trace predict --checkpoint {oft} --exp_name try --device cpu --dtype bfloat16 --store_raw_score"
+    " --pruner lightvla --trace_attn_layers 0,2",
+    "attn frame": f"attn frame --checkpoint {{oft}} {PICTURES} --prompt go --layers 0,2 --tokens go --out look",
+    "attn prompts": f"attn prompts --checkpoint {{oft}} {PICTURES} --prompt go --prompt stop --layers 2 --out words",
+    "attn episodes": "attn episodes {tree} --checkpoint {oft} --keyframe_interval 2 --layers 0,2 --out maps",
+    "attn fidelity": "attn fidelity {tree} --checkpoint {oft} --layers 2 --frames_per_episode 1 --draws 2"
+    " --curve_points 0 --views both --pruner lightvla --out fidelity",
+    "attn objects": "attn objects {tree} --checkpoint {oft} --keyframe_interval 2 --layers 2 --draws 2 --out objects",
+    "eval sim": "eval sim --pretrained_checkpoint {oft} --env fake_env:TableEnv --task_suite_name go --pruner lightvla"
+    " --num_trials_per_task 1 --num_workers 1 --num_open_loop_steps 8 --center_crop true --trace_out_dir sim"
+    " --trace_dump_attn true --trace_attn_layers 0,2",
+}
+LEFT = {
+    "trace predict": "runs/try/plots/attn_task_to_vis/layer02/task000_ep000_step00000__img1.png",
+    "attn frame": "look/maps.npz",
+    "attn prompts": "words",
+    "attn episodes": "maps/success/2025-12-10/2025-12-10_10-11-12/maps.npz",
+    "attn fidelity": "fidelity/fidelity.json",
+    "attn objects": "objects/objects.json",
+    "eval sim": "sim/plots/mask_heatmap/task000_ep000_step00000__img0.png",
+}
+"""Verb -> what it leaves."""
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_every_verb_takes_it(
+    checkpoint: Path, tree: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, verb: str, capsys
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(TESTS))
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(TESTS), str(REPO), os.environ.get("PYTHONPATH", "")]))
+    assert main([word.format(oft=checkpoint, tree=tree) for word in VERBS[verb].split()]) == 0, capsys.readouterr()
+    assert verb not in LEFT or (tmp_path / LEFT[verb]).exists()
+    if verb == "trace predict":
+        dump = read_dump(tmp_path / "runs/try/dumps/task000/ep000/step00000.pt")
+        assert validate(dump) == [] and dump["routing"]["raw_score"].shape == (512, 512)
+        assert set(dump["attn"]["task_to_vis"]) == {0, 2} and dump["align"]["model_crop"] == pytest.approx(0.9**0.5)
+    if verb == "eval sim":
+        (episode,) = [json.loads(line) for line in (tmp_path / "sim/episodes.jsonl").read_text().splitlines()]
+        assert episode["status"] == "success" and 0 < episode["kept_mean"] < 512 and episode["gflops_mean"] > 0
+
+
+def test_a_layer_that_is_not_there_is_refused_before_the_weights_are_read(
+    checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys
+) -> None:
+    monkeypatch.setattr("foveate.models.openvla_oft.load.load_weights", lambda *args: pytest.fail("they were read"))
+    words = [str(checkpoint), "--trace_out_dir", str(tmp_path / "run"), "--trace_attn_layers", "1,31"]
+    simulated = ["--task_suite_name", "libero_spatial", "--trace_dump_attn", "true"]
+    for line in (["trace", "predict", "--checkpoint", *words], ["eval", "sim", "--policy", *words, *simulated]):
+        assert main(line) == 1
+        assert "--trace_attn_layers 31: the backbone has layers 0 to 2 (3 layers)" in capsys.readouterr().err

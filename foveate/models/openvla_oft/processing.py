@@ -46,7 +46,7 @@ class SentencePiece:
         return ids
 
     def piece(self, token: int) -> str:
-        return str(self._model.id_to_piece(token))
+        return str(self._model.id_to_piece(token)) if token < self._model.get_piece_size() else f"<{token}>"
 
 
 class TokenizersJson:
@@ -65,7 +65,7 @@ class TokenizersJson:
         return ids
 
     def piece(self, token: int) -> str:
-        return str(self._model.id_to_token(token))
+        return str(self._model.id_to_token(token) or f"<{token}>")
 
 
 def read_tokenizer(path: Path) -> Tokenizer:

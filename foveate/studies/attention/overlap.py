@@ -19,7 +19,7 @@ from foveate.attention.objects import ANY, Row, choose_objects, episode_means, s
 from foveate.data.droid.reader import Episode
 from foveate.data.masks.source import Masks, MaskSource
 from foveate.errors import FoveateError, unknown
-from foveate.studies.attention.archive import EpisodeMaps
+from foveate.studies.attention.archive import About, EpisodeMaps
 from foveate.studies.attention.pictures import select
 from foveate.types import AttentionMaps, Phase
 from foveate.util.files import draft, nan_to_null
