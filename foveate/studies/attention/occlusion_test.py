@@ -40,7 +40,7 @@ def test_active_head_is_the_one_of_the_greatest_variance():
 class CornerPolicy:
     """Its actions are the mean brightness of the side view's upper left quarter; layer 0 says so, layer 1 lies."""
 
-    spec = SimpleNamespace(noise_shape=(3, 2), image_size=16, cameras={"side": ("cam",), "wrist": ("hand",)})
+    spec = SimpleNamespace(noise_shape=(3, 2), image_size=16, crop=None, cameras={"side": ("cam",), "wrist": ("hand",)})
 
     def __init__(self):
         self.noises = []
