@@ -105,5 +105,5 @@ def test_run_libero_eval_asks_for_what_lightvlas_script_does(tmp_path):
     assert (config.policy, config.pruner, config.dtype) == ("ckpt", LightVLA(), "bfloat16")
     assert [(job.task, job.episode) for job in config.jobs()] == [(f"libero_spatial/{i}", 0) for i in range(10)]
     assert re.fullmatch(r"runs/libero_spatial_eval_\d{8}_\d{6}", config.trace_out_dir)
-    assert config.traced_layers == (1, 31) and config.trace_max_plots is None and config.replan_steps == 8
+    assert config.trace_attn_layers == (1, 31) and config.trace_max_plots is None and config.replan_steps == 8
     assert "usage:" in subprocess.run(script, env=path, capture_output=True, text=True).stderr
