@@ -188,8 +188,9 @@ def test_a_layer_that_is_not_there_is_refused_before_the_weights_are_read(
     checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys
 ) -> None:
     monkeypatch.setattr("foveate.models.openvla_oft.load.load_weights", lambda *args: pytest.fail("they were read"))
+    monkeypatch.syspath_prepend(str(TESTS))
     words = [str(checkpoint), "--trace_out_dir", str(tmp_path / "run"), "--trace_attn_layers", "1,31"]
-    simulated = ["--task_suite_name", "libero_spatial", "--trace_dump_attn", "true"]
+    simulated = ["--env", "fake_env:TableEnv", "--task_suite_name", "go", "--trace_dump_attn", "true"]
     for line in (["trace", "predict", "--checkpoint", *words], ["eval", "sim", "--policy", *words, *simulated]):
         assert main(line) == 1
         assert "--trace_attn_layers 31: the backbone has layers 0 to 2 (3 layers)" in capsys.readouterr().err
