@@ -124,6 +124,8 @@ class CompiledLayers:
             del self._made[key]
 
     def __call__(self, layer: nn.Module, *tensors: Any) -> Any:
+        # Patches come transposed out of a convolution, and joined rows do not: one layout for one shape.
+        tensors = (tensors[0].contiguous(), *tensors[1:])
         key = self._key(layer, tensors)
         if self._preparing and key not in self._made:
             return self._prepare(layer, key, tensors)
@@ -136,7 +138,7 @@ class CompiledLayers:
             except Exception as error:  # torch has no class for it
                 if "recompile" not in str(error):
                     raise
-        # Something that the key does not know has changed, a stride for one: slow is better than late.
+        # Something that the key does not know is another: slow is better than late.
         self.unprepared += 1
         return layer(*tensors)
 

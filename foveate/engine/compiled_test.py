@@ -9,7 +9,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from torch import nn
 from torch._dynamo.utils import counters
 
 from foveate.engine import compiled
@@ -74,12 +73,14 @@ def test_nine_lengths_of_one_layer_are_nine_callables_and_none_falls_back() -> N
 @needs_compiler
 @torch.inference_mode()
 def test_what_the_key_does_not_know_runs_as_written_and_compiles_nothing() -> None:
-    run, layer = CompiledLayers(), nn.Linear(6, 6)
+    run, layer, other = CompiledLayers(), RMSNorm(6), RMSNorm(6, eps=0.5)
     with run.preparing():
         run(layer, torch.randn(1, 6, 6))
-    x = torch.randn(1, 6, 6).transpose(1, 2)  # the same shape in other strides
     before = compilations()
+    x = torch.randn(1, 6, 6).transpose(1, 2)  # the same shape in other strides
     torch.testing.assert_close(run(layer, x), layer(x))
+    assert compilations() == before and run.unprepared == 0
+    torch.testing.assert_close(run(other, x), other(x))
     assert compilations() == before and run.unprepared == 1
 
 

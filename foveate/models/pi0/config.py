@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import Any, Literal, get_args
 
 from foveate.errors import FoveateError, unknown
@@ -132,7 +133,7 @@ class Pi0Config:
         of_type("pi05", self.pi05, bool)
         of_type("query_projection", self.query_projection, bool)
         if self.times is not None:
-            falling = all(a > b for a, b in zip(self.times, (*self.times[1:], 0.0), strict=True))
+            falling = all(a > b for a, b in pairwise((*self.times, 0.0)))
             if not self.times or not falling or self.times[0] > 1:
                 raise FoveateError(
                     f"denoising times: expected to fall from at most 1 to above 0, got {shown(self.times)}"
