@@ -32,10 +32,12 @@ class KeepWatch:
         valid = keep.get("valid", np.ones_like(keep["keep_mask"]))
         per_view = int(valid.sum()) // max(1, sum(bool(valid[part].any()) for part in views.values()))
         tied, entropy = (keep.get(name) for name in ("tied_per_query", "entropy_per_query"))
+        # More than a view's patches can give: they compete over all views (scope joint, as in LightVLA's own dumps).
+        joint = entropy is not None and entropy[valid].max(initial=0.0) > np.log(max(1, per_view)) + 1e-3
         self._seen[key] = (
             keep["keep_mask"],
             0.0 if tied is None else tied_share(tied[valid]),
-            0.0 if entropy is None else flatness(entropy[valid], per_view),
+            0.0 if entropy is None else flatness(entropy[valid], int(valid.sum()) if joint else per_view),
         )
 
     def warnings(self) -> list[str]:

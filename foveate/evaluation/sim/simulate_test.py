@@ -74,6 +74,16 @@ def test_a_collapsed_pruner_is_told():
     assert KeepWatch().warnings() == []
 
 
+def test_scores_that_compete_over_all_views_are_no_flat_ones() -> None:
+    """Two views of 64 patches, jointly: nine tenths of the uniform entropy of 128 is more than the uniform one of 64."""
+    for share, flat in ((0.9, False), (1.0, True)):
+        watch = KeepWatch()
+        for step in range(30):
+            keep = {"keep_mask": np.arange(128) % 7 == step % 7, "entropy_per_query": np.full(128, share * np.log(128))}
+            watch.add(("go", 0, step), keep, {"a": slice(0, 64), "b": slice(64, 128)})
+        assert any("flat scores" in warning for warning in watch.warnings()) == flat
+
+
 def test_inferences_without_a_dump_are_counted(tmp_path):
     trace, observation = inference(np.random.default_rng(0), 0.3, 20, layout())
     store = TraceStore(tmp_path, max_dumps=1)

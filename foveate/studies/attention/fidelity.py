@@ -215,7 +215,8 @@ def _moments(config: FidelityConfig, policy: Policy, report: Reporter) -> tuple[
         seen = read_frame(config.episode, config.frame, config.camera, config.prompt or None, policy, config.stereo)
         return [(source.key, config.frame, lambda: seen)], {}
     if config.data_root is None:
-        observation = read_observation(config.image, config.state, instruction("--prompt", config.prompt), policy, report)
+        prompt = instruction("--prompt", config.prompt)
+        observation = read_observation(config.image, config.state, prompt, policy, report)
         return [("picture", 0, lambda: observation)], {}
     cameras, parts = cameras_of(policy.spec.views, config.camera, config.stereo), policy.spec.state
 
