@@ -75,7 +75,7 @@ def test_a_collapsed_pruner_is_told():
 
 
 def test_scores_that_compete_over_all_views_are_no_flat_ones() -> None:
-    """Two views of 64 patches, jointly: nine tenths of the uniform entropy of 128 is more than the uniform one of 64."""
+    """Two views of 64 patches: nine tenths of the uniform entropy of 128 is more than the uniform one of 64."""
     for share, flat in ((0.9, False), (1.0, True)):
         watch = KeepWatch()
         for step in range(30):
