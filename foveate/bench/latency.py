@@ -21,14 +21,13 @@ from foveate.bench.adviser import Advice, Base, advise
 from foveate.bench.clock import Rounds, drift, sample, spread, uncertainty
 from foveate.bench.machine import conditions, peak_memory
 from foveate.bench.peak import SECONDS, Peak, measure_peak
-from foveate.bench.variants import CHECKPOINT, Variant, matrix, pruner_config
+from foveate.bench.variants import CHECKPOINT, Variant, has_pruner, matrix, pruner_config, set_up
 from foveate.bench.work import Work, count_work
 from foveate.engine.base import Engine, Inference
 from foveate.engine.registry import make_engine
 from foveate.engine.timer import StageTimer
 from foveate.errors import FoveateError
 from foveate.policy import LoadOptions, Policy, at_least_one
-from foveate.pruning import make_pruner
 from foveate.training.policy.untrained import untrained_policy
 from foveate.types import STAGES, Observation
 from foveate.util.progress import SILENT, Reporter
@@ -190,11 +189,8 @@ class Runner:
 
     def __init__(self, policy: Policy, engine: Engine, variant: Variant, prompt: str) -> None:
         self.variant = variant
-        config = pruner_config(variant.pruning)
-        pruner = policy.pruner if config is None else make_pruner(config)
         self.timed = TimedEngine(engine)
-        self.policy = Policy(self.timed, policy.processor, pruner, name=policy.spec.name, device=policy.device)
-        self.policy.spec = replace(self.policy.spec, num_steps=variant.steps)
+        self.policy = set_up(policy, variant, self.timed)
         self.observation = observation(self.policy, variant.views, prompt)
         shape = self.policy.spec.noise_shape
         self.noise = None if shape is None else np.random.default_rng(0).standard_normal(shape, np.float32)
@@ -236,15 +232,9 @@ def observation(policy: Policy, views: int | None, prompt: str) -> Observation:
 
 def variants_of(config: LatencyConfig, policy: Policy) -> list[Variant]:
     """The rows, the one that others are compared with first."""
-    has = policy.pruner is not None and policy.pruner.enabled
-    pruning = config.pruning or (("none", CHECKPOINT) if has else ("none",))
-    if CHECKPOINT in pruning and policy.pruner is None:
-        raise FoveateError(f"pruning checkpoint: policy {policy.spec.name!r} came without a pruner; leave it out")
-    own = policy.spec.num_steps
-    if own is None and config.denoising_steps:
-        raise FoveateError(f"denoising_steps: policy {policy.spec.name!r} decodes in one pass; leave it out")
+    pruning = config.pruning or (("none", CHECKPOINT) if has_pruner(policy) else ("none",))
     views = config.views or ((2,) if config.random_weights else (None,))
-    return matrix(config.engines, pruning, config.denoising_steps or (own,), views)
+    return matrix(policy, config.engines, pruning, config.denoising_steps, views)
 
 
 def measure_latency(config: LatencyConfig, report: Reporter = SILENT) -> MeasuredLatency:

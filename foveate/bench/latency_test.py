@@ -8,7 +8,7 @@ import json
 import pytest
 
 from foveate.bench.latency import LatencyConfig, measure_latency
-from foveate.bench.variants import matrix, pruner_config
+from foveate.bench.variants import Variant, matrix, pruner_config
 from foveate.cli.main import main
 from foveate.errors import FoveateError
 from foveate.models.pi0.flops_test import TINY
@@ -81,8 +81,10 @@ def test_what_makes_no_sense_is_named(flags, told, capsys):
 def test_labels_of_variants():
     assert pruner_config("checkpoint") is None
     assert pruner_config("random_0.25").keep_ratio == 0.25 and pruner_config("stride_16").keep_tokens == 16
-    assert [v.name for v in matrix(("eager", "compiled"), ("none",), (1, None), (2,))] == [
-        "eager_none_1steps_2views", "eager_none_2views", "compiled_none_1steps_2views", "compiled_none_2views"
+    policy = untrained.untrained_policy("pi05_mid")
+    assert [v.name for v in matrix(policy, ("eager", "compiled"), ("none",), (1,), (2, None))] == [
+        "eager_none_1steps_2views", "eager_none_1steps", "compiled_none_1steps_2views", "compiled_none_1steps"
     ]  # fmt: skip
+    assert matrix(policy, ("eager",), ("none",), ()) == [Variant("eager", "none", 4)]
     with pytest.raises(FoveateError, match="unknown option 'keep_ratio'"):
         pruner_config("none_0.25")

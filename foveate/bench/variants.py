@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from itertools import product
 
+from foveate.engine.base import Engine
 from foveate.errors import FoveateError, unknown
-from foveate.pruning import CONFIGS, PrunerConfig, make_config
+from foveate.policy import Policy
+from foveate.pruning import CONFIGS, PrunerConfig, make_config, make_pruner
 
 CHECKPOINT = "checkpoint"
 """The pruner that the policy came with."""
@@ -33,13 +36,38 @@ class Variant:
 
 
 def matrix(
-    engines: tuple[str, ...],
-    pruning: tuple[str, ...],
-    steps: tuple[int | None, ...],
-    views: tuple[int | None, ...] = (None,),
+    policy: Policy,
+    engines: Sequence[str],
+    pruning: Sequence[str],
+    steps: Sequence[int],
+    views: Sequence[int | None] = (None,),
 ) -> list[Variant]:
-    """Every combination, the last axis running fastest."""
-    return [Variant(*each) for each in dict.fromkeys(product(engines, pruning, steps, views))]
+    """Every combination, the last axis running fastest.
+
+    Args:
+        steps: none of them: the policy's own.
+    Raises:
+        FoveateError: the policy came without a pruner, or has no denoising steps to choose from.
+    """
+    if CHECKPOINT in pruning and not has_pruner(policy):
+        raise FoveateError(f"pruning checkpoint: policy {policy.spec.name!r} came without a pruner; leave it out")
+    own = policy.spec.num_steps
+    if own is None and steps:
+        raise FoveateError(f"denoising_steps: policy {policy.spec.name!r} decodes in one pass; leave it out")
+    return [Variant(*each) for each in dict.fromkeys(product(engines, pruning, steps or (own,), views))]
+
+
+def has_pruner(policy: Policy) -> bool:
+    return policy.pruner is not None and policy.pruner.enabled
+
+
+def set_up(policy: Policy, variant: Variant, engine: Engine) -> Policy:
+    """The policy as a variant runs it; model and processing are shared."""
+    config = pruner_config(variant.pruning)
+    pruner = policy.pruner if config is None else make_pruner(config)
+    one = Policy(engine, policy.processor, pruner, name=policy.spec.name, device=policy.device)
+    one.spec = replace(one.spec, num_steps=variant.steps)
+    return one
 
 
 def pruner_config(label: str) -> PrunerConfig | None:

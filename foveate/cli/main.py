@@ -107,6 +107,11 @@ VERBS: dict[tuple[str, ...], tuple[str, str, str]] = {
         "where an inference spends its time, and what would help",
     ),
     ("bench", "loader"): ("foveate.cli.bench.loader", "loader", "samples per second of a LeRobot data set"),
+    ("bench", "components"): (
+        "foveate.cli.bench.components",
+        "components",
+        "success, Hz and milliseconds by component over denoising steps",
+    ),
     ("doctor",): ("foveate.cli.doctor", "run", "what works on this machine, and what to install for the rest"),
 }
 

@@ -11,7 +11,7 @@ from foveate.util.words import percent
 if TYPE_CHECKING:
     from foveate.bench.latency import Row
 
-WIDTH = 140
+WIDTH = 160
 """Characters of the table in a log file."""
 
 
