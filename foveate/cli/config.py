@@ -23,6 +23,7 @@ import typing
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import MISSING, dataclass
 from pathlib import Path
+from types import NoneType
 from typing import Any, TypeVar
 
 import jsonargparse
@@ -63,7 +64,9 @@ class Flag:
             raise FoveateError(f"--{self.name} needs a value")
         if whole:
             return taken
-        if not items or taken[0].startswith("[[") or taken[0] in ("null", "none"):
+        if items and NoneType in members(kind) and taken[0] in ("null", "none"):
+            return "null"
+        if not items or taken[0].startswith("[["):
             text = " ".join(taken)
             return SWITCH.get(text.lower(), text) if switch else text
         parts = [part.strip(" '\"") for text in taken for part in text.strip("[]").split(",") if part.strip()]

@@ -259,3 +259,16 @@ def test_an_alias_may_stand_for_a_field_inside(tmp_path: Path) -> None:
     assert parsed("--env", "96") == parsed("--env.image_size=96") == Run("p", env=Env(96))
     assert parsed("--config", write(tmp_path / "a.yaml", "env: {image_size: 96}")).env == Env(96)
     assert parsed("--config", write(tmp_path / "b.yaml", "env:")).env == Env()
+
+
+def test_none_is_a_word_where_a_list_cannot_be_null() -> None:
+    @dataclass(frozen=True)
+    class Named:
+        """Methods."""
+
+        methods: tuple[str, ...] = ()
+        """Their names."""
+
+    assert parse(Named, ["--methods", "none"], "x").methods == ("none",)
+    assert parse(Named, ["--methods", "none,random"], "x").methods == ("none", "random")
+    assert parse(Run, ["--policy", "p", "--tasks", "none"], "x").tasks is None
