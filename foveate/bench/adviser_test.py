@@ -29,8 +29,8 @@ def row(ms: Mapping[str, float], other=4.0, **options) -> Row:
         return dict.fromkeys(("p50", "p95", "p99", "min", "mean"), value)
 
     facts = {"engine": "eager", "pruning": "none", "denoising_steps": 10, "views": 2, "tokens_before": 500}
-    facts |= {"tokens_after": 500, "ready_s": 0, "memory_peak_mb": None, "gflop": {}, "floor_ms": {}, "runs": 9}
-    facts |= {"fraction_of_peak": {}, "speedup": 1.0, "loses_time": False, "uncertainty": 0.0, **options}
+    facts |= {"tokens_after": 500, "padding": 0.0, "ready_s": 0, "memory_peak_mb": None, "gflop": {}, "floor_ms": {}}
+    facts |= {"fraction_of_peak": {}, "speedup": 1.0, "loses_time": False, "runs": 9, "uncertainty": 0.0, **options}
     stages = {stage: one(value) for stage, value in ms.items()}
     total = one(sum(ms.values()) + other)
     return Row(**facts, model_ms=total, engine_ms=total, policy_ms=total, stages_ms=stages)

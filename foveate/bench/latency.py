@@ -21,9 +21,11 @@ from foveate.bench.adviser import Advice, Base, advise
 from foveate.bench.clock import Rounds, drift, sample, spread, uncertainty
 from foveate.bench.machine import conditions, peak_memory
 from foveate.bench.peak import SECONDS, Peak, measure_peak
-from foveate.bench.variants import CHECKPOINT, Variant, has_pruner, matrix, pruner_config, set_up
+from foveate.bench.variants import CHECKPOINT, Variant, engines_of, has_pruner, matrix, pruner_config, set_up
 from foveate.bench.work import Work, count_work
 from foveate.engine.base import Engine, Inference
+from foveate.engine.config import Eager
+from foveate.engine.plan import read_buckets
 from foveate.engine.registry import make_engine
 from foveate.engine.timer import StageTimer
 from foveate.errors import FoveateError
@@ -32,6 +34,7 @@ from foveate.training.policy.untrained import untrained_policy
 from foveate.types import STAGES, Observation
 from foveate.util.progress import SILENT, Reporter
 from foveate.util.provenance import provenance
+from foveate.util.shipped import find_policy
 from foveate.util.words import percent
 
 SCHEMA_VERSION = "foveate.bench.latency/v1"
@@ -47,8 +50,8 @@ class LatencyConfig(LoadOptions):
     """Checkpoint folder, or the name of a policy that ships with foveate; left out with --random_weights."""
     random_weights: Literal["pi05", "pi0", "pi05_mid", "pi0_mid"] | None = None
     """A model of this size with random weights instead: the published ones, or 65 M parameters; three cameras."""
-    engines: tuple[str, ...] = ("eager",)
-    """Engines to compare; speed-ups are over the first one."""
+    engines: tuple[str, ...] = ()
+    """Presets to compare (eager, compiled, fast); speed-ups are over the first one; left out: what --engine says."""
     pruning: tuple[str, ...] = ()
     """none, checkpoint, or methods with a budget (random_0.25, stride_16); left out: none, and what the policy has."""
     denoising_steps: tuple[int, ...] = ()
@@ -80,6 +83,7 @@ class LatencyConfig(LoadOptions):
                 raise FoveateError(f"{name}: expected at least 1, got {bad[0]}")
         for label in self.pruning:
             pruner_config(label)
+        engines_of(self.engines, self)
 
 
 @dataclass(frozen=True)
@@ -94,8 +98,10 @@ class Row:
     """Prefix tokens before pruning, no padding among them."""
     tokens_after: int
     """Those that the backbone's last layer saw."""
+    padding: float
+    """Slots that the prefill had beyond these tokens, as a share of them."""
     ready_s: float
-    """From the loaded model to the end of the first inference: compilation and capture are in it."""
+    """To the end of the first inference, compilation in it; rows that differ in steps alone share what is compiled."""
     memory_peak_mb: float | None
     """Of the device, on a CPU of the process, during one inference; None where the system does not say."""
     model_ms: dict[str, float]
@@ -195,6 +201,12 @@ class Runner:
         shape = self.policy.spec.noise_shape
         self.noise = None if shape is None else np.random.default_rng(0).standard_normal(shape, np.float32)
 
+    def prepare(self, report: Reporter) -> None:
+        """Compile what the engine compiles, for observations like this one."""
+        device, noise = self.policy.device, None if self.noise is None else torch.from_numpy(self.noise[None])
+        inputs = self.policy.processor.inputs([self.observation]).to(device)
+        self.timed.prepare(inputs, None if noise is None else noise.to(device), self.policy.pruner, report)
+
     def __call__(self) -> Timed:
         chunk = self.policy.infer(self.observation, self.noise, session="bench")
         ms = chunk.timings_ms
@@ -206,6 +218,12 @@ class Runner:
         """Of the last inference: before pruning, and what the backbone's last layer saw."""
         assert self.timed.last is not None
         return int(self.timed.last.mask.sum()), int(self.timed.last.post_lengths.sum())
+
+    @property
+    def padding(self) -> float:
+        """Slots that its prefill had beyond the tokens, as a share of them."""
+        assert self.timed.last is not None and self.timed.last.prefilled is not None
+        return self.timed.last.prefilled.cache.prefix.mask.numel() / self.tokens[1] - 1
 
     @property
     def visual(self) -> int:
@@ -234,7 +252,7 @@ def variants_of(config: LatencyConfig, policy: Policy) -> list[Variant]:
     """The rows, the one that others are compared with first."""
     pruning = config.pruning or (("none", CHECKPOINT) if has_pruner(policy) else ("none",))
     views = config.views or ((2,) if config.random_weights else (None,))
-    return matrix(policy, config.engines, pruning, config.denoising_steps, views)
+    return matrix(policy, [*engines_of(config.engines, config)], pruning, config.denoising_steps, views)
 
 
 def measure_latency(config: LatencyConfig, report: Reporter = SILENT) -> MeasuredLatency:
@@ -247,16 +265,25 @@ def measure_latency(config: LatencyConfig, report: Reporter = SILENT) -> Measure
         policy = (
             untrained_policy(config.random_weights, device=config.device, dtype=config.dtype)
             if config.random_weights
-            else config.load()
+            else replace(config, engine=Eager()).load(environ={})
         )
+    presets, buckets = engines_of(config.engines, config), None
+    if config.policy:
+        buckets = read_buckets(find_policy(config.policy))
     variants = variants_of(config, policy)
-    before, engines, runners, ready = conditions(config.device), {}, {}, {}
+    before = conditions(config.device)
+    engines: dict[tuple[str, str, int | None], Engine] = {}
+    runners: dict[Variant, Runner] = {}
+    ready: dict[Variant, float] = {}
     for variant in variants:
         report.line(f"preparing {variant.name}")
         start = time.perf_counter()
-        if variant.engine not in engines:
-            engines[variant.engine] = make_engine(policy.engine.model, variant.engine)
-        runners[variant] = Runner(policy, engines[variant.engine], variant, config.prompt)
+        key = variant.engine, variant.pruning, variant.views
+        if fresh := key not in engines:
+            engines[key] = make_engine(policy.engine.model, presets[variant.engine], buckets=buckets)
+        runners[variant] = Runner(policy, engines[key], variant, config.prompt)
+        if fresh:
+            runners[variant].prepare(report)
         runners[variant].policy.prepare(report)
         runners[variant]()
         ready[variant] = time.perf_counter() - start
@@ -286,6 +313,10 @@ def measure_latency(config: LatencyConfig, report: Reporter = SILENT) -> Measure
         "drift": drift([t.policy_ms for t in taken[variants[0].name]]),
         "settled": all(row.uncertainty <= rounds.share for row in rows),
         "prompt": config.prompt,
+        "engines": [
+            {"engine": engine, "pruning": pruning, "views": views, **made.report()}
+            for (engine, pruning, views), made in engines.items()
+        ],
     }
     return MeasuredLatency(policy.spec.name, rows, peak, advise(base, rows, config.target_hz), facts)
 
@@ -316,6 +347,7 @@ def _row(
         views=len(runner.observation.images),
         tokens_before=before,
         tokens_after=after,
+        padding=runner.padding,
         ready_s=ready,
         memory_peak_mb=memory,
         model_ms=spread([t.model_ms for t in taken]),

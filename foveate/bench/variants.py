@@ -7,12 +7,15 @@ from dataclasses import dataclass, replace
 from itertools import product
 
 from foveate.engine.base import Engine
+from foveate.engine.config import PRESETS, Eager
+from foveate.engine.reuse import PrefixReuse
 from foveate.errors import FoveateError, unknown
-from foveate.policy import Policy
+from foveate.policy import LoadOptions, Policy
 from foveate.pruning import CONFIGS, PrunerConfig, make_config, make_pruner
 
 CHECKPOINT = "checkpoint"
 """The pruner that the policy came with."""
+NO_REUSE = PrefixReuse()
 
 
 @dataclass(frozen=True)
@@ -20,6 +23,7 @@ class Variant:
     """One row of a benchmark."""
 
     engine: str
+    """Name of a preset, or what tells the stages of another."""
     pruning: str
     """`none`, `checkpoint`, or a method and its budget: `random_0.25` keeps a quarter, `stride_16` 16 patches."""
     steps: int | None
@@ -30,7 +34,7 @@ class Variant:
     @property
     def name(self) -> str:
         """`eager_none_10steps_2views`: of run folders and progress bars."""
-        parts = [self.engine, self.pruning]
+        parts = [self.engine.replace(", ", "+").replace(" ", "-"), self.pruning]
         parts += [f"{self.steps}steps"] if self.steps else []
         return "_".join(parts + ([f"{self.views}views"] if self.views else []))
 
@@ -61,11 +65,28 @@ def has_pruner(policy: Policy) -> bool:
     return policy.pruner is not None and policy.pruner.enabled
 
 
-def set_up(policy: Policy, variant: Variant, engine: Engine) -> Policy:
+def engines_of(names: Sequence[str], config: LoadOptions) -> dict[str, Eager]:
+    """Name -> config of the engines to compare: presets by their names; none of them: the config's own engine.
+
+    Raises:
+        FoveateError: an unknown preset, or presets beside an engine of the config's own.
+    """
+    if not names:
+        return {config.engine.label: config.engine}
+    if not config.engine.exact:
+        raise FoveateError("engines names presets, and engine another one: give --engines or --engine, one of them")
+    for name in names:
+        if name not in PRESETS:
+            raise unknown("engine", name, PRESETS)
+    return {name: PRESETS[name]() for name in names}
+
+
+def set_up(policy: Policy, variant: Variant, engine: Engine, prefix_cache: PrefixReuse = NO_REUSE) -> Policy:
     """The policy as a variant runs it; model and processing are shared."""
     config = pruner_config(variant.pruning)
     pruner = policy.pruner if config is None else make_pruner(config)
-    one = Policy(engine, policy.processor, pruner, name=policy.spec.name, device=policy.device)
+    facts = {"name": policy.spec.name, "device": policy.device}
+    one = Policy(engine, policy.processor, pruner, **facts, prefix_cache=prefix_cache)
     one.spec = replace(one.spec, num_steps=variant.steps)
     return one
 

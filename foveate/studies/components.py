@@ -18,17 +18,22 @@ from typing import Any
 
 from foveate.bench.adviser import Linear, fit_steps
 from foveate.bench.clock import spread
-from foveate.bench.variants import CHECKPOINT, Variant, has_pruner, matrix, pruner_config, set_up
+from foveate.bench.variants import CHECKPOINT, Variant, engines_of, has_pruner, matrix, pruner_config, set_up
+from foveate.engine.base import Engine
+from foveate.engine.config import Eager
+from foveate.engine.plan import read_buckets
 from foveate.engine.registry import make_engine
 from foveate.envs.libero.protocol import ProtocolName
 from foveate.errors import FoveateError
+from foveate.evaluation.fidelity import require_check
 from foveate.evaluation.sim.evaluate import Evaluated, evaluate
 from foveate.evaluation.sim.latency import Inject
 from foveate.evaluation.sim.latency import label as latency_name
-from foveate.evaluation.sim.simulate import EnvConfig, SimConfig
+from foveate.evaluation.sim.simulate import EnvConfig, SimConfig, check_first
 from foveate.policy import LoadOptions, at_least_one
 from foveate.util.progress import SILENT, Reporter
 from foveate.util.provenance import provenance
+from foveate.util.shipped import find_policy
 
 SCHEMA_VERSION = "foveate.bench.components/v1"
 COMPONENTS = ("vision", "kv_cache", "denoise", "total")
@@ -54,8 +59,10 @@ class ComponentsConfig(LoadOptions):
     """Actions of a chunk that are executed before the policy looks again; None: 5, or the protocol's."""
     num_workers: int = 1
     """Simulators that run in parallel; what they take of the machine is missing from the milliseconds."""
-    engines: tuple[str, ...] = ("eager",)
-    """Engines to compare; speed-ups are over `eager`."""
+    engines: tuple[str, ...] = ()
+    """Presets to compare (eager, compiled, fast); speed-ups are over `eager`; left out: what --engine says."""
+    allow_unchecked: bool = False
+    """Run engines that `foveate engine check` has not compared with eager on this machine; the results say so."""
     pruning: tuple[str, ...] = ()
     """none, checkpoint, or methods with a budget (random_0.25, stride_16); left out: what the policy came with."""
     denoising_steps: tuple[int, ...] = ()
@@ -75,7 +82,12 @@ class ComponentsConfig(LoadOptions):
         if bad := [steps for steps in self.denoising_steps if steps < 1]:
             raise FoveateError(f"denoising_steps: expected at least 1, got {bad[0]}")
         for label in self.pruning or ("none",):
-            self.simulation(Variant("eager", label, None), self.inject_latency)
+            self.simulation(Variant(next(iter(self.presets)), label, None), self.inject_latency)
+
+    @property
+    def presets(self) -> dict[str, Eager]:
+        """Name -> the engine of a row."""
+        return engines_of(self.engines, self)
 
     def simulation(self, variant: Variant, inject: Inject | None) -> SimConfig:
         """The run of one row.
@@ -86,7 +98,8 @@ class ComponentsConfig(LoadOptions):
         shared = {
             name: getattr(self, name)
             for name in SimConfig.__dataclass_fields__
-            if name in self.__dataclass_fields__ and name not in ("pruner", "num_steps", "inject_latency", "out")
+            if name in self.__dataclass_fields__
+            and name not in ("pruner", "num_steps", "engine", "inject_latency", "out")
         }
         named = variant.name if inject is None else f"{variant.name}_{latency_name(inject)}"
         pruner = pruner_config(variant.pruning) or self.pruner
@@ -94,11 +107,17 @@ class ComponentsConfig(LoadOptions):
             **shared,
             pruner=pruner,
             num_steps=variant.steps,
+            engine=self.presets[variant.engine],
             inject_latency=inject,
             max_batch=1,
             variant=named,
             out=str(self.folder / named),
         )
+
+    @property
+    def first(self) -> SimConfig:
+        """What all rows share."""
+        return self.simulation(Variant(next(iter(self.presets)), "none", None), None)
 
     @property
     def folder(self) -> Path:
@@ -201,7 +220,7 @@ class Components:
         names = ("policy", "task_suite_name", "num_trials_per_task", "quick", "seed", "num_workers")
         return {
             "schema_version": SCHEMA_VERSION,
-            **{name: getattr(self.config.simulation(Variant("eager", "none", None), None), name) for name in names},
+            **{name: getattr(self.config.first, name) for name in names},
             "inject_latency": self.config.inject_latency,
             "results": [row.document() for row in self.rows],
             "denoise_models": [
@@ -218,15 +237,22 @@ def bench_components(config: ComponentsConfig, report: Reporter = SILENT) -> Com
     Raises:
         FoveateError: an engine or a pruning that is not there, steps for one without, and what `evaluate` raises.
     """
-    config.simulation(Variant("eager", "none", None), None).jobs()  # a task that is not there is named at once
+    check_first(config.first)
+    for preset in config.presets.values():
+        require_check(replace(config.first, engine=preset), config.allow_unchecked)
     with report.status("loading the policy"):
-        policy = config.load()
+        policy = replace(config, engine=Eager()).load(environ={})
     pruning = config.pruning or ((CHECKPOINT,) if has_pruner(policy) else ("none",))
-    variants = matrix(policy, config.engines, pruning, config.denoising_steps)
-    engines = {name: make_engine(policy.engine.model, name) for name in config.engines}
+    buckets = read_buckets(find_policy(config.policy))
+    engines: dict[tuple[str, str], Engine] = {}
     rows = []
-    for variant in variants:
-        one = set_up(policy, variant, engines[variant.engine])
+    for variant in matrix(policy, [*config.presets], pruning, config.denoising_steps):
+        preset, key = config.presets[variant.engine], (variant.engine, variant.pruning)
+        if fresh := key not in engines:
+            engines[key] = make_engine(policy.engine.model, preset, buckets=buckets)
+        one = set_up(policy, variant, engines[key], preset.prefix_cache)
+        if fresh:
+            one.prepare(report)
         waits = evaluate(config.simulation(variant, None), report, one)
         goes_on = None
         if config.inject_latency is not None:

@@ -68,6 +68,7 @@ def _table(rows: list[Row]) -> Any:
             for stage in ("vision", "prefill", "denoise")
         ]
         tokens = f"{row.tokens_after}/{row.tokens_before}"
+        tokens += f" +{percent(row.padding)}" if row.padding > 0 else ""
         table.add_row(
             row.engine,
             row.pruning,

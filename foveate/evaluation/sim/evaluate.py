@@ -76,10 +76,9 @@ def evaluate(config: SimConfig, report: Reporter = SILENT, policy: Policy | None
     Raises:
         FoveateError: conventions, views or tasks do not fit, or the folder holds a run with other options.
     """
-    fidelity = None
+    fidelity = require_check(config, config.allow_unchecked)
     if policy is None:
         check_first(config)
-        fidelity = require_check(config, config.allow_unchecked)
         with report.status("loading the policy"):
             policy = config.load(report)
     variant = name_variant(config, policy)
@@ -94,7 +93,7 @@ def _evaluate(
     variant: str,
     folder: Path,
     report: Reporter,
-    fidelity: dict[str, Any] | None,
+    fidelity: dict[str, Any],
 ) -> Evaluated:
     jobs = config.jobs()
     check_same_run(folder, config)
@@ -124,8 +123,8 @@ def _evaluate(
     finally:
         log.close()
     facts = {"config": to_dict(config), "seed": config.seed, "policy": policy.spec.name, **provenance(), **read(folder)}
-    facts["engine"] = {**policy.engine.report(), **({} if fidelity is None else {"fidelity": fidelity})}
-    if fidelity is not None and not fidelity["checked"]:
+    facts["engine"] = {**policy.engine.report(), "fidelity": fidelity}
+    if not fidelity["checked"]:
         warnings.append(f"engine {fidelity['engine']}: not compared with eager on this machine (--allow_unchecked)")
     if config.trace_out_dir is not None:
         facts["traced"] = _traced(folder, log)
