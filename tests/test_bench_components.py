@@ -133,6 +133,8 @@ def test_an_earlier_document_that_is_none(policy, tmp_path, capsys, content, tol
     [
         (["--denoising_steps", "0"], "denoising_steps: expected at least 1, got 0"),
         (["--engines", "eger"], "did you mean 'eager'"),
+        (["--engines", "compiled"], "foveate engine check"),
+        (["--engines", "eager", "--engine", "compiled"], "give --engines or --engine, one of them"),
         (["--pruning", "lightvl"], "did you mean 'lightvla'"),
         (["--inject_latency", "-3"], "expected milliseconds from 0 on"),
         (["--num_workers", "0"], "num_workers: expected at least 1"),

@@ -56,6 +56,7 @@ def test_rows_of_one_policy_differ_in_what_they_say_alone():
     measured = measure_latency(LatencyConfig(random_weights="pi05_mid", quick=True))
     (row,) = measured.rows
     assert (row.engine, row.pruning, row.denoising_steps, row.views) == ("eager", "none", 4, 2)
+    assert row.padding == 0.0
 
 
 @pytest.mark.parametrize(
@@ -65,6 +66,7 @@ def test_rows_of_one_policy_differ_in_what_they_say_alone():
         (["--random_weights", "pi05_mid", "--policy", "x"], "one of them"),
         (["--random_weights", "pi05_mdi"], "did you mean 'pi05_mid'"),
         (["--random_weights", "pi05_mid", "--engines", "eger"], "did you mean 'eager'"),
+        (["--random_weights", "pi05_mid", "--engines", "eager", "--engine", "compiled"], "one of them"),
         (["--random_weights", "pi05_mid", "--pruning", "lightvl"], "did you mean 'lightvla'"),
         (["--random_weights", "pi05_mid", "--pruning", "random_few"], "a share below 1 or a number of patches"),
         (["--random_weights", "pi05_mid", "--pruning", "checkpoint"], "came without a pruner"),

@@ -39,6 +39,9 @@ SCHEMA_VERSION = "foveate.bench.components/v1"
 COMPONENTS = ("vision", "kv_cache", "denoise", "total")
 """What the table shows; `kv_cache` is the prefill. Pruning and the work around the stages are in `total` alone."""
 
+OF_A_ROW = ("pruner", "num_steps", "engine", "inject_latency", "out")
+"""Options of `SimConfig` that differ between rows."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class ComponentsConfig(LoadOptions):
@@ -98,8 +101,7 @@ class ComponentsConfig(LoadOptions):
         shared = {
             name: getattr(self, name)
             for name in SimConfig.__dataclass_fields__
-            if name in self.__dataclass_fields__
-            and name not in ("pruner", "num_steps", "engine", "inject_latency", "out")
+            if name in self.__dataclass_fields__ and name not in OF_A_ROW
         }
         named = variant.name if inject is None else f"{variant.name}_{latency_name(inject)}"
         pruner = pruner_config(variant.pruning) or self.pruner
