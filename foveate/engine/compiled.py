@@ -21,6 +21,7 @@ import time
 import types
 from collections.abc import Callable, Hashable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -29,6 +30,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_map_only
 
 from foveate.errors import FoveateError
+from foveate.models.base import PrefixCache
 from foveate.models.common.layers import as_written
 from foveate.util.files import user_cache
 
@@ -95,7 +97,12 @@ def _argument(tensors: tuple[Any, ...], place: int) -> Any:
 class CompiledLayers:
     """A `Run` that calls a layer's compiled form."""
 
-    def __init__(self) -> None:
+    def __init__(self, backend: str = "inductor") -> None:
+        """
+        Args:
+            backend: of torch.compile; `eager` traces and guards, and generates no code.
+        """
+        self._backend = backend
         self._made: dict[Key, Callable[..., Any]] = {}
         self._kinds: dict[nn.Module, Hashable] = {}
         self._preparing = False
@@ -124,8 +131,7 @@ class CompiledLayers:
             del self._made[key]
 
     def __call__(self, layer: nn.Module, *tensors: Any) -> Any:
-        # Patches come transposed out of a convolution, and joined rows do not: one layout for one shape.
-        tensors = (tensors[0].contiguous(), *tensors[1:])
+        tensors = _settled(tensors)
         key = self._key(layer, tensors)
         if self._preparing and key not in self._made:
             return self._prepare(layer, key, tensors)
@@ -161,7 +167,10 @@ class CompiledLayers:
                 if tensor is not None:
                     torch._dynamo.mark_dynamic(tensor, axis)
         made = self._made[key] = torch.compile(
-            _own_code(as_written, f"layer_{len(self._made)}"), dynamic=False if past is None else None, fullgraph=True
+            _own_code(as_written, f"layer_{len(self._made)}"),
+            dynamic=False if past is None else None,
+            fullgraph=True,
+            backend=self._backend,
         )
         try:
             result = made(layer, *tensors)
@@ -195,8 +204,36 @@ def _own_code(function: Any, name: str) -> Callable[..., Any]:
 
 def _row(tensors: tuple[Any, ...], b: int, batch: int) -> tuple[Any, ...]:
     """The arguments of one sample; what is the same for all samples has no batch axis of that size."""
-    row: tuple[Any, ...] = tree_map_only(Tensor, lambda t: t[b : b + 1] if t.shape[0] == batch else t, tensors)
+    row: tuple[Any, ...] = tree_map_only(Tensor, lambda t: t[b : b + 1].clone() if t.shape[0] == batch else t, tensors)
     return row
+
+
+def _settled(tensors: tuple[Any, ...]) -> tuple[Any, ...]:
+    """x and modulation in one layout for one shape. Patches come transposed out of a convolution, and a step's
+    modulation is a slice of that of all steps."""
+    x, *others = tensors
+    if len(others) > PAST and others[PAST] is not None:
+        others[PAST] = tuple(map(plain, others[PAST]))
+    return (plain(x), *others)
+
+
+def plain(tensor: Tensor) -> Tensor:
+    """The same numbers in the layout that a new tensor of this shape has: Dynamo guards every stride, also of an axis
+    of one, and the offset in memory."""
+    expected = 1
+    for size, stride in zip(reversed(tensor.shape), reversed(tensor.stride()), strict=True):
+        if stride != expected:
+            break
+        expected *= size
+    else:
+        if tensor.storage_offset() == 0:
+            return tensor
+    return tensor.clone(memory_format=torch.contiguous_format)
+
+
+def plain_cache(cache: PrefixCache) -> PrefixCache:
+    """A cache whose keys and values have one layout in all layers, so that one callable reads them all."""
+    return replace(cache, keys_values=[(plain(k), plain(v)) for k, v in cache.keys_values])
 
 
 def _joined(results: list[Any]) -> Any:

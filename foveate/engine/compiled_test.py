@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch._dynamo.utils import counters
 
-from foveate.engine import compiled
+from foveate.engine import compiled, registry
 from foveate.engine.buckets import Buckets
 from foveate.engine.compiled import CACHE, CompiledLayers, keep_code
 from foveate.engine.config import Compiled
@@ -88,10 +88,12 @@ def batch_of(inputs: ModelInputs, stop: int) -> ModelInputs:
     return ModelInputs(**{name: value[:stop] for name, value in vars(inputs).items() if value is not None})
 
 
-@pytest.mark.slow
-@needs_compiler
+@pytest.mark.parametrize("backend", ["eager", pytest.param("inductor", marks=[pytest.mark.slow, needs_compiler])])
 @pytest.mark.parametrize("family", ["pi0", "pi05", "openvla_oft"])
-def test_a_compiled_engine_acts_as_the_eager_one(family: str) -> None:
+def test_a_compiled_engine_acts_as_the_eager_one(family: str, backend: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`eager` traces and guards as `inductor` does, and takes seconds."""
+    monkeypatch.setitem(registry.BACKENDS, "compiled", lambda: CompiledLayers(backend))
+    monkeypatch.setattr(registry, "missing_compiler", lambda: None)
     seen = [[True, True], [True, False], [True, True]]
     if family == "openvla_oft":
         model, inputs, noise = oft.make_model(), oft.make_inputs(seen=seen), None
@@ -201,8 +203,6 @@ def test_what_is_not_there_is_refused_by_name(engine: Compiled | str, told: str)
 
 @pytest.mark.parametrize(("name", "feature"), [("bf16", "avx512_bf16"), ("int8", "vnni")])
 def test_number_formats_that_the_processor_has_no_units_for(monkeypatch, name: str, feature: str) -> None:
-    from foveate.engine import registry
-
     monkeypatch.setattr(registry, "cpu_features", lambda: frozenset({"avx2"}))
     with pytest.raises(FoveateError, match=f"engine.prefill_precision {name}: this processor has no {feature}"):
         make_engine(pi0.make_model(True), Compiled(prefill_precision=name))  # type: ignore[arg-type]

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from foveate.engine.base import Inference, Prefilled
 from foveate.engine.buckets import Buckets
-from foveate.engine.compiled import CompiledLayers
+from foveate.engine.compiled import CompiledLayers, plain_cache
 from foveate.engine.timer import StageTimer
 from foveate.models.base import ActionModel, LayerPruner, ModelInputs, PrefixCache, pack
 from foveate.models.common.layers import Run, as_written, transpose_storage
@@ -104,6 +104,8 @@ class StagedEngine:
                     after[pruner.layer] = _told(prune, pruner.layer, result)
                 with timer("prefill"):
                     cache = model.prefill(prefix, after=after, run=runs["prefill"])
+                    if isinstance(runs["denoise"], CompiledLayers):
+                        cache = plain_cache(cache)
                 prefilled = Prefilled(whole.layout, chosen[0].keep if chosen else None, whole.mask, cache)
             else:
                 timer.ms.update(dict.fromkeys(("vision", "prune", "prefill"), 0.0))
@@ -163,7 +165,7 @@ class StagedEngine:
                 bar.advance()
             # With and without a mask: a single query that is packed exactly needs none.
             for one in filter(None, (cache, self._prefill(whole, None))):
-                self.model.decode(one, inputs, noise, None, run=self._runs["denoise"])
+                self.model.decode(plain_cache(one), inputs, noise, None, run=self._runs["denoise"])
             bar.advance()
 
     def _forget(self, lengths: Sequence[int]) -> None:
