@@ -218,7 +218,7 @@ def test_full_and_pruned_under_each_perturbation(monkeypatch, tmp_path, capsys):
     rows = (tmp_path / "perturbed.csv").read_text().splitlines()
     assert rows[0].startswith("perturbation,variant,successes") and rows[4].startswith("swap,random_0.5,4,9")
     out = capsys.readouterr().out
-    assert "full" in out and "6/9 (10-90 %)" in out
+    assert "full" in out and "6/9 (10–90 %)" in out
     assert main([*command[:-1], "env", "--out", str(tmp_path)]) == 1
     assert "lacks its task definitions" in capsys.readouterr().err
 

