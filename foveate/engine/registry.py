@@ -53,10 +53,12 @@ def make_engine(
     told = []
     backends = engine.backends
     if "compiled" in backends.values():
+        # First: torch settles on its own folder where it is asked for a compiler.
+        unkept = keep_code()
         if (missing := missing_compiler()) is not None:
             told.append(f"{missing}; until then stages run eager")
             backends = {stage: "eager" if name == "compiled" else name for stage, name in backends.items()}
-        elif (unkept := keep_code()) is not None:
+        elif unkept is not None:
             told.append(unkept)
     static = backends["prefill"] != "eager"
     return StagedEngine(
