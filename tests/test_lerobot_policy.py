@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import importlib.util
+from dataclasses import dataclass
 
 import numpy as np
 import pytest
@@ -103,9 +104,16 @@ def test_one_observation_of_a_robot_gets_its_batch_dimension():
     assert policy.select_action(before(batch)).shape == (1, 4)
 
 
+@dataclass
+class Command:
+    """A policy under `--policy.*`, as lerobot's own commands have it."""
+
+    policy: PreTrainedConfig
+
+
 def test_options_come_from_the_command_line():
-    given = ["--type=foveate", f"--checkpoint={POLICY}", "--pruner=random", "--pruner_options={keep_ratio: 0.25}"]
-    made = draccus.parse(PreTrainedConfig, args=given)
+    given = {"type": "foveate", "checkpoint": POLICY, "pruner": "random", "pruner_options": "{keep_ratio: 0.25}"}
+    made = draccus.parse(Command, args=[f"--policy.{name}={value}" for name, value in given.items()]).policy
     assert (made.pruner, made.pruner_options) == ("random", {"keep_ratio": 0.25})
     with pytest.raises(FoveateError, match="name the method too"):
         config(pruner_options={"keep_ratio": 0.5})
