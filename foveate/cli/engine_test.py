@@ -22,7 +22,7 @@ def test_the_choice_is_printed(run: Path, capsys: pytest.CaptureFixture[str]) ->
     assert main(["engine", "plan", str(run)]) == 0
     out = capsys.readouterr().out
     assert "30 queries of 100 to 300 tokens, median 112" in out
-    assert "--engine.buckets 112,300" in out and "padding of all: 2.3%" in out
+    assert "--engine.buckets 112,300" in out and "padding of all: 2.3 %" in out
 
 
 def test_too_few_buckets_are_a_status(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
