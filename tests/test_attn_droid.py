@@ -16,7 +16,7 @@ from foveate.models.common.normalize import NormStats
 from foveate.models.common.robots import RobotMapping
 from foveate.models.pi0.config import GemmaConfig, Pi0Config, VisionConfig
 from foveate.models.pi0.model import Pi0
-from foveate.training.policy.export import export_policy
+from foveate.training.policy.pi0.export import export_policy
 from foveate.util.shipped import TINY_TOKENIZER
 from foveate.util.video import write_video
 

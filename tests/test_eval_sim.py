@@ -25,7 +25,7 @@ from foveate.models.pi0.config import GemmaConfig, Pi0Config, VisionConfig
 from foveate.models.pi0.model import Pi0
 from foveate.testing.faults import UNEXPECTED
 from foveate.testing.golden import REPO
-from foveate.training.policy.export import export_policy
+from foveate.training.policy.pi0.export import export_policy
 
 TESTS = Path(__file__).parent
 TOKENIZER = REPO / "foveate" / "policies" / "metaworld_tiny" / "tokenizer.model"

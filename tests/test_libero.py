@@ -30,7 +30,7 @@ from foveate.models.pi0.model import Pi0
 from foveate.policy import load_policy
 from foveate.pruning import make_pruner
 from foveate.testing.golden import REPO
-from foveate.training.policy.export import export_policy
+from foveate.training.policy.pi0.export import export_policy
 
 TOKENIZER = REPO / "foveate" / "policies" / "metaworld_tiny" / "tokenizer.model"
 ROBOT, OFT = RobotMapping.load("libero"), RobotMapping.load("libero_oft")

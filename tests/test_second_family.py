@@ -9,17 +9,20 @@ from pathlib import Path
 import numpy as np
 import pytest
 import toy_oft.load as toy
+import toy_oft.recipe as toy_recipe
 from PIL import Image
 
 import foveate
 from foveate.attention.maps import load_maps
 from foveate.cli.main import main
+from foveate.data.demos import DemoEpisode, write_episode, write_meta
 from foveate.errors import FoveateError
 from foveate.models import registry
 from foveate.policy import Policy, TraceOptions
 from foveate.pruning import CONFIGS
 from foveate.testing.golden import REPO
 from foveate.tracing.capture import attention_rows
+from foveate.training.policy import recipe
 from foveate.types import AttentionRequest, Observation
 
 TESTS = Path(__file__).parent
@@ -127,3 +130,26 @@ def test_eval_sim(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
 def test_a_folder_of_no_family_says_what_it_lacks(tmp_path: Path) -> None:
     with pytest.raises(FoveateError, match=r"no model\.safetensors"):
         foveate.load_policy(tmp_path)
+
+
+def test_it_is_trained_by_the_same_verb(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys) -> None:
+    """A family brings batches, loss and export; the run knows none by name, and refuses one that brings nothing."""
+    rng = np.random.default_rng(0)
+    steps, frames = 12, np.arange(0, 12, 3)
+    images = {view: rng.integers(0, 256, (4, 28, 28, 3), np.uint8) for view in ("corner", "gripperPOV")}
+    states, actions = (rng.uniform(-1, 1, (steps, 4)).astype(np.float32) for _ in range(2))
+    demos = tmp_path / "demos"
+    write_episode(demos, 0, DemoEpisode("push it", "push-v3", 0, 0, states, actions, images, frames), 0, 80.0)
+    write_meta(demos, ["push it"], 80.0, 3, {})
+    words = f"--init_from {folder} --data.path {demos} --out {tmp_path / 'run'} --loop.steps 30 --loop.batch_size 4"
+    words += " --loop.log_every 1 --optim.lr 0.01 --optim.warmup_steps 0 --loop.device cpu"
+    monkeypatch.setattr(recipe, "RECIPES", dict(recipe.RECIPES))
+    assert main(["train", "policy", *words.split()]) == 1
+    assert "toy_oft cannot be trained; pi0, openvla_oft can" in capsys.readouterr().err
+    recipe.register("toy_oft", toy_recipe.ToyRecipe)
+    assert main(["train", "policy", *words.split()]) == 0
+    losses = [json.loads(line)["loss"] for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    assert losses[-1] < 0.5 * losses[0]
+    trained = foveate.load_policy(tmp_path / "run" / "policy")
+    seen = Observation({view: pictures[0] for view, pictures in images.items()}, states[0], "push it")
+    assert np.abs(trained.infer(seen).actions - actions[:8]).mean() < 0.5

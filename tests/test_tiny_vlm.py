@@ -40,7 +40,7 @@ def test_the_shipped_policy_keeps_the_accuracy_of_full_at_six_tenths_of_its_cost
     (chosen,) = (row for row in rows.values() if row["chosen"])
     accuracy = {name: float(row["accuracy"]) for name, row in rows.items()}
     assert accuracy[chosen["row"]] > accuracy["always_full"] - 0.01 and float(chosen["avg_cost"]) < 0.6
-    assert f"{chosen['row']}, 3000 questions: {100 * accuracy[chosen['row']]:.1f} %" in capsys.readouterr().out
+    assert f"{chosen['row']}, 3,000 questions: {100 * accuracy[chosen['row']]:.1f} %" in capsys.readouterr().out
     with (tmp_path / "comparison.csv").open(newline="") as file:
         margins = [row for row in csv.DictReader(file) if row["row"] == chosen["row"]]
     rivals = {m["rival"]: float(m["margin_low"]) for m in margins}

@@ -207,19 +207,23 @@ def _pass(model: OpenVLAOFT, inputs: ModelInputs, prefix: Prefix, info: OFTInfo)
     return out
 
 
+def training_inputs(folder: Path, golden: dict[str, Tensor], device: str = "cpu") -> ModelInputs:
+    """What one of the training cases feeds; the second sample has the first one's pictures, swapped."""
+    pixels = load_file(folder / "inputs.safetensors", device)["pixel_values"]
+    swapped = torch.cat((pixels[:, 6:], pixels[:, :6]), 1)
+    prompts = []
+    for ids, mask, labels in zip(golden["input_ids"], golden["attention_mask"], golden["labels"], strict=True):
+        real, is_label = mask.bool(), labels != -100
+        prompts.append(_prompt(ids[real & ~is_label].tolist()))
+    return _inputs(torch.cat((pixels, swapped))[: len(prompts)], prompts, golden["proprio"])
+
+
 def _training(
     folder: Path, report: Report, model: OpenVLAOFT, golden: dict[str, Tensor], case: str, device: str
 ) -> None:
     """Losses and gradients, plain and with LightVLA's training form. The reference lets a padded prompt's padding ask
     as if it were words (of zeros), and so does this comparison."""
-    pixels = load_file(folder / "inputs.safetensors", device)["pixel_values"]
-    swapped = torch.cat((pixels[:, 6:], pixels[:, :6]), 1)
-    batch = len(golden["input_ids"])
-    prompts = []
-    for ids, mask, labels in zip(golden["input_ids"], golden["attention_mask"], golden["labels"], strict=True):
-        real, is_label = mask.bool(), labels != -100
-        prompts.append(_prompt(ids[real & ~is_label].tolist()))
-    inputs = _inputs(torch.cat((pixels, swapped))[:batch], prompts, golden["proprio"])
+    inputs = training_inputs(folder, golden, device)
     norms = json.loads((folder / "grad_norms.json").read_text(encoding="utf-8"))
     patches = len(model.spec.views) * model.spec.grids[0][0] * model.spec.grids[0][1]
     for kind in ("unpruned", "pruned"):
@@ -266,7 +270,7 @@ def _training(
             valid = ~padding.cpu() if key in ("last_hidden", "slots_position_ids") else None
             theirs = golden[name]
             report.compare(case, name, value, theirs, tolerance.get(key, EXACT), valid=valid, group=name)
-        for key, gradient in _gradients(model).items():
+        for key, gradient in gradients(model).items():
             name = f"{kind}.grad.{key}"
             if name in golden:
                 report.compare(case, name, gradient, golden[name], NUMBERS["gradient"], group=f"{kind}.grad.*")
@@ -282,7 +286,7 @@ def _training(
                 )
 
 
-def _gradients(model: OpenVLAOFT) -> dict[str, Tensor]:
+def gradients(model: OpenVLAOFT) -> dict[str, Tensor]:
     """Every parameter's gradient under the reference's names, fused ones in their parts."""
     before = {"model": "vla.", "head": "action_head.", "proprio": "proprio_projector."}
     found: dict[str, Tensor] = {}

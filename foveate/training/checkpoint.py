@@ -1,6 +1,7 @@
 """Training checkpoints: everything that an exact resume needs, written so that a crash never leaves half of one.
 
-    OUT/checkpoints/step_00002000/model.safetensors   the weights being trained
+    OUT/checkpoints/step_00002000/model.safetensors   the weights being trained; those that stay as they began are not
+                                                      written (of a policy with adapters, nearly all)
                                  /ema.safetensors     their moving average (float32)
                                  /state.pt            step, config, optimizer state: plain tensors, numbers and strings
 
@@ -41,7 +42,9 @@ def save_checkpoint(folder: Path, progress: Progress, config: dict[str, Any], ke
     """Write `folder/step_XXXXXXXX` atomically, then remove all but the newest `keep_last`."""
     final = folder / f"step_{progress.step:08d}"
     with draft_folder(final, "the checkpoint") as begun:
-        save_file(_plain(progress.module.state_dict()), begun / "model.safetensors")
+        frozen = _frozen(progress.module)
+        trained = {name: value for name, value in progress.module.state_dict().items() if name not in frozen}
+        save_file(_plain(trained), begun / "model.safetensors")
         save_file(_plain(progress.ema.state_dict()), begun / "ema.safetensors")
         state = {
             "format": FORMAT,
@@ -79,10 +82,17 @@ def load_checkpoint(path: Path, progress: Progress, config: dict[str, Any]) -> N
         raise FoveateError(
             f"{path} was written with another config: {before}; use the same config to resume, or another --out"
         )
-    progress.module.load_state_dict(weights)
+    missing, unexpected = progress.module.load_state_dict(weights, strict=False)
+    if wrong := sorted({*missing} - _frozen(progress.module) | {*unexpected}):
+        raise FoveateError(f"{path}: holds another model's weights, they differ in {wrong[0]!r}; choose another --out")
     progress.ema.load_state_dict(average)
     progress.optimizer.load_state_dict(state["optimizer"])
     progress.step = state["step"]
+
+
+def _frozen(module: nn.Module) -> set[str]:
+    """Weights that are not trained, by name."""
+    return {name for name, parameter in module.named_parameters() if not parameter.requires_grad}
 
 
 def _plain(tensors: dict[str, Tensor]) -> dict[str, Tensor]:

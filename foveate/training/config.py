@@ -11,7 +11,7 @@ from foveate.util.checks import number
 
 @dataclass(frozen=True)
 class OptimConfig:
-    """AdamW under a cosine schedule; the defaults are openpi's."""
+    """AdamW and its schedule; the defaults are openpi's."""
 
     lr: float = 2.5e-5
     """Peak learning rate."""
@@ -19,6 +19,8 @@ class OptimConfig:
     """Learning rate at the last step, where the cosine ends."""
     warmup_steps: int = 1000
     """Optimizer steps over which the learning rate rises linearly to `lr`."""
+    decay_at: int | None = None
+    """Step from which on the learning rate is `final_lr`, having been `lr` until then; null: a cosine in between."""
     betas: tuple[float, float] = (0.9, 0.95)
     """Decay per step of AdamW's first and second moment."""
     eps: float = 1e-8
@@ -78,7 +80,9 @@ class DataConfig:
     robot: str = "metaworld"
     """Robot mapping, by name or as a YAML file; `init_from` brings its own."""
     tokenizer: str = ""
-    """File of a sentencepiece model; empty: the shipped tiny policy's. `init_from` brings its own."""
+    """File of a sentencepiece model; empty: that of `init_from`, for a new model the shipped tiny policy's."""
+    asset_id: str = ""
+    """Name of the statistics of `init_from` that are used, where it holds those of several data sets."""
     memory_gb: float = 4.0
     """Memory for decoded pictures of LeRobot data sets, in GB for each process of the training."""
     decode_workers: int = 2
@@ -88,13 +92,19 @@ class DataConfig:
     frame_stride: int = 1
     """Every n-th recorded frame begins a sample; action chunks always hold every step."""
     flow_samples: int = 1
-    """Draws of flow-matching noise and time per sample; they share one prefix."""
+    """Draws of noise and time per sample in flow matching (π0, π0.5); they share one prefix."""
     shift_px: int = 0
     """Largest random shift of an image, in pixels of the model's input; edges are repeated."""
     brightness: float = 0.0
     """Largest random offset of an image's brightness, as a share of the full range of values."""
     contrast: float = 0.0
     """Largest random relative change of an image's contrast around its mean; 0.2: between 0.8 and 1.2 times."""
+    saturation: float = 0.0
+    """Largest random relative change of an image's saturation."""
+    hue: float = 0.0
+    """Largest random turn of an image's hue, in turns of the colour circle."""
+    random_crop: bool = False
+    """Crop images at random where the policy sees their centre alone: OpenVLA-OFT, nine tenths of the area."""
     state_noise: float = 0.0
     """Standard deviation of Gaussian noise that is added to the normalised state."""
     blind: bool = False

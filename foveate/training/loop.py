@@ -166,7 +166,14 @@ def _backward(forward: nn.Module, source: Source, portions: list[Share], loop: L
 
 
 def _set_rate(optimizer: torch.optim.Optimizer, step: int, loop: LoopConfig, optim: OptimConfig) -> float:
-    rate = learning_rate(step, peak=optim.lr, final=optim.final_lr, warmup=optim.warmup_steps, total=loop.steps)
+    rate = learning_rate(
+        step,
+        peak=optim.lr,
+        final=optim.final_lr,
+        warmup=optim.warmup_steps,
+        total=loop.steps,
+        decay_at=optim.decay_at,
+    )
     for group in optimizer.param_groups:
         group["lr"] = rate
     return rate

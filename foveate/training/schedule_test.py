@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from foveate.training.ema import Ema
-from foveate.training.policy.losses import sample_time
+from foveate.training.policy.pi0.losses import sample_time
 from foveate.training.schedule import ema_decay, learning_rate, pruner_noise
 
 
@@ -17,6 +17,18 @@ def test_learning_rate_warms_up_and_falls_on_a_cosine() -> None:
     assert rates[8] == pytest.approx(0.55)  # half way
     assert rates[6] == pytest.approx(0.1 + 0.9 * 0.5 * (1 + math.cos(math.pi / 4)))
     assert rates[12] == pytest.approx(0.1)
+
+
+def test_a_rate_may_fall_at_once() -> None:
+    rates = [learning_rate(s, peak=1.0, final=0.1, warmup=1, total=6, decay_at=4) for s in range(6)]
+    assert rates == pytest.approx([0.5, 1, 1, 1, 0.1, 0.1])
+
+
+def test_pruner_noise_is_lightvla_s() -> None:
+    """LightVLA sets 1 - log_step / max_steps before each micro-batch and stops behind step max_steps."""
+    max_steps = 7
+    ours = [pruner_noise(s, start=1.0, end=0.0, total=max_steps + 1) for s in range(max_steps + 1)]
+    assert ours == pytest.approx([1 - log_step / max_steps for log_step in range(max_steps + 1)])
 
 
 def test_pruner_noise_is_linear_from_the_first_to_the_last_step() -> None:

@@ -22,6 +22,8 @@ from foveate.models.openvla_oft.weights import COMPONENTS, LLM, REFUSED, TOWERS,
 from foveate.util.files import read_json
 
 STATISTICS = "dataset_statistics.json"
+ROBOT = "robot.yaml"
+"""Beside the weights where foveate trained them; published folders have none."""
 TOKENIZER_NAMES = ("tokenizer.model", "tokenizer.json")
 EPS = 1e-8
 """Keeps a constant entry from a division by zero, as in the reference."""
@@ -46,6 +48,7 @@ class OFTInfo:
     assumed: tuple[str, ...] = ()
     undetermined: tuple[str, ...] = ()
     pruner: Any = None
+    """As foveate's training writes it into `config.json`; published folders name none."""
 
     @property
     def spec(self) -> ModelSpec:
@@ -63,12 +66,9 @@ class OFTInfo:
                 lines.append(f"{label}: no {label}--*_checkpoint.pt in the folder")
         return tuple(lines)
 
-    def norms(self, asset_id: str | None, ends: tuple[str, str] = ("q01", "q99")) -> tuple[Normalizer, Normalizer]:
-        """Of state and actions; an action's entry outside the mask passes through.
+    def data_set(self, asset_id: str | None) -> str:
+        """The data set whose statistics are meant.
 
-        Args:
-            ends: the statistics that become -1 and 1: LIBERO's policies take the quantiles (`BOUNDS_Q99`), others
-                `min` and `max` (`BOUNDS`).
         Raises:
             FoveateError: no such data set, or several and none is named.
         """
@@ -78,7 +78,19 @@ class OFTInfo:
             raise FoveateError(
                 f"{self.path}: statistics of several data sets, {list(self.statistics)}: pass --asset_id"
             )
-        stats = self.statistics[asset_id or next(iter(self.statistics))]
+        return asset_id or next(iter(self.statistics))
+
+    def norms(self, asset_id: str | None, ends: tuple[str, str] = ("q01", "q99")) -> tuple[Normalizer, Normalizer]:
+        """Of state and actions; an action's entry outside the mask passes through.
+
+        Args:
+            ends: the statistics that become -1 and 1: LIBERO's policies take the quantiles (`BOUNDS_Q99`), others
+                `min` and `max` (`BOUNDS`).
+        Raises:
+            FoveateError: no such data set, several and none is named, or statistics that are damaged.
+        """
+        name = self.data_set(asset_id)
+        stats = self.statistics[name]
         try:
             action, state = dict(stats["action"]), stats["proprio"]
             mask = np.array(action.get("mask", [True] * len(action["q01"])), bool)
@@ -87,7 +99,7 @@ class OFTInfo:
             read = [NormStats(*(values[key] for key in ("mean", "std", *ends))) for values in (state, action)]
         except (KeyError, TypeError, ValueError, IndexError) as error:
             raise FoveateError(
-                f"{self.path}: statistics of {asset_id or next(iter(self.statistics))!r} lack or mistake {error}; "
+                f"{self.path}: statistics of {name!r} lack or mistake {error}; "
                 "expected action and proprio with mean, std, q01 and q99"
             ) from None
         state_norm, action_norm = (Normalizer(stats, "quantile", EPS) for stats in read)
@@ -122,19 +134,21 @@ def detect(folder: Path, options: ModelOptions) -> OFTInfo | None:
     tokenizer = tokenizer or next((folder / n for n in TOKENIZER_NAMES if (folder / n).is_file()), None)
     horizon = options.action_horizon or OFTConfig.action_horizon
     assumed = [] if options.action_horizon else [f"action_horizon {horizon}: not stored, that of LIBERO's policies"]
-    assumed += [] if options.robot else ["robot libero_oft: not stored; override with --robot"]
+    own = folder / ROBOT if (folder / ROBOT).exists() else None
+    assumed += [] if options.robot or own else ["robot libero_oft: not stored; override with --robot"]
     return OFTInfo(
         path=folder,
         weights=weights,
         config=OFTConfig(**sizes, action_horizon=horizon, dtype=options.dtype),
         parameters=sum(dtypes.values()),
         dtypes=dict(dtypes),
-        robot=RobotMapping.load(options.robot or "libero_oft"),
+        robot=RobotMapping.load(options.robot or own or "libero_oft"),
         statistics=statistics if isinstance(statistics, dict) else {},
         tokenizer=tokenizer,
         components=components,
         assumed=tuple(assumed),
         undetermined=undetermined,
+        pruner=config.get("pruner"),
     )
 
 

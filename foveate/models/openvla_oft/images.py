@@ -70,11 +70,13 @@ def centre_crop(image: np.ndarray) -> np.ndarray:
     return cropped
 
 
-def policy_picture(image: np.ndarray, side: int) -> np.ndarray:
-    """uint8 [H, W, 3], upright as the environment gives it -> uint8 [side, side, 3], as the towers see it.
+def resized(image: np.ndarray, side: int) -> np.ndarray:
+    """uint8 [H, W, 3] -> uint8 [side, side, 3], not cropped; one of that size stays as it is, as in the reference."""
+    if image.shape[:2] == (side, side):
+        return image
+    return lanczos(jpeg_round_trip(np.ascontiguousarray(image)), side)
 
-    A picture that has the side already is not resized, as in the reference.
-    """
-    if image.shape[:2] != (side, side):
-        image = lanczos(jpeg_round_trip(np.ascontiguousarray(image)), side)
-    return centre_crop(image)
+
+def policy_picture(image: np.ndarray, side: int) -> np.ndarray:
+    """uint8 [H, W, 3], upright as the environment gives it -> uint8 [side, side, 3], as the towers see it."""
+    return centre_crop(resized(image, side))

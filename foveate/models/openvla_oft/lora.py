@@ -1,13 +1,16 @@
-"""LoRA adapters into the weights that they adapt, to the bit as peft merges them.
+"""LoRA adapters on disk as peft keeps them, and into the weights that they adapt, to the bit as peft merges them.
 
 A merge in another order or precision gives another policy; public reports of 0 % success come from that.
 """
 
 from __future__ import annotations
 
+import json
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
+from safetensors.torch import save_file
 from torch import Tensor
 
 from foveate.errors import FoveateError
@@ -15,7 +18,7 @@ from foveate.models.common.tensor_files import read_header, read_tensor
 from foveate.util.checks import number, whole
 from foveate.util.files import read_json
 
-WEIGHTS = "adapter_model.safetensors"
+CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 PREFIX = "base_model.model."
 """What peft puts before a module's name."""
 MAX_RANK = 2**16
@@ -43,6 +46,38 @@ def merge_lora(base: Tensor, lora_a: Tensor, lora_b: Tensor, scale: float) -> Te
         return base + (b @ a).view(base.shape) * scale
 
 
+def save_adapter(
+    folder: Path, pairs: Mapping[str, tuple[Tensor, Tensor]], *, alpha: float, dropout: float, base: str
+) -> None:
+    """Write an adapter's folder, float32.
+
+    Args:
+        pairs: module -> its A and B, all of one rank.
+        base: what the adapter was trained on, for those who merge it.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    tensors = {
+        f"{PREFIX}{module}.{part}.weight": value.detach().float().cpu().contiguous()
+        for module, pair in pairs.items()
+        for part, value in zip(("lora_A", "lora_B"), pair, strict=True)
+    }
+    config = {
+        "peft_type": "LORA",
+        "task_type": None,
+        "base_model_name_or_path": base,
+        "r": len(next(iter(pairs.values()))[0]),
+        "lora_alpha": alpha,
+        "lora_dropout": dropout,
+        "target_modules": sorted(pairs),
+        "init_lora_weights": "gaussian",
+        "bias": "none",
+        "fan_in_fan_out": False,
+        "inference_mode": True,
+    }
+    (folder / CONFIG).write_text(json.dumps(config, indent=2) + "\n")
+    save_file(tensors, folder / WEIGHTS, {"format": "pt"})
+
+
 class Adapter:
     """A LoRA adapter's folder as peft saves it: `adapter_config.json` and `adapter_model.safetensors`."""
 
@@ -51,7 +86,7 @@ class Adapter:
         Raises:
             FoveateError: no such files, or an adapter of another kind.
         """
-        file = folder / "adapter_config.json"
+        file = folder / CONFIG
         config = read_json(file)
         if config.get("peft_type") != "LORA" or config.get("use_dora") or config.get("use_rslora"):
             raise FoveateError(f"{folder}: expected a plain LoRA adapter, got {config.get('peft_type')!r}")

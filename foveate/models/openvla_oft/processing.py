@@ -92,7 +92,7 @@ class Processor(RobotProcessor):
     def inputs(self, observations: Sequence[Observation]) -> ModelInputs:
         images, image_masks = self.images(observations)
         state = np.clip(self.normalized_state(observations), -1, 1)
-        tokens, token_masks = pad_prompts([self.prompt_ids(observation) for observation in observations])
+        tokens, token_masks = pad_prompts([self.prompt_ids(self.prompt(observation)) for observation in observations])
         return ModelInputs(images, image_masks, tokens, token_masks, self.padded_state(state))
 
     def images(self, observations: Sequence[Observation]) -> tuple[Tensor, Tensor]:
@@ -107,9 +107,9 @@ class Processor(RobotProcessor):
                     images[b, v], masks[b, v] = seen.float() / 255 * 2 - 1, True
         return images, masks
 
-    def prompt_ids(self, observation: Observation) -> list[int]:
+    def prompt_ids(self, instruction: str) -> list[int]:
         """The tokens of a prompt, with BOS at its start and the lone blank at its end."""
-        ids = [BOS, *self.tokenizer.encode(PROMPT.format(self.prompt(observation).lower()))]
+        ids = [BOS, *self.tokenizer.encode(PROMPT.format(instruction.lower()))]
         return ids if ids[-1] == EMPTY else [*ids, EMPTY]
 
     def pieces(self, tokens: np.ndarray) -> list[str]:

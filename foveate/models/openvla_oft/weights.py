@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import pickle
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
@@ -175,20 +175,47 @@ def load_weights(
     with torch.no_grad():
         model.dino_mean.copy_(torch.tensor(config.dino_mean)[:, None, None])
         model.dino_std.copy_(torch.tensor(config.dino_std)[:, None, None])
-        for name, parameter in model.named_parameters():
-            row = 0
-            for part, key in places_of(name):
-                shape = header[key].shape if part == "model" else components[part][key].shape
-                target = parameter[row : row + _rows(name, shape)].view(shape)
-                if part == "model":
-                    copy_finite(target, header[key])
-                    module = key.removesuffix(".weight")
-                    if adapter is not None and module in adapter.targets:
-                        target.copy_(adapter.merged(module, read_tensor(header[key])))
-                else:
-                    target.copy_(components[part][key])
-                row += _rows(name, shape)
+        for (part, key), target in pieces(model.named_parameters(), shapes_of(header, components)):
+            if part == "model":
+                copy_finite(target, header[key])
+                module = key.removesuffix(".weight")
+                if adapter is not None and module in adapter.targets:
+                    target.copy_(adapter.merged(module, read_tensor(header[key])))
+            else:
+                target.copy_(components[part][key])
     return model
+
+
+def read_components_whole(model: OpenVLAOFT, components: Mapping[str, Path]) -> None:
+    """Head and proprio projector in float32, read anew: a model in bfloat16 has rounded what is to be trained."""
+    for part, path in components.items():
+        stored = read_component(path)
+        own = [(f"{part}.{name}", value) for name, value in getattr(model, part).float().named_parameters()]
+        with torch.no_grad():
+            for (_, key), target in pieces(own, shapes_of({}, {part: stored})):
+                target.copy_(stored[key])
+
+
+def shapes_of(
+    header: Mapping[str, Stored], components: Mapping[str, Mapping[str, Tensor]]
+) -> dict[Place, tuple[int, ...]]:
+    """The shapes of everything that a folder stores."""
+    shapes = {Place("model", key): entry.shape for key, entry in header.items()}
+    for part, tensors in components.items():
+        shapes |= {Place(part, key): tuple(value.shape) for key, value in tensors.items()}
+    return shapes
+
+
+def pieces(
+    parameters: Iterable[tuple[str, Tensor]], shapes: Mapping[Place, tuple[int, ...]]
+) -> Iterator[tuple[Place, Tensor]]:
+    """Where each part of the parameters is stored, and the part itself, a view of the shape that it is stored in."""
+    for name, parameter in parameters:
+        row = 0
+        for place in places_of(name):
+            shape = shapes[place]
+            yield place, parameter[row : row + _rows(name, shape)].view(shape)
+            row += _rows(name, shape)
 
 
 def _rows(name: str, shape: tuple[int, ...]) -> int:
@@ -207,9 +234,7 @@ def _check(
     for name, parameter in model.named_parameters():
         for place in places_of(name):
             expected[place] = (name, tuple(parameter.shape))
-    shapes = {Place("model", key): entry.shape for key, entry in header.items()}
-    for part, tensors in components.items():
-        shapes |= {Place(part, key): tuple(value.shape) for key, value in tensors.items()}
+    shapes = shapes_of(header, components)
     missing = sorted(place.key for place in expected if place not in shapes)
     unexpected = sorted(place.key for place in shapes if place not in expected and not is_unused(place.key, config))
     if missing or unexpected:

@@ -1,1 +1,1 @@
-"""Flow-matching training of π0 and π0.5, with and without a pruner."""
+"""Training of policies on demonstrations: one run for all families, and each family's recipe in a folder of its own."""

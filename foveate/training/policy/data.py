@@ -10,7 +10,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
+from functools import partial
+from typing import Any
 
 import numpy as np
 import torch
@@ -18,16 +19,14 @@ from torch import Generator, Tensor
 
 from foveate.data.demos import DemoDataset, DemoEpisode
 from foveate.errors import FoveateError, unknown
-from foveate.models.base import ModelInputs
 from foveate.models.common.images import model_images, to_uint8
 from foveate.models.common.normalize import NormStats, RunningStats, load_norm_stats, norm_file
+from foveate.models.common.processing import RobotProcessor
 from foveate.models.common.robots import RobotMapping
-from foveate.models.pi0.processing import Processor
 from foveate.training.config import DataConfig
 from foveate.training.loop import DRAWS, ORDER, Share, seed_of
-from foveate.training.policy.augment import recolour, shift, uniform
-from foveate.training.policy.losses import FlowBatch, sample_time
-from foveate.training.policy.stream import StreamedImages, is_lerobot, lerobot_episodes, streamed
+from foveate.training.policy.augment import crop, recolour, shift, tinge, uniform
+from foveate.training.policy.stream import Prepare, StreamedImages, at_size, is_lerobot, lerobot_episodes, streamed
 from foveate.util.words import plural
 
 GREY = 128
@@ -135,14 +134,24 @@ class Samples:
             self.images.plan(order, size)
 
 
-def make_samples(episodes: list[DemoEpisode], processor: Processor, config: DataConfig | None = None) -> Samples:
-    """Cut episodes into samples; the episodes' pictures are given back as they are taken over, or stay on disk."""
+def make_samples(
+    episodes: list[DemoEpisode],
+    processor: RobotProcessor,
+    config: DataConfig | None = None,
+    prepare: Prepare | None = None,
+) -> Samples:
+    """Cut episodes into samples; the episodes' pictures are given back as they are taken over, or stay on disk.
+
+    Args:
+        prepare: a family's own way from a picture uint8 [H, W, 3] to the model's size; None: a resize with borders.
+    """
     spec, robot, config = processor.spec, processor.robot, config or DataConfig()
     size, horizon, stride = spec.image_size, spec.action_horizon, config.frame_stride
     total = sum(len(episode.frames[::stride]) for episode in episodes)
     images: Tensor | StreamedImages
     if on_disk := streamed(episodes):
-        images = StreamedImages(on_disk, robot, size, processor.resize, config)
+        one = prepare or partial(at_size, size=size, resize=processor.resize)
+        images = StreamedImages(on_disk, robot, one, size, config)
     else:
         images = torch.empty(total, len(spec.views), 3, size, size, dtype=torch.uint8)
     states, actions, masks, prompts = [], [], [], []
@@ -151,7 +160,7 @@ def make_samples(episodes: list[DemoEpisode], processor: Processor, config: Data
         starts = episode.frames[::stride]
         rows = slice(done, done := done + len(starts))
         if isinstance(images, Tensor):
-            _take_over(episode, images[rows], processor, stride)
+            _take_over(episode, images[rows], processor, prepare, stride)
         chunk, mask = chunks(episode, starts, horizon)
         state = robot.to_model_state(episode.states[starts])
         states.append(processor.state_norm.normalize(state) if processor.state_norm else state.astype(np.float32))
@@ -161,7 +170,9 @@ def make_samples(episodes: list[DemoEpisode], processor: Processor, config: Data
     return Samples(images, np.concatenate(states), torch.cat(actions), torch.cat(masks), prompts)
 
 
-def _take_over(episode: DemoEpisode, images: Tensor, processor: Processor, stride: int) -> None:
+def _take_over(
+    episode: DemoEpisode, images: Tensor, processor: RobotProcessor, prepare: Prepare | None, stride: int
+) -> None:
     """An episode's pictures at the model's size, into uint8 [T, V, 3, S, S]."""
     size = processor.spec.image_size
     for v, pictures in enumerate(processor.robot.select_views(episode.images).values()):
@@ -171,18 +182,32 @@ def _take_over(episode: DemoEpisode, images: Tensor, processor: Processor, strid
                 f"{list(episode.images)}; set model.views to the views that are there"
             )
         pictures = pictures[::stride]
-        if pictures.shape[1:3] != (size, size):
+        if prepare is not None:
+            pictures = np.stack([prepare(picture) for picture in pictures])
+        elif pictures.shape[1:3] != (size, size):
             pictures = to_uint8(model_images(list(pictures), size, processor.resize))
         images[:, v] = torch.from_numpy(np.ascontiguousarray(pictures)).movedim(-1, 1)
     episode.images = {}
 
 
 class DemoSource:
-    """Batches of samples: every epoch visits all of them once, in an order of its own."""
+    """Batches of samples: every epoch visits all of them once, in an order of its own.
 
-    def __init__(self, samples: Samples, processor: Processor, config: DataConfig, seed: int) -> None:
-        self.samples, self.processor, self.config, self.seed = samples, processor, config, seed
+    A family's own adds `batch`; it makes its draws for the whole batch and takes its share's rows of them, so that
+    shares fit together.
+    """
+
+    def __init__(self, samples: Samples, config: DataConfig, seed: int, crop_side: float | None = None) -> None:
+        """
+        Args:
+            crop_side: side of a random crop, of the picture's, which is enlarged again; None: pictures stay whole.
+        """
+        self.samples, self.config, self.seed, self.crop_side = samples, config, seed, crop_side
         self._epoch: tuple[int, Tensor] | None = None
+
+    def batch(self, share: Share) -> Any:
+        """The rows of one share, as the family's objective takes them."""
+        raise NotImplementedError
 
     def rows(self, step: int, size: int) -> Tensor:
         """int64 [size]: the samples of one step's batch; the last, incomplete batch of an epoch is left out."""
@@ -198,54 +223,43 @@ class DemoSource:
             self.samples.plan(order[place * size : per_epoch * size], size)
         return self._epoch[1][place * size : (place + 1) * size]
 
-    def batch(self, share: Share) -> FlowBatch:
-        """The rows of one share; draws are made for the whole batch, so that shares fit together."""
-        draws = Generator().manual_seed(seed_of(self.seed, DRAWS, share.step))
-        mine = slice(share.start, share.stop)
-        index = self.rows(share.step, share.size)[mine]
-        actions = self.samples.actions[index]
-        flows = (share.size, self.config.flow_samples)
-        noise = torch.randn(*flows, *actions.shape[1:], generator=draws)[mine]
-        time = sample_time(flows, draws)[mine]
-        images = self._images(index, mine, share.size, draws)
-        states = self.samples.states[index]
-        jitter = torch.randn(share.size, states.shape[1], generator=draws)[mine].numpy()
-        tokens, token_masks = self._tokens(index, states + self.config.state_noise * jitter)
-        padded = torch.zeros(len(index), actions.shape[-1])
-        padded[:, : states.shape[1]] = torch.from_numpy(states)
-        present = self.samples.present.expand(images.shape[:2])
-        inputs = ModelInputs(images, present, tokens, token_masks, padded)
-        return FlowBatch(inputs, actions, noise, time, self.samples.mask[index])
+    def draws(self, step: int) -> Generator:
+        """Where one step's random numbers come from."""
+        return Generator().manual_seed(seed_of(self.seed, DRAWS, step))
 
-    def _images(self, index: Tensor, mine: slice, size: int, draws: Generator) -> Tensor:
-        """float32 [B, V, 3, S, S] in [-1, 1], augmented."""
+    def images(self, index: Tensor, mine: slice, size: int, draws: Generator) -> Tensor:
+        """float32 [B, V, 3, S, S] in [-1, 1], augmented.
+
+        Args:
+            index: int64 [B], the samples.
+            mine: their rows in the step's batch of `size`.
+        """
         config = self.config
         views = self.samples.images.shape[1]
+
+        def draw(limit: float) -> Tensor:
+            return uniform((size, views), limit, draws)[mine].flatten()
+
         moves = torch.randint(-config.shift_px, config.shift_px + 1, (size, views, 2), generator=draws)[mine]
-        brightness = uniform((size, views), config.brightness, draws)[mine].flatten()
-        contrast = uniform((size, views), config.contrast, draws)[mine].flatten()
+        brightness, contrast = draw(config.brightness), draw(config.contrast)
         images = self.samples.images[index].flatten(0, 1)
         if config.blind:
             return (torch.full(images.shape, GREY / 127.5 - 1)).unflatten(0, (-1, views))
         if config.shift_px:
             images = shift(images, moves.flatten(0, 1))
         pixels = images.float().div_(127.5).sub_(1)
+        if self.crop_side is not None:
+            places = torch.rand((size, views, 2), generator=draws)[mine].flatten(0, 1)
+            pixels = crop(pixels, places * (1 - self.crop_side), self.crop_side)
         if config.brightness or config.contrast:
             pixels = recolour(pixels, brightness, contrast)
+        if config.saturation or config.hue:
+            pixels = tinge(pixels, draw(config.saturation), draw(config.hue))
         return pixels.unflatten(0, (-1, views))
 
-    def _tokens(self, index: Tensor, states: np.ndarray) -> tuple[Tensor, Tensor]:
-        """Token ids int64 [B, L] and mask bool [B, L], cut to the longest prompt of the share."""
-        tokenizer, with_state = self.processor.tokenizer, self.processor.state_in_prompt
-        pairs = [
-            tokenizer(self.samples.prompts[i], state if with_state else None)
-            for i, state in zip(index.tolist(), states, strict=True)
-        ]
-        tokens, masks = (torch.from_numpy(np.stack(column)) for column in zip(*pairs, strict=True))
-        longest = int(masks.sum(1).max())
-        return tokens[:, :longest], masks[:, :longest]
-
-
-def asset_folder(out: Path, robot: RobotMapping) -> Path:
-    """Where the norm stats of a policy folder stand."""
-    return out / "assets" / (robot.asset_ids[0] if robot.asset_ids else robot.name)
+    def states(self, index: Tensor, mine: slice, size: int, draws: Generator) -> np.ndarray:
+        """float [B, S]: normalised states, with noise on them."""
+        states = self.samples.states[index]
+        jitter = torch.randn(size, states.shape[1], generator=draws)[mine].numpy()
+        noisy: np.ndarray = states + self.config.state_noise * jitter
+        return noisy

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import colorsys
+
 import numpy as np
 import pytest
 import torch
@@ -15,9 +17,10 @@ from foveate.models.pi0.config import GemmaConfig, Pi0Config, VisionConfig
 from foveate.models.pi0.processing import Processor
 from foveate.training.config import DataConfig
 from foveate.training.loop import Share
-from foveate.training.policy.augment import recolour, shift
-from foveate.training.policy.data import DemoSource, chunks, make_samples, norm_stats
-from foveate.training.policy.train import TINY_TOKENIZER
+from foveate.training.policy.augment import recolour, shift, tinge
+from foveate.training.policy.data import chunks, make_samples, norm_stats
+from foveate.training.policy.pi0.recipe import FlowSource
+from foveate.util.shipped import TINY_TOKENIZER
 
 SIZE, HORIZON = 28, 4
 GEMMA = GemmaConfig(width=16, depth=1, mlp_dim=32, num_heads=2, num_kv_heads=1, head_dim=8)
@@ -49,10 +52,10 @@ def processor(episodes: list[DemoEpisode]) -> Processor:
     return Processor(MODEL, robot, PromptTokenizer(TINY_TOKENIZER, 32), *norms)
 
 
-def source(config: DataConfig | None = None) -> DemoSource:
+def source(config: DataConfig | None = None) -> FlowSource:
     episodes = [episode(0), episode(1, steps=12, task="reach the red marker with the hand")]
     p = processor(episodes)
-    return DemoSource(make_samples(episodes, p), p, config or DataConfig(), seed=3)
+    return FlowSource(make_samples(episodes, p), p, config or DataConfig(), seed=3)
 
 
 def test_chunks_repeat_the_last_action_and_mask_it() -> None:
@@ -97,7 +100,9 @@ def test_an_epoch_visits_every_sample_once_and_epochs_differ() -> None:
 
 
 def test_shares_of_a_batch_join_to_the_whole() -> None:
-    config = DataConfig(flow_samples=3, shift_px=2, brightness=0.1, contrast=0.2, state_noise=0.1)
+    config = DataConfig(
+        flow_samples=3, shift_px=2, brightness=0.1, contrast=0.2, saturation=0.2, hue=0.05, state_noise=0.1
+    )
     whole = source(config).batch(Share(7, 0, 6, 6))
     parts = [source(config).batch(Share(7, i, i + 2, 6)) for i in (0, 2, 4)]
     assert whole.noise.shape == (6, 3, HORIZON, 5)
@@ -134,6 +139,20 @@ def test_recolour_changes_around_the_mean() -> None:
     out = recolour(image.clone(), torch.tensor([0.1]), torch.tensor([0.5]))
     torch.testing.assert_close(out, image * 1.5 + 0.2)
     assert float(recolour(image.clone(), torch.tensor([0.9]), torch.tensor([0.0])).max()) == 1
+
+
+def test_tinge_is_the_cylinder_of_hue_saturation_and_value() -> None:
+    """Against Python's own colorsys, on pixels of every sector, grey and black among them."""
+    rgb = torch.rand(20, 3, generator=torch.Generator().manual_seed(0))
+    rgb[0], rgb[1] = 0.5, 0.0
+    saturation, turn = 0.3, -0.07
+    out = tinge((rgb * 2 - 1).T[None, :, :, None], torch.tensor([saturation]), torch.tensor([turn]))
+    for pixel, got in zip(rgb.tolist(), ((out + 1) / 2)[0, :, :, 0].T, strict=True):
+        h, s, v = colorsys.rgb_to_hsv(*pixel)
+        expected = colorsys.hsv_to_rgb((h + turn) % 1, min(s * (1 + saturation), 1), v)
+        assert got.tolist() == pytest.approx(expected, abs=1e-5)
+    same = tinge((rgb * 2 - 1).T[None, :, :, None], torch.zeros(1), torch.zeros(1))
+    torch.testing.assert_close(same, (rgb * 2 - 1).T[None, :, :, None], atol=1e-6, rtol=0)
 
 
 def test_a_missing_view_is_named() -> None:

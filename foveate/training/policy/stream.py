@@ -20,7 +20,7 @@ from torch import Tensor
 from foveate.data.demos import DemoEpisode
 from foveate.data.lerobot.dataset import LeRobotDataset
 from foveate.data.lerobot.hub import REPO_ID
-from foveate.data.lerobot.loader import FrameLoader, SetPart, windowed_order
+from foveate.data.lerobot.loader import FrameLoader, Prepare, SetPart, windowed_order
 from foveate.errors import FoveateError
 from foveate.models.common.columns import find_columns
 from foveate.models.common.images import ResizeKind, model_images, to_uint8
@@ -107,8 +107,8 @@ class StreamedImages:
         self,
         episodes: Sequence[StreamedEpisode],
         robot: RobotMapping,
+        prepare: Prepare,
         size: int,
-        resize: ResizeKind,
         config: DataConfig,
     ) -> None:
         self._lengths = [len(episode.frames[:: config.frame_stride]) for episode in episodes]
@@ -124,7 +124,7 @@ class StreamedImages:
         self.present = torch.tensor([camera is not None for camera in parts[0].cameras])
         self.loader = FrameLoader(
             parts,
-            partial(_at_size, size=size, resize=resize),
+            partial(_on_one_thread, prepare=prepare),
             (size, size, 3),
             memory_gb=config.memory_gb,
             workers=config.decode_workers,
@@ -164,9 +164,14 @@ def streamed(episodes: Sequence[DemoEpisode]) -> list[StreamedEpisode]:
     return found
 
 
-def _at_size(picture: np.ndarray, size: int, resize: ResizeKind) -> np.ndarray:
+def at_size(picture: np.ndarray, size: int, resize: ResizeKind) -> np.ndarray:
     """A picture as the model sees it: uint8 [size, size, 3]."""
     if picture.shape[:2] == (size, size):
         return picture
-    torch.set_num_threads(1)  # in a worker, one of several
     return to_uint8(model_images([picture], size, resize))[0]
+
+
+def _on_one_thread(picture: np.ndarray, prepare: Prepare) -> np.ndarray:
+    """In a worker, one of several."""
+    torch.set_num_threads(1)
+    return prepare(picture)

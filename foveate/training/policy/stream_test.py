@@ -19,8 +19,10 @@ from foveate.models.pi0.processing import Processor
 from foveate.testing.lerobot import LENGTHS, TASKS, rows_of, seen_in, write_set
 from foveate.training.config import DataConfig, LoopConfig, OptimConfig
 from foveate.training.loop import Share
-from foveate.training.policy.data import DemoSource, chunks, load_demos, make_samples, norm_stats
-from foveate.training.policy.train import TINY_TOKENIZER, TrainPolicyConfig, train_policy
+from foveate.training.policy.data import chunks, load_demos, make_samples, norm_stats
+from foveate.training.policy.pi0.recipe import FlowSource
+from foveate.training.policy.train import TrainPolicyConfig, train_policy
+from foveate.util.shipped import TINY_TOKENIZER
 
 SIZE, HORIZON = 56, 3
 GEMMA = GemmaConfig(width=16, depth=1, mlp_dim=32, num_heads=2, num_kv_heads=1, head_dim=8)
@@ -49,12 +51,12 @@ def config(tmp_path: Path) -> DataConfig:
     return DataConfig(path=(str(root),), robot=str(tmp_path / "toy.yaml"), memory_gb=0.5, run_length=4)
 
 
-def make_source(config: DataConfig) -> DemoSource:
+def make_source(config: DataConfig) -> FlowSource:
     robot, episodes = RobotMapping.load(config.robot), load_demos(config)
     stats = norm_stats(episodes, robot, HORIZON)
     norms = [Normalizer(stats[key], "quantile") for key in ("state", "actions")]
     processor = Processor(MODEL, robot, PromptTokenizer(TINY_TOKENIZER, 48), *norms)
-    return DemoSource(make_samples(episodes, processor, config), processor, config, seed=3)
+    return FlowSource(make_samples(episodes, processor, config), processor, config, seed=3)
 
 
 def test_samples_are_the_sets_rows(config: DataConfig) -> None:

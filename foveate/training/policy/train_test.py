@@ -23,8 +23,9 @@ from foveate.pruning import make_pruner
 from foveate.training.config import DataConfig, LoopConfig, NoiseConfig, OptimConfig
 from foveate.training.loop import Share
 from foveate.training.policy.data_test import MODEL, episode, source
-from foveate.training.policy.losses import FlowMatching
-from foveate.training.policy.train import TrainPolicyConfig, begin, train_policy
+from foveate.training.policy.pi0.losses import FlowMatching
+from foveate.training.policy.recipe import begin
+from foveate.training.policy.train import TrainPolicyConfig, train_policy
 from foveate.types import Observation
 
 LOOP = LoopConfig(steps=4, batch_size=4, log_every=1, save_every=2, device="cpu")
@@ -106,8 +107,8 @@ def test_fine_tuning_with_a_pruner_from_the_command_line(base: Path, demos: str,
 def test_a_model_of_another_robot_begins_with_the_weights_that_fit(base: Path) -> None:
     wider = dataclasses.replace(MODEL, action_dim=MODEL.action_dim + 3)
     theirs = dict(load_weights(base / "model.safetensors", MODEL).named_parameters())
-    ours = dict(begin(TrainPolicyConfig(model=wider, weights_from=str(base))).model.named_parameters())
-    fresh = dict(begin(TrainPolicyConfig(model=wider)).model.named_parameters())
+    ours = dict(begin(TrainPolicyConfig(model=wider, weights_from=str(base))).objective.model.named_parameters())
+    fresh = dict(begin(TrainPolicyConfig(model=wider)).objective.model.named_parameters())
     new = {name for name in ours if ours[name].shape != theirs[name].shape}
     assert new == {"action_in_proj.weight", "action_out_proj.weight", "action_out_proj.bias"}
     for name, value in ours.items():

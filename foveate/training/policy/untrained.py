@@ -21,7 +21,7 @@ from foveate.models.pi0.config import GemmaConfig, Pi0Config, VisionConfig
 from foveate.models.pi0.model import Pi0
 from foveate.models.pi0.processing import Processor
 from foveate.policy import Policy, load_policy
-from foveate.training.policy.export import export_policy
+from foveate.training.policy.pi0.export import export_policy
 from foveate.util.shipped import TINY_TOKENIZER
 
 MID = Pi0Config(

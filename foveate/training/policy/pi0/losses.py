@@ -9,19 +9,15 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
-import numpy as np
 import torch
-from torch import Generator, Tensor, nn
+from torch import Generator, Tensor
 
 from foveate.models.base import ModelInputs
 from foveate.models.pi0.model import Pi0
-from foveate.pruning.base import TokenPruner, pruning_stats
-from foveate.training.config import NoiseConfig
-from foveate.training.schedule import pruner_noise
+from foveate.pruning.base import TokenPruner
+from foveate.training.policy.objective import PolicyObjective
 from foveate.types import Prefix, Selection
-from foveate.util.checks import number
 
 TIME_SCALE, TIME_OFFSET = 0.999, 0.001
 
@@ -52,12 +48,10 @@ class FlowBatch:
         return FlowBatch(**{name: value.to(device) for name, value in vars(self).items()})
 
 
-class FlowMatching(nn.Module):
-    """A model with its loss and pruner, as one module: what DDP and `torch.compile` wrap."""
+class FlowMatching(PolicyObjective):
+    """π0 or π0.5 with its loss and pruner."""
 
-    def __init__(self, model: Pi0, noise: NoiseConfig, pruner: TokenPruner | None = None) -> None:
-        super().__init__()
-        self.model, self.noise, self.pruner = model, noise, pruner
+    model: Pi0
 
     def forward(self, batch: FlowBatch) -> Tensor:
         """The mean squared error over all elements of the batch; masked ones count as 0.
@@ -74,30 +68,3 @@ class FlowMatching(nn.Module):
             return pruner.select(prefix, self.model.extra_queries(inputs, noisy_actions, pruner.queries))
 
         return select
-
-    def set_token_pruner_noise_scale(self, scale: float | None) -> None:
-        """Scale of the pruner's exploration noise; None: no noise. Without a pruner it is checked and not used."""
-        if scale is not None:
-            number("noise scale", scale, 0)
-        if self.pruner is not None:
-            self.pruner.set_noise_scale(scale)
-
-    def get_token_pruning_stats(self) -> dict[str, Any]:
-        """Of the last batch: `enabled, noise_scale, last_kept_per_sample` (totals), `last_kept_per_view`."""
-        return pruning_stats(self.pruner)
-
-    def begin_step(self, step: int, total: int) -> dict[str, float]:
-        """Anneal the pruner's noise; without a pruner nothing happens."""
-        if self.pruner is None:
-            return {}
-        scale = pruner_noise(step, start=self.noise.start, end=self.noise.end, total=total)
-        self.set_token_pruner_noise_scale(scale)
-        return {"noise_scale": scale}
-
-    def metrics(self) -> dict[str, float]:
-        """Kept patches of the last batch, in all and per view; empty without a pruner."""
-        per_view = self.get_token_pruning_stats()["last_kept_per_view"]
-        if per_view is None:
-            return {}
-        kept = {f"kept/{view}": float(np.mean(counts)) for view, counts in per_view.items()}
-        return {"kept": sum(kept.values()), **kept}

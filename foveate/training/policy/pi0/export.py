@@ -20,7 +20,6 @@ from foveate.models.common.normalize import NormStats, save_norm_stats
 from foveate.models.common.robots import RobotMapping
 from foveate.models.pi0.model import Pi0
 from foveate.models.pi0.weights import save_weights
-from foveate.training.policy.data import asset_folder
 from foveate.util.words import plural
 
 CARD = """# {name}
@@ -33,6 +32,11 @@ Tasks in the demonstrations: {tasks}.
 
 Measured: not yet. Fill in with `foveate eval sim --policy {name}`.
 """
+
+
+def asset_folder(out: Path, robot: RobotMapping) -> Path:
+    """Where the norm stats of a policy folder stand."""
+    return out / "assets" / (robot.asset_ids[0] if robot.asset_ids else robot.name)
 
 
 def export_policy(

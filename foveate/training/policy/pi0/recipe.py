@@ -1,0 +1,162 @@
+"""How π0 and π0.5 are trained: all weights, by flow matching, from nothing or from a policy folder."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from foveate.data.demos import DemoEpisode
+from foveate.errors import FoveateError, unknown
+from foveate.models.base import ModelInputs
+from foveate.models.common.normalize import Normalizer, NormStats, load_norm_stats
+from foveate.models.common.robots import RobotMapping
+from foveate.models.common.tokenizer import PromptTokenizer
+from foveate.models.pi0.detect import CheckpointInfo, detect
+from foveate.models.pi0.model import Pi0
+from foveate.models.pi0.processing import Processor
+from foveate.models.pi0.weights import load_weights
+from foveate.pruning import make_pruner
+from foveate.training.config import DataConfig
+from foveate.training.loop import Share
+from foveate.training.policy.data import DemoSource, Samples, make_samples, norm_stats
+from foveate.training.policy.pi0.export import export_policy
+from foveate.training.policy.pi0.losses import FlowBatch, FlowMatching, sample_time
+from foveate.util.shipped import TINY_TOKENIZER, find_policy
+
+if TYPE_CHECKING:
+    from foveate.training.policy.train import TrainPolicyConfig
+
+
+@dataclass(frozen=True)
+class Start:
+    """What training begins with, besides the demonstrations."""
+
+    model: Pi0
+    robot: RobotMapping
+    tokenizer: Path
+    stats: Mapping[str, NormStats] | None
+    """None: to be computed from the demonstrations."""
+
+    def processor(self, stats: Mapping[str, NormStats]) -> Processor:
+        config = self.model.config
+        norms = [Normalizer(stats[key], "quantile" if config.pi05 else "zscore") for key in ("state", "actions")]
+        tokenizer = PromptTokenizer(self.tokenizer, config.max_token_len, config.vocab_size)
+        return Processor(config, self.robot, tokenizer, *norms)
+
+
+def begin(info: CheckpointInfo | None, config: TrainPolicyConfig) -> FlowMatchingRecipe:
+    """A new model, or the one of a folder; weights in float32."""
+    if config.lora is not None:
+        raise FoveateError("lora: of π0 and π0.5 all weights are trained; leave out the lora section")
+    if config.data.random_crop:
+        raise FoveateError("data.random_crop: π0 and π0.5 see whole pictures; move them by data.shift_px instead")
+    return FlowMatchingRecipe(_new(config) if info is None else _stored(info, config.data.asset_id), config)
+
+
+def _new(config: TrainPolicyConfig) -> Start:
+    robot = RobotMapping.load(config.data.robot, "pi05" if config.model.pi05 else "pi0")
+    tokenizer = Path(config.data.tokenizer) if config.data.tokenizer else TINY_TOKENIZER
+    model = Pi0(config.model)
+    if config.weights_from:
+        take_over(model, config.weights_from)
+    return Start(model, robot.restricted(config.model.views), tokenizer, None)
+
+
+def take_over(model: Pi0, folder: str) -> None:
+    """Copy the weights of a policy folder whose name and shape agree with the model's; the others stay as they are.
+
+    Raises:
+        FoveateError: none agrees.
+    """
+    info = detect(find_policy(folder))
+    theirs = load_weights(info.weights, dataclasses.replace(info.config, dtype="float32")).state_dict()
+    ours = model.state_dict()
+    agreeing = {name: value for name, value in theirs.items() if name in ours and ours[name].shape == value.shape}
+    if not agreeing:
+        raise FoveateError(f"weights_from {info.path}: no weight has the name and shape of one of this model")
+    model.load_state_dict(agreeing, strict=False)
+    logging.getLogger("foveate").info("%d of %d tensors taken over from %s", len(agreeing), len(ours), info.path)
+
+
+def _stored(info: CheckpointInfo, asset_id: str) -> Start:
+    if info.missing or info.robot is None or info.tokenizer is None or info.format == "lerobot":
+        need = info.missing or ("LeRobot folders cannot be fine-tuned yet; export it as an openpi checkpoint",)
+        raise FoveateError("\n  ".join([f"init_from {info.path}: cannot be trained, missing:", *need]))
+    if asset_id and asset_id not in info.asset_ids:
+        raise unknown(f"data.asset_id in {info.path}", asset_id, info.asset_ids)
+    stats = load_norm_stats(info.path / "assets" / (asset_id or info.asset_ids[0]))
+    model = load_weights(info.weights, dataclasses.replace(info.config, dtype="float32")).float()
+    return Start(model, info.robot.restricted(info.config.views), info.tokenizer, stats)
+
+
+class FlowMatchingRecipe:
+    """A `Recipe`."""
+
+    def __init__(self, start: Start, config: TrainPolicyConfig) -> None:
+        self.start, self.config, self.robot = start, config, start.robot
+        self.objective = FlowMatching(start.model, config.pruner_noise, make_pruner(config.pruner))
+        self._stats = start.stats
+
+    def source(self, episodes: list[DemoEpisode]) -> FlowSource:
+        start, data = self.start, self.config.data
+        self._stats = start.stats or norm_stats(episodes, start.robot, start.model.config.action_horizon)
+        processor = start.processor(self._stats)
+        samples = make_samples(episodes, processor, data)
+        return FlowSource(samples, processor, data, self.config.seed)
+
+    def export(self, out: Path, train_config: Mapping[str, Any], tasks: list[str]) -> None:
+        assert self._stats is not None, "the source comes first: it computes the statistics of a new policy"
+        export_policy(
+            out,
+            self.start.model,
+            self.start.robot,
+            self._stats,
+            self.start.tokenizer,
+            pruner=train_config["pruner"],
+            train_config=train_config,
+            tasks=tasks,
+        )
+
+
+class FlowSource(DemoSource):
+    """Batches with their noise and times, and prompts as the tokenizer pads them."""
+
+    def __init__(self, samples: Samples, processor: Processor, config: DataConfig, seed: int) -> None:
+        super().__init__(samples, config, seed)
+        self.processor = processor
+
+    def batch(self, share: Share) -> FlowBatch:
+        draws = self.draws(share.step)
+        mine = slice(share.start, share.stop)
+        index = self.rows(share.step, share.size)[mine]
+        actions = self.samples.actions[index]
+        flows = (share.size, self.config.flow_samples)
+        noise = torch.randn(*flows, *actions.shape[1:], generator=draws)[mine]
+        time = sample_time(flows, draws)[mine]
+        images = self.images(index, mine, share.size, draws)
+        tokens, token_masks = self._tokens(index, self.states(index, mine, share.size, draws))
+        states = self.samples.states[index]
+        padded = torch.zeros(len(index), actions.shape[-1])
+        padded[:, : states.shape[1]] = torch.from_numpy(states)
+        present = self.samples.present.expand(images.shape[:2])
+        inputs = ModelInputs(images, present, tokens, token_masks, padded)
+        return FlowBatch(inputs, actions, noise, time, self.samples.mask[index])
+
+    def _tokens(self, index: Tensor, states: np.ndarray) -> tuple[Tensor, Tensor]:
+        """Token ids int64 [B, L] and mask bool [B, L], cut to the longest prompt of the share."""
+        tokenizer, with_state = self.processor.tokenizer, self.processor.state_in_prompt
+        pairs = [
+            tokenizer(self.samples.prompts[i], state if with_state else None)
+            for i, state in zip(index.tolist(), states, strict=True)
+        ]
+        tokens, masks = (torch.from_numpy(np.stack(column)) for column in zip(*pairs, strict=True))
+        longest = int(masks.sum(1).max())
+        return tokens[:, :longest], masks[:, :longest]
