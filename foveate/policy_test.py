@@ -12,23 +12,13 @@ import torch
 from foveate.bench.trace import observations
 from foveate.engine.reuse import PrefixReuse
 from foveate.errors import ActionsNotFinite, FoveateError
-from foveate.models.pi0.config import GemmaConfig, VisionConfig
 from foveate.policy import Policy, TraceOptions, load_policy
 from foveate.pruning import make_pruner
-from foveate.training.policy.untrained import MID, random_policy
+from foveate.training.policy import untrained
+from foveate.training.policy.untrained import random_policy
 from foveate.types import AttentionRequest, Observation
 
-_GEMMA = GemmaConfig(width=32, depth=2, mlp_dim=64, num_heads=2, num_kv_heads=1, head_dim=16)
-TINY = replace(
-    MID,
-    action_dim=4,
-    action_horizon=6,
-    max_token_len=32,
-    llm=_GEMMA,
-    expert=_GEMMA,
-    vision=VisionConfig(32, 1, 2, 64, 14, 56, 32),
-    num_steps=2,
-)
+TINY = replace(untrained.TINY, action_horizon=6)
 
 
 @pytest.fixture(scope="module")

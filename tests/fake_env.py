@@ -8,11 +8,24 @@ from __future__ import annotations
 
 import os
 import time
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from foveate.envs.base import EnvConventions, Snapshot, StepResult, check_action
 from foveate.types import Observation
+
+if TYPE_CHECKING:
+    import pytest
+
+TESTS = Path(__file__).parent
+
+
+def on_the_path(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let this process and the simulators that it starts find `fake_env`."""
+    monkeypatch.syspath_prepend(str(TESTS))
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(TESTS), str(TESTS.parent), os.environ.get("PYTHONPATH", "")]))
 
 
 class LineEnv:

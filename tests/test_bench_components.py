@@ -4,19 +4,16 @@ from __future__ import annotations
 
 import copy
 import json
-import os
 from pathlib import Path
 
 import numpy as np
 import pytest
+from fake_env import on_the_path
 from test_eval_sim import make_policy
 
 from foveate.bench.adviser import fit_steps
 from foveate.cli.main import main
 from foveate.studies.components import ComponentsConfig, bench_components
-from foveate.testing.golden import REPO
-
-TESTS = Path(__file__).parent
 
 
 @pytest.fixture(scope="module")
@@ -26,8 +23,7 @@ def policy(tmp_path_factory) -> Path:
 
 @pytest.fixture(autouse=True)
 def fake_env_on_the_path(monkeypatch):
-    monkeypatch.syspath_prepend(str(TESTS))
-    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(TESTS), str(REPO), os.environ.get("PYTHONPATH", "")]))
+    on_the_path(monkeypatch)
 
 
 def command(policy: Path, out: Path, *more: str) -> list[str]:
@@ -41,8 +37,7 @@ def command(policy: Path, out: Path, *more: str) -> list[str]:
 def played(policy, tmp_path_factory) -> tuple[Path, Path, dict]:
     folder = tmp_path_factory.mktemp("components")
     with pytest.MonkeyPatch.context() as patch:
-        patch.syspath_prepend(str(TESTS))
-        patch.setenv("PYTHONPATH", os.pathsep.join([str(TESTS), str(REPO), os.environ.get("PYTHONPATH", "")]))
+        on_the_path(patch)
         words = ["--denoising_steps", "1,2", "--pruning", "none,random_0.25", "--inject_latency", "50"]
         assert main(command(policy, folder / "out", *words, "--output_file", str(folder / "results.json"))) == 0
     return folder / "out", folder / "results.json", json.loads((folder / "results.json").read_text())

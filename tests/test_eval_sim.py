@@ -16,6 +16,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from fake_env import on_the_path
 
 from foveate.cli.main import main
 from foveate.data.masks.source import open_masks
@@ -27,7 +28,6 @@ from foveate.testing.faults import UNEXPECTED
 from foveate.testing.golden import REPO
 from foveate.training.policy.pi0.export import export_policy
 
-TESTS = Path(__file__).parent
 TOKENIZER = REPO / "foveate" / "policies" / "metaworld_tiny" / "tokenizer.model"
 
 
@@ -63,8 +63,7 @@ def policy(tmp_path_factory) -> Path:
 
 @pytest.fixture(autouse=True)
 def fake_env_on_the_path(monkeypatch):
-    monkeypatch.syspath_prepend(str(TESTS))
-    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(TESTS), str(REPO), os.environ.get("PYTHONPATH", "")]))
+    on_the_path(monkeypatch)
 
 
 def command(

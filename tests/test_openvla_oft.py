@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 
 import h5py
 import numpy as np
 import pytest
 import torch
+from fake_env import on_the_path
 from PIL import Image
 from safetensors.torch import load_file
 
@@ -19,12 +19,10 @@ from foveate.models.base import ModelInputs
 from foveate.models.openvla_oft.processing import EMPTY, pad_prompts
 from foveate.policy import Policy, TraceOptions
 from foveate.pruning import CONFIGS
-from foveate.testing.golden import REPO, golden_dir
+from foveate.testing.golden import golden_dir
 from foveate.testing.openvla_oft import oft_observation, runnable_checkpoint
 from foveate.tracing.schema import validate
 from foveate.tracing.store import read_dump
-
-TESTS = Path(__file__).parent
 
 
 @pytest.fixture(scope="module")
@@ -171,8 +169,7 @@ def test_every_verb_takes_it(
     checkpoint: Path, tree: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, verb: str, capsys
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.syspath_prepend(str(TESTS))
-    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(TESTS), str(REPO), os.environ.get("PYTHONPATH", "")]))
+    on_the_path(monkeypatch)
     assert main([word.format(oft=checkpoint, tree=tree) for word in VERBS[verb].split()]) == 0, capsys.readouterr()
     assert verb not in LEFT or (tmp_path / LEFT[verb]).exists()
     if verb == "trace predict":
@@ -188,7 +185,7 @@ def test_a_layer_that_is_not_there_is_refused_before_the_weights_are_read(
     checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys
 ) -> None:
     monkeypatch.setattr("foveate.models.openvla_oft.load.load_weights", lambda *args: pytest.fail("they were read"))
-    monkeypatch.syspath_prepend(str(TESTS))
+    on_the_path(monkeypatch)
     words = [str(checkpoint), "--trace_out_dir", str(tmp_path / "run"), "--trace_attn_layers", "1,31"]
     simulated = ["--env", "fake_env:TableEnv", "--task_suite_name", "go", "--trace_dump_attn", "true"]
     for line in (["trace", "predict", "--checkpoint", *words], ["eval", "sim", "--policy", *words, *simulated]):

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 
 import numpy as np
 import pytest
 import toy_oft.load as toy
 import toy_oft.recipe as toy_recipe
+from fake_env import on_the_path
 from PIL import Image
 
 import foveate
@@ -20,12 +20,10 @@ from foveate.errors import FoveateError
 from foveate.models import registry
 from foveate.policy import Policy, TraceOptions
 from foveate.pruning import CONFIGS
-from foveate.testing.golden import REPO
 from foveate.tracing.capture import attention_rows
 from foveate.training.policy import recipe
 from foveate.types import AttentionRequest, Observation
 
-TESTS = Path(__file__).parent
 PRUNERS = [{"name": name} | ({} if name in ("lightvla", "none") else {"keep_ratio": 0.25}) for name in CONFIGS]
 
 
@@ -117,8 +115,7 @@ def test_frame_predict_and_inspect(folder: Path, tmp_path: Path, monkeypatch: py
 
 
 def test_eval_sim(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.syspath_prepend(str(TESTS))
-    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(TESTS), str(REPO), os.environ.get("PYTHONPATH", "")]))
+    on_the_path(monkeypatch)
     words = ["--policy", str(folder), "--env", "fake_env:LineEnv", "--task_suite_name", "go", "--pruner", "stride"]
     more = ["--pruner.keep_ratio", "0.25", "--num_trials_per_task", "2", "--trace_out_dir", str(tmp_path / "run")]
     assert main(["eval", "sim", *words, *more]) == 0

@@ -2,16 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import pytest
 
-from foveate.models.pi0.config import GemmaConfig, VisionConfig
-from foveate.training.policy.untrained import MID, random_policy
-
-_GEMMA = GemmaConfig(width=32, depth=2, mlp_dim=64, num_heads=2, num_kv_heads=1, head_dim=16)
-_VISION = VisionConfig(32, 1, 2, 64, 14, 56, 32)
-TINY = replace(MID, action_dim=4, max_token_len=32, llm=_GEMMA, expert=_GEMMA, vision=_VISION, num_steps=2)
+from foveate.training.policy.untrained import TINY, random_policy
 
 
 @pytest.fixture(scope="module")

@@ -42,7 +42,7 @@ def plan(argv: list[str]) -> int:
     words = ["--runs", *argv[:bare], *argv[bare:]] if bare else argv
     config = parse(EnginePlanConfig, words, "foveate engine plan", whole=("runs",))
 
-    from foveate.engine.plan import lengths_of, write_buckets
+    from foveate.engine.plan import FILE, cache_mb, lengths_of, write_buckets
     from foveate.engine.plan import plan as choose
     from foveate.models.base import ModelOptions
     from foveate.models.registry import detect
@@ -58,7 +58,7 @@ def plan(argv: list[str]) -> int:
     console.print(f"{len(lengths)} queries of {min(lengths)} to {max(lengths)} tokens, median {middle}")
     table = Table("bucket", "queries", "padding", *(["cache MB"] if spec else []))
     for length, count, padding in zip(made.buckets, made.queries, made.bucket_padding, strict=True):
-        memory = [f"{4e-6 * length * spec.depth * spec.kv_width:.1f}"] if spec else []
+        memory = [f"{cache_mb(spec, length):.1f}"] if spec else []
         table.add_row(str(length), str(count), percent(padding, 1), *memory)
     console.print(table)
     console.print(
@@ -68,7 +68,7 @@ def plan(argv: list[str]) -> int:
         console.print(f"--engine.buckets {','.join(map(str, made.buckets))}", soft_wrap=True)
     else:
         write_buckets(folder, made.buckets)
-        console.print(f"{folder / 'engine.json'}: the policy's default from now on", soft_wrap=True)
+        console.print(f"{folder / FILE}: the policy's default from now on", soft_wrap=True)
     return int(made.padding > config.max_padding)
 
 

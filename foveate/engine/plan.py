@@ -21,6 +21,7 @@ import yaml
 
 from foveate.engine.buckets import LONGEST, MOST_WASTE, aligned, check_lengths
 from foveate.errors import FoveateError
+from foveate.models.base import ModelSpec
 from foveate.tracing.tokens import write_token_log
 from foveate.util.checks import of_type, whole
 from foveate.util.files import write_json
@@ -107,6 +108,11 @@ def _prunes_behind_a_layer(run: Path) -> bool:
         return settings["pruner"]["layer"] is not None
     except (OSError, yaml.YAMLError, KeyError, TypeError):
         return False
+
+
+def cache_mb(spec: ModelSpec, length: int) -> float:
+    """MB that keys and values of a prefix of this length take, in float32."""
+    return 4e-6 * length * spec.depth * spec.kv_width
 
 
 def write_buckets(policy: Path, buckets: Sequence[int]) -> None:

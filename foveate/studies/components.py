@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,14 +23,13 @@ from foveate.engine.base import Engine
 from foveate.engine.config import Eager
 from foveate.engine.plan import read_buckets
 from foveate.engine.registry import make_engine
-from foveate.envs.libero.protocol import ProtocolName
 from foveate.errors import FoveateError
 from foveate.evaluation.fidelity import require_check
 from foveate.evaluation.sim.evaluate import Evaluated, evaluate
 from foveate.evaluation.sim.latency import Inject
 from foveate.evaluation.sim.latency import label as latency_name
-from foveate.evaluation.sim.simulate import EnvConfig, SimConfig, check_first
-from foveate.policy import LoadOptions, at_least_one
+from foveate.evaluation.sim.simulate import SimConfig, SuiteConfig, check_first
+from foveate.policy import at_least_one
 from foveate.util.progress import SILENT, Reporter
 from foveate.util.provenance import provenance
 from foveate.util.shipped import find_policy
@@ -39,33 +38,18 @@ SCHEMA_VERSION = "foveate.bench.components/v1"
 COMPONENTS = ("vision", "kv_cache", "denoise", "total")
 """What the table shows; `kv_cache` is the prefill. Pruning and the work around the stages are in `total` alone."""
 
-OF_A_ROW = ("pruner", "num_steps", "engine", "inject_latency", "out")
-"""Options of `SimConfig` that differ between rows."""
+OF_A_ROW = ("pruner", "num_steps", "engine")
+"""Options of `SuiteConfig` that differ between rows."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class ComponentsConfig(LoadOptions):
+class ComponentsConfig(SuiteConfig):
     """Play a suite with every engine, pruning and number of denoising steps: success, Hz, milliseconds by component."""
 
-    env: EnvConfig = field(default_factory=EnvConfig)
-    task_suite_name: str = "foveate"
-    """A suite (foveate, mt10, libero_spatial ...) or tasks separated by commas."""
-    num_trials_per_task: int | None = None
-    """Episodes per task; None: 10, in LIBERO 50, with --quick 3."""
-    quick: bool = False
-    """Three tasks and three episodes of each: does everything run?"""
-    protocol: ProtocolName | None = None
-    """LIBERO alone: evaluate as `openpi`, `oft`, `lightvla` or `lerobot` do; None: scenes and limits are openpi's."""
-    seed: int = 0
-    """Random seed of scenes and noise, the same for every row."""
-    replan_steps: int | None = None
-    """Actions of a chunk that are executed before the policy looks again; None: 5, or the protocol's."""
     num_workers: int = 1
     """Simulators that run in parallel; what they take of the machine is missing from the milliseconds."""
     engines: tuple[str, ...] = ()
     """Presets to compare (eager, compiled, fast); speed-ups are over `eager`; left out: what --engine says."""
-    allow_unchecked: bool = False
-    """Run engines that `foveate engine check` has not compared with eager on this machine; the results say so."""
     pruning: tuple[str, ...] = ()
     """none, checkpoint, or methods with a budget (random_0.25, stride_16); left out: what the policy came with."""
     denoising_steps: tuple[int, ...] = ()
@@ -98,11 +82,7 @@ class ComponentsConfig(LoadOptions):
         Raises:
             FoveateError: what `SimConfig` refuses.
         """
-        shared = {
-            name: getattr(self, name)
-            for name in SimConfig.__dataclass_fields__
-            if name in self.__dataclass_fields__ and name not in OF_A_ROW
-        }
+        shared = {f.name: getattr(self, f.name) for f in fields(SuiteConfig) if f.name not in OF_A_ROW}
         named = variant.name if inject is None else f"{variant.name}_{latency_name(inject)}"
         pruner = pruner_config(variant.pruning) or self.pruner
         return SimConfig(

@@ -9,7 +9,6 @@ import torch
 from PIL import Image
 
 import foveate.policy
-from foveate.cli.conftest import TINY
 from foveate.cli.main import main
 from foveate.data.droid.writer import DroidWriter
 from foveate.policy import TraceOptions
@@ -17,7 +16,7 @@ from foveate.pruning import make_pruner
 from foveate.studies.attention import fidelity as module
 from foveate.studies.attention.kept_patches import infer_kept
 from foveate.testing.faults import UNEXPECTED
-from foveate.training.policy.untrained import random_policy
+from foveate.training.policy.untrained import TINY, random_policy
 from foveate.types import Observation
 
 STATE = np.array([0.1, 0.6, 0.2, 1.0], np.float32)

@@ -8,13 +8,12 @@ from PIL import Image
 
 import foveate.policy
 from foveate.cli.attn.fidelity_test import write_tree
-from foveate.cli.conftest import TINY
 from foveate.cli.main import main
 from foveate.data.droid.reader import find_episodes
 from foveate.studies.attention import objects as module
 from foveate.studies.attention.archive import MAPS, About, EpisodeMaps
 from foveate.testing.faults import UNEXPECTED
-from foveate.training.policy.untrained import random_policy
+from foveate.training.policy.untrained import TINY, random_policy
 
 CAMERAS = {"corner": "varied_camera_1", "gripperPOV": "hand_camera"}
 GRID, HW = (4, 4), (48, 64)

@@ -63,14 +63,14 @@ class EnvConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
-class SimConfig(LoadOptions):
-    """Score a policy in a simulator, traced if asked; the same command again goes on where it was interrupted."""
+class SuiteConfig(LoadOptions):
+    """A policy, and what it is played on."""
 
     env: EnvConfig = field(default_factory=EnvConfig)
     task_suite_name: str = "foveate"
     """A suite (foveate, mt10, libero_spatial ...) or tasks separated by commas."""
     num_trials_per_task: int | None = None
-    """Episodes per task; None: 10, in LIBERO 50, or the protocol's."""
+    """Episodes per task; None: 10, in LIBERO 50 or the protocol's, with --quick 3."""
     quick: bool = False
     """Three tasks and three episodes of each: does everything run?"""
     protocol: ProtocolName | None = None
@@ -79,6 +79,16 @@ class SimConfig(LoadOptions):
     """Random seed of scenes and noise; episode i plays in scene seed + i, whatever the variant."""
     allow_unchecked: bool = False
     """Run an engine that `foveate engine check` has not compared with eager on this machine; the results say so."""
+    replan_steps: int | None = None
+    """Actions of a chunk that are executed before the policy looks again; None: 5, or the protocol's."""
+    num_workers: int = 2
+    """Simulators that run in parallel."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SimConfig(SuiteConfig):
+    """Score a policy in a simulator, traced if asked; the same command again goes on where it was interrupted."""
+
     out: str | None = None
     """Run folder of a run without trace; default runs/<policy>_<suite>_<variant>."""
     trace_out_dir: str | None = None
@@ -99,10 +109,6 @@ class SimConfig(LoadOptions):
     """Write the pruner's whole score matrix; large."""
     perturb: tuple[str, ...] | None = None
     """LIBERO alone: play the suite plain and in these forms, full and pruned: swap, lan, task, object."""
-    replan_steps: int | None = None
-    """Actions of a chunk that are executed before the policy looks again; None: 5, or the protocol's."""
-    num_workers: int = 2
-    """Simulators that run in parallel."""
     max_batch: int | None = None
     """Observations per inference at most; None: num_workers. 1 makes repetitions bit-equal."""
     variant: str | None = None

@@ -7,12 +7,11 @@ import pytest
 from PIL import Image
 
 from foveate.attention.maps import load_maps
-from foveate.cli.conftest import TINY
 from foveate.errors import FoveateError
 from foveate.evaluation.scene import read_observation
 from foveate.studies.attention.frame import FrameConfig, attend_frame
 from foveate.studies.attention.prompts import PromptsConfig, compare_prompts
-from foveate.training.policy.untrained import random_policy
+from foveate.training.policy.untrained import TINY, random_policy
 
 
 @pytest.fixture(scope="module")

@@ -21,7 +21,6 @@ from foveate.data.demos import DemoEpisode
 from foveate.data.lerobot.dataset import LeRobotDataset
 from foveate.data.lerobot.hub import REPO_ID
 from foveate.data.lerobot.loader import FrameLoader, Prepare, SetPart, windowed_order
-from foveate.errors import FoveateError
 from foveate.models.common.columns import find_columns
 from foveate.models.common.images import ResizeKind, model_images, to_uint8
 from foveate.models.common.robots import RobotMapping
@@ -153,15 +152,8 @@ class StreamedImages:
 
 
 def streamed(episodes: Sequence[DemoEpisode]) -> list[StreamedEpisode]:
-    """The episodes, where their pictures stay on disk; an empty list where all are in memory.
-
-    Raises:
-        FoveateError: there are both.
-    """
-    found = [episode for episode in episodes if isinstance(episode, StreamedEpisode)]
-    if found and len(found) < len(episodes):
-        raise FoveateError("data.path: LeRobot data sets and foveate's demonstrations cannot be mixed; convert one")
-    return found
+    """Those whose pictures stay on disk: all, or none (`load_demos` mixes them with no others)."""
+    return [episode for episode in episodes if isinstance(episode, StreamedEpisode)]
 
 
 def at_size(picture: np.ndarray, size: int, resize: ResizeKind) -> np.ndarray:

@@ -33,6 +33,18 @@ MID = Pi0Config(
 )
 """65 M parameters, two views of 256 patches: large enough that arithmetic, not overhead, takes the time."""
 
+_SMALL = GemmaConfig(width=32, depth=2, mlp_dim=64, num_heads=2, num_kv_heads=1, head_dim=16)
+TINY = replace(
+    MID,
+    action_dim=4,
+    max_token_len=32,
+    llm=_SMALL,
+    expert=_SMALL,
+    vision=VisionConfig(32, 1, 2, 64, 14, 56, 32),
+    num_steps=2,
+)
+"""Two views of 16 patches: small enough for the tests of every verb that runs a policy."""
+
 THREE_CAMERAS = replace(MID, views=Pi0Config().views)
 SIZES = {
     "pi05": Pi0Config(),
