@@ -63,6 +63,7 @@ class LeRobotDataset:
         self.starts = np.cumsum([0, *(episode.length for episode in self.episodes)])
         self._columns: dict[str, np.ndarray] = {}
         self._owners: dict[str, np.ndarray | None] = {}
+        self._places: dict[int, np.ndarray] = {}
         self._frames: dict[tuple[int, str], np.ndarray] = {}
         self._frame_tables: dict[str, FrameTable] = {}
         self._videos: OrderedDict[str, VideoFile] = OrderedDict()
@@ -135,6 +136,11 @@ class LeRobotDataset:
 
     def _here(self, place: int) -> np.ndarray:
         """int64 [T]: where the rows of an episode stand in its file."""
+        if place not in self._places:
+            self._places[place] = self._find(place)
+        return self._places[place]
+
+    def _find(self, place: int) -> np.ndarray:
         episode = self.episodes[place]
         if episode.data_file not in self._owners:
             table = read_table(self.root / episode.data_file, lambda name: name == "episode_index")

@@ -105,6 +105,8 @@ class LeRobotWriter:
             "fps": self.fps,
             "features": {name: _declared(feature, self.fps) for name, feature in self.features.items()},
         }
+        self._logs: dict[str, JsonLines] = {}
+        """Of v2.1: a line per episode in each."""
         self._held = ExitStack()
         self._held.enter_context(one_process(self.root, "writing a LeRobot data set"))
         try:
@@ -276,10 +278,8 @@ class LeRobotWriter:
         short = {key: line[key] for key in ("episode_index", "tasks", "length")}
         # The line that counts comes last.
         for name, row in (("episodes_stats", about), ("episodes", short)):
-            lines = JsonLines(self.root / "meta" / f"{name}.jsonl", lambda row: row["episode_index"])
-            if row["episode_index"] >= len(lines.rows):
-                lines.append([row])
-            lines.close()
+            if row["episode_index"] >= len(self._logs[name].rows):
+                self._logs[name].append([row])
         self._lines.append(short)
         shutil.rmtree(folder)
 
@@ -289,9 +289,10 @@ class LeRobotWriter:
         """The lines of the episodes that are part of the set."""
         if self.version == "v2.1":
             (self.root / "meta").mkdir(parents=True, exist_ok=True)
-            lines = JsonLines(self.root / "meta" / "episodes.jsonl", lambda row: row["episode_index"])
-            lines.close()
-            return list(lines.rows)
+            for name in ("episodes_stats", "episodes"):
+                self._logs[name] = JsonLines(self.root / "meta" / f"{name}.jsonl", lambda row: row["episode_index"])
+                self._held.callback(self._logs[name].close)
+            return list(self._logs["episodes"].rows)
         self._groups = sorted((self.root / "meta" / "episodes").glob("*/file-*.parquet"))
         names = ("episode_index", "tasks", "length")
         return [row for path in self._groups for row in read_table(path, lambda name: name in names).to_pylist()]
