@@ -7,17 +7,19 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from foveate.training.policy.train import TrainPolicyConfig
 
 HELP = "train a policy"
 
 
 def policy(argv: list[str]) -> int:
     """The verb's entry: parse, train, say where the policy is. Runs under `torchrun` as well."""
-    from foveate.cli.config import parse
-    from foveate.training.policy.train import TrainPolicyConfig, train_policy
+    from foveate.training.policy.train import train_policy
 
-    config = parse(TrainPolicyConfig, argv, "foveate train policy")
+    config = policy_config(argv, "foveate train policy")
     is_main = os.environ.get("RANK", "0") == "0"
     logging.basicConfig(level=logging.INFO if is_main else logging.WARNING, format="%(message)s")
     with _own_folder(config, is_main):
@@ -25,6 +27,20 @@ def policy(argv: list[str]) -> int:
     if is_main:
         print(f"policy: {folder}")
     return 0
+
+
+def policy_config(argv: list[str], prog: str) -> TrainPolicyConfig:
+    """From `[PRESET] [--OPTION VALUE ...]`, openpi's options among them; PRESET is a name or a YAML file."""
+    from foveate.cli.config import parse
+    from foveate.cli.openpi_flags import ALIASES, translate
+    from foveate.training.policy.train import TrainPolicyConfig
+    from foveate.training.preset import preset_file
+
+    words = translate(argv)
+    if words and not words[0].startswith("-"):
+        preset = preset_file(words[0])
+        words = [preset.stem, "--config", str(preset), *words[1:]]
+    return parse(TrainPolicyConfig, words, prog, aliases=ALIASES, positional=("config_name",))
 
 
 def vlm(argv: list[str]) -> int:

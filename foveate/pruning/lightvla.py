@@ -63,6 +63,8 @@ class LightVLA(Budget):
     sequence (as published), text in others, where state and noisy actions are seen by the pruner alone."""
     train_form: TrainForm = "deduplicated"
     """`paper`: a slot per query, duplicates stay; `deduplicated`: the forward pass is evaluation's."""
+    budget_in_training: bool = True
+    """Whether budget and `min_keep` act in training too; openpi forks apply them in evaluation alone."""
     position_ids: PositionIds = "original"
     """Whether kept tokens keep their position ids or are counted anew."""
     store_raw_score: bool = False
@@ -198,14 +200,15 @@ class LightVLAPruner(TokenPruner):
         score = score.masked_fill(~(valid | ~valid.any(-1, keepdim=True))[..., None, :], -torch.inf)
         if self.training and self.noise_scale:
             score = score + torch.rand_like(score) * self.noise_scale
+        limited = not self.training or self.config.budget_in_training
         with torch.no_grad():
             best = score.masked_fill(~valid[..., None], -torch.inf).amax(-2)
-            if self.config.explicit:
+            if self.config.explicit and limited:
                 keep = top(best, valid, budget_counts(self.config, valid).clamp_min(self.config.min_keep))
             else:
                 votes = torch.zeros_like(best).scatter_add_(-1, score.argmax(-1), valid.to(best.dtype))
                 keep = votes > 0
-                if self.config.min_keep:
+                if self.config.min_keep and limited:
                     keep = top(
                         best.masked_fill(keep, torch.inf), valid, keep.sum(-1, True).clamp_min(self.config.min_keep)
                     )

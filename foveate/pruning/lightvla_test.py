@@ -175,6 +175,15 @@ def test_paper_form_keeps_the_length_and_repeats_patches():
     assert set(out.position_ids[0, :16].tolist()) == kept
 
 
+def test_limits_may_act_in_evaluation_alone():
+    prefix = tiny_prefix()
+    free, limited = pruner(), pruner(keep_tokens=2, min_keep=1, budget_in_training=False)
+    kept = [p.train().select(prefix).keep.keep_mask for p in (free, limited)]
+    assert torch.equal(*kept)
+    assert limited.eval().select(prefix).keep.counts_per_view()["corner"].tolist() == [2, 2, 2]
+    assert pruner(keep_tokens=2).train().select(prefix).keep.counts_per_view()["corner"].tolist() == [2, 2, 2]
+
+
 @pytest.mark.parametrize("options", [{"keep_tokens": 2}, {"scope": "joint", "keep_ratio": 0.2}, {"min_keep": 12}])
 def test_paper_form_chooses_within_the_budget(options):
     prefix = tiny_prefix()

@@ -1,9 +1,10 @@
 """Training checkpoints: everything that an exact resume needs, written so that a crash never leaves half of one.
 
-    OUT/checkpoints/step_00002000/model.safetensors   the weights being trained; those that stay as they began are not
-                                                      written (of a policy with adapters, nearly all)
-                                 /ema.safetensors     their moving average (float32)
-                                 /state.pt            step, config, optimizer state: plain tensors, numbers and strings
+    RUN/2000/train_state/model.safetensors   the weights being trained; those that stay as they began are not written
+                                             (of a policy with adapters, nearly all)
+                        /ema.safetensors     their moving average (float32)
+                        /state.pt            step, config, optimizer state: plain tensors, numbers and strings
+        /...                                 what the training exports of the averaged weights: a policy folder
 
 A checkpoint is written under a temporary name and renamed when it is whole. No random state is stored,
 because none is carried from step to step: every draw of step `s` comes from generators seeded with `(seed, s)`.
@@ -11,7 +12,9 @@ because none is carried from step to step: every draw of step `s` comes from gen
 
 from __future__ import annotations
 
+import logging
 import shutil
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,8 +26,12 @@ from torch import Tensor, nn
 from foveate.errors import FoveateError
 from foveate.training.ema import Ema
 from foveate.util.files import draft_folder
+from foveate.util.words import plural
 
-FORMAT = 1
+FORMAT = 2
+STATE = "train_state"
+Export = Callable[[Path, int], None]
+"""Write into a folder what the module, which carries the averaged weights, has become after so many steps."""
 
 
 @dataclass
@@ -38,40 +45,60 @@ class Progress:
     """Steps done."""
 
 
-def save_checkpoint(folder: Path, progress: Progress, config: dict[str, Any], keep_last: int = 2) -> Path:
-    """Write `folder/step_XXXXXXXX` atomically, then remove all but the newest `keep_last`."""
-    final = folder / f"step_{progress.step:08d}"
+def save_checkpoint(
+    run: Path, progress: Progress, config: dict[str, Any], *, processes: int = 1, export: Export | None = None
+) -> Path:
+    """Write `run/STEP`, whole or not at all.
+
+    Args:
+        config: what must be equal for a run to go on from here.
+        processes: that train together.
+        export: adds to the folder what the averaged weights become.
+    """
+    final = run / str(progress.step)
     with draft_folder(final, "the checkpoint") as begun:
+        if export is not None:
+            with progress.ema.applied():
+                export(begun, progress.step)
+        (begun / STATE).mkdir()
         frozen = _frozen(progress.module)
         trained = {name: value for name, value in progress.module.state_dict().items() if name not in frozen}
-        save_file(_plain(trained), begun / "model.safetensors")
-        save_file(_plain(progress.ema.state_dict()), begun / "ema.safetensors")
+        save_file(_plain(trained), begun / STATE / "model.safetensors")
+        save_file(_plain(progress.ema.state_dict()), begun / STATE / "ema.safetensors")
         state = {
             "format": FORMAT,
             "step": progress.step,
+            "processes": processes,
             "config": config,
             "optimizer": progress.optimizer.state_dict(),
         }
-        torch.save(state, begun / "state.pt")
-    for old in checkpoints(folder)[:-keep_last]:
-        shutil.rmtree(old)
+        torch.save(state, begun / STATE / "state.pt")
     return final
 
 
-def checkpoints(folder: Path) -> list[Path]:
+def prune_checkpoints(run: Path, keep_last: int, keep_period: int | None = None) -> None:
+    """Remove all but the newest `keep_last`, and those at multiples of `keep_period` steps."""
+    for old in checkpoints(run)[:-keep_last]:
+        if keep_period is None or int(old.name) % keep_period:
+            shutil.rmtree(old)
+
+
+def checkpoints(run: Path) -> list[Path]:
     """The whole checkpoints of a run, oldest first."""
-    return sorted(folder.glob("step_*"))
+    found = [state.parent for state in run.glob(f"*/{STATE}") if state.parent.name.isdigit()]
+    return sorted(found, key=lambda path: int(path.name))
 
 
-def load_checkpoint(path: Path, progress: Progress, config: dict[str, Any]) -> None:
+def load_checkpoint(path: Path, progress: Progress, config: dict[str, Any], *, processes: int = 1) -> None:
     """Restore a run in place.
 
     Raises:
         FoveateError: the checkpoint is broken, or was written under a config that would go on differently.
     """
+    folder = path / STATE
     try:
-        state = torch.load(path / "state.pt", map_location="cpu", weights_only=True)
-        weights, average = load_file(path / "model.safetensors"), load_file(path / "ema.safetensors")
+        state = torch.load(folder / "state.pt", map_location="cpu", weights_only=True)
+        weights, average = load_file(folder / "model.safetensors"), load_file(folder / "ema.safetensors")
     except Exception as error:
         raise FoveateError(
             f"cannot read checkpoint {path}: {error}; remove this folder to resume from the one before"
@@ -88,6 +115,14 @@ def load_checkpoint(path: Path, progress: Progress, config: dict[str, Any]) -> N
     progress.ema.load_state_dict(average)
     progress.optimizer.load_state_dict(state["optimizer"])
     progress.step = state["step"]
+    if state["processes"] != processes:
+        logging.getLogger("foveate").info(
+            "%s was written by %s, now there are %d: the batches stay the same; sums are rounded in another order, and "
+            "what each process draws itself (a pruner's exploration, dropout) is drawn differently",
+            path,
+            plural(state["processes"], "process", "processes"),
+            processes,
+        )
 
 
 def _frozen(module: nn.Module) -> set[str]:

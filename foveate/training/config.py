@@ -16,9 +16,11 @@ class OptimConfig:
     lr: float = 2.5e-5
     """Peak learning rate."""
     final_lr: float = 2.5e-6
-    """Learning rate at the last step, where the cosine ends."""
+    """Learning rate where the cosine ends."""
     warmup_steps: int = 1000
     """Optimizer steps over which the learning rate rises linearly to `lr`."""
+    decay_steps: int | None = None
+    """Step at which the cosine ends, the warm-up counted; it may lie beyond the run. Null: the run's last step."""
     decay_at: int | None = None
     """Step from which on the learning rate is `final_lr`, having been `lr` until then; null: a cosine in between."""
     betas: tuple[float, float] = (0.9, 0.95)
@@ -57,14 +59,27 @@ class LoopConfig:
     """Steps between checkpoints; the last step always writes one."""
     keep_checkpoints: int = 2
     """Newest checkpoints that stay on disk; older ones are deleted."""
+    keep_period: int | None = None
+    """Checkpoints at multiples of so many steps stay too; null: none."""
 
     def __post_init__(self) -> None:
-        for name in ("steps", "batch_size", "accumulate", "log_every", "save_every", "keep_checkpoints"):
-            if getattr(self, name) < 1:
-                raise FoveateError(f"loop.{name} should be at least 1, got {getattr(self, name)}")
+        names = ("steps", "batch_size", "accumulate", "log_every", "save_every", "keep_checkpoints", "keep_period")
+        for name in names:
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise FoveateError(f"loop.{name} should be at least 1, got {value}")
 
 
-RESUME_FREE = ("precision", "device", "compile", "threads", "log_every", "save_every", "keep_checkpoints")
+RESUME_FREE = (
+    "precision",
+    "device",
+    "compile",
+    "threads",
+    "log_every",
+    "save_every",
+    "keep_checkpoints",
+    "keep_period",
+)
 """Fields of `LoopConfig` that may differ between a run and its resumption."""
 
 
@@ -74,15 +89,17 @@ class DataConfig:
 
     path: tuple[str, ...] = ()
     """Folders of demonstrations, as `foveate data metaworld-demos` writes them, or LeRobot data sets (a folder, or
-    OWNER/NAME of the hub)."""
+    OWNER/NAME of the hub); `fake`: made-up ones, for a trial of the rest."""
     tasks: tuple[str, ...] = ()
     """Names of the environment's tasks to train on; empty: all."""
     robot: str = "metaworld"
     """Robot mapping, by name or as a YAML file; `init_from` brings its own."""
     tokenizer: str = ""
     """File of a sentencepiece model; empty: that of `init_from`, for a new model the shipped tiny policy's."""
+    assets_dir: str = ""
+    """Folder of norm stats, where they stand apart from the data set: assets_dir/asset_id/norm_stats.json."""
     asset_id: str = ""
-    """Name of the statistics of `init_from` that are used, where it holds those of several data sets."""
+    """Name of the norm stats in `assets_dir`, or in `init_from` where it holds several; the policy keeps it."""
     memory_gb: float = 4.0
     """Memory for decoded pictures of LeRobot data sets, in GB for each process of the training."""
     decode_workers: int = 2

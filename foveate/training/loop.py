@@ -18,7 +18,14 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from foveate.errors import FoveateError
-from foveate.training.checkpoint import Progress, checkpoints, load_checkpoint, save_checkpoint
+from foveate.training.checkpoint import (
+    Export,
+    Progress,
+    checkpoints,
+    load_checkpoint,
+    prune_checkpoints,
+    save_checkpoint,
+)
 from foveate.training.config import LoopConfig, OptimConfig
 from foveate.training.ema import Ema
 from foveate.training.lock import sole_training
@@ -99,12 +106,14 @@ def fit(
     world: World,
     seed: int = 0,
     identity: dict[str, Any] | None = None,
+    export: Export | None = None,
 ) -> Ema:
     """Train to `loop.steps`, going on from the newest checkpoint in `out`, if there is one.
 
     Args:
         objective: an nn.Module that is an `Objective`, on `world.device`.
         identity: what must be equal for a checkpoint to be resumed: the config, as plain values.
+        export: adds to each checkpoint what the averaged weights become.
     Returns:
         the averaged weights; `with ema.applied(): ...` evaluates or exports them.
     Raises:
@@ -114,8 +123,8 @@ def fit(
     if loop.threads:
         torch.set_num_threads(loop.threads)
     progress = Progress(objective, Ema(objective, optim.ema_decay), make_optimizer(objective, optim))
-    if saved := checkpoints(out / "checkpoints"):
-        load_checkpoint(saved[-1], progress, identity or {})
+    if saved := checkpoints(out):
+        load_checkpoint(saved[-1], progress, identity or {}, processes=world.size)
     forward = _wrap(objective, loop, world)
     objective.train()
     with sole_training(out, world), RunLog(out, loop.steps, progress.step, loop.batch_size, world.is_main) as run_log:
@@ -139,7 +148,8 @@ def fit(
                 run_log.metrics(progress.step, numbers)
                 total, since = torch.zeros((), device=world.device), 0
             if saves and world.is_main:
-                save_checkpoint(out / "checkpoints", progress, identity or {}, loop.keep_checkpoints)
+                save_checkpoint(out, progress, identity or {}, processes=world.size, export=export)
+                prune_checkpoints(out, loop.keep_checkpoints, loop.keep_period)
     world.barrier()
     return progress.ema
 
@@ -171,7 +181,7 @@ def _set_rate(optimizer: torch.optim.Optimizer, step: int, loop: LoopConfig, opt
         peak=optim.lr,
         final=optim.final_lr,
         warmup=optim.warmup_steps,
-        total=loop.steps,
+        total=optim.decay_steps or loop.steps,
         decay_at=optim.decay_at,
     )
     for group in optimizer.param_groups:

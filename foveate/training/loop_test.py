@@ -67,7 +67,7 @@ def test_a_resumed_run_repeats_the_uninterrupted_one_exactly(tmp_path: Path) -> 
     whole = _fit(tmp_path / "whole")
     with pytest.raises(FoveateError, match="step 8: loss nan"):  # dies after the checkpoint of step 5
         _fit(tmp_path / "cut", source=Rows(poison=7))
-    assert [path.name for path in checkpoints(tmp_path / "cut" / "checkpoints")] == ["step_00000005"]
+    assert [path.name for path in checkpoints(tmp_path / "cut")] == ["5"]
     resumed = _fit(tmp_path / "cut")
     assert _losses(tmp_path / "cut") == _losses(tmp_path / "whole")
     assert [step for step, *_ in _losses(tmp_path / "cut")] == list(range(1, 13))
@@ -92,9 +92,10 @@ def test_the_average_survives_a_resume(tmp_path: Path) -> None:
 
 
 def test_only_the_newest_checkpoints_stay_and_a_half_written_one_is_ignored(tmp_path: Path) -> None:
-    (tmp_path / "checkpoints" / ".step_00000009.draft").mkdir(parents=True)
-    _fit(tmp_path, dataclasses.replace(LOOP, save_every=2, keep_checkpoints=3))
-    assert [p.name for p in checkpoints(tmp_path / "checkpoints")] == [f"step_{n:08d}" for n in (8, 10, 12)]
+    (tmp_path / ".9.draft" / "train_state").mkdir(parents=True)
+    (tmp_path / "11").mkdir()
+    _fit(tmp_path, dataclasses.replace(LOOP, save_every=2, keep_checkpoints=2, keep_period=6))
+    assert [p.name for p in checkpoints(tmp_path)] == ["6", "10", "12"]
 
 
 def test_another_config_is_refused(tmp_path: Path) -> None:
@@ -105,9 +106,9 @@ def test_another_config_is_refused(tmp_path: Path) -> None:
 
 def test_a_broken_checkpoint_is_named(tmp_path: Path) -> None:
     _fit(tmp_path)
-    newest = checkpoints(tmp_path / "checkpoints")[-1]
-    (newest / "ema.safetensors").write_bytes(b"short")
-    with pytest.raises(FoveateError, match=r"step_00000012: .*remove this folder"):
+    newest = checkpoints(tmp_path)[-1]
+    (newest / "train_state" / "ema.safetensors").write_bytes(b"short")
+    with pytest.raises(FoveateError, match=r"checkpoint .*12: .*remove this folder"):
         _fit(tmp_path)
 
 

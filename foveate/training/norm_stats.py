@@ -11,21 +11,19 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Literal
 
 import numpy as np
-import yaml
 
 from foveate.data.lerobot.dataset import LeRobotDataset
 from foveate.data.lerobot.info import Feature
-from foveate.errors import FoveateError, unknown
+from foveate.errors import FoveateError
 from foveate.models.common.columns import find_columns
 from foveate.models.common.normalize import NormStats, RunningStats, save_norm_stats
 from foveate.models.common.robots import RobotMapping
-from foveate.util.files import read_text
+from foveate.training.preset import read_preset
 from foveate.util.progress import SILENT, Reporter
 
-PRESETS = Path(__file__).parent / "presets"
 CONSTANT = 1e-6
 """What varies less, as a share of its size or absolutely, is taken for constant; openpi divides by 1e-6 there."""
 
@@ -40,12 +38,19 @@ class NormStatsConfig:
     """The data set: a folder, or OWNER/NAME of the hub."""
     robot: str = ""
     """Robot mapping, by name or as a YAML file."""
+    model: Literal["pi0", "pi05"] = "pi05"
+    """Model whose convention the mapping follows, where they differ (LIBERO's actions)."""
     action_horizon: int | None = None
     """Steps of an action chunk; needed where the robot has relative actions. Null: each action counts once."""
     episodes: tuple[int, ...] = ()
     """Episodes to count; empty: all."""
+    assets_dir: str = ""
+    """Folder of norm stats apart from the data sets: assets_dir/asset_id/norm_stats.json is written."""
+    asset_id: str = ""
+    """Name of the statistics in `assets_dir`; empty: the data set's."""
     out: str = ""
-    """Folder or file to write; empty: the data set's folder, `assets/OWNER/NAME` for one of the hub."""
+    """Folder or file to write; empty: where `foveate train policy` looks for them, the data set's folder
+    (`assets/OWNER/NAME` for one of the hub) or that of `assets_dir`."""
 
     def __post_init__(self) -> None:
         if self.action_horizon is not None and self.action_horizon < 1:
@@ -71,11 +76,23 @@ def norm_stats(config: NormStatsConfig, report: Reporter = SILENT) -> NormStatsR
     """
     said = resolve(config)
     dataset = LeRobotDataset(said.dataset, said.episodes or None)
-    robot = RobotMapping.load(said.robot)
+    robot = RobotMapping.load(said.robot, said.model)
     stats, warnings = dataset_stats(dataset, robot, said.action_horizon, report)
-    is_folder = Path(said.dataset).expanduser().is_dir()
-    out = Path(said.out) if said.out else dataset.root if is_folder else Path("assets", said.dataset)
+    out = Path(said.out) if said.out else norm_stats_folder(said.dataset, said.assets_dir, said.asset_id)
     return NormStatsResult(save_norm_stats(out, stats), stats, len(dataset), tuple(warnings))
+
+
+def norm_stats_folder(dataset: str, assets_dir: str = "", asset_id: str = "") -> Path:
+    """Where the norm stats of a data set stand: `assets_dir/asset_id` where that is named, else with the data set.
+
+    Args:
+        dataset: a folder, or OWNER/NAME of the hub, whose statistics stand in `assets`.
+        asset_id: empty: the data set's name.
+    """
+    folder = Path(dataset).expanduser()
+    if assets_dir:
+        return Path(assets_dir).expanduser() / (asset_id or (folder.name if folder.is_dir() else dataset))
+    return folder if folder.is_dir() else Path("assets", dataset)
 
 
 def dataset_stats(
@@ -113,7 +130,7 @@ def resolve(config: NormStatsConfig) -> NormStatsConfig:
     Raises:
         FoveateError: there is no such training configuration, or something is said nowhere.
     """
-    preset = _preset(config.config_name) if config.config_name else {}
+    preset = read_preset(config.config_name) if config.config_name else {}
     data, model = preset.get("data") or {}, preset.get("model") or {}
     paths = data.get("path") or ()
     paths = [paths] if isinstance(paths, str) else list(paths)
@@ -121,8 +138,11 @@ def resolve(config: NormStatsConfig) -> NormStatsConfig:
         config_name=config.config_name,
         dataset=config.dataset or (paths[0] if len(paths) == 1 else ""),
         robot=config.robot or data.get("robot") or "",
+        model="pi0" if model.get("pi05") is False else config.model,
         action_horizon=config.action_horizon or model.get("action_horizon"),
         episodes=config.episodes,
+        assets_dir=config.assets_dir or data.get("assets_dir") or "",
+        asset_id=config.asset_id or data.get("asset_id") or "",
         out=config.out,
     )
     for field, example in (("dataset", "PATH"), ("robot", "libero")):
@@ -130,19 +150,6 @@ def resolve(config: NormStatsConfig) -> NormStatsConfig:
             silent = f"; {config.config_name} does not say it" if config.config_name else ""
             raise FoveateError(f"norm-stats needs --{field} {example}, or a --config-name that says it{silent}")
     return said
-
-
-def _preset(name: str) -> dict[str, Any]:
-    path = Path(name) if name.endswith((".yaml", ".yml")) else PRESETS / f"{name}.yaml"
-    if not path.is_file():
-        raise unknown("training configuration", name, [preset.stem for preset in PRESETS.glob("*.yaml")])
-    try:
-        values = yaml.safe_load(read_text(path))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise FoveateError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from error
-    if not isinstance(values, dict):
-        raise FoveateError(f"{path}: expected keys such as data and model")
-    return values
 
 
 def _entries(dataset: LeRobotDataset, columns: tuple[str, ...]) -> list[str]:

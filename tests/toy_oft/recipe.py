@@ -57,8 +57,8 @@ class ToyRecipe:
         source.processor = self.processor
         return source
 
-    def export(self, out: Path, train_config: Mapping[str, Any], tasks: list[str]) -> None:
-        out.mkdir(parents=True)
+    def export(self, out: Path, steps: int, train_config: Mapping[str, Any], tasks: list[str]) -> None:
+        out.mkdir(parents=True, exist_ok=True)
         described = {"robot": "metaworld", "views": list(self.info.spec.views)}
         (out / "toy.json").write_text(json.dumps(described))
         save_file(self.objective.model.state_dict(), out / "weights.safetensors")

@@ -14,10 +14,10 @@ SHIPPED = sorted(p.stem for p in ROBOTS_DIR.glob("*.yaml"))
 
 
 def test_the_shipped_mappings() -> None:
-    assert SHIPPED == ["aloha", "droid", "libero", "libero_oft", "libero_state", "metaworld"]
+    assert SHIPPED == ["aloha", "aloha_sim", "droid", "libero", "libero_oft", "libero_state", "metaworld"]
     dims = {name: (r.state_dim, r.action_dim) for name in SHIPPED for r in [RobotMapping.load(name)]}
     libero = dict.fromkeys(["libero", "libero_oft", "libero_state"], (8, 7))
-    assert dims == {"aloha": (14, 14), "droid": (8, 8), **libero, "metaworld": (4, 4)}
+    assert dims == {"aloha": (14, 14), "aloha_sim": (14, 14), "droid": (8, 8), **libero, "metaworld": (4, 4)}
 
 
 @pytest.mark.parametrize("name", SHIPPED)

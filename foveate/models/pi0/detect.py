@@ -169,7 +169,7 @@ def detect(
     if clean_prompt is not None:
         info = replace(info, clean_prompt=clean_prompt)
     if info.tokenizer is None:
-        info = replace(info, tokenizer=_find_tokenizer(folder, info.config.vocab_size))
+        info = replace(info, tokenizer=find_tokenizer(folder, info.config.vocab_size))
     return info
 
 
@@ -413,9 +413,9 @@ def _robot_of_assets(asset_ids: tuple[str, ...], kind: Literal["pi0", "pi05"]) -
     return next((m for m in mappings if len(asset_ids) == 1 and asset_ids[0] in m.asset_ids), None)
 
 
-def _find_tokenizer(folder: Path, vocab_size: int) -> Path | None:
-    """In the folder, or, for a PaliGemma vocabulary, where openpi keeps its download."""
-    places = [folder / name for name in TOKENIZER_NAMES]
+def find_tokenizer(folder: Path | None, vocab_size: int) -> Path | None:
+    """In the folder, or, for a PaliGemma vocabulary, where openpi keeps its download; None: not there."""
+    places = [] if folder is None else [folder / name for name in TOKENIZER_NAMES]
     if vocab_size == Pi0Config.vocab_size:
         cache = Path(os.environ.get("OPENPI_DATA_HOME", "~/.cache/openpi")).expanduser()
         places.append(cache / "big_vision" / "paligemma_tokenizer.model")

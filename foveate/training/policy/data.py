@@ -25,7 +25,9 @@ from foveate.models.common.processing import RobotProcessor
 from foveate.models.common.robots import RobotMapping
 from foveate.training.config import DataConfig
 from foveate.training.loop import DRAWS, ORDER, Share, seed_of
+from foveate.training.norm_stats import norm_stats_folder
 from foveate.training.policy.augment import crop, recolour, shift, tinge, uniform
+from foveate.training.policy.fake import FAKE, fake_episodes
 from foveate.training.policy.stream import Prepare, StreamedImages, at_size, is_lerobot, lerobot_episodes, streamed
 from foveate.util.words import plural
 
@@ -38,7 +40,8 @@ def check_path(config: DataConfig) -> None:
     """Folders of demonstrations must be named."""
     if not config.path:
         raise FoveateError(
-            "data.path is empty; name a folder of demonstrations (`foveate data metaworld-demos`, `libero-demos`)"
+            "data.path is empty; name a LeRobot data set (--repo_id) or a folder of demonstrations (`foveate data "
+            "metaworld-demos`, `libero-demos`)"
         )
 
 
@@ -53,6 +56,8 @@ def load_demos(
         FoveateError: no folder is named, one holds no demonstrations, or a task is not there.
     """
     check_path(config)
+    if config.path == (FAKE,):
+        return fake_episodes(robot or RobotMapping.load(config.robot))
     if sets := [path for path in config.path if is_lerobot(path)]:
         if len(sets) < len(config.path):
             raise FoveateError("data.path: LeRobot data sets and foveate's demonstrations cannot be mixed; convert one")
@@ -72,16 +77,28 @@ def chunks(episode: DemoEpisode, starts: np.ndarray, horizon: int) -> tuple[np.n
     return episode.actions[np.minimum(steps, len(episode) - 1)], steps < len(episode)
 
 
-def norm_stats(episodes: list[DemoEpisode], robot: RobotMapping, horizon: int) -> dict[str, NormStats]:
+def norm_stats(
+    episodes: list[DemoEpisode], robot: RobotMapping, horizon: int, config: DataConfig | None = None
+) -> dict[str, NormStats]:
     """Statistics of states and action chunks in the model's convention.
 
     A number that hardly varies would be blown up by its tiny spread, so quantiles are kept at least `MIN_SPREAD`
-    of the widest spread apart, and deviations alike. A LeRobot data set that has a `norm_stats.json` (`foveate
-    norm-stats`) brings its own.
+    of the widest spread apart, and deviations alike. A data set whose statistics `foveate norm-stats` has written
+    brings its own.
+
+    Raises:
+        FoveateError: `assets_dir` is named, and they are not there.
     """
-    roots = {episode.root for episode in streamed(episodes)}
-    if len(roots) == 1 and norm_file(root := roots.pop()).is_file():
-        return load_norm_stats(root)
+    config = config or DataConfig()
+    if len(config.path) == 1 or config.assets_dir:
+        place = norm_stats_folder(config.path[0], config.assets_dir, config.asset_id)
+        if norm_file(place).is_file():
+            return load_norm_stats(place)
+        if config.assets_dir:
+            raise FoveateError(
+                f"{norm_file(place)}: no norm stats; write them with `foveate norm-stats` and the same --config-name, "
+                "or leave out data.assets_dir to compute them at each start"
+            )
     state, actions = RunningStats(), RunningStats()
     for episode in episodes:
         chunk, mask = chunks(episode, np.arange(len(episode)), horizon)
@@ -112,15 +129,11 @@ class Samples:
     """bool [N, H]."""
     prompts: list[str]
     """[N]."""
+    present: Tensor
+    """bool [V]: the views that there are pictures of; the others are black."""
 
     def __len__(self) -> int:
         return len(self.prompts)
-
-    @property
-    def present(self) -> Tensor:
-        """bool [V]: the views that there are pictures of."""
-        views = self.images.shape[1]
-        return self.images.present if isinstance(self.images, StreamedImages) else torch.ones(views, dtype=torch.bool)
 
     def order(self, seed: int) -> Tensor:
         """int64 [N]: all samples in random order."""
@@ -167,18 +180,23 @@ def make_samples(
         actions.append(processor.targets(chunk, episode.states[starts]))
         masks.append(torch.from_numpy(mask))
         prompts += [episode.prompt(int(row)) for row in starts]
-    return Samples(images, np.concatenate(states), torch.cat(actions), torch.cat(masks), prompts)
+    cameras = torch.tensor([bool(names) for names in robot.views.values()])
+    present = images.present if isinstance(images, StreamedImages) else cameras
+    return Samples(images, np.concatenate(states), torch.cat(actions), torch.cat(masks), prompts, present)
 
 
 def _take_over(
     episode: DemoEpisode, images: Tensor, processor: RobotProcessor, prepare: Prepare | None, stride: int
 ) -> None:
     """An episode's pictures at the model's size, into uint8 [T, V, 3, S, S]."""
-    size = processor.spec.image_size
-    for v, pictures in enumerate(processor.robot.select_views(episode.images).values()):
+    size, robot = processor.spec.image_size, processor.robot
+    for v, (view, pictures) in enumerate(robot.select_views(episode.images).items()):
+        if not robot.views[view]:
+            images[:, v] = 0
+            continue
         if pictures is None:
             raise FoveateError(
-                f"the demonstrations lack the model's view {processor.spec.views[v]!r}: they hold "
+                f"the demonstrations lack the model's view {view!r}: they hold "
                 f"{list(episode.images)}; set model.views to the views that are there"
             )
         pictures = pictures[::stride]

@@ -45,10 +45,11 @@ class Recipe(Protocol):
         """Batches as `objective` takes them; the episodes' pictures are given back as they are taken over."""
         ...
 
-    def export(self, out: Path, train_config: Mapping[str, Any], tasks: list[str]) -> None:
+    def export(self, out: Path, steps: int, train_config: Mapping[str, Any], tasks: list[str]) -> None:
         """Write the weights that the objective holds now as a policy folder that `load_policy` opens.
 
         Args:
+            steps: of training that are done.
             train_config: of the run, as plain values.
             tasks: the instructions of the demonstrations.
         """

@@ -105,7 +105,7 @@ def test_chunks_end_with_their_episode(config: DataConfig) -> None:
 def test_the_sets_own_norm_stats_are_taken(config: DataConfig) -> None:
     stats = {key: NormStats([1.0] * n, [2.0] * n, [0.0] * n, [3.0] * n) for key, n in (("state", 4), ("actions", 3))}
     save_norm_stats(config.path[0], stats)
-    found = norm_stats(load_demos(config), RobotMapping.load(config.robot), HORIZON)
+    found = norm_stats(load_demos(config), RobotMapping.load(config.robot), HORIZON, config)
     assert found["actions"].q99.tolist() == [3.0] * 3
 
 

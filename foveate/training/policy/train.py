@@ -1,8 +1,13 @@
-"""Train a policy on demonstrations, from nothing or from a policy folder, pruned or not; see `recipe` for the rest."""
+"""Train a policy on demonstrations, from nothing or from a policy folder, pruned or not; see `recipe` for the rest.
+
+Each checkpoint of a run is a policy folder as well, OUT/STEP. With a preset and an `exp_name` OUT is
+`checkpoints/PRESET/EXP_NAME`, as in openpi; without, the finished policy stands in OUT/policy too.
+"""
 
 from __future__ import annotations
 
 import logging
+import shutil
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -10,6 +15,7 @@ from typing import Any
 from foveate.errors import FoveateError
 from foveate.models.pi0.config import Pi0Config
 from foveate.pruning import PrunerConfig
+from foveate.training.checkpoint import checkpoints
 from foveate.training.config import RESUME_FREE, DataConfig, LoopConfig, NoiseConfig, OptimConfig
 from foveate.training.loop import fit
 from foveate.training.policy.data import check_path, load_demos
@@ -20,17 +26,29 @@ from foveate.util.run_folder import to_dict
 from foveate.util.words import plural
 from foveate.util.world import World, join_world
 
+OUT = "runs/train"
+
 
 @dataclass(frozen=True)
 class TrainPolicyConfig:
     """Train a policy on demonstrations."""
 
-    out: str = "runs/train"
-    """Folder of the run: checkpoints, metrics.jsonl, tensorboard, and the finished policy in `policy`."""
+    config_name: str = ""
+    """The shipped configuration that the others are changes of."""
+    exp_name: str = ""
+    """Name of the run; its folder is `checkpoint_base_dir`/`config_name`/`exp_name`, in place of `out`."""
+    checkpoint_base_dir: str = "checkpoints"
+    """Where runs that have a name stand."""
+    out: str = OUT
+    """Folder of the run: a policy folder per checkpoint, metrics.jsonl, tensorboard; the finished one in `policy`."""
+    overwrite: bool = False
+    """Begin again, without the checkpoints that are there; otherwise a run goes on from its newest one."""
     init_from: str = ""
     """Policy folder to fine-tune; its model, robot, tokenizer and norm stats are used. Empty: a new model."""
     weights_from: str = ""
     """Policy folder from which a new model, of another robot say, takes the weights whose name and shape agree."""
+    pytorch_weight_path: str = ""
+    """Folder of a model.safetensors with all weights of a π0 or π0.5 of the sizes of `model`: openpi's base, say."""
     seed: int = 0
     """Random seed of new weights, order of the data, noise and augmentation."""
     lora: LoraConfig | None = None
@@ -40,7 +58,7 @@ class TrainPolicyConfig:
     pruner_noise: NoiseConfig = field(default_factory=NoiseConfig)
     """Exploration noise of a pruner that explores."""
     model: Pi0Config = field(default_factory=Pi0Config)
-    """Sizes of a new π0 or π0.5; not for `init_from`."""
+    """Sizes of π0 or π0.5; not for `init_from`."""
     data: DataConfig = field(default_factory=DataConfig)
     """Demonstrations and augmentation."""
     optim: OptimConfig = field(default_factory=OptimConfig)
@@ -53,8 +71,16 @@ class TrainPolicyConfig:
             raise FoveateError(
                 f"init_from {self.init_from!r} and a model of its own exclude each other; leave out the model section"
             )
-        if self.init_from and self.weights_from:
-            raise FoveateError("init_from and weights_from exclude each other: the former takes all weights over")
+        if self.exp_name:
+            run = str(Path(self.checkpoint_base_dir, self.config_name, self.exp_name))
+            if self.out not in (OUT, run):
+                raise FoveateError(
+                    f"exp_name {self.exp_name!r} and out {self.out!r} both name the run's folder; give one"
+                )
+            object.__setattr__(self, "out", run)
+        begins = [name for name in ("init_from", "weights_from", "pytorch_weight_path") if getattr(self, name)]
+        if len(begins) > 1:
+            raise FoveateError(f"{' and '.join(begins)} exclude each other: training begins with one set of weights")
         if self.loop.compile and self.pruner is not None:
             raise FoveateError(
                 "loop.compile does not go with a pruner: compiling its data-dependent choice takes minutes"
@@ -64,13 +90,14 @@ class TrainPolicyConfig:
 def identity(config: TrainPolicyConfig) -> dict[str, Any]:
     """What must be equal for a run to go on from a checkpoint."""
     values = to_dict(config)
-    del values["out"]
+    for name in ("config_name", "exp_name", "checkpoint_base_dir", "out", "overwrite"):
+        del values[name]
     values["loop"] = {k: v for k, v in values["loop"].items() if k not in RESUME_FREE}
     return values
 
 
 def train_policy(config: TrainPolicyConfig, progress: Any = None) -> Path:
-    """Train, or go on with training, and export; returns the policy folder `out/policy`.
+    """Train, or go on with training, and export; returns the policy folder.
 
     Args:
         progress: called with (episodes loaded, episodes in all).
@@ -89,16 +116,34 @@ def _train(config: TrainPolicyConfig, world: World, progress: Any) -> Path:
     told = plural(len(episodes), "episode"), plural(len(source.samples), "sample")
     logging.getLogger("foveate").info("%s, %s", *told)
     objective = recipe.objective.to(world.device)
+    values = to_dict(config)
+    if config.init_from:
+        del values["model"]  # sizes came from there
+
+    def export(folder: Path, steps: int) -> None:
+        recipe.export(folder, steps, values, tasks)
+
+    if config.overwrite and world.is_main:
+        for checkpoint in checkpoints(out):
+            shutil.rmtree(checkpoint)
+    world.barrier()
     ema = fit(
-        objective, source, config.loop, config.optim, out, world=world, seed=config.seed, identity=identity(config)
+        objective,
+        source,
+        config.loop,
+        config.optim,
+        out,
+        world=world,
+        seed=config.seed,
+        identity=identity(config),
+        export=export,
     )
     if isinstance(source.samples.images, StreamedImages):
         logging.getLogger("foveate").info("%s", source.samples.images.loader.report)
+    if config.exp_name:
+        return out / str(config.loop.steps)
     if world.is_main:
-        values = to_dict(config)
-        if config.init_from:
-            del values["model"]  # sizes came from there
         with ema.applied():
-            recipe.export(out / "policy", values, tasks)
+            export(out / "policy", config.loop.steps)
     world.barrier()
     return out / "policy"

@@ -67,7 +67,7 @@ def test_the_exported_policy_acts(base: Path) -> None:
 def test_the_exported_weights_are_the_averaged_ones(base: Path) -> None:
     from safetensors.torch import load_file
 
-    average = load_file(base.parent / "checkpoints" / "step_00000004" / "ema.safetensors")
+    average = load_file(base.parent / "4" / "train_state" / "ema.safetensors")
     exported = dict(load_weights(base / "model.safetensors", MODEL).named_parameters())
     assert {f"model.{name}" for name in exported} == set(average)
     for name, value in exported.items():
@@ -81,7 +81,7 @@ def test_an_interrupted_run_goes_on_as_if_nothing_had_happened(base: Path, demos
         out=str(tmp_path), model=MODEL, data=dataclasses.replace(DATA, path=(demos,)), optim=OPTIM, loop=LOOP
     )
     shutil.copytree(base.parent, tmp_path, dirs_exist_ok=True)
-    shutil.rmtree(tmp_path / "checkpoints" / "step_00000004")
+    shutil.rmtree(tmp_path / "4")
     shutil.rmtree(tmp_path / "policy")
     train_policy(config)
     for key in ("step", "loss", "grad_norm", "lr"):

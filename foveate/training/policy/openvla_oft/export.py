@@ -26,14 +26,14 @@ from foveate.models.openvla_oft.model import OpenVLAOFT
 from foveate.models.openvla_oft.weights import COMPONENTS, Place, pieces, read_component, shapes_of
 
 ADAPTER = "lora_adapter"
-CARD = """# {name}
+CARD = """# OpenVLA-OFT for {robot}
 
-An OpenVLA-OFT policy for {robot}, fine-tuned from `{base}` by `foveate train policy` with `train_config.yaml`: {steps}
+A policy, fine-tuned from `{base}` by `foveate train policy` with `train_config.yaml`: {steps}
 steps of {batch} samples{pruned}. {what}
 
 Instructions in the demonstrations: {tasks}.
 
-Measured: not yet. Fill in with `foveate eval sim --policy {name}`.
+Measured: not yet. Fill in with `foveate eval sim --policy FOLDER`.
 """
 WHOLE = "All weights were trained."
 ADAPTED = (
@@ -48,6 +48,7 @@ def export_policy(
     base: OFTInfo,
     data_set: str,
     *,
+    steps: int,
     adapted: bool,
     pruner: Mapping[str, Any] | None,
     train_config: Mapping[str, Any],
@@ -58,6 +59,7 @@ def export_policy(
     Args:
         base: what the training began with.
         data_set: whose statistics the policy was trained with.
+        steps: of training that are done.
         adapted: whether `out/lora_adapter` holds what the vision-language model learned. It is merged as its users
             would merge it; otherwise all weights are taken from the model.
         pruner: the config that the policy was trained with, as plain values with `name`.
@@ -72,10 +74,10 @@ def export_policy(
         for part, label in COMPONENTS.items():
             # Data-parallel training puts `module.` before the names; the reference's loader takes it off.
             values = {f"module.{key}": trained[Place(part, key)] for key in stored[part]}
-            path = out / f"{label}--{train_config['loop']['steps']}_checkpoint.pt"
+            path = out / f"{label}--{steps}_checkpoint.pt"
             torch.save({key: value.detach().float().cpu().clone() for key, value in values.items()}, path)
         _write_small_files(out, base, data_set, pruner, train_config)
-        (out / "README.md").write_text(_card(out.name, base, adapted, pruner, train_config, tasks), encoding="utf-8")
+        (out / "README.md").write_text(_card(base, steps, adapted, pruner, train_config, tasks), encoding="utf-8")
     except OSError as error:
         raise FoveateError(f"cannot write policy {out}: {error}; free some space or choose another --out") from error
     return out
@@ -116,18 +118,17 @@ def _write_small_files(
 
 
 def _card(
-    name: str,
     base: OFTInfo,
+    steps: int,
     adapted: bool,
     pruner: Mapping[str, Any] | None,
     train_config: Mapping[str, Any],
     tasks: list[str],
 ) -> str:
     return CARD.format(
-        name=name,
         robot=base.robot.name if base.robot else "an unknown robot",
         base=base.path,
-        steps=train_config["loop"]["steps"],
+        steps=steps,
         batch=train_config["loop"]["batch_size"],
         pruned="" if pruner is None else f", its visual tokens pruned by `{pruner['name']}`",
         what=ADAPTED if adapted else WHOLE,

@@ -93,7 +93,7 @@ class L1Recipe:
         samples.actions = torch.where(normalised, samples.actions.clamp(-1, 1), samples.actions)
         return ChunkSource(samples, self.processor, data, self.config.seed)
 
-    def export(self, out: Path, train_config: Mapping[str, Any], tasks: list[str]) -> None:
+    def export(self, out: Path, steps: int, train_config: Mapping[str, Any], tasks: list[str]) -> None:
         lora = self.config.lora
         if lora is not None:
             scale, base = lora.scaled_by, str(self.info.path)
@@ -103,6 +103,7 @@ class L1Recipe:
             self.objective.model,
             self.info,
             self.data_set,
+            steps=steps,
             adapted=lora is not None,
             pruner=train_config["pruner"],
             train_config=train_config,

@@ -131,7 +131,7 @@ def test_an_interrupted_run_goes_on_as_if_nothing_had_happened(
     policy: Path, checkpoint: Path, demos: str, tmp_path: Path
 ) -> None:
     shutil.copytree(policy.parent, tmp_path, dirs_exist_ok=True)
-    shutil.rmtree(tmp_path / "checkpoints" / "step_00000004")
+    shutil.rmtree(tmp_path / "4")
     shutil.rmtree(tmp_path / "policy")
     train_policy(config_of(checkpoint, demos, tmp_path))
     assert [m["noise_scale"] for m in metrics(tmp_path)] == pytest.approx([1, 2 / 3, 1 / 3, 0])
@@ -149,7 +149,7 @@ def test_an_interrupted_run_goes_on_as_if_nothing_had_happened(
 
 
 def test_a_checkpoint_holds_what_trains_alone(policy: Path) -> None:
-    stored = load_file(policy.parent / "checkpoints" / "step_00000004" / "model.safetensors")
+    stored = load_file(policy.parent / "4" / "train_state" / "model.safetensors")
     assert all(".adapters." in key or key.startswith(("model.head.", "model.proprio.")) for key in stored)
 
 
@@ -184,7 +184,7 @@ def test_what_adapters_give_is_what_the_merged_folder_gives(demos: str, tmp_path
     trained = actions_of(model, batch.inputs)
     assert (trained - start).abs().max() > 1e-2
     out = tmp_path / "run" / "policy"
-    recipe.export(out, {"pruner": None, "loop": {"steps": 3, "batch_size": 2}}, PROMPTS)
+    recipe.export(out, 3, {"pruner": None, "loop": {"steps": 3, "batch_size": 2}}, PROMPTS)
     merged, _ = family.load(registry.detect(out)[1], ModelOptions())
     torch.testing.assert_close(actions_of(merged, batch.inputs), trained, rtol=1e-4, atol=1e-4)
     _peft_merges_alike(base, out)
@@ -259,7 +259,7 @@ def test_the_preset_from_the_command_line(checkpoint: Path, demos: str, tmp_path
     assert {name.rpartition(".")[2] for name in config["target_modules"]} == {"q_proj", "fc1"}
     (line,) = metrics(tmp_path)
     assert np.isfinite(line["loss"]) and line["noise_scale"] == 1 and line["lr"] == 5e-4
-    stored = load_file(tmp_path / "checkpoints" / "step_00000001" / "model.safetensors")
+    stored = load_file(tmp_path / "1" / "train_state" / "model.safetensors")
     assert {value.dtype for value in stored.values()} == {torch.float32}
 
 

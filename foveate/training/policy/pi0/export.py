@@ -22,21 +22,16 @@ from foveate.models.pi0.model import Pi0
 from foveate.models.pi0.weights import save_weights
 from foveate.util.words import plural
 
-CARD = """# {name}
+CARD = """# {kind} for {robot}
 
-A small {kind} policy for {robot}: {parameters:.2f} M parameters, {views} of {size} px ({patches} visual
+A policy of {parameters:.2f} M parameters, {views} of {size} px ({patches} visual
 tokens), chunks of {horizon} actions. Trained by `foveate train policy` with `train_config.yaml`: {steps} steps of
 {batch} samples{pruned}.
 
 Tasks in the demonstrations: {tasks}.
 
-Measured: not yet. Fill in with `foveate eval sim --policy {name}`.
+Measured: not yet. Fill in with `foveate eval sim --policy FOLDER`.
 """
-
-
-def asset_folder(out: Path, robot: RobotMapping) -> Path:
-    """Where the norm stats of a policy folder stand."""
-    return out / "assets" / (robot.asset_ids[0] if robot.asset_ids else robot.name)
 
 
 def export_policy(
@@ -49,20 +44,24 @@ def export_policy(
     pruner: Mapping[str, Any] | None,
     train_config: Mapping[str, Any],
     tasks: list[str],
+    steps: int = 0,
+    asset_id: str = "",
 ) -> Path:
     """Write the policy folder; weights are rounded to float16.
 
     Args:
+        steps: of training that are done.
+        asset_id: name of the norm stats; empty: the robot's.
         pruner: the config that the policy was trained with, as plain values with `name`.
     """
     try:
-        folder = asset_folder(out, robot)
-        save_norm_stats(folder, stats)
+        asset_id = asset_id or (robot.asset_ids[0] if robot.asset_ids else robot.name)
+        save_norm_stats(out / "assets" / asset_id, stats)
         document = {
             "model": model.config.to_dict(),
             "robot": robot.name,
             "norm": "quantile" if model.config.pi05 else "zscore",
-            "asset_id": folder.relative_to(out / "assets").as_posix(),
+            "asset_id": asset_id,
             "resize": "torch",
         }
         if pruner is not None:
@@ -70,7 +69,7 @@ def export_policy(
         (out / "config.json").write_text(json.dumps(document, indent=2) + "\n")
         (out / "robot.yaml").write_text(yaml.safe_dump(_without_none(robot.to_dict()), sort_keys=False))
         (out / "train_config.yaml").write_text(yaml.safe_dump(dict(train_config), sort_keys=False))
-        (out / "README.md").write_text(_card(out.name, model, robot, pruner, train_config, tasks))
+        (out / "README.md").write_text(_card(model, robot, pruner, steps, train_config, tasks))
         if tokenizer.resolve() != (out / "tokenizer.model").resolve():
             shutil.copyfile(tokenizer, out / "tokenizer.model")
         save_weights(model, out / "model.safetensors", torch.float16)
@@ -84,16 +83,15 @@ def _without_none(values: dict[str, Any]) -> dict[str, Any]:
 
 
 def _card(
-    name: str,
     model: Pi0,
     robot: RobotMapping,
     pruner: Mapping[str, Any] | None,
+    steps: int,
     train_config: Mapping[str, Any],
     tasks: list[str],
 ) -> str:
     config = model.config
     return CARD.format(
-        name=name,
         kind="π0.5" if config.pi05 else "π0",
         robot=robot.name,
         parameters=sum(p.numel() for p in model.parameters()) / 1e6,
@@ -101,7 +99,7 @@ def _card(
         size=config.vision.image_size,
         patches=len(config.views) * config.vision.grid[0] * config.vision.grid[1],
         horizon=config.action_horizon,
-        steps=train_config["loop"]["steps"],
+        steps=steps,
         batch=train_config["loop"]["batch_size"],
         pruned="" if pruner is None else f", its visual tokens pruned by `{pruner['name']}`",
         tasks="; ".join(tasks),

@@ -18,12 +18,14 @@ from foveate.errors import FoveateError, unknown
 from foveate.models.base import ModelInputs
 from foveate.models.common.normalize import Normalizer, NormStats, load_norm_stats
 from foveate.models.common.robots import RobotMapping
+from foveate.models.common.tensor_files import find_weights
 from foveate.models.common.tokenizer import PromptTokenizer
-from foveate.models.pi0.detect import CheckpointInfo, detect
+from foveate.models.pi0.config import Pi0Config
+from foveate.models.pi0.detect import TOKENIZER_NAMES, CheckpointInfo, detect, find_tokenizer
 from foveate.models.pi0.model import Pi0
 from foveate.models.pi0.processing import Processor
 from foveate.models.pi0.weights import load_weights
-from foveate.pruning import make_pruner
+from foveate.pruning import LightVLA, make_pruner
 from foveate.training.config import DataConfig
 from foveate.training.loop import Share
 from foveate.training.policy.data import DemoSource, Samples, make_samples, norm_stats
@@ -63,11 +65,41 @@ def begin(info: CheckpointInfo | None, config: TrainPolicyConfig) -> FlowMatchin
 
 def _new(config: TrainPolicyConfig) -> Start:
     robot = RobotMapping.load(config.data.robot, "pi05" if config.model.pi05 else "pi0")
-    tokenizer = Path(config.data.tokenizer) if config.data.tokenizer else TINY_TOKENIZER
+    robot, tokenizer = robot.restricted(config.model.views), _tokenizer(config)
+    if config.pytorch_weight_path:
+        return Start(_whole(config.pytorch_weight_path, config.model), robot, tokenizer, None)
     model = Pi0(config.model)
     if config.weights_from:
         take_over(model, config.weights_from)
-    return Start(model, robot.restricted(config.model.views), tokenizer, None)
+    return Start(model, robot, tokenizer, None)
+
+
+def _tokenizer(config: TrainPolicyConfig) -> Path:
+    """The one named, that of the weights, or PaliGemma's for its vocabulary; a model of another has the shipped one."""
+    if config.data.tokenizer:
+        return Path(config.data.tokenizer)
+    folder = Path(config.pytorch_weight_path) if config.pytorch_weight_path else None
+    if found := find_tokenizer(folder, config.model.vocab_size):
+        return found
+    if config.model.vocab_size == Pi0Config.vocab_size:
+        raise FoveateError(
+            f"no tokenizer for a vocabulary of {config.model.vocab_size:,}: pass --data.tokenizer FILE (PaliGemma's "
+            f"sentencepiece model), or put it beside the weights as {TOKENIZER_NAMES[1]}"
+        )
+    return TINY_TOKENIZER
+
+
+def _whole(folder: str, config: Pi0Config) -> Pi0:
+    """A model of these sizes with all weights of a folder."""
+    weights = find_weights(Path(folder)) if Path(folder).is_dir() else None
+    if weights is None:
+        raise FoveateError(
+            f"pytorch_weight_path {folder}: no model.safetensors there; convert a JAX base with `foveate convert "
+            "jax-to-torch`, name another folder, or train from nothing with --pytorch_weight_path ''"
+        )
+    model = load_weights(weights, dataclasses.replace(config, dtype="float32"))
+    logging.getLogger("foveate").info("weights of %s", weights)
+    return model.float()
 
 
 def take_over(model: Pi0, folder: str) -> None:
@@ -103,16 +135,19 @@ class FlowMatchingRecipe:
     def __init__(self, start: Start, config: TrainPolicyConfig) -> None:
         self.start, self.config, self.robot = start, config, start.robot
         self.objective = FlowMatching(start.model, config.pruner_noise, make_pruner(config.pruner))
+        if isinstance(config.pruner, LightVLA):
+            width = start.model.config.llm.width
+            logging.getLogger("foveate").info("Enabled LightVLA-style token pruning (hidden_size=%d)", width)
         self._stats = start.stats
 
     def source(self, episodes: list[DemoEpisode]) -> FlowSource:
         start, data = self.start, self.config.data
-        self._stats = start.stats or norm_stats(episodes, start.robot, start.model.config.action_horizon)
+        self._stats = start.stats or norm_stats(episodes, start.robot, start.model.config.action_horizon, data)
         processor = start.processor(self._stats)
         samples = make_samples(episodes, processor, data)
         return FlowSource(samples, processor, data, self.config.seed)
 
-    def export(self, out: Path, train_config: Mapping[str, Any], tasks: list[str]) -> None:
+    def export(self, out: Path, steps: int, train_config: Mapping[str, Any], tasks: list[str]) -> None:
         assert self._stats is not None, "the source comes first: it computes the statistics of a new policy"
         export_policy(
             out,
@@ -123,6 +158,8 @@ class FlowMatchingRecipe:
             pruner=train_config["pruner"],
             train_config=train_config,
             tasks=tasks,
+            steps=steps,
+            asset_id=self.config.data.asset_id,
         )
 
 
