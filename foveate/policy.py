@@ -24,11 +24,12 @@ from foveate.engine.registry import make_engine
 from foveate.engine.reuse import PrefixReuse
 from foveate.errors import ActionsNotFinite, FoveateError, unknown
 from foveate.models.base import ModelInputs, ModelOptions, Processor
+from foveate.models.common.real_time import PreviousChunk, prefix_weights
 from foveate.models.registry import detect
 from foveate.pruning import PrunerConfig, make_config, make_pruner
 from foveate.pruning.base import Evidence, State, TokenPruner, pruning_stats
 from foveate.pruning.given import GivenPatches
-from foveate.types import ActionChunk, AttentionMaps, AttentionRequest, Observation, Phase, Trace
+from foveate.types import ActionChunk, AttentionMaps, AttentionRequest, LeftOver, Observation, Phase, Trace
 from foveate.util.progress import SILENT, Reporter
 from foveate.util.shipped import find_policy
 from foveate.util.words import plural
@@ -73,7 +74,7 @@ class LoadOptions(ModelOptions):
     """Which policy and how it is loaded: options of every verb that runs one, and of `load_policy`."""
 
     policy: str
-    """Checkpoint folder, or the name of a policy that ships with foveate."""
+    """Checkpoint folder, or the name of a policy that ships with foveate; in `eval sim` also a server, ws://host:port."""
     pruner: PrunerConfig | None = None
     """Pruning method; null: what the checkpoint was trained with; `none`: all tokens."""
     engine: EngineConfig = field(default_factory=Eager)
@@ -242,6 +243,7 @@ class Policy:
         evidence: TraceOptions | None = None,
         keep: np.ndarray | None = None,
         sessions: Sequence[str | None] | None = None,
+        left_over: Sequence[LeftOver | None] | None = None,
     ) -> list[ActionChunk]:
         """Act on several observations at once; the times of a batch are those of the whole batch.
 
@@ -249,13 +251,15 @@ class Policy:
             noise: float32 [B, *noise_shape].
             keep: bool [B, P].
             sessions: one for each observation.
+            left_over: of each robot, what it has left of the chunk before, which the new one shall go on from.
         Raises:
+            FoveateError: something is left over, and family or engine cannot guide towards it.
             ActionsNotFinite: actions hold NaN or infinity; the error has all chunks, for who can use the others.
         """
         layers = evidence.attn_layers if evidence else ()
         request = AttentionRequest(layers, rows="task") if layers else None
         pruner = self.pruner if keep is None else GivenPatches(torch.from_numpy(np.asarray(keep, bool)))
-        return self._run(observations, noise, pruner, sessions, evidence, request)[0]
+        return self._run(observations, noise, pruner, sessions, evidence, request, left_over)[0]
 
     def attend(
         self, observations: Sequence[Observation], request: AttentionRequest, noise: np.ndarray | None = None
@@ -330,10 +334,12 @@ class Policy:
         sessions: Sequence[str | None] | None = None,
         evidence: TraceOptions | None = None,
         request: AttentionRequest | None = None,
+        left_over: Sequence[LeftOver | None] | None = None,
     ) -> tuple[list[ActionChunk], ModelInputs, Inference]:
         start = time.perf_counter()
         inputs = self.processor.inputs(observations).to(self.device)
         earlier = self._earlier(observations, sessions) if pruner is self.pruner and request is None else None
+        previous = self._previous(observations, left_over)
         result = self.engine.run(
             inputs,
             self._noise(noise, len(observations)),
@@ -343,6 +349,7 @@ class Policy:
             evidence=_of_pruner(evidence),
             state=self._state(pruner, sessions),
             prefilled=earlier,
+            **({} if previous is None else {"previous": previous}),
         )
         if earlier is None and pruner is self.pruner:
             self._remember(observations, sessions, result.prefilled)
@@ -377,6 +384,29 @@ class Policy:
         session = sessions[0] if sessions and len(observations) == 1 else None
         if self.prefix_cache.pixels is not None and made is not None and session is not None:
             self._prefixes[session] = (observations[0], made)
+
+    def _previous(
+        self, observations: Sequence[Observation], left_over: Sequence[LeftOver | None] | None
+    ) -> PreviousChunk | None:
+        """What is left of the chunks before as the model sees it, relative to where the robots are now."""
+        if left_over is None or all(left is None for left in left_over):
+            return None
+        horizon, width = self.spec.action_horizon, self.spec.action_dim
+        actions = np.zeros((len(observations), horizon, width), np.float32)
+        weights = np.zeros((len(observations), horizon), np.float32)
+        for b, left in enumerate(left_over):
+            if left is None:
+                continue
+            if left.actions.ndim != 2 or left.actions.shape[1] != width:
+                raise FoveateError(f"prev_chunk_left_over: expected [n, {width}], got shape {list(left.actions.shape)}")
+            rows = left.actions[:horizon]
+            end = len(rows) if left.execution_horizon is None else min(len(rows), left.execution_horizon)
+            actions[b, : len(rows)] = rows
+            weights[b] = prefix_weights(min(left.inference_delay, end), end, horizon)
+        towards = self.processor.targets(actions, np.stack([observation.state for observation in observations]))
+        held = torch.from_numpy(weights)
+        towards[held == 0] = 0  # what is made of no action may be anything
+        return PreviousChunk(towards.to(self.device), held.to(self.device))
 
     def _noise(self, noise: np.ndarray | None, batch: int) -> Tensor | None:
         if self.spec.noise_shape is None:

@@ -16,7 +16,7 @@ from foveate.policy import Policy, TraceOptions, load_policy
 from foveate.pruning import make_pruner
 from foveate.training.policy import untrained
 from foveate.training.policy.untrained import random_policy
-from foveate.types import AttentionRequest, Observation
+from foveate.types import AttentionRequest, LeftOver, Observation
 
 TINY = replace(untrained.TINY, action_horizon=6)
 
@@ -224,3 +224,28 @@ def test_denoising_times_of_ones_own() -> None:
             load_policy("metaworld_tiny", denoising_times=times)
     with pytest.raises(FoveateError, match="num_steps 3 and 2 denoising times"):
         load_policy("metaworld_tiny", num_steps=3, denoising_times=(1.0, 0.5))
+
+
+def test_a_chunk_is_guided_towards_what_is_left_of_the_one_before(policy):
+    frames = observations(policy, 2)
+    noise = np.random.default_rng(1).standard_normal((3, 2, 6, 4)).astype(np.float32)
+    before = policy.infer_batch(frames, noise[0])[0].actions
+    free = policy.infer_batch(frames, noise[1])
+    left = LeftOver(before[2:], inference_delay=2)
+    held = policy.infer_batch(frames, noise[1], left_over=[left, None])
+    away = [np.abs(chunk.actions[:4] - before[2:]) for chunk in (free[0], held[0])]
+    assert away[1][:2].mean() < 0.5 * away[0][:2].mean()
+    assert away[1].mean() < away[0].mean()
+    # Who has nothing left is guided nowhere.
+    np.testing.assert_allclose(held[1].actions, free[1].actions, atol=2e-5)
+    nothing = policy.infer_batch(frames, noise[1], left_over=[None, None])
+    np.testing.assert_array_equal(nothing[0].actions, free[0].actions)
+    with pytest.raises(FoveateError, match=r"prev_chunk_left_over: expected \[n, 4\], got shape \[4, 3\]"):
+        policy.infer_batch(frames, noise[1], left_over=[replace(left, actions=before[2:, :3]), None])
+
+
+def test_an_engine_without_gradients_says_so(policy, monkeypatch):
+    monkeypatch.setattr(policy.engine, "_runs", {**policy.engine._runs, "denoise": lambda layer, *args: layer(*args)})
+    monkeypatch.setattr(policy.engine, "_backends", {"denoise": "compiled"})
+    with pytest.raises(FoveateError, match=r"'compiled' has no gradients.*--engine.denoise eager"):
+        policy.infer_batch(observations(policy, 1), left_over=[LeftOver(np.zeros((3, 4), np.float32))])

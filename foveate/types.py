@@ -238,6 +238,18 @@ class Trace:
     """View -> uint8 [h, w, 3]: the picture as the model saw it (resized and padded)."""
 
 
+@dataclass(frozen=True)
+class LeftOver:
+    """What a robot has left of the chunk before when it asks for the next one, for real-time chunking."""
+
+    actions: np.ndarray
+    """float32 [n, action_dim], in the environment's units: `prev_chunk_left_over`."""
+    inference_delay: int = 0
+    """Of these are executed before the new chunk is there."""
+    execution_horizon: int | None = None
+    """So many of these guide the new chunk, at most; None: all."""
+
+
 @dataclass
 class ActionChunk:
     """What a policy answers."""

@@ -50,11 +50,18 @@ def test_imports_point_one_way(tmp_path: Path) -> None:
 
 
 def test_light_modules_import_no_torch() -> None:
-    """The package itself, the command line's front, environments (their workers), and everything that draws."""
+    """The package itself, the command line's front, environments (their workers), the robot's side of a server, and
+    everything that draws."""
     rooms = [*(REPO / "foveate" / "envs").rglob("*.py"), *(REPO / "foveate" / "viz").rglob("*.py")]
     rooms = [path for path in rooms if path.name != "__init__.py" and not path.stem.endswith("_test")]
     files = sorted(path.relative_to(REPO).with_suffix("") for path in rooms)
-    names = ["foveate", "foveate.types", "foveate.cli.main", *(".".join(file.parts) for file in files)]
+    names = [
+        "foveate",
+        "foveate.types",
+        "foveate.cli.main",
+        "foveate.client",
+        *(".".join(file.parts) for file in files),
+    ]
     call(
         sys.executable,
         "-c",

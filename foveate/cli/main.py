@@ -112,6 +112,7 @@ VERBS: dict[tuple[str, ...], tuple[str, str, str]] = {
         "components",
         "success, Hz and milliseconds by component over denoising steps",
     ),
+    ("serve",): ("foveate.cli.serve", "run", "a policy for robots over openpi's protocol"),
     ("doctor",): ("foveate.cli.doctor", "run", "what works on this machine, and what to install for the rest"),
 }
 

@@ -9,6 +9,7 @@ from typing import Any, Protocol
 from torch import Tensor
 
 from foveate.models.base import ActionModel, ModelInputs, PrefixCache
+from foveate.models.common.real_time import PreviousChunk
 from foveate.pruning.base import Evidence, State, TokenPruner
 from foveate.tracing.capture import AttentionResult
 from foveate.types import AttentionRequest, KeepSet, TokenLayout
@@ -77,6 +78,7 @@ class Engine(Protocol):
         evidence: Evidence = "none",
         state: Sequence[State] | None = None,
         prefilled: Prefilled | None = None,
+        previous: PreviousChunk | None = None,
     ) -> Inference:
         """Act.
 
@@ -88,5 +90,8 @@ class Engine(Protocol):
             evidence: what the pruner's KeepSet shall hold beside the choice.
             state: what a pruner with a history remembers of each sample's session.
             prefilled: of an earlier inference, to decode from instead of looking anew.
+            previous: what is left of the chunk before, which the new one is guided towards.
+        Raises:
+            FoveateError: a previous chunk, and the family or this engine cannot guide.
         """
         ...

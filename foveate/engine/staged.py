@@ -15,8 +15,10 @@ from foveate.engine.base import Inference, Prefilled
 from foveate.engine.buckets import Buckets
 from foveate.engine.compiled import CompiledLayers, plain_cache
 from foveate.engine.timer import StageTimer
+from foveate.errors import FoveateError
 from foveate.models.base import ActionModel, LayerPruner, ModelInputs, PrefixCache, pack
 from foveate.models.common.layers import Run, as_written, transpose_storage
+from foveate.models.common.real_time import PreviousChunk
 from foveate.pruning.base import Evidence, State, TokenPruner
 from foveate.tracing.capture import AttentionResult, capture_attention
 from foveate.types import AttentionRequest, Prefix, Selection
@@ -73,8 +75,11 @@ class StagedEngine:
         evidence: Evidence = "none",
         state: Sequence[State] | None = None,
         prefilled: Prefilled | None = None,
+        previous: PreviousChunk | None = None,
     ) -> Inference:
         model, spec = self.model, self.model.spec
+        if previous is not None and not self.guides:
+            raise FoveateError(self._cannot_guide())
         timer = StageTimer(inputs.images.device)
         runs = self._runs_of(pruner, attention)
         chosen: list[Selection] = []
@@ -110,10 +115,29 @@ class StagedEngine:
             else:
                 timer.ms.update(dict.fromkeys(("vision", "prune", "prefill"), 0.0))
             with timer("denoise"):
-                actions = model.decode(prefilled.cache, inputs, noise, steps, run=runs["denoise"])
+                if previous is None:
+                    actions = model.decode(prefilled.cache, inputs, noise, steps, run=runs["denoise"])
+                else:
+                    actions = model.decode_after(prefilled.cache, inputs, noise, steps, previous)  # type: ignore[attr-defined]
         lengths = prefilled.cache.prefix.mask.sum(1)
         there = (prefilled.layout, prefilled.keep, prefilled.mask)
         return Inference(actions, *there, lengths, timer.ms, result, prefilled)
+
+    @property
+    def guides(self) -> bool:
+        """Whether actions can be guided towards a chunk before: the family can, and denoising runs as written."""
+        return hasattr(self.model, "decode_after") and self._runs["denoise"] is as_written
+
+    def _cannot_guide(self) -> str:
+        if not hasattr(self.model, "decode_after"):
+            return (
+                f"real-time chunking: {type(self.model).__name__} decodes without noise, and there is no flow to guide"
+            )
+        backend = self._backends.get("denoise", "of this engine")
+        return (
+            f"real-time chunking: the denoising backend {backend!r} has no gradients, which guidance needs; "
+            "choose --engine.denoise eager"
+        )
 
     def _runs_of(self, pruner: TokenPruner | None, attention: AttentionRequest | None) -> Mapping[str, Run]:
         """How the layers of this query are called."""

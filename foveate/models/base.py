@@ -153,7 +153,10 @@ class ActionModel(Protocol):
         *,
         run: Run = as_written,
     ) -> Tensor:
-        """Actions float32 [B, H, A], normalised. π0: Euler steps from the noise; a parallel decoder: its head."""
+        """Actions float32 [B, H, A], normalised. π0: Euler steps from the noise; a parallel decoder: its head.
+
+        A family whose decoding can be guided has `decode_after` beside it, which takes a PreviousChunk as well.
+        """
         ...
 
     def attention_stacks(self) -> Mapping[Phase, Sequence[nn.Module]]:

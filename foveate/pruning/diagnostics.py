@@ -86,10 +86,15 @@ def keep_set_stability(keep_masks: np.ndarray) -> np.ndarray:
     return np.where(union > 0, (before & after).sum(-1) / np.maximum(union, 1), 1.0)
 
 
+def collapse_floor(patches: int, views: int) -> float:
+    """A pruner that keeps so few patches of so many, or fewer, has collapsed."""
+    # A view of a few patches is not collapsed when it keeps half of them.
+    return min(max(FEW_PER_VIEW * views, FEW_SHARE * patches), patches / 4)
+
+
 def _count_warnings(counts: np.ndarray, patches: int, views: int) -> list[str]:
     median, spread = float(np.median(counts)), f"between {counts.min():.0f} and {counts.max():.0f}"
-    # A view of a few patches is not collapsed when it keeps half of them.
-    if median <= min(max(FEW_PER_VIEW * views, FEW_SHARE * patches), patches / 4):
+    if median <= collapse_floor(patches, views):
         return [
             f"collapse: the pruner keeps {median:.0f} of {patches} patches ({spread} in {counts.size} inferences); the "
             "policy acts nearly blind. Set min_keep, let it ask with state or actions (queries), or train on in the "

@@ -1,4 +1,4 @@
-"""The flags of OpenVLA-OFT's and LightVLA's `run_libero_eval`, for `foveate eval sim`.
+"""The flags of OpenVLA-OFT's and LightVLA's `run_libero_eval`, and of openpi's LIBERO client, for `foveate eval sim`.
 
 Those with a counterpart are other names of it (`ALIASES`). Of the rest, what foveate does anyway may be said and
 changes nothing; all else is refused, with what to do.
@@ -16,6 +16,10 @@ ALIASES = {
     "num_open_loop_steps": "replan_steps",
     "unnorm_key": "asset_id",
     "env_img_res": "env.image_size",
+    "args.task_suite_name": "task_suite_name",
+    "args.num_trials_per_task": "num_trials_per_task",
+    "args.replan_steps": "replan_steps",
+    "args.seed": "env.seed",
 }
 """Their flag -> the option of `foveate eval sim`."""
 
@@ -57,17 +61,27 @@ FIXED = {
 """Their flag -> what stands in its place."""
 
 
+SERVER = {"args.host": "127.0.0.1", "args.port": "8000"}
+"""Where openpi's LIBERO client finds its server -> the value of the one where the other is given alone."""
+
+
 def carry_over(argv: Sequence[str]) -> list[str]:
-    """The command line without the flags that say what is so anyway.
+    """The command line without the flags that say what is so anyway, and a server's address as the policy.
 
     Raises:
         FoveateError: a flag asks for what foveate does not do.
     """
     left, words = [], list(argv)
+    server: dict[str, str] = {}
     while words:
         word = words.pop(0)
         name, equals, value = word[2:].partition("=")
         name = name.replace("-", "_")
+        if word.startswith("--") and name in SERVER:
+            if not equals and not words:
+                raise FoveateError(f"--{name} needs a value")
+            server[name] = value if equals else words.pop(0)
+            continue
         if not word.startswith("--") or name not in FIXED:
             left.append(word)
             continue
@@ -76,4 +90,7 @@ def carry_over(argv: Sequence[str]) -> list[str]:
         is_so, instead = FIXED[name]
         if is_so is None or value.strip("'\"").lower() != is_so:
             raise FoveateError(f"--{name} {value}: run_libero_eval's flag has no counterpart here; {instead}")
+    if server:
+        host, port = ({**SERVER, **server}[name] for name in SERVER)
+        left += ["--policy", f"ws://{'127.0.0.1' if host == '0.0.0.0' else host}:{port}"]
     return left

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from foveate.errors import FoveateError
 from foveate.evaluation.fidelity import require_check
@@ -29,6 +29,9 @@ from foveate.util.progress import SILENT, Reporter
 from foveate.util.provenance import provenance
 from foveate.util.run_folder import check_same_config, differing_options, to_dict, write_run_files
 from foveate.util.words import plural
+
+if TYPE_CHECKING:
+    from foveate.evaluation.sim.remote import RemotePolicy
 
 MAY_CHANGE = (
     "out", "trace_out_dir", "num_trials_per_task", "quick", "num_workers", "max_batch", "trace_max_dumps_per_run",
@@ -68,7 +71,7 @@ class ResultRow:
     ms_p95: float | None
 
 
-def evaluate(config: SimConfig, report: Reporter = SILENT, policy: Policy | None = None) -> Evaluated:
+def evaluate(config: SimConfig, report: Reporter = SILENT, policy: Policy | RemotePolicy | None = None) -> Evaluated:
     """Play what the run folder lacks, and write results and trace.
 
     Args:
@@ -76,20 +79,33 @@ def evaluate(config: SimConfig, report: Reporter = SILENT, policy: Policy | None
     Raises:
         FoveateError: conventions, views or tasks do not fit, or the folder holds a run with other options.
     """
-    fidelity = require_check(config, config.allow_unchecked)
+    if config.remote:
+        fidelity: dict[str, Any] = {"engine": "remote", "checked": None}  # the server's own matter
+    else:
+        fidelity = require_check(config, config.allow_unchecked)
     if policy is None:
         check_first(config)
-        with report.status("loading the policy"):
-            policy = config.load(report)
+        policy = _policy(config, report)
     variant = name_variant(config, policy)
     folder = Path(config.trace_out_dir or config.out or _default_folder(config, variant))
     with one_process(folder, "evaluating"):
         return _evaluate(config, policy, variant, folder, report, fidelity)
 
 
+def _policy(config: SimConfig, report: Reporter) -> Policy | RemotePolicy:
+    """Loaded here, or behind a server."""
+    if not config.remote:
+        with report.status("loading the policy"):
+            return config.load(report)
+    from foveate.evaluation.sim.remote import connect
+
+    with report.status(f"waiting for {config.policy}"):
+        return connect(config)
+
+
 def _evaluate(
     config: SimConfig,
-    policy: Policy,
+    policy: Policy | RemotePolicy,
     variant: str,
     folder: Path,
     report: Reporter,
@@ -123,8 +139,9 @@ def _evaluate(
     finally:
         log.close()
     facts = {"config": to_dict(config), "seed": config.seed, "policy": policy.spec.name, **provenance(), **read(folder)}
-    facts["engine"] = {**policy.engine.report(), "fidelity": fidelity}
-    if not fidelity["checked"]:
+    ran = policy.engine if isinstance(policy, Policy) else policy
+    facts["engine"] = {**ran.report(), "fidelity": fidelity}
+    if fidelity["checked"] is False:
         warnings.append(f"engine {fidelity['engine']}: not compared with eager on this machine (--allow_unchecked)")
     if config.trace_out_dir is not None:
         facts["traced"] = _traced(folder, log)
@@ -187,7 +204,7 @@ def _row(task: str, variant: str, group: dict[str, Any]) -> ResultRow:
 
 def _default_folder(config: SimConfig, variant: str) -> str:
     suite = config.task_suite_name.replace(",", "+").replace("/", "-")
-    return f"runs/{Path(config.policy).name}_{suite}_{variant}"
+    return f"runs/{Path(config.policy).name.replace(':', '_')}_{suite}_{variant}"
 
 
 def _earlier_warnings(folder: Path) -> list[str]:

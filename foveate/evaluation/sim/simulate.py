@@ -11,8 +11,9 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from foveate.envs.base import check_simulator
 from foveate.envs.libero.protocol import ProtocolName, get_protocol
@@ -32,6 +33,9 @@ from foveate.tracing.store import TraceStore, forget_unfinished
 from foveate.types import ActionChunk, Trace
 from foveate.util.choices import name_of
 from foveate.util.words import plural
+
+if TYPE_CHECKING:
+    from foveate.evaluation.sim.remote import RemotePolicy
 
 
 @dataclass(frozen=True)
@@ -171,6 +175,11 @@ class SimConfig(SuiteConfig):
             if getattr(self, name) is None:
                 object.__setattr__(self, name, value)
 
+    @property
+    def remote(self) -> bool:
+        """Whether the policy is behind a server."""
+        return self.policy.startswith(("ws://", "wss://"))
+
     def jobs(self) -> list[Job]:
         """All episodes, task by task."""
         tasks = resolve_tasks(self.task_suite_name, self.env.name)[: 3 if self.quick else None]
@@ -178,7 +187,7 @@ class SimConfig(SuiteConfig):
         return [Job(task, i, episode, self.seed + episode) for i, task in enumerate(tasks) for episode in trials]
 
 
-def pruner_label(policy: Policy) -> str | None:
+def pruner_label(policy: Policy | RemotePolicy) -> str | None:
     """Method and budget: `lightvla`, `random_0.25`; None where all tokens are kept."""
     if policy.pruner is None or not policy.pruner.enabled:
         return None
@@ -188,7 +197,7 @@ def pruner_label(policy: Policy) -> str | None:
     return f"{label}_{budget:g}" if budget else label
 
 
-def name_variant(config: SimConfig, policy: Policy) -> str:
+def name_variant(config: SimConfig, policy: Policy | RemotePolicy) -> str:
     """The name given, or one from method, budget, controls and latency: `full`, `random_0.25_blind` ..."""
     made = variant_name(pruner_label(policy), config.vision, config.instruction)
     return config.variant or (made if config.inject_latency is None else f"{made}_{label(config.inject_latency)}")
@@ -207,7 +216,7 @@ def check_first(config: SimConfig) -> None:
 
 def simulate(
     config: SimConfig,
-    policy: Policy,
+    policy: Policy | RemotePolicy,
     log: RunLog,
     *,
     variant: str,
@@ -273,7 +282,8 @@ def simulate(
 
         def on_inference(query: Query, chunk: ActionChunk) -> None:
             trace = chunk.trace
-            assert trace is not None and trace.keep is not None
+            if trace is None or trace.keep is None:  # a server that does not tell
+                return
             watch.add((query.job.task, query.job.episode, query.step), trace.keep, trace.layout.view_slices)
             if store is not None:
                 store.submit(trace, query.observation, _meta(config, query, variant))
@@ -303,7 +313,7 @@ def simulate(
             on_episode=finish,
             on_inference=on_inference,
             perceive=perceive,
-            gflops=lambda trace: _gflops(policy, trace),
+            gflops=partial(_gflops, policy) if isinstance(policy, Policy) else None,
             recorder=make_recorder(
                 config.record,
                 log.folder,

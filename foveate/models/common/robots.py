@@ -19,6 +19,7 @@ import numpy as np
 import yaml
 
 from foveate.errors import FoveateError, unknown
+from foveate.models.common.remote import Remote
 from foveate.util.checks import of_type, one_of, whole
 
 ROBOTS_DIR = Path(__file__).resolve().parents[2] / "robots"
@@ -118,6 +119,8 @@ class RobotMapping:
     """Used where an observation brings an empty prompt."""
     columns: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     """`state` and `actions` -> their columns in a data set, side by side, where it has none of the usual names."""
+    remote: Remote = field(default_factory=Remote)
+    """What the robot's clients call pictures and state when they ask a policy server."""
 
     def __post_init__(self) -> None:
         whole(f"robot {self.name!r}: action_dim", self.action_dim, 1, MAX_DIM)
@@ -315,6 +318,7 @@ class RobotMapping:
             "state_in_prompt": self.state_in_prompt,
             "default_prompt": self.default_prompt,
             "columns": {what: list(names) for what, names in self.columns.items()},
+            "remote": dataclasses.asdict(self.remote),
         }
 
 
@@ -372,4 +376,5 @@ _READERS: dict[str, Callable[[Any], Any]] = {
     "state_in_prompt": lambda value: of_type("state_in_prompt", value, bool, type(None)),
     "default_prompt": lambda text: of_type("default_prompt", text, str, type(None)),
     "columns": lambda values: _read_views(values or {}),
+    "remote": lambda values: Remote(**of_type("remote", values or {}, dict)),
 }

@@ -39,6 +39,7 @@ from foveate.models.common.layers import (
     as_written,
     rope_table,
 )
+from foveate.models.common.real_time import PreviousChunk, guided
 from foveate.models.pi0.config import GemmaConfig, Pi0Config
 from foveate.models.pi0.flops import gflops
 from foveate.types import Phase, Prefix, Selection, Span, TokenLayout
@@ -342,8 +343,13 @@ class Pi0(nn.Module):
         num_steps: int | None = None,
         *,
         run: Run = as_written,
+        previous: PreviousChunk | None = None,
     ) -> Tensor:
-        """Integrate the flow with Euler steps: noise [B, H, A] -> actions [B, H, A]."""
+        """Integrate the flow with Euler steps: noise [B, H, A] -> actions [B, H, A].
+
+        Args:
+            previous: what the flow is guided towards; gradients are needed then.
+        """
         num_steps = num_steps or self.config.num_steps
         times = self.times(num_steps)
         grid = torch.tensor(times, dtype=torch.float32, device=noise.device)
@@ -353,7 +359,12 @@ class Pi0(nn.Module):
         x_t = noise
         for i, (now, then) in enumerate(zip(times, (*times[1:], 0.0), strict=True)):
             step = None if table is None else [m[i : i + 1] for m in table]
-            v_t = self.velocity(cache, None, x_t, grid[i].expand(noise.shape[0]), step, run)
+            time = grid[i].expand(noise.shape[0])
+            if previous is None:
+                v_t = self.velocity(cache, None, x_t, time, step, run)
+            else:
+                velocity = functools.partial(self.velocity, cache, None, time=time, table=step)
+                v_t = guided(velocity, x_t, now, previous)
             # Evenly spaced, openpi's sums end a rounding error beside 0: the step is exactly 1 / n all the same.
             x_t = x_t - (v_t / num_steps if self.config.times is None else v_t * (now - then))
         return x_t
@@ -373,6 +384,21 @@ class Pi0(nn.Module):
         if noise is None:
             raise FoveateError("π0 decodes from noise: pass float32 [B, action_horizon, action_dim], standard normal")
         return self.denoise(cache, inputs.state, noise, steps, run=run)
+
+    def decode_after(
+        self, cache: PrefixCache, inputs: ModelInputs, noise: Tensor, steps: int | None, previous: PreviousChunk
+    ) -> Tensor:
+        """`decode`, guided towards what is left of the chunk before (real-time chunking)."""
+        # Autograd keeps none of the tensors that inference mode has made: what goes in is copied.
+        with torch.inference_mode(False), torch.no_grad():
+            copied = dataclasses.replace(
+                cache,
+                keys_values=[(keys.clone(), values.clone()) for keys, values in cache.keys_values],
+                masks=[None if mask is None else mask.clone() for mask in cache.masks],
+                next_position=cache.next_position.clone(),
+            )
+            towards = PreviousChunk(previous.actions.clone(), previous.weights.clone())
+            return self.denoise(copied, inputs.state.clone(), noise.clone(), steps, previous=towards)
 
     def attention_stacks(self) -> Mapping[Phase, Sequence[nn.Module]]:
         return {"prefix": self.llm.layers, "suffix": self.expert.layers}

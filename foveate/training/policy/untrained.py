@@ -77,11 +77,11 @@ def untrained_policy(size: str, *, device: str = "cpu", dtype: Literal["float32"
 
 
 @contextmanager
-def random_policy(config: Pi0Config, pruner: str | None) -> Iterator[Policy]:
+def random_policy(config: Pi0Config, pruner: str | None, robot_name: str = "metaworld") -> Iterator[Policy]:
     """A policy of this size with random weights, for measurements of time alone."""
     with tempfile.TemporaryDirectory() as folder:
         torch.manual_seed(0)
-        robot = RobotMapping.load("metaworld", "pi05").restricted(config.views)
+        robot = RobotMapping.load(robot_name, "pi05").restricted(config.views)
         unit = NormStats(*(np.full(robot.state_dim, v, np.float32) for v in (0, 1, -1, 1)))
         export_policy(
             Path(folder),
