@@ -11,7 +11,7 @@ VENV_ARGS   ?=
 TORCH_INDEX ?=
 DEMO_ARGS   ?=
 PYTEST_ARGS ?=
-EXTRAS      ?= sim,oft,train,vlm,serve,dev,browser
+EXTRAS      ?= sim,oft,train,vlm,serve,view,dev,browser
 
 # OpenMP threads that spin while they wait would take the core of a simulator beside them.
 export OMP_WAIT_POLICY ?= passive

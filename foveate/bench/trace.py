@@ -87,7 +87,7 @@ def measure(
                     else policy.infer(frame, evidence=mode.options)
                 )
                 if chunk.trace is not None:
-                    store.submit(chunk.trace, frame, meta)
+                    store.submit(chunk.trace, frame, meta, chunk.actions)
                 if i >= 0:
                     times[mode.name].append((time.perf_counter() - start) * 1e3)
             on_round()

@@ -88,7 +88,7 @@ def parse(
     Args:
         config_cls: a dataclass; nested dataclasses become dotted flags.
         aliases: other flag name -> field (`{"pretrained_checkpoint": "policy"}`), with `_`.
-        positional: fields that bare words fill, in order.
+        positional: fields that bare words fill, in order; where the last one is in `whole`, it takes all that are left.
         whole: fields of paths or sentences: commas divide nothing, and a repeated flag adds to the list.
     Raises:
         FoveateError: an unknown flag or key (with the nearest known one), a value of the wrong type, a missing
@@ -113,7 +113,9 @@ def parse(
             raise unknown("option", f"--{flag.name}", [f"--{key}" for key in known])
         value = flag.take(options[flag.name].kind, whole=flag.name in whole)
         values[flag.name] = values[flag.name] + value if flag.name in whole else value
-    bare = [word for flag in flags for word in flag.words]
+    bare: list[Any] = [word for flag in flags for word in flag.words]
+    if positional and positional[-1] in whole and len(bare) >= len(positional):  # the last one takes all that is left
+        bare[len(positional) - 1 :] = [bare[len(positional) - 1 :]]
     if len(bare) > len(positional):
         raise FoveateError(f"unexpected word {bare[len(positional)]!r}: options start with `--`")
     values |= zip(positional, bare, strict=False)

@@ -116,7 +116,7 @@ def predict(config: PredictConfig, report: Reporter = SILENT, policy: Policy | N
         "variant": variant_name(pruner_label(policy)),
     }
     with TraceStore(folder, views=policy.spec.cameras, model_crop=policy.spec.crop) as store:
-        store.submit(chunk.trace, observation, meta)
+        store.submit(chunk.trace, observation, meta, chunk.actions)
     if warnings := trace_warnings(store):
         raise FoveateError(warnings[0])
     actions = {"actions": np.round(chunk.actions, 6).tolist(), "prompt": observation.prompt}

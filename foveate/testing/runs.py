@@ -82,6 +82,12 @@ def inference(
     return trace, Observation(images, np.zeros(4), "push the red ball to the right")
 
 
+def actions(time: float, drift: float, horizon: int = 5) -> np.ndarray:
+    """float32 [horizon, 4] in [-1, 1]: a chunk from `time` (0..1) on, by so much beside the plan."""
+    t = time + np.arange(horizon)[:, None] / 100
+    return (0.6 * np.sin(6 * t + np.arange(4)) + drift).astype(np.float32)
+
+
 def write_run(
     run_dir: Path,
     *,
@@ -112,7 +118,8 @@ def write_run(
                         "variant": variant,
                         "seed": episode,
                     }
-                    store.submit(trace, observation, meta)
+                    drift = 0.0 if keep is None else 0.1 * max(0, query - 1)
+                    store.submit(trace, observation, meta, actions(query / queries, drift))
                     kept.append(trace.seq_lens["post_seq_len"] - trace.seq_lens["post_task_len"])
                     total.append(trace.timings_ms["total"])
                 number = task_id * episodes + episode

@@ -65,6 +65,10 @@ class Record:
     """`max_per_query`, `entropy_per_query`, ... [Q]."""
     attn: Mapping[int, np.ndarray] = field(default_factory=dict)
     """Layer -> float32 [heads, P]."""
+    state: np.ndarray | None = None
+    """float32 [S]: the robot's state."""
+    action: np.ndarray | None = None
+    """float32 [T, A]: the chunk that was answered, in the environment's units."""
     seq_lens: Mapping[str, int] = field(default_factory=dict)
     stages_ms: Mapping[str, float] = field(default_factory=dict)
     latency_s: float | None = None
@@ -135,6 +139,8 @@ def to_record(dump: Mapping[str, Any], path: Path, run_dir: Path) -> Record:
                 for k, v in _mapping(dump, "routing.score_stats").items()
             },
             attn={int(k): _floats(v, f"attn.task_to_vis.{k}", patches, heads=True) for k, v in attn.items()},
+            state=_vectors(lookup(dump, "observation.state"), "observation.state", 1),
+            action=_vectors(lookup(dump, "action"), "action", 2),
             seq_lens={
                 k: whole(v, f"routing.seq_lens.{k}", 0, LARGEST) for k, v in _mapping(dump, "routing.seq_lens").items()
             },
@@ -207,6 +213,18 @@ def _floats(value: Any, name: str, patches: int, heads: bool = False) -> Any:
     return array.astype(np.float32)
 
 
+def _vectors(value: Any, name: str, axes: int) -> np.ndarray | None:
+    """Finite numbers with so many axes; a leading one of 1 is taken off."""
+    if value is None:
+        return None
+    array = _array(value, name)
+    while array.ndim > axes and array.shape[0] == 1:
+        array = array[0]
+    if array.ndim != axes or not np.isfinite(array).all():
+        raise ValueError(f"{name}: expected finite numbers with {axes} axes, got shape {list(array.shape)}")
+    return array.astype(np.float32)
+
+
 def _fits(array: np.ndarray, name: str, patches: int) -> None:
     if array.shape[-1] != patches:
         raise ValueError(f"{name} has {array.shape[-1]} patches, the grids of align have {patches}")
@@ -227,10 +245,20 @@ def _stages(said: Mapping[str, Any]) -> dict[str, float]:
     return stages
 
 
+def place_of(path: PurePath) -> tuple[int | None, int | None, int | None]:
+    """Task number, episode and step, as far as the path of a dump or of a picture tells them."""
+    found = _PLACE.search("/".join(path.parts[-3:]))
+    task, episode, step = found.groups() if found else (None, None, None)
+    return _number(task), _number(episode), _number(step)
+
+
+def _number(text: str | None) -> int | None:
+    return None if text is None else int(text)
+
+
 def _meta(dump: Mapping[str, Any], path: Path) -> dict[str, Any]:
     meta = dict(_mapping(dump, "meta"))
-    place = _PLACE.search("/".join(path.parts[-3:]))
-    defaults = [int(number or 0) for number in place.groups()] if place else [0, 0, 0]
+    defaults = [number or 0 for number in place_of(path)]
     for key, default in zip(("task_id", "episode", "step"), defaults, strict=True):
         meta[key] = whole(meta.get(key, default), f"meta.{key}", 0, LARGEST)
     for key in ("query", "seed"):

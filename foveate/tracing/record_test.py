@@ -41,6 +41,10 @@ def meta(**fields):
     return lambda dump: dump["meta"].update(fields)
 
 
+def actions(values):
+    return lambda dump: dump.update(action=values)
+
+
 GRIDS = "align.patch_grids.corner: expected a whole number from 1"
 
 
@@ -56,6 +60,8 @@ GRIDS = "align.patch_grids.corner: expected a whole number from 1"
             "routing.router_scores has 4000000000 elements",
         ),
         (lambda d: d.update(extra={"a": torch.zeros(1).expand(10**9)}), "extra.a has 1000000000 elements"),
+        (actions(torch.zeros(5)), "action: expected finite numbers with 2 axes, got shape [5]"),
+        (actions(torch.full((5, 4), torch.nan)), "action: expected finite numbers"),
         (routing(keep_mask=torch.full((128,), 3)), "routing.keep_mask: expected true and false alone"),
         (routing(keep_mask=torch.zeros(128).to_sparse()), "routing.keep_mask"),
         (routing(keep_mask="yes"), "routing.keep_mask: expected numbers"),

@@ -4,7 +4,8 @@ A dump is the evidence of one inference: a dict of plain tensors, numbers and st
 read with `weights_only=True`. docs/trace-schema.md explains each field; this table is what code and tests go by.
 Knows neither torch nor files: arrays may be NumPy's or torch's.
 
-Letters of shapes: P patches of all views, V views, K kept patches, Q query rows of the pruner, H attention heads.
+Letters of shapes: P patches of all views, V views, K kept patches, Q query rows of the pruner, H attention heads, T
+actions of a chunk, A numbers of an action, S numbers of the state.
 """
 
 from __future__ import annotations
@@ -76,6 +77,8 @@ FIELDS: tuple[Field, ...] = (
     Field("decision.level", "dict", "view -> `NO`, `COARSE` or `FULL`"),
     Field("decision.scores", "dict", "what the decision was made from"),
     Field("decision.token_budget", "int", "visual tokens allowed", unit="tokens"),
+    Field("observation.state", "tensor", "the robot's state, as the policy was given it", "S", "float32"),
+    Field("action", "tensor", "the chunk that the policy answered with, in the environment's units", "T A", "float32"),
     Field("perf.forward_latency_s", "float", "the whole inference", unit="s"),
     Field("perf.stages_ms", "dict", "vision, prune, prefill, denoise, total; kv_cache: prefill again", unit="ms"),
     Field("capabilities", "dict", "name -> whether this dump holds it; see `capabilities`", required=True),
@@ -90,6 +93,7 @@ CAPABILITIES: dict[str, str] = {
     "score_stats": "routing.score_stats",
     "attn": "attn.task_to_vis",
     "decision": "decision.level",
+    "action": "action",
     "perf": "perf.forward_latency_s",
     "stages": "perf.stages_ms",
 }

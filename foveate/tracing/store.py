@@ -99,13 +99,14 @@ class TraceStore:
         self._writer = threading.Thread(target=self._run, name="trace-writer", daemon=True)
         self._writer.start()
 
-    def submit(self, trace: Trace, obs: Observation, meta: Mapping[str, Any]) -> None:
+    def submit(self, trace: Trace, obs: Observation, meta: Mapping[str, Any], action: np.ndarray | None = None) -> None:
         """Hand over the evidence of one inference; returns before it is written.
 
         The first inference of an episode (`query` 0) removes what an interrupted attempt left of that episode.
 
         Args:
             meta: `task_id`, `episode` and `step` at least; see `foveate.tracing.schema`.
+            action: float32 [T, A], the chunk that was answered; None: it is not written.
         """
         if self._broken:
             self._refused += 1
@@ -124,7 +125,7 @@ class TraceStore:
         except Exception as error:  # odd evidence: named, and the run goes on
             self._spoilt(meta, error)
             return
-        self._queue.put(_Sample(trace, pictures, dict(meta), gone))
+        self._queue.put(_Sample(trace, pictures, np.array(obs.state), action, dict(meta), gone))
 
     def flush(self) -> None:
         """Wait until everything that was submitted is written, or has failed."""
@@ -234,7 +235,10 @@ class TraceStore:
             "schema_version": SCHEMA_VERSION,
             "meta": {key: _plain(value) for key, value in sample.meta.items()} | {"sample_id": sample_id(sample.meta)},
             "align": align,
+            "observation": {"state": np.asarray(sample.state, np.float32).reshape(-1)},
         }
+        if sample.action is not None:
+            dump["action"] = np.asarray(sample.action, np.float32)
         if self._dump_routing and trace.keep is not None:
             dump["routing"] = _routing(trace)
         if self._dump_attn and trace.attn:
@@ -261,6 +265,8 @@ class TraceStore:
 class _Sample:
     trace: Trace
     pictures: dict[str, np.ndarray]
+    state: np.ndarray
+    action: np.ndarray | None
     meta: dict[str, Any]
     gone: Key | None = None
     """The dump that gives way to this one."""

@@ -32,7 +32,7 @@ def test_a_dump_holds_what_was_submitted(tmp_path):
     trace, observation = inference(RNG, 0.3, 20, layout(), side=(120, 200))
     trace.decision = VisionDecision({"corner": "FULL", "gripperPOV": "COARSE"}, {"corner": 0.9}, 64)
     with TraceStore(tmp_path, model_image_size=112) as store:
-        store.submit(trace, observation, meta(step=5, query=1, seed=np.int64(7)))
+        store.submit(trace, observation, meta(step=5, query=1, seed=np.int64(7)), np.ones((3, 4)))
     assert store.close() == {"written": 1, "dropped": 0, "failed": 0, "warning": None}
 
     path = tmp_path / "dumps/task003/ep001/step00005.pt"
@@ -60,6 +60,7 @@ def test_a_dump_holds_what_was_submitted(tmp_path):
     assert torch.equal(raw["attn"]["task_to_vis"][2], torch.from_numpy(trace.attn[2]))
     assert raw["perf"]["stages_ms"]["kv_cache"] == trace.timings_ms["prefill"]
     assert raw["perf"]["forward_latency_s"] == pytest.approx(trace.timings_ms["total"] / 1e3)
+    assert raw["action"].tolist() == [[1.0] * 4] * 3 and raw["observation"]["state"].tolist() == [0.0] * 4
     assert raw["decision"]["level"] == {"corner": "FULL", "gripperPOV": "COARSE"}
     held = {name for name, there in raw["capabilities"].items() if there}
     assert held == set(raw["capabilities"]) - {"raw_score"}
@@ -73,7 +74,7 @@ def test_absent_parts_are_absent_keys(tmp_path):
     with TraceStore(tmp_path, save_images=False, dump_routing=False) as store:
         store.submit(trace, observation, meta())
     dump = read_dump(dump_paths(tmp_path)[0])
-    assert set(dump) == {"schema_version", "meta", "align", "capabilities"}
+    assert set(dump) == {"schema_version", "meta", "align", "observation", "capabilities"}
     assert not any(dump["capabilities"].values())
     assert validate(dump) == []
     assert not (tmp_path / "images").exists()

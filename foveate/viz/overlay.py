@@ -144,14 +144,19 @@ class Heat:
 def heat(record: Record) -> dict[str, Heat]:
     """The heat maps of an inference: `score_heatmap` and `attn_task_to_vis/layerXX`, the mean over heads."""
     found = {}
-    valid = record.valid if record.valid is not None else slice(None)
     if record.scores is not None:
+        valid = record.valid if record.valid is not None else slice(None)
         found["score_heatmap"] = Heat(record.scores, value_range(record.scores[valid]), SCORE_COLORS)
-    for layer, heads in sorted(record.attn.items()):
-        mean = heads.mean(0)
-        scale = value_range(mean[valid], from_zero=True)
-        found[f"attn_task_to_vis/layer{layer:02d}"] = Heat(mean, scale, ATTN_COLORS)
+    for layer in sorted(record.attn):
+        found[f"attn_task_to_vis/layer{layer:02d}"] = attention_heat(record, layer)
     return found
+
+
+def attention_heat(record: Record, layer: int, head: int | None = None) -> Heat:
+    """The heat map of a layer of `record.attn`, or of one of its heads; None: their mean."""
+    valid = record.valid if record.valid is not None else slice(None)
+    values = record.attn[layer].mean(0) if head is None else record.attn[layer][head]
+    return Heat(values, value_range(values[valid], from_zero=True), ATTN_COLORS)
 
 
 def layers(record: Record, images: Mapping[str, np.ndarray], *, bars: bool) -> dict[str, dict[str, np.ndarray]]:

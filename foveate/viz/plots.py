@@ -19,7 +19,7 @@ import numpy as np
 from PIL import Image
 
 from foveate.errors import FoveateError
-from foveate.tracing.record import Record, iter_records, read_record
+from foveate.tracing.record import Record, View, iter_records, read_record
 from foveate.tracing.store import dump_paths
 from foveate.tracing.tokens import check_run, none_readable
 from foveate.util.files import CannotWrite, fault_of
@@ -53,22 +53,39 @@ def load_images(record: Record, *, decode: bool = True) -> dict[str, np.ndarray]
         FoveateError: a picture is damaged, too large, of another size than the dump says, or outside the run folder.
     """
     images = {}
-    root = record.run_dir.resolve()
     for view in record.views:
-        path = record.run_dir / view.image
-        if not view.image or not path.exists():
+        if (path := picture_path(record, view)) is None:
             continue
-        if not path.resolve().is_relative_to(root):
-            raise FoveateError(f"{path}: lies outside the run folder, and is not read; copy it to its place")
         try:
-            _check_size(path, picture_size(path, HARD_LIMIT), view.source_hw)
             if decode:
                 images[view.name] = read_picture(path)
             elif reason := fault(path):
                 raise ImageError(reason)
         except ImageError as error:
-            raise FoveateError(f"{path}: not a readable picture ({error}); delete it") from error
+            raise _unreadable(path, error) from error
     return images
+
+
+def picture_path(record: Record, view: View) -> Path | None:
+    """The file of a source picture, its place and size checked; None: there is none.
+
+    Raises:
+        FoveateError: as `load_images`; what its pixels hold is not looked at.
+    """
+    path = record.run_dir / view.image
+    if not view.image or not path.exists():
+        return None
+    if not path.resolve().is_relative_to(record.run_dir.resolve()):
+        raise FoveateError(f"{path}: lies outside the run folder, and is not read; copy it to its place")
+    try:
+        _check_size(path, picture_size(path, HARD_LIMIT), view.source_hw)
+    except ImageError as error:
+        raise _unreadable(path, error) from error
+    return path
+
+
+def _unreadable(path: Path, error: ImageError) -> FoveateError:
+    return FoveateError(f"{path}: not a readable picture ({error}); delete it")
 
 
 def _check_size(path: Path, size: tuple[int, int], said: tuple[int, int] | None) -> None:

@@ -286,7 +286,7 @@ def simulate(
                 return
             watch.add((query.job.task, query.job.episode, query.step), trace.keep, trace.layout.view_slices)
             if store is not None:
-                store.submit(trace, query.observation, _meta(config, query, variant))
+                store.submit(trace, query.observation, _meta(config, query, variant), chunk.actions)
 
         def finish(played: Played) -> None:
             if store is not None:

@@ -18,6 +18,7 @@ import numpy as np
 
 from foveate.errors import FoveateError
 from foveate.tracing.store import dump_paths
+from foveate.tracing.summary import flatten
 from foveate.tracing.tokens import write_token_log
 from foveate.util.files import CannotWrite
 from foveate.util.stats import bootstrap_mean, paired_difference, wilson
@@ -76,9 +77,9 @@ def load_run(folder: Path) -> RunData:
             raise
         except FoveateError as error:
             run.warnings.append(str(error))
-    run.episodes = _lines(folder / "episodes.jsonl", ("task", "episode", "status"), run.warnings)
-    traced = _lines(folder / "report/tokens.jsonl", ("task", "episode", "step"), run.warnings)
-    logged = _lines(folder / "queries.jsonl", ("task", "episode", "step"), run.warnings)
+    run.episodes = read_rows(folder / "episodes.jsonl", ("task", "episode", "status"), run.warnings)
+    traced = read_rows(folder / "report/tokens.jsonl", ("task", "episode", "step"), run.warnings)
+    logged = read_rows(folder / "queries.jsonl", ("task", "episode", "step"), run.warnings)
     for row in (*run.episodes, *traced, *logged):
         row["variant"] = str(row.get("variant") or folder.name)
     run.inferences = _merge([_as_tokens(row) for row in logged], traced, run.warnings)
@@ -291,16 +292,19 @@ def _results(path: Path, warnings: list[str]) -> list[Row]:
     return rows
 
 
-def _lines(path: Path, needed: Sequence[str], warnings: list[str]) -> list[Row]:
-    """Rows of JSON lines that have these fields, texts where a text is due and finite numbers everywhere else."""
+def read_rows(path: Path, needed: Sequence[str], warnings: list[str]) -> list[Row]:
+    """Rows of JSON lines that have these fields, texts where a text is due and finite numbers everywhere else.
+
+    Nested fields have dotted names. A last line without its end is being written, and is none yet.
+    """
     if not path.exists():
         return []
     rows, damaged, lacking = [], 0, 0
-    for line in path.read_text(encoding="utf-8-sig", errors="replace").splitlines():
+    for line in path.read_text(encoding="utf-8-sig", errors="replace").splitlines(keepends=True):
         try:
-            said = dict(json.loads(line))
+            said = flatten(dict(json.loads(line)))
         except (ValueError, TypeError, RecursionError):
-            damaged += 1
+            damaged += line.endswith("\n")
             continue
         row = {name: value for name, value in said.items() if _fits(name, value)}
         if all(name in row for name in needed):
