@@ -173,7 +173,7 @@ def test_everything_by_keyboard_alone(page, url):
     page.keyboard.press("Escape")
     wait_for(page, "!document.getElementById('help').open")
     page.keyboard.press("/")
-    page.keyboard.type("push seed 1")
+    page.keyboard.type("push crash")
     wait_for(page, "document.querySelectorAll('#episodes button').length === 1")
     for _ in range(20):  # through the outcomes to the list
         page.keyboard.press("Tab")

@@ -292,10 +292,13 @@ def _results(path: Path, warnings: list[str]) -> list[Row]:
     return rows
 
 
-def read_rows(path: Path, needed: Sequence[str], warnings: list[str]) -> list[Row]:
+def read_rows(path: Path, needed: Sequence[str], warnings: list[str], *, growing: bool = False) -> list[Row]:
     """Rows of JSON lines that have these fields, texts where a text is due and finite numbers everywhere else.
 
-    Nested fields have dotted names. A last line without its end is being written, and is none yet.
+    Nested fields have dotted names.
+
+    Args:
+        growing: a last line without its end is being written: it is none yet, and no damage.
     """
     if not path.exists():
         return []
@@ -304,7 +307,7 @@ def read_rows(path: Path, needed: Sequence[str], warnings: list[str]) -> list[Ro
         try:
             said = flatten(dict(json.loads(line)))
         except (ValueError, TypeError, RecursionError):
-            damaged += line.endswith("\n")
+            damaged += not growing or line.endswith("\n")
             continue
         row = {name: value for name, value in said.items() if _fits(name, value)}
         if all(name in row for name in needed):

@@ -64,7 +64,7 @@ def heat_of(record: Record, kind: str, layer: int | None = None, head: int | Non
         return _heat(heat(record)["score_heatmap"])
     if kind != "attention":
         raise unknown("overlay", kind, ("score", "attention"))
-    if layer not in record.attn:
+    if layer is None or layer not in record.attn:
         raise FoveateError(f"{record.name}: no attention of layer {layer}; layers: {_list(record.attn)}")
     heads = len(record.attn[layer])
     if head is not None and not 0 <= head < heads:

@@ -162,7 +162,7 @@ class ViewedRun:
             warnings: list[str] = []
             try:
                 inside = path.resolve().is_relative_to(self.folder.resolve())
-                rows = read_rows(path, needed, warnings) if stamp and inside else []
+                rows = read_rows(path, needed, warnings, growing=True) if stamp and inside else []
             except OSError as error:
                 rows, warnings = [], [f"{name} could not be read: {error.strerror}"]
             self.warnings[name] = warnings

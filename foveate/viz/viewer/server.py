@@ -38,7 +38,7 @@ HOST = "127.0.0.1"
 STATIC = Path(__file__).with_name("static")
 CHUNKS = 400
 """Dumps of one episode that are opened for its actions, evenly over it."""
-SERIES = {"num_kept": ("kept", "num_kept"), "num_patches": ("patches", "num_patches")}
+SERIES: dict[str, tuple[str, ...]] = {"num_kept": ("kept", "num_kept"), "num_patches": ("patches", "num_patches")}
 SERIES |= {f"{stage}_ms": (f"{stage}_ms",) for stage in STAGES}
 """Number of an inference -> its names in rows, those of `queries.jsonl` first."""
 SECURITY = {
@@ -260,13 +260,15 @@ class Viewer:
         tolerance = float(said["tolerance"])
         if not 0 <= tolerance <= 1:
             raise FoveateError(f"tolerance: expected a share from 0 to 1, got {tolerance:g}")
-        courses, problems = [], []
-        for side in "ab":
+        problems: list[str] = []
+
+        def whole(side: str) -> Course:
             episode = self._run(int(said[side])).episode(said[f"e{side}"])
             read, wrong = self._read(int(said[side]), episode, None)
-            courses.append(_course(episode, read))
-            problems += wrong
-        found = part(*courses, tolerance)
+            problems.extend(wrong)
+            return _course(episode, read)
+
+        found = part(whole("a"), whole("b"), tolerance)
         return {
             "step": found.step,
             "number": found.number,
