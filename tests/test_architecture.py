@@ -99,7 +99,7 @@ def imported(path: Path) -> set[str]:
 
 def test_one_model_family_is_known_where_it_is_built_alone() -> None:
     """Everybody else speaks the protocols of models/base.py."""
-    may = [Path("foveate", *room) for room in (("models",), ("training", "policy"), ("golden",))]
+    may = [Path("foveate", *room) for room in (("models",), ("training", "policy"), ("golden",), ("convert",))]
     others = [path for path in sources() if not any(path.is_relative_to(room) for room in may)]
     family = re.compile(r"foveate\.models\.pi0(\.|$)")
     assert [str(path) for path in others if any(map(family.match, imported(path)))] == []

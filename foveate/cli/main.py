@@ -80,6 +80,21 @@ VERBS: dict[tuple[str, ...], tuple[str, str, str]] = {
         "DROID, LeRobot, demos, LIBERO's HDF5: one as another",
     ),
     ("data", "vqa-train"): ("foveate.cli.data.vqa", "run", "training questions from published sets, without leaks"),
+    ("convert", "jax-to-torch"): (
+        "foveate.cli.convert.jax_to_torch",
+        "run",
+        "openpi's JAX checkpoint as a PyTorch folder, LoRA merged",
+    ),
+    ("convert", "lerobot-to-openpi"): (
+        "foveate.cli.convert.lerobot",
+        "to_openpi",
+        "LeRobot's π0 or π0.5 policy in openpi's layout",
+    ),
+    ("convert", "openpi-to-lerobot"): (
+        "foveate.cli.convert.lerobot",
+        "to_lerobot",
+        "π0 or π0.5 in openpi's layout as a LeRobot policy",
+    ),
     ("norm-stats",): ("foveate.cli.norm_stats", "run", "openpi's norm_stats.json of a LeRobot data set, in one pass"),
     ("train", "policy"): ("foveate.cli.train", "policy", "train or fine-tune a policy, pruned or not"),
     ("train", "vlm"): ("foveate.cli.train", "vlm", "train an image-text model on questions, at several levels"),

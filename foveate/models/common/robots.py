@@ -321,6 +321,11 @@ class RobotMapping:
             "remote": dataclasses.asdict(self.remote),
         }
 
+    def to_yaml(self) -> str:
+        """The text of a file that `load` reads."""
+        values = {key: value for key, value in self.to_dict().items() if value is not None}
+        return str(yaml.safe_dump(values, sort_keys=False, allow_unicode=True))
+
 
 def _read_views(values: Mapping[str, Any]) -> dict[str, tuple[str, ...]]:
     return {

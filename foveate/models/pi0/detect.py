@@ -12,7 +12,7 @@ import os
 import re
 from collections import Counter
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -57,6 +57,8 @@ class CheckpointInfo:
     robot: RobotMapping | None
     asset_ids: tuple[str, ...]
     """Folders under `assets/` that hold norm stats."""
+    asset_id: str | None = field(default=None, kw_only=True)
+    """The one of them that `config.json` names."""
     norm: NormKind
     tokenizer: Path | None
     state_norm: Normalizer | None = None
@@ -176,7 +178,7 @@ def detect(
 def _instead_of_weights(folder: Path) -> str:
     names = sorted(p.name for p in folder.iterdir())
     if (folder / "params").is_dir():
-        return " (it holds JAX parameters: convert them with openpi's convert_jax_model_to_pytorch.py)"
+        return " (it holds JAX parameters: convert them with `foveate convert jax-to-torch`)"
     if "adapter_model.safetensors" in names:
         return " (it holds adapters alone: merge them into the model that they adapt, and save that)"
     found = f", found {names[:8]}"
@@ -213,6 +215,7 @@ def _foveate(info: CheckpointInfo, config: Mapping[str, Any], robot: str | Path 
         robot=None if robot is None else RobotMapping.load(robot, kind),
         # The named one first: it is the default where there are several.
         asset_ids=(chosen, *(i for i in ids if i != chosen)) if chosen in ids else ids,
+        asset_id=chosen if chosen in ids else None,
         norm=one_of(f"{file}: norm", config.get("norm", "quantile" if model.pi05 else "zscore"), get_args(NormKind)),
         resize=one_of(f"{file}: resize", config.get("resize", "torch"), get_args(ResizeKind)),
         state_in_prompt=of_type(f"{file}: state_in_prompt", config.get("state_in_prompt"), bool, type(None)),

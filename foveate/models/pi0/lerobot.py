@@ -56,6 +56,10 @@ class LeRobotPolicy:
     """None: the state enters as it is, or the statistics were not found (see `missing`)."""
     action_norm: Normalizer | None
     missing: tuple[str, ...]
+    modes: Mapping[str, str]
+    """Kind of feature (`STATE`, `ACTION`) -> how LeRobot normalises it."""
+    statistics: Mapping[str, Mapping[str, Stored]]
+    """Feature (`observation.state`, `action`) -> statistic -> where it is."""
 
 
 def read_lerobot(folder: Path, config: Mapping[str, Any], weights: Mapping[str, Stored]) -> LeRobotPolicy:
@@ -111,6 +115,8 @@ def read_lerobot(folder: Path, config: Mapping[str, Any], weights: Mapping[str, 
         state_norm=norms[_STATE],
         action_norm=norms[_ACTION],
         missing=tuple(missing),
+        modes=modes,
+        statistics=stats,
     )
 
 

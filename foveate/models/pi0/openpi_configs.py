@@ -90,9 +90,7 @@ OPENPI_CONFIGS: Mapping[str, OpenpiConfig] = {
     "pi0_aloha_tupperware": _aloha(PI0, "open the tupperware and put the food on the plate"),
     "pi0_aloha_pen_uncap": _aloha(PI0, "uncap the pen"),
     "pi05_aloha_pen_uncap": _aloha(PI05, "uncap the pen"),
-    "pi0_aloha_sim": OpenpiConfig(
-        PI0, "aloha", "lerobot/aloha_sim_transfer_cube_human", delta_mask=(), default_prompt="Transfer cube"
-    ),
+    "pi0_aloha_sim": OpenpiConfig(PI0, "aloha_sim", "lerobot/aloha_sim_transfer_cube_human"),
     "pi0_droid": _droid(PI0, 10),
     "pi05_droid": _droid(PI05, 15),
     "pi05_droid_finetune": _droid(PI05, 16),

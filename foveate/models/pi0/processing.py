@@ -81,7 +81,7 @@ class Processor(RobotProcessor):
             raise FoveateError("\n  ".join([f"{info.path}: cannot run yet, missing:", *info.missing]))
         state_norm, action_norm = info.state_norm, info.action_norm
         if info.format != "lerobot":
-            folder = info.path / "assets" / _choose_asset(info, asset_id)
+            folder = info.path / "assets" / choose_asset(info, asset_id)
             stats = load_norm_stats(folder)
             try:
                 state_norm, action_norm = (Normalizer(stats[key], info.norm) for key in ("state", "actions"))
@@ -137,7 +137,7 @@ class Processor(RobotProcessor):
         return self.tokenizer.pieces(tokens)
 
 
-def _choose_asset(info: CheckpointInfo, asset_id: str | None) -> str:
+def choose_asset(info: CheckpointInfo, asset_id: str | None) -> str:
     """Which norm stats to use: the named one, the robot's, or the only one."""
     if asset_id is not None:
         if asset_id not in info.asset_ids:
@@ -147,8 +147,10 @@ def _choose_asset(info: CheckpointInfo, asset_id: str | None) -> str:
         return info.asset_ids[0]
     assert info.robot is not None
     fitting = [i for i in info.asset_ids if i in info.robot.asset_ids]
-    if info.format == "foveate" or len(fitting) == 1:
-        return fitting[0] if fitting else info.asset_ids[0]
+    if len(fitting) == 1 or (fitting and info.format == "foveate"):
+        return fitting[0]
+    if info.asset_id is not None:
+        return info.asset_id
     raise FoveateError(
         f"{info.path}: several norm stats, {list(info.asset_ids)}, and robot {info.robot.name!r} does not tell which: "
         "pass --asset_id"

@@ -98,14 +98,23 @@ def split_parameter(name: str, tensor: Tensor, config: Pi0Config) -> dict[str, T
     return dict(zip(openpi_names(name), tensor.split(counts), strict=True))
 
 
-def expected_shapes(config: Pi0Config) -> dict[str, tuple[int, ...]]:
-    """Every key that a checkpoint of this size must hold, and its shape; nothing is allocated."""
+def expected(config: Pi0Config) -> dict[str, tuple[tuple[int, ...], torch.dtype]]:
+    """Every key that a checkpoint of this size must hold -> its shape, and its format at the config's dtype.
+
+    Nothing is allocated.
+    """
     with torch.device("meta"):
         model = Pi0(config)
-    shapes: dict[str, tuple[int, ...]] = {}
+    slots: dict[str, tuple[tuple[int, ...], torch.dtype]] = {}
     for name, parameter in model.named_parameters():
-        shapes |= {key: tuple(part.shape) for key, part in split_parameter(name, parameter, config).items()}
-    return shapes
+        parts = split_parameter(name, parameter, config)
+        slots |= {key: (tuple(part.shape), part.dtype) for key, part in parts.items()}
+    return slots
+
+
+def expected_shapes(config: Pi0Config) -> dict[str, tuple[int, ...]]:
+    """Every key that a checkpoint of this size must hold, and its shape."""
+    return {key: shape for key, (shape, _) in expected(config).items()}
 
 
 @dataclass(frozen=True)

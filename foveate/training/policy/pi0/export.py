@@ -67,7 +67,7 @@ def export_policy(
         if pruner is not None:
             document["pruner"] = dict(pruner)
         (out / "config.json").write_text(json.dumps(document, indent=2) + "\n")
-        (out / "robot.yaml").write_text(yaml.safe_dump(_without_none(robot.to_dict()), sort_keys=False))
+        (out / "robot.yaml").write_text(robot.to_yaml())
         (out / "train_config.yaml").write_text(yaml.safe_dump(dict(train_config), sort_keys=False))
         (out / "README.md").write_text(_card(model, robot, pruner, steps, train_config, tasks))
         if tokenizer.resolve() != (out / "tokenizer.model").resolve():
@@ -76,10 +76,6 @@ def export_policy(
     except OSError as error:
         raise FoveateError(f"cannot write policy {out}: {error}; free some space or choose another --out") from error
     return out
-
-
-def _without_none(values: dict[str, Any]) -> dict[str, Any]:
-    return {key: value for key, value in values.items() if value is not None}
 
 
 def _card(

@@ -120,7 +120,7 @@ def take_over(model: Pi0, folder: str) -> None:
 
 def _stored(info: CheckpointInfo, asset_id: str) -> Start:
     if info.missing or info.robot is None or info.tokenizer is None or info.format == "lerobot":
-        need = info.missing or ("LeRobot folders cannot be fine-tuned yet; export it as an openpi checkpoint",)
+        need = info.missing or ("openpi's layout: `foveate convert lerobot-to-openpi` makes it of a LeRobot policy",)
         raise FoveateError("\n  ".join([f"init_from {info.path}: cannot be trained, missing:", *need]))
     if asset_id and asset_id not in info.asset_ids:
         raise unknown(f"data.asset_id in {info.path}", asset_id, info.asset_ids)

@@ -1,0 +1,1 @@
+"""`foveate convert`: checkpoints from one layout into another."""
