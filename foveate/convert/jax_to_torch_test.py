@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import signal
 import subprocess
@@ -19,32 +18,21 @@ pytest.importorskip("tensorstore", reason='needs tensorstore: pip install "fovea
 from foveate.cli.main import main
 from foveate.convert import jax_to_torch as module
 from foveate.convert.jax_to_torch import JaxToTorchConfig, jax_to_torch
-from foveate.convert.orbax import OrbaxTree
+from foveate.convert.jax_tree_test import random_tree
+from foveate.convert.orbax_test import SMALL, write_orbax
 from foveate.errors import FoveateError
 from foveate.models.common.tensor_files import read_header
-from foveate.models.pi0.config import GemmaConfig, Pi0Config, VisionConfig
+from foveate.models.pi0.config import Pi0Config
 from foveate.models.pi0.model_test import golden_inputs
 from foveate.models.pi0.weights import TIED_EMBEDDING, UNUSED, load_weights
 from foveate.policy import load_policy
 from foveate.testing.golden import golden_dir
-from foveate.testing.orbax import random_tree, write_orbax
 from foveate.types import Observation
 from foveate.util.shipped import TINY_TOKENIZER
 
 pytestmark = pytest.mark.peer
 
 GOLDEN = ("tiny_pi05", "tiny_pi05_bf16", "tiny_pi05_lora")
-STACK = GemmaConfig(width=20, depth=2, mlp_dim=28, num_heads=6, num_kv_heads=2, head_dim=8)
-SMALL = Pi0Config(
-    pi05=False,
-    action_dim=8,
-    action_horizon=5,
-    max_token_len=48,
-    vocab_size=1024,
-    llm=STACK,
-    expert=dataclasses.replace(STACK, width=12),
-    vision=VisionConfig(16, 1, 2, 32, patch_size=56, image_size=224, projection_dim=20),
-)
 
 
 def convert(source: Path, out: Path, **options) -> module.JaxConversion:
@@ -93,19 +81,6 @@ def test_bfloat16_leaves_in_float32_what_openpi_does(tmp_path):
     }
     ours = {name: stored.dtype for name, stored in read_header(tmp_path / "out" / "model.safetensors").items()}
     assert ours == {name: theirs[name] for name in ours}
-
-
-@pytest.mark.parametrize("database", [True, False])
-@pytest.mark.parametrize("zarr", [2, 3])
-@pytest.mark.parametrize("value", [True, False])
-def test_layouts_of_orbax(tmp_path, database, zarr, value):
-    tree = random_tree(SMALL, lora=(2, 0))
-    write_orbax(tmp_path / "step", tree, value=value, database=database, zarr=zarr, pieces=3)
-    found = OrbaxTree.open(tmp_path / "step").arrays
-    assert found.keys() == tree.keys()
-    for name, values in tree.items():
-        np.testing.assert_array_equal(found[name].read().numpy(), values)
-        np.testing.assert_array_equal(np.stack([part.numpy() for part in found[name].slices()]), values)
 
 
 def test_a_pi0_with_adapters_and_its_robot_runs(tmp_path):
@@ -163,7 +138,7 @@ def test_names_and_sizes_that_do_not_fit(tmp_path):
 
 
 def test_folders_that_are_no_checkpoint(tmp_path):
-    step = write_orbax(tmp_path / "run" / "100", random_tree(SMALL))
+    write_orbax(tmp_path / "run" / "100", random_tree(SMALL))
     (tmp_path / "torch").mkdir()
     (tmp_path / "torch" / "model.safetensors").touch()
     (tmp_path / "begun" / "params.orbax-checkpoint-tmp-1").mkdir(parents=True)
@@ -181,7 +156,6 @@ def test_folders_that_are_no_checkpoint(tmp_path):
     for message, folder in cases.items():
         with pytest.raises(FoveateError, match=message):
             convert(folder, tmp_path / "out", config_name="debug")
-    assert OrbaxTree.open(step).step == step
 
 
 def test_damaged_checkpoints(tmp_path):
