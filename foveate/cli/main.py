@@ -56,6 +56,7 @@ VERBS: dict[tuple[str, ...], tuple[str, str, str]] = {
     ("trace", "plot"): ("foveate.cli.trace.view", "plot", "draw the overlays of a run folder"),
     ("trace", "tokens"): ("foveate.cli.trace.view", "tokens", "write the token log of a run folder"),
     ("trace", "report"): ("foveate.cli.trace.view", "report", "write the HTML report of a run folder"),
+    ("trace", "rerun"): ("foveate.cli.trace.view", "rerun", "write a Rerun recording of a run folder"),
     ("view",): ("foveate.cli.view", "run", "look at run folders in a browser: pictures, attention, numbers over time"),
     ("attn", "frame"): ("foveate.cli.attn.scene", "frame", "where one inference looked: maps and pictures, by head"),
     ("attn", "prompts"): ("foveate.cli.attn.scene", "prompts", "one scene under several prompts: do words steer it"),

@@ -55,7 +55,7 @@ class ServedTrace:
             "variant": TASK,
             "seed": 0,
         }
-        self._store.submit(chunk.trace, query.observation, meta)
+        self._store.submit(chunk.trace, query.observation, meta, chunk.actions)
 
     def forget(self, session: str) -> None:
         """A session is over."""

@@ -1,4 +1,4 @@
-"""`foveate trace plot|tokens|report`: what one can do with the evidence of a run.
+"""`foveate trace plot|tokens|report|rerun`: what one can do with the evidence of a run.
 
 They need a run folder and nothing else: no model, no GPU, no simulator. The folder is the bare word, or
 `--run_root DIR`, `--exp_dir DIR`, or `--exp_name NAME` for `runs/NAME`. Exit status 3: done, but some dumps or
@@ -63,6 +63,14 @@ class ReportConfig(RunConfig):
     """Folder of the report; default: report/ in the run folder."""
 
 
+@dataclass(frozen=True)
+class RerunConfig(PlotConfig):
+    """Write a Rerun recording of a run: pictures, overlays, numbers and words on one timeline, with a blueprint."""
+
+    out: str | None = None
+    """The file; default: report/NAME.rrd in the run folder."""
+
+
 def plot(argv: list[str]) -> int:
     """The verb: overlays of a run folder."""
     from foveate.evaluation.evidence import draw_overlays
@@ -93,6 +101,21 @@ def report(argv: list[str]) -> int:
     path = build_report(folders, Path(config.out) if config.out else config.folder / "report")
     screen.line(f"report: {path}")
     return exit_status(screen, damaged)
+
+
+def rerun(argv: list[str]) -> int:
+    """The verb: a Rerun recording of a run folder."""
+    from foveate.tracing.store import dump_paths
+    from foveate.util.words import plural
+    from foveate.viz.plots import spread
+    from foveate.viz.rerun import write_recording
+
+    config, screen = _parse(RerunConfig, argv, "rerun")
+    out = Path(config.out) if config.out else config.folder / "report" / f"{config.folder.resolve().name}.rrd"
+    with screen.bar("recording", "inferences", len(spread(dump_paths(config.folder), config.limit))) as bar:
+        done = write_recording(config.folder, out, config.limit, bar.advance)
+    screen.line(f"recording: {plural(done.inferences, 'inference')} in {out}; `rerun {out}` shows it")
+    return exit_status(screen, done.unreadable)
 
 
 def _parse(config_cls: type[Any], argv: list[str], verb: str) -> tuple[Any, Reporter]:

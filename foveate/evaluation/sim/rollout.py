@@ -326,7 +326,12 @@ def session_of(task: str, episode: int) -> str:
 
 def noise_of(seed: int, query: Query, shape: tuple[int, int] | None) -> np.ndarray | None:
     """float32 [action_horizon, action_dim], standard normal, the same for the same (seed, task, episode, query)."""
-    return action_noise(shape, seed, zlib.crc32(query.job.task.encode()), query.job.episode, query.index)
+    return action_noise(shape, *noise_key(seed, query.job.task, query.job.episode, query.index))
+
+
+def noise_key(seed: int, task: str, episode: int, query: int) -> tuple[int, int, int, int]:
+    """What the noise of an inference is drawn by."""
+    return seed, zlib.crc32(task.encode()), episode, query
 
 
 def _gather(inbox: queue.Queue[Any], asks: int, window_s: float) -> list[Any]:

@@ -9,6 +9,7 @@ what may run in it (`SECURITY`): its own files, so that no word of a run folder 
 from __future__ import annotations
 
 import socket
+import threading
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -196,7 +197,7 @@ class Viewer:
         if not folders:
             raise FoveateError("which run? Give its folder: foveate view runs/NAME")
         self.runs = [ViewedRun(folder) for folder in {folder.resolve(): folder for folder in folders}.values()]
-        self._check = check
+        self._check, self._asking = check, threading.Lock()
 
     def about(self) -> dict[str, Any]:
         """What does not change while the page is open."""
@@ -282,7 +283,8 @@ class Viewer:
         if self._check is None:
             raise FoveateError("a causal check asks the policy again: start the viewer with --policy")
         record = self._record(run, key, frame)
-        return self._check(record, load_images(record))
+        with self._asking:  # a policy answers one question at a time
+            return self._check(record, load_images(record))
 
     def _run(self, run: int) -> ViewedRun:
         if not 0 <= run < len(self.runs):
