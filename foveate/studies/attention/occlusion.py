@@ -32,19 +32,23 @@ CURVE_DRAWS = 3
 """Random orders that the curves are compared with."""
 
 
-class AttendingPolicy(Protocol):
-    """What the test needs of a policy."""
+class AnsweringPolicy(Protocol):
+    """What covering and asking again needs of a policy."""
 
     @property
     def spec(self) -> PolicySpec: ...
 
-    def attend(
-        self, observations: Sequence[Observation], request: AttentionRequest, noise: np.ndarray | None = None
-    ) -> list[tuple[ActionChunk, dict[Phase, AttentionMaps]]]: ...
-
     def infer_batch(
         self, observations: Sequence[Observation], noise: np.ndarray | None = None
     ) -> list[ActionChunk]: ...
+
+
+class AttendingPolicy(AnsweringPolicy, Protocol):
+    """What the test of a map needs of a policy."""
+
+    def attend(
+        self, observations: Sequence[Observation], request: AttentionRequest, noise: np.ndarray | None = None
+    ) -> list[tuple[ActionChunk, dict[Phase, AttentionMaps]]]: ...
 
 
 @dataclass(frozen=True)
@@ -197,7 +201,7 @@ def occlude(policy: AttendingPolicy, frame: Frame, config: OcclusionConfig) -> F
 
 
 def ask(
-    policy: AttendingPolicy,
+    policy: AnsweringPolicy,
     cases: Mapping[Any, Any],
     show: Callable[[Any], Observation],
     noise: np.ndarray | None,

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 
@@ -21,25 +21,16 @@ from foveate.errors import FoveateError
 from foveate.evaluation.sim.rollout import noise_key
 from foveate.geometry import patch_axes
 from foveate.policy import PolicySpec
-from foveate.studies.attention.occlusion import REFERENCE, Marked, OcclusionConfig, ask
+from foveate.studies.attention.occlusion import REFERENCE, AnsweringPolicy, Marked, OcclusionConfig, ask
 from foveate.tracing.record import Record
-from foveate.types import ActionChunk, Observation
+from foveate.types import Observation
 from foveate.util.noise import action_noise
 
 AT_RANDOM = "as many at random"
 
 
-class Answering(Protocol):
-    """What the check needs of a policy."""
-
-    @property
-    def spec(self) -> PolicySpec: ...
-
-    def infer_batch(self, observations: Any, noise: np.ndarray | None = None) -> list[ActionChunk]: ...
-
-
 def check_traced(
-    policy: Answering, record: Record, images: Mapping[str, np.ndarray], config: OcclusionConfig | None = None
+    policy: AnsweringPolicy, record: Record, images: Mapping[str, np.ndarray], config: OcclusionConfig | None = None
 ) -> dict[str, Any]:
     """How far the actions move when patches are covered.
 
