@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import os
 import threading
+import time
 from collections import OrderedDict, defaultdict
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -23,6 +24,8 @@ from foveate.viz.report.data import Row, read_rows
 
 RECORDS = 256
 """Dumps that are kept in memory, read."""
+FRESH_S = 1.0
+"""For so long the folder is not looked at again for the sake of one inference."""
 Stamp = tuple[int, ...]
 """Changes when a file or a folder does."""
 
@@ -83,6 +86,7 @@ class ViewedRun:
         self._lock = threading.Lock()
         self._listed: dict[str, tuple[Stamp, list[str], list[str]]] = {}
         self._logs: dict[str, tuple[Stamp, list[Row]]] = {}
+        self._looked = -FRESH_S
         self._told: dict[int, str] = {}
         self._built: tuple[object, dict[str, Episode]] = (None, {})
         self._records: OrderedDict[tuple[Path, Stamp], Record] = OrderedDict()
@@ -94,8 +98,8 @@ class ViewedRun:
         return list(self._look().values())
 
     def episode(self, key: str) -> Episode:
-        """Raises FoveateError where there is none of this key."""
-        found = self._look()
+        """One of them, as it was a second ago at most; raises FoveateError where there is none of this key."""
+        found = self._built[1] if time.monotonic() - self._looked < FRESH_S else self._look()
         if key not in found:
             raise FoveateError(f"{self.folder}: no episode {key[:80]!r} in it; it has {plural(len(found), 'episode')}")
         return found[key]
@@ -129,6 +133,7 @@ class ViewedRun:
             state = (dumps, [stamp for stamp, _ in self._logs.values()])
             if self._built[0] != state:
                 self._built = state, _join(self.folder, self._names(dumps, logs), dumps, *logs.values())
+            self._looked = time.monotonic()
             return self._built[1]
 
     def _dumps(self, relative: str = "dumps") -> Iterator[str]:

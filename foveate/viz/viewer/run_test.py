@@ -16,6 +16,11 @@ from foveate.viz.viewer import run as viewed
 from foveate.viz.viewer.run import ViewedRun
 
 
+@pytest.fixture(autouse=True)
+def always_fresh(monkeypatch):
+    monkeypatch.setattr(viewed, "FRESH_S", 0)
+
+
 @pytest.fixture
 def folder(tmp_path):
     return write_run(tmp_path / "run", tasks=("reach", "push"), episodes=2, queries=3, side=(32, 48))
