@@ -98,7 +98,7 @@ def test_the_environment_is_as_it_should_be(policy, capsys):
 class Stand:
     """What `agree` asks of an environment and of a policy."""
 
-    python, max_steps = "python", 300
+    python, max_steps, warnings = "python", 300, ()
     conventions = CONVENTIONS
 
     def __init__(self, mujoco="3.2.3", **settings):
@@ -148,6 +148,12 @@ def test_a_protocol_that_agrees_says_nothing():
 def test_other_conventions_stop_before_episode_1(change, message):
     with pytest.raises(FoveateError, match=message):
         agreement.agree(config(protocol="openpi"), Stand(), Declared({**ROBOT.conventions, **change}))
+
+
+def test_what_the_simulator_warned_of_is_said():
+    env = Stand()
+    env.warnings = ("EGL cannot draw here (no driver): simulators draw with OSMesa",)
+    assert agreement.agree(config(), env, Declared(ROBOT.conventions))["warnings"] == list(env.warnings)
 
 
 def test_another_mujoco_and_other_settings_are_named():

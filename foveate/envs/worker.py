@@ -9,13 +9,16 @@ an older Python lacks. Messages are those of `util/wire.py`: nothing is pickled.
 
 from __future__ import annotations
 
+import logging
 import os
 import select
 import socket
 import subprocess
 import tempfile
 import traceback
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -53,6 +56,8 @@ class WorkerEnv:
     max_steps: int
     about: dict[str, Any]
     """What a run tells of the simulator, `versions` and `settings`; empty where it says nothing."""
+    warnings: tuple[str, ...]
+    """What the environment warned of when it was made."""
     scene: dict[str, Any]
     """What the last reset began with, beside the seed; flat numbers and strings."""
 
@@ -164,6 +169,7 @@ class WorkerEnv:
         self.conventions = EnvConventions(**said["conventions"])
         self.views, self.tasks = tuple(said["views"]), tuple(said["tasks"])
         self.max_steps, self.about, self.scene = said["max_steps"], said["about"], {}
+        self.warnings = tuple(said["warnings"])
 
     def _call(self, call: str, **arguments: Any) -> Any:
         """Send one request and wait for its answer."""
@@ -237,13 +243,15 @@ def serve(connection: socket.socket) -> None:
             break
         try:
             if call == "make":
-                env = make_env(request["name"], **request["kwargs"])
+                with _heard() as warnings:
+                    env = make_env(request["name"], **request["kwargs"])
                 value: Any = {
                     "conventions": env.conventions.to_dict(),
                     "views": list(env.views),
                     "tasks": list(env.tasks),
                     "max_steps": env.max_steps,
                     "about": getattr(env, "about", {}),
+                    "warnings": warnings,
                 }
             elif call == "snapshot":
                 value = _snapshot(env, request["size"])
@@ -276,6 +284,20 @@ def serve(connection: socket.socket) -> None:
         send(connection, answer)
     if env is not None:
         env.close()
+
+
+@contextmanager
+def _heard() -> Iterator[list[str]]:
+    """The warnings that foveate logs meanwhile: in a worker nobody would read them."""
+    warnings: list[str] = []
+    handler = logging.Handler(logging.WARNING)
+    handler.emit = lambda record: warnings.append(record.getMessage())  # type: ignore[method-assign]
+    logger = logging.getLogger("foveate")
+    logger.addHandler(handler)
+    try:
+        yield warnings
+    finally:
+        logger.removeHandler(handler)
 
 
 def _message(observation: Observation) -> dict[str, Any]:

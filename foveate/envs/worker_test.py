@@ -1,4 +1,5 @@
 import ctypes
+import logging
 import os
 import signal
 import socket
@@ -45,6 +46,8 @@ class Fake:
             raise FoveateError("no such simulator here")
         if fail_at_start == "bug":
             raise ValueError("broken")
+        if fail_at_start == "warns":
+            logging.getLogger("foveate").warning("EGL cannot draw here")
 
     def reset(self, task: str, seed: int) -> Observation:
         self.task, self.steps, self.seed = task, 0, seed
@@ -91,6 +94,13 @@ ACTION = np.array([0.5, -1.0], np.float32)
 def worker():
     with WorkerEnv(HERE, timeout_s=20) as env:
         yield env
+
+
+def test_what_it_warns_of_when_it_is_made_is_passed_on():
+    with WorkerEnv(HERE, fail_at_start="warns") as env:
+        assert env.warnings == ("EGL cannot draw here",)
+    with WorkerEnv(HERE) as env:
+        assert env.warnings == ()
 
 
 def test_same_interface_as_the_environment_itself(worker):

@@ -240,6 +240,9 @@ class ModelOptions:
     """LeRobot that trained a LeRobot policy: 0.4 (also before) padded pictures with -3, and the state in the prompt."""
     lora_adapter: str | None = None
     """Folder of a LoRA adapter (as peft saves it) that is merged into an OpenVLA-OFT checkpoint's weights."""
+    action_rows: Literal["trained", "lightvla"] | None = None
+    """Tokens that OpenVLA-OFT's action head reads: those of training, or as LightVLA's inference, two further on; null:
+    those of training."""
     clean_prompt: bool | None = None
     """Whether underscores and line breaks of the instruction become spaces; null: yes, but for LeRobot's π0."""
 

@@ -18,6 +18,7 @@ from typing import Any
 import torch
 
 from foveate.errors import FoveateError
+from foveate.models.common.pt_files import read_weights
 from foveate.util.files import draft
 from foveate.vision_value.head import HeadShape, ValueHead
 
@@ -88,25 +89,3 @@ def load_head(path: str | Path) -> TrainedHead:
     head.load_state_dict(content["policy"])
     lookup = {key: (gains[0], gains[1], gains[2]) for key, gains in content["lookup"].items()}
     return TrainedHead(head.eval(), str(path), lookup or None, content["facts"])
-
-
-def read_weights(file: Path) -> dict[str, Any]:
-    """The content of a checkpoint file; nothing in it is executed.
-
-    Raises:
-        FoveateError: it cannot be read, or holds anything but tensors and plain data.
-    """
-    try:
-        content = torch.load(file, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch raises many kinds, and advises to trust the file
-        foreign = re.search(r"(?:GLOBAL|[Cc]lass) `?([\w.]+)", str(error))
-        if isinstance(error, OSError):
-            reason = f"cannot be read: {error.strerror or error}"
-        elif foreign:
-            reason = f"it holds a Python object ({foreign[1]}), and code is not run; save the state dict alone"
-        else:
-            reason = "not a checkpoint: expected a whole file of torch.save, got something else or a part"
-        raise FoveateError(f"{file}: {reason}") from error
-    if not isinstance(content, dict):
-        raise FoveateError(f"{file}: expected a dictionary of tensors, got a {type(content).__name__}")
-    return content

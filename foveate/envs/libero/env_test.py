@@ -32,6 +32,25 @@ def test_missing_package_is_one_clear_sentence():
         LiberoEnv()
 
 
+def stand_in(tmp_path, suites):
+    """A LiberoEnv over a package that holds these suites, without a simulator."""
+    benchmark = SimpleNamespace(get_benchmark_dict=lambda: suites)
+    env = object.__new__(LiberoEnv)
+    env.task, env._sim, env.about = "", None, {"versions": {"libero": "0.1.0"}}
+    env._libero = install.Libero(benchmark, None, tmp_path, tmp_path)
+    env.tasks = ("libero_goal_lan/0", "libero_goal/0")
+    return env
+
+
+def test_a_suite_that_the_package_lacks_and_a_missing_definition_are_named(tmp_path):
+    task = SimpleNamespace(problem_folder="libero_goal", bddl_file="open_it.bddl")
+    env = stand_in(tmp_path, {"libero_goal": lambda: SimpleNamespace(get_task=lambda i: task)})
+    with pytest.raises(FoveateError, match=r"'libero_goal_lan'.*installed here \(libero 0.1.0\) does not have it"):
+        env.reset("libero_goal_lan/0", 0)
+    with pytest.raises(FoveateError, match=r"libero_goal/0: its definition .*libero_goal/open_it.bddl is missing"):
+        env.reset("libero_goal/0", 0)
+
+
 def test_masks_are_turned_as_the_pictures_are():
     """Against a stand-in of robosuite's interface: names by geom, pictures upside down and mirrored."""
     ids = np.full((4, 6, 2), -1)

@@ -43,7 +43,7 @@ def agree(config: SimConfig, env: WorkerEnv, policy: PolicySpec) -> dict[str, An
         "trials": config.num_trials_per_task,
         "first_scene": config.seed,
     }
-    warnings = []
+    warnings = list(env.warnings)
     if config.inject_latency is not None:
         settings |= {"inject_latency": config.inject_latency, "control_hz": env.conventions.control_hz}
         if config.inject_latency == "measured" and config.num_workers > 1:

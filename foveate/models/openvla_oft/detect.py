@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from foveate.errors import FoveateError, unknown
+from foveate.errors import FoveateError
 from foveate.models.base import ModelOptions, ModelSpec
 from foveate.models.common.normalize import Normalizer, NormStats
 from foveate.models.common.robots import RobotMapping
@@ -73,7 +73,10 @@ class OFTInfo:
             FoveateError: no such data set, or several and none is named.
         """
         if asset_id is not None and asset_id not in self.statistics:
-            raise unknown("data set in the norm stats", asset_id, self.statistics)
+            raise FoveateError(
+                f"{self.path}: no statistics of the data set {asset_id!r}; there are those of "
+                f"{', '.join(map(repr, self.statistics))}: pass one of them with --asset_id"
+            )
         if asset_id is None and len(self.statistics) > 1:
             raise FoveateError(
                 f"{self.path}: statistics of several data sets, {list(self.statistics)}: pass --asset_id"
@@ -134,12 +137,13 @@ def detect(folder: Path, options: ModelOptions) -> OFTInfo | None:
     tokenizer = tokenizer or next((folder / n for n in TOKENIZER_NAMES if (folder / n).is_file()), None)
     horizon = options.action_horizon or OFTConfig.action_horizon
     assumed = [] if options.action_horizon else [f"action_horizon {horizon}: not stored, that of LIBERO's policies"]
+    rows: dict[str, Any] = {"action_rows": options.action_rows} if options.action_rows else {}
     own = folder / ROBOT if (folder / ROBOT).exists() else None
     assumed += [] if options.robot or own else ["robot libero_oft: not stored; override with --robot"]
     return OFTInfo(
         path=folder,
         weights=weights,
-        config=OFTConfig(**sizes, action_horizon=horizon, dtype=options.dtype),
+        config=OFTConfig(**sizes, action_horizon=horizon, dtype=options.dtype, **rows),
         parameters=sum(dtypes.values()),
         dtypes=dict(dtypes),
         robot=RobotMapping.load(options.robot or own or "libero_oft"),
@@ -161,6 +165,12 @@ def _sizes(
         if key not in shapes:
             raise FoveateError(f"{folder}: the weights are no OpenVLA's: they lack {key!r} (among {len(shapes)} keys)")
         return shapes[key]
+
+    def component(part: str, key: str) -> tuple[int, ...]:
+        tensors = read_component(components[part])
+        if key not in tensors:
+            raise FoveateError(f"{components[part]}: no {COMPONENTS[part]} is in it, it lacks {key!r}")
+        return tuple(tensors[key].shape)
 
     def depth(prefix: str) -> int:
         found = [re.match(re.escape(prefix) + r"(\d+)\.", key) for key in shapes]
@@ -200,9 +210,9 @@ def _sizes(
     sizes: dict[str, Any] = {"dino": towers["dino"], "siglip": towers["siglip"], "llm": llm, "patch_size": patch}
     sizes["image_size"] = math.isqrt(shape(TOWERS["siglip"] + "pos_embed")[1]) * patch
     if "head" in components:
-        sizes["action_dim"] = read_component(components["head"])["model.fc2.weight"].shape[0]
+        sizes["action_dim"] = component("head", "model.fc2.weight")[0]
     if "proprio" in components:
-        sizes["state_dim"] = read_component(components["proprio"])["fc1.weight"].shape[1]
+        sizes["state_dim"] = component("proprio", "fc1.weight")[1]
     processor = folder / "preprocessor_config.json"
     stored = read_json(processor).get("tvf_normalize_params") if processor.exists() else None
     if stored:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import pickle
 import shutil
 from pathlib import Path
 
@@ -42,6 +43,17 @@ def test_it_acts_is_pruned_and_traced(checkpoint: Path) -> None:
     (_, maps), _ = policy.attend(batch, AttentionRequest((1,), ("prefix", "suffix")))
     assert maps["suffix"].maps.shape == (1, 4, 2, 16, 16) and maps["suffix"].maps.max() > 0
     assert policy.flops(2, 100)["total"] < policy.flops(2, 600)["total"]
+
+
+def test_the_rows_of_lightvlas_inference_are_an_option(checkpoint: Path) -> None:
+    """What either choice computes is held to the reference's numbers in `check golden`."""
+    trained, theirs = (foveate.load_policy(checkpoint, action_rows=rows) for rows in (None, "lightvla"))
+    assert trained.engine.model.config.action_rows == "trained"
+    assert theirs.engine.model.config.action_rows == "lightvla"
+    seen = oft_observation()
+    assert np.abs(trained.infer(seen).actions - theirs.infer(seen).actions).max() > 1e-3
+    with pytest.raises(FoveateError, match=r"action_rows: π0 and π0.* have no action head"):
+        foveate.load_policy("libero_tiny", action_rows="lightvla")
 
 
 def test_the_verbs_take_it(checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys) -> None:
@@ -116,15 +128,19 @@ def test_what_is_wrong_is_named(checkpoint: Path, tmp_path: Path, monkeypatch: p
         with pytest.raises(FoveateError, match=match):
             foveate.load_policy(checkpoint, **options)
 
-    refused("data set in the norm stats.*nowhere", asset_id="nowhere")
+    refused("no statistics of the data set 'nowhere'; there are those of 'libero_tiny_no_noops'", asset_id="nowhere")
     refused("num_steps: OpenVLA-OFT decodes in one pass", num_steps=4)
     (head,) = checkpoint.glob("action_head--*.pt")
     good = head.read_bytes()
     torch.save({"model.fc1.weight": Harm()}, head)
-    refused("not a file of plain tensors")
+    refused(r"action_head--.*pt: it holds a Python object \(.*open\), and code is not run")
+    head.write_bytes(pickle.dumps({"model.fc1.weight": Harm()}))
+    refused(r"action_head--.*pt: not a checkpoint")
     assert not (tmp_path / "harm-was-done").exists()
     torch.save({"module.model.fc2.weight": torch.tensor([[float("nan")] * 64] * 7)}, head)
     refused("'model.fc2.weight' holds NaN")
+    torch.save({"fc2.weight": torch.zeros(7, 64)}, head)
+    refused("no action_head is in it, it lacks 'model.fc2.weight'")
     head.write_bytes(good)
     shutil.copyfile(head, checkpoint / "action_head--50000_checkpoint.pt")
     refused("several files of the action_head")
@@ -137,6 +153,11 @@ def test_what_is_wrong_is_named(checkpoint: Path, tmp_path: Path, monkeypatch: p
     (checkpoint / "dataset_statistics.json").write_text(json.dumps({"libero_goal": only, "libero_10": only}))
     refused("statistics of several data sets.*libero_goal.*pass --asset_id")
     assert foveate.load_policy(checkpoint, asset_id="libero_goal").spec.action_dim == 7
+    tensors = torch.load(head, weights_only=True)
+    for key in [key for key in tensors if ".model.fc2." in key]:
+        tensors[key] = tensors[key].repeat(2, *[1] * (tensors[key].dim() - 1))
+    torch.save(tensors, head)
+    refused("action head gives actions of 14 numbers, robot 'libero_oft' has 7: .* --robot", asset_id="libero_goal")
     head.unlink()
     (checkpoint / "tokenizer.model").unlink()
     refused(r"(?s)cannot run yet, missing:.*tokenizer.*action_head: no action_head--\*_checkpoint.pt")

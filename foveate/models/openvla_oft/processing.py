@@ -86,6 +86,15 @@ class Processor(RobotProcessor):
         state_norm: Normalizer | None,
         action_norm: Normalizer | None,
     ) -> None:
+        for part, holds, own in (
+            ("action head gives actions", config.action_dim, robot.action_dim),
+            ("proprio projector takes states", config.state_dim, robot.state_dim),
+        ):
+            if holds != own:  # nothing is padded in this family
+                raise FoveateError(
+                    f"the checkpoint's {part} of {holds} numbers, robot {robot.name!r} has {own}: it was trained for "
+                    "another robot; name that one's mapping with --robot"
+                )
         super().__init__(config.spec, robot, state_norm, action_norm)
         self.tokenizer = tokenizer
 

@@ -6,7 +6,6 @@ The merged model is one safetensors file or shards with an index; action head an
 
 from __future__ import annotations
 
-import pickle
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
@@ -16,6 +15,7 @@ import torch
 from torch import Tensor
 
 from foveate.errors import FoveateError
+from foveate.models.common.pt_files import read_weights
 from foveate.models.common.tensor_files import Stored, check_floats, copy_finite, read_header, read_tensor
 from foveate.models.openvla_oft.config import OFTConfig
 from foveate.models.openvla_oft.lora import Adapter
@@ -127,15 +127,9 @@ def read_component(path: Path) -> dict[str, Tensor]:
     Raises:
         FoveateError: the file holds something else than tensors, or a number that is not finite.
     """
-    try:
-        values = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
-        reason = str(error).strip().partition("\n")[0][:200]
-        raise FoveateError(
-            f"{path}: not a file of plain tensors, and nothing else is read from it ({reason})"
-        ) from None
-    if not isinstance(values, Mapping) or not all(isinstance(value, Tensor) for value in values.values()):
-        raise FoveateError(f"{path}: expected a dictionary of tensors, got {type(values).__name__}")
+    values = read_weights(path)
+    if strange := sorted(str(key) for key, value in values.items() if not isinstance(value, Tensor)):
+        raise FoveateError(f"{path}: expected tensors alone, but {strange[0]!r} is none")
     found = {re.sub(r"^(module\.)+", "", str(key)): value for key, value in values.items()}
     for key, value in found.items():
         if not value.is_floating_point() or not value.isfinite().all():

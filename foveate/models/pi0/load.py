@@ -34,6 +34,8 @@ def load(info: CheckpointInfo, options: ModelOptions) -> tuple[Pi0, Processor]:
     """
     if options.lora_adapter is not None:
         raise FoveateError("lora_adapter: of π0 and π0.5 merged checkpoints alone are read; merge it before")
+    if options.action_rows is not None:
+        raise FoveateError("action_rows: π0 and π0.5 have no action head over tokens of the prefix; leave it out")
     times = options.denoising_times
     steps = options.num_steps or (len(times) if times else info.config.num_steps)
     config = replace(info.config, dtype=options.dtype, num_steps=steps, times=times)

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from foveate.errors import FoveateError
-from foveate.vision_value.checkpoint import read_weights
+from foveate.models.common.pt_files import read_weights
 
 
 def test_a_file_that_is_no_checkpoint_says_so_plainly(tmp_path: Path) -> None:
