@@ -270,7 +270,7 @@ def test_what_cannot_be_trained_is_told(checkpoint: Path, demos: str, tmp_path: 
 
     refused("lora.targets: no layer ends in 'q_prj'", lora=LoraConfig(targets=("q_prj",)))
     refused("flow_samples: L1 regression draws no noise", data=DataConfig(flow_samples=2))
-    refused("data set in the norm stats.*nowhere", data=DataConfig(asset_id="nowhere"))
+    refused("no statistics of the data set 'nowhere'", data=DataConfig(asset_id="nowhere"))
     raw = tmp_path / "raw"
     shutil.copytree(checkpoint, raw)
     for path in raw.glob("*.pt"):
