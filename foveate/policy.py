@@ -349,7 +349,7 @@ class Policy:
             evidence=_of_pruner(evidence),
             state=self._state(pruner, sessions),
             prefilled=earlier,
-            **({} if previous is None else {"previous": previous}),
+            previous=previous,
         )
         if earlier is None and pruner is self.pruner:
             self._remember(observations, sessions, result.prefilled)

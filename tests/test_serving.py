@@ -18,6 +18,9 @@ import numpy as np
 import pytest
 from websockets.sync.server import serve as serve_plainly
 
+from foveate.cli.config import parse
+from foveate.cli.eval.carry_over import ALIASES
+from foveate.cli.eval.carry_over import carry_over as carry_over_client
 from foveate.cli.main import main
 from foveate.cli.serve import carry_over
 from foveate.client import PolicyClient
@@ -159,6 +162,21 @@ def test_openpi_s_command_line_carries_over():
     for wrong in (["--env", "MARS"], ["policy:default"], ["--env"]):
         with pytest.raises(FoveateError):
             carry_over(wrong)
+
+
+def test_openpi_s_client_line_becomes_a_remote_evaluation():
+    words = carry_over_client(
+        ["--args.task-suite-name", "libero_spatial", "--args.host", "0.0.0.0", "--args.port=8001"]
+    )
+    config = parse(SimConfig, words, "foveate eval sim", aliases=ALIASES)
+    assert (config.policy, config.task_suite_name, config.env.name) == (
+        "ws://127.0.0.1:8001",
+        "libero_spatial",
+        "libero",
+    )
+    assert config.remote
+    with pytest.raises(FoveateError, match=r"--args\.port needs a value"):
+        carry_over_client(["--args.port"])
 
 
 @pytest.mark.parametrize(

@@ -75,6 +75,8 @@ EXTRAS = (
     ("peft", "vlm", "adapters in `foveate train vlm`"),
     ("openpyxl", "vlm", "the Excel sheet that MMBench's server takes"),
     ("simplejpeg", "oft", "pictures of OpenVLA-OFT as its training decoded them"),
+    ("websockets", "serve", "`foveate serve`, and `foveate.client` for the robot's side"),
+    ("prometheus_client", "serve", "`/metrics` of `foveate serve`"),
     ("ray", "ray", "more than one machine: `foveate attn episodes --workers ray`"),
     ("vla_eval", "vla-eval", "a model server for vla-evaluation-harness"),
     ("playwright", "browser", "tests of the report in a real browser"),

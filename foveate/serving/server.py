@@ -80,6 +80,8 @@ class PolicyServer:
         self._max_bytes, self._drain_s = max_message_bytes, drain_s
         self._numbers = itertools.count(1)
         self._open = self._running = 0
+        self._most = 0
+        """Connections at once, as many as open files allow."""
         self._ending = False
         self._stop: asyncio.Event | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
