@@ -97,6 +97,31 @@ def patch_axes(
     return (row[::-1] if flips[0] else row), (column[::-1] if flips[1] else column)
 
 
+def source_points(
+    places: np.ndarray,
+    grid: tuple[int, int],
+    source_hw: tuple[int, int],
+    model_hw: tuple[int, int] | None = None,
+    flips: tuple[bool, bool] = (False, False),
+    crop: float | None = None,
+) -> np.ndarray:
+    """Places between patches -> source pixel coordinates (x, y), float64 [..., 2], not clipped.
+
+    Args:
+        places: [..., 2], row and column in patches; the centre of the first patch is at 0.5, 0.5.
+        others: as of `patch_axes`.
+    """
+    share = (np.asarray(places, np.float64) / grid)[..., ::-1]
+    size = np.array(source_hw[::-1], np.float64)
+    if crop is not None:
+        xy = ((1 - crop) / 2 + crop * share) * size
+    else:
+        shown = model_hw or source_hw
+        xy = ResizeGeometry(source_hw, shown).to_source(share * shown[::-1])
+    mirrored: np.ndarray = np.where(flips[::-1], size - xy, xy)
+    return mirrored
+
+
 def _middle(size: int, parts: int, crop: float) -> np.ndarray:
     """int [size]: the patch of each pixel along an axis whose middle is cut into `parts`; -1 outside."""
     place = ((np.arange(size) + 0.5) / size - (1 - crop) / 2) / crop * parts

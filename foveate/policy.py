@@ -109,6 +109,9 @@ class LoadOptions(ModelOptions):
         family, info = detect(folder, self)
         model, processor = family.load(info, self)
         pruner = make_pruner(info.pruner if self.pruner is None else self.pruner)
+        if pruner is not None:
+            pruner.load(folder)
+            pruner.eval().to(self.device)
         config = as_environment_says(self.engine, environ)
         engine = make_engine(model, config, buckets=read_buckets(folder))
         policy = Policy(
@@ -443,6 +446,8 @@ class Policy:
             arrays["keep_mask"] = result.keep.keep_mask
             if result.keep.scores is not None:
                 arrays["router_scores"] = result.keep.scores.float()
+            if result.keep.coordinates is not None:
+                arrays["coordinates"] = result.keep.coordinates.float()
             arrays |= dict(result.keep.score_stats or {})
             if result.keep.raw_score is not None:
                 arrays["raw_score"] = result.keep.raw_score.float()

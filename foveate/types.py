@@ -226,7 +226,7 @@ class Trace:
     layout: TokenLayout
     keep: dict[str, np.ndarray] | None = None
     """`keep_mask` bool [P]; of a method that scores: `router_scores` float32 [P], `max_per_query`,
-    `entropy_per_query` and `raw_score`."""
+    `entropy_per_query` and `raw_score`; of one that resamples: `coordinates` float32 [P, 2], as in a `KeepSet`."""
     attn: dict[int, np.ndarray] = field(default_factory=dict)
     """Layer -> float32 [heads, P]: mean over valid task rows, original patch coordinates, 0 where dropped."""
     seq_lens: dict[str, int] = field(default_factory=dict)

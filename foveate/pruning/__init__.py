@@ -14,16 +14,18 @@ from typing import Any
 from foveate.errors import FoveateError, unknown
 from foveate.pruning.base import TokenPruner, from_options
 from foveate.pruning.downsample import Downsample
+from foveate.pruning.grids import GridS
 from foveate.pruning.lightvla import LightVLA
 from foveate.pruning.none import NoPruning
 from foveate.pruning.random import Random
 from foveate.pruning.topk_norm import TopKNorm
 from foveate.pruning.uniform_stride import UniformStride
 
-PrunerConfig = LightVLA | Random | UniformStride | TopKNorm | Downsample | NoPruning
+PrunerConfig = LightVLA | GridS | Random | UniformStride | TopKNorm | Downsample | NoPruning
 
 CONFIGS: dict[str, type] = {
     "lightvla": LightVLA,
+    "grids": GridS,
     "random": Random,
     "stride": UniformStride,
     "topk_norm": TopKNorm,
@@ -34,6 +36,7 @@ CONFIGS: dict[str, type] = {
 __all__ = [
     "CONFIGS",
     "Downsample",
+    "GridS",
     "LightVLA",
     "NoPruning",
     "PrunerConfig",

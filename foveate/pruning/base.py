@@ -15,6 +15,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, MutableMapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -115,6 +116,23 @@ class TokenPruner(nn.Module, ABC):
             state: of each sample's session, to read and to write; None: the samples belong to no session.
             evidence: what else the KeepSet shall hold, which the untraced path does not pay for.
         """
+
+    def begin(self, width: int) -> None:
+        """Make the weights of a method that has some, where it has none yet.
+
+        Args:
+            width: of the prefix's tokens.
+        """
+
+    def load(self, folder: Path) -> None:
+        """Read a method's own weights from a policy folder, where it is to have some and has none yet.
+
+        Raises:
+            FoveateError: they are not there, or those of another network.
+        """
+
+    def save(self, folder: Path) -> None:
+        """Write a method's own weights into a policy folder; others write nothing."""
 
     def set_noise_scale(self, scale: float | None) -> None:
         """Exploration noise of a method that explores in training; None: no noise. Others ignore it.

@@ -61,6 +61,8 @@ class Record:
     """bool [P]: patches of cameras that are there."""
     scores: np.ndarray | None = None
     """float32 [P]."""
+    coordinates: np.ndarray | None = None
+    """float32 [P, 2]: row and column of each kept token in its view, in patches, of a method that resamples."""
     stats: Mapping[str, np.ndarray] = field(default_factory=dict)
     """`max_per_query`, `entropy_per_query`, ... [Q]."""
     attn: Mapping[int, np.ndarray] = field(default_factory=dict)
@@ -134,6 +136,7 @@ def to_record(dump: Mapping[str, Any], path: Path, run_dir: Path) -> Record:
             keep_mask=_mask(dump, "routing.keep_mask", patches),
             valid=_mask(dump, "routing.valid_mask", patches),
             scores=_floats(lookup(dump, "routing.router_scores"), "routing.router_scores", patches),
+            coordinates=_places(lookup(dump, "routing.coordinates"), patches),
             stats={
                 k: _array(v, f"routing.score_stats.{k}").reshape(-1)
                 for k, v in _mapping(dump, "routing.score_stats").items()
@@ -223,6 +226,15 @@ def _vectors(value: Any, name: str, axes: int) -> np.ndarray | None:
     if array.ndim != axes or not np.isfinite(array).all():
         raise ValueError(f"{name}: expected finite numbers with {axes} axes, got shape {list(array.shape)}")
     return array.astype(np.float32)
+
+
+def _places(value: Any, patches: int) -> np.ndarray | None:
+    places = _vectors(value, "routing.coordinates", 2)
+    if places is not None:
+        _fits(places.T, "routing.coordinates", patches)
+        if places.shape[1] != 2:
+            raise ValueError(f"routing.coordinates: expected row and column, got shape {list(places.shape)}")
+    return places
 
 
 def _fits(array: np.ndarray, name: str, patches: int) -> None:

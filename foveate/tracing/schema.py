@@ -62,6 +62,7 @@ FIELDS: tuple[Field, ...] = (
     Field("routing.indices", "tensor", "kept patches on the patch axis, ascending", "K", "int64"),
     Field("routing.keep_counts", "tensor", "kept patches of each view", "V", "int64", "patches"),
     Field("routing.router_scores", "tensor", "for each patch the largest score any query gives it", "P", "float32"),
+    Field("routing.coordinates", "tensor", "row, column of each resampled token", "P 2", "float32", "patches"),
     Field("routing.kept_ratio", "float", "kept patches / patches of cameras that are there", unit="0..1"),
     Field("routing.raw_score", "tensor", "the whole score matrix; only on request", "Q P", "float32"),
     Field("routing.seq_lens.pre_seq_len", "int", "prefix without padding, before pruning", unit="tokens"),

@@ -285,7 +285,7 @@ def _routing(trace: Trace) -> dict[str, Any]:
     }
     if trace.seq_lens:
         routing["seq_lens"] = {name: int(length) for name, length in trace.seq_lens.items()}
-    for name in ("router_scores", "raw_score"):
+    for name in ("router_scores", "raw_score", "coordinates"):
         if name in keep:
             routing[name] = np.asarray(keep.pop(name), np.float32)
     kinds = {"tied_per_query": bool}

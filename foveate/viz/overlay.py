@@ -16,7 +16,7 @@ from typing import Literal
 import numpy as np
 from PIL import Image, ImageDraw
 
-from foveate.geometry import at_pixels, patch_axes
+from foveate.geometry import at_pixels, patch_axes, source_points
 from foveate.tracing.record import Record, View
 from foveate.viz.drawing import INK, PAPER, font, palette, shorten
 
@@ -28,6 +28,8 @@ STRENGTH = 0.55
 """Share of the colour in a heat map; the rest is the grey picture."""
 DIM = 0.22
 """Brightness left to a dropped patch."""
+RING = (255, 176, 0)
+"""Colour of the places where tokens were sampled."""
 
 
 def per_pixel(values: np.ndarray, view: View, hw: tuple[int, int]) -> np.ndarray:
@@ -71,12 +73,14 @@ def over_grey(colors: Colors) -> np.ndarray:
     return (palette(colors) * STRENGTH + 128 * (1 - STRENGTH)).astype(np.uint8)
 
 
-def mask(image: np.ndarray, keep: np.ndarray, view: View) -> np.ndarray:
+def mask(image: np.ndarray, keep: np.ndarray, view: View, places: np.ndarray | None = None) -> np.ndarray:
     """Kept patches as they are, dropped ones dimmed, a light line between the two.
 
     Args:
         image: uint8 [H, W, 3].
         keep: bool [rows * columns] of this view.
+        places: [rows * columns, 2], where the tokens of kept patches were sampled (row and column, in patches); rings
+            mark them.
     """
     kept = per_pixel(keep, view, (image.shape[0], image.shape[1]))
     grey = np.asarray(Image.fromarray(image).convert("L"), np.float32) * np.float32(DIM)
@@ -89,6 +93,17 @@ def mask(image: np.ndarray, keep: np.ndarray, view: View) -> np.ndarray:
     edge[1:] |= down
     edge[:-1] |= down
     picture[edge & kept] = (picture[edge & kept] * 0.35 + 255 * 0.65).astype(np.uint8)
+    return picture if places is None else _rings(picture, places[keep], view)
+
+
+def _rings(picture: np.ndarray, places: np.ndarray, view: View) -> np.ndarray:
+    """A ring at each place [n, 2], of a third of a patch."""
+    hw = (picture.shape[0], picture.shape[1])
+    points = source_points(places, view.grid, hw, view.model_hw, view.flips, view.crop)
+    radius = max(2.0, min(hw[0] / view.grid[0], hw[1] / view.grid[1]) / 3)
+    row, column = np.mgrid[: hw[0], : hw[1]] + 0.5
+    for x, y in points:
+        picture[np.abs(np.hypot(column - x, row - y) - radius) <= max(0.75, radius / 6)] = RING
     return picture
 
 
@@ -169,7 +184,10 @@ def layers(record: Record, images: Mapping[str, np.ndarray], *, bars: bool) -> d
     views = [view for view in record.views if view.name in images]
     drawn: dict[str, dict[str, np.ndarray]] = {}
     if record.keep_mask is not None:
-        drawn["mask_heatmap"] = {v.name: mask(images[v.name], record.keep_mask[v.part], v) for v in views}
+        at = record.coordinates
+        drawn["mask_heatmap"] = {
+            v.name: mask(images[v.name], record.keep_mask[v.part], v, None if at is None else at[v.part]) for v in views
+        }
     for kind, h in heat(record).items():
         pictures = {v.name: heatmap(images[v.name], h.values[v.part], v, h.scale, h.colors) for v in views}
         drawn[kind] = {n: with_colorbar(p, h.scale, h.colors) for n, p in pictures.items()} if bars else pictures

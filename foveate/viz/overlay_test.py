@@ -46,6 +46,23 @@ def test_mask_keeps_dims_and_draws_the_border_inside():
     assert np.array_equal(overlay.mask(image, np.ones(16, bool), view()), image)
 
 
+def test_rings_mark_where_tokens_were_sampled():
+    """Two places of a 4 x 4 grid on a picture twice as wide as high: the model saw it between borders."""
+    image = np.zeros((32, 64, 3), np.uint8)
+    keep = np.zeros(16, bool)
+    keep[[5, 10]] = True
+    places = np.zeros((16, 2))
+    places[5], places[10] = (1.5, 1.5), (2.25, 2.75)
+    drawn = overlay.mask(image, keep, view(model=(32, 32)), places)
+    ring = (drawn == overlay.RING).all(-1)
+    # Rows 1 to 3 of the grid hold the picture: a patch is 16 pixels wide and high.
+    for y, x in ((8, 24), (20, 44)):
+        rows, columns = ring[y - 4 : y + 4, x - 4 : x + 4].nonzero()
+        assert len(rows) > 8 and (rows + 0.5).mean() == (columns + 0.5).mean() == 4
+        ring[y - 4 : y + 4, x - 4 : x + 4] = False
+    assert not ring.any()
+
+
 def test_colorbar_leaves_the_picture_alone():
     image = np.random.default_rng(0).integers(0, 256, (120, 90, 3), dtype=np.uint8)
     drawn = overlay.with_colorbar(image, (0.0, 2.5), "viridis")

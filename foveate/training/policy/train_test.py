@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 import yaml
+from safetensors.torch import load_file
 
 from foveate.cli.main import main
 from foveate.data.demos import write_episode, write_meta
@@ -18,7 +20,7 @@ from foveate.models.pi0.config import Pi0Config, VisionConfig
 from foveate.models.pi0.detect import detect
 from foveate.models.pi0.model import Pi0
 from foveate.models.pi0.weights import load_weights
-from foveate.policy import load_policy
+from foveate.policy import TraceOptions, load_policy
 from foveate.pruning import make_pruner
 from foveate.training.config import DataConfig, LoopConfig, NoiseConfig, OptimConfig
 from foveate.training.loop import Share
@@ -65,8 +67,6 @@ def test_the_exported_policy_acts(base: Path) -> None:
 
 
 def test_the_exported_weights_are_the_averaged_ones(base: Path) -> None:
-    from safetensors.torch import load_file
-
     average = load_file(base.parent / "4" / "train_state" / "ema.safetensors")
     exported = dict(load_weights(base / "model.safetensors", MODEL).named_parameters())
     assert {f"model.{name}" for name in exported} == set(average)
@@ -75,8 +75,6 @@ def test_the_exported_weights_are_the_averaged_ones(base: Path) -> None:
 
 
 def test_an_interrupted_run_goes_on_as_if_nothing_had_happened(base: Path, demos: str, tmp_path: Path) -> None:
-    import shutil
-
     config = TrainPolicyConfig(
         out=str(tmp_path), model=MODEL, data=dataclasses.replace(DATA, path=(demos,)), optim=OPTIM, loop=LOOP
     )
@@ -102,6 +100,34 @@ def test_fine_tuning_with_a_pruner_from_the_command_line(base: Path, demos: str,
     assert "model" not in yaml.safe_load((tmp_path / "policy" / "train_config.yaml").read_text())  # the base's sizes
     for name in ("config.yaml", "tensorboard"):
         assert (tmp_path / name).exists()
+
+
+def test_a_pruner_with_weights_of_its_own_is_trained_kept_and_loaded(base: Path, demos: str, tmp_path: Path) -> None:
+    words = f"--init_from {base} --data.path {demos} --pruner grids --pruner.keep_tokens 2 --loop.batch_size 4"
+    short = "--loop.log_every 1 --loop.device cpu --loop.save_every 2 --optim.lr 0.001 --optim.warmup_steps 1"
+    verb = ["train", "policy", *words.split(), *short.split(), "--loop.steps", "4", "--out"]
+    assert main([*verb, str(tmp_path / "whole")]) == 0
+    assert all(m["kept"] == 4 for m in _metrics(tmp_path / "whole"))
+    folder = tmp_path / "whole" / "policy"
+    assert json.loads((folder / "config.json").read_text())["pruner"]["name"] == "grids"
+    trained, earlier = (load_file(path / "pruner.safetensors") for path in (folder, tmp_path / "whole" / "2"))
+    assert all(not torch.equal(trained[name], earlier[name]) for name in trained)
+    policy = load_policy(folder)
+    images = {view: np.full((56, 56, 3), 80, np.uint8) for view in MODEL.views}
+    chunk = policy.infer(Observation(images, np.zeros(4, np.float32), "push"), evidence=TraceOptions(routing=True))
+    assert chunk.trace is not None and chunk.trace.keep is not None
+    keep = chunk.trace.keep
+    assert keep["keep_mask"].sum() == 4 and (keep["coordinates"][keep["keep_mask"]] > 0).all()
+
+    shutil.copytree(tmp_path / "whole", tmp_path / "resumed")
+    shutil.rmtree(tmp_path / "resumed" / "4")
+    shutil.rmtree(tmp_path / "resumed" / "policy")
+    assert main([*verb, str(tmp_path / "resumed")]) == 0
+    resumed = tmp_path / "resumed" / "policy" / "pruner.safetensors"
+    assert resumed.read_bytes() == (folder / "pruner.safetensors").read_bytes()
+    (folder / "pruner.safetensors").unlink()
+    with pytest.raises(FoveateError, match=r"pruner.safetensors: no such file; its weights come from a training"):
+        load_policy(folder)
 
 
 def test_a_model_of_another_robot_begins_with_the_weights_that_fit(base: Path) -> None:

@@ -134,9 +134,11 @@ class FlowMatchingRecipe:
 
     def __init__(self, start: Start, config: TrainPolicyConfig) -> None:
         self.start, self.config, self.robot = start, config, start.robot
-        self.objective = FlowMatching(start.model, config.pruner_noise, make_pruner(config.pruner))
+        pruner, width = make_pruner(config.pruner), start.model.config.llm.width
+        if pruner is not None:
+            pruner.begin(width)
+        self.objective = FlowMatching(start.model, config.pruner_noise, pruner)
         if isinstance(config.pruner, LightVLA):
-            width = start.model.config.llm.width
             logging.getLogger("foveate").info("Enabled LightVLA-style token pruning (hidden_size=%d)", width)
         self._stats = start.stats
 
@@ -149,18 +151,23 @@ class FlowMatchingRecipe:
 
     def export(self, out: Path, steps: int, train_config: Mapping[str, Any], tasks: list[str]) -> None:
         assert self._stats is not None, "the source comes first: it computes the statistics of a new policy"
+        pruner = train_config["pruner"]
+        if pruner is not None:  # a method's own weights go into the folder
+            pruner = {name: value for name, value in pruner.items() if name != "weights"}
         export_policy(
             out,
             self.start.model,
             self.start.robot,
             self._stats,
             self.start.tokenizer,
-            pruner=train_config["pruner"],
+            pruner=pruner,
             train_config=train_config,
             tasks=tasks,
             steps=steps,
             asset_id=self.config.data.asset_id,
         )
+        if self.objective.pruner is not None:
+            self.objective.pruner.save(out)
 
 
 class FlowSource(DemoSource):
