@@ -55,11 +55,11 @@ class GridS(FixedBudget):
     """File of the network's weights; null: the policy's own, and new ones in a training."""
 
     def __post_init__(self) -> None:
-        super().__post_init__()
         if self.keep_ratio is not None:
             raise FoveateError(
                 "GridS: keep_ratio has no meaning for a network of fixed outputs; set keep_tokens (as 16)"
             )
+        super().__post_init__()
         if self.sampling not in SAMPLING:
             raise FoveateError(f"GridS: sampling must be one of {', '.join(SAMPLING)}, got {self.sampling!r}")
         if not 0 <= self.margin < 0.5:
@@ -74,7 +74,8 @@ class Sampler(nn.Module):
 
     def __init__(self, config: GridS, width: int) -> None:
         super().__init__()
-        self.config, self.count = config, config.of(2**31)
+        assert config.keep_tokens is not None  # a fixed budget, and no ratio
+        self.config, self.count = config, config.keep_tokens
         self.norm = nn.LayerNorm(width, eps=1e-6) if config.layer_norm else None
         self.scout_mlp = nn.Sequential(nn.Linear(width, SCOUT), nn.ReLU(), nn.Linear(SCOUT, 2 * self.count))
         self.coord_encoder = (

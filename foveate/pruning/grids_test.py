@@ -191,7 +191,7 @@ def test_weights_of_another_network_are_named(tmp_path):
     with pytest.raises(FoveateError, match="no weights; train it"):
         make_pruner(GridS()).select(prefix)
     with pytest.raises(FoveateError, match="keep_ratio has no meaning"):
-        GridS(keep_tokens=None, keep_ratio=0.5)
+        GridS(keep_ratio=0.5)
     crowded = trained(keep_tokens=17)
     with pytest.raises(FoveateError, match="17 tokens per view, and a view has 16 patches"):
         crowded.select(prefix)
