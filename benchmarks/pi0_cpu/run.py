@@ -1,7 +1,7 @@
 """foveate's π0 against transformers' PI0ForConditionalGeneration on a CPU: equal weights, interleaved in one run.
 
     python benchmarks/pi0_cpu/run.py --rounds 15 --out benchmarks/pi0_cpu/results.json
-    python benchmarks/pi0_cpu/run.py --compile --rounds 15 --out benchmarks/pi0_cpu/compiled.json      # compiles first
+    python benchmarks/pi0_cpu/run.py --compile --compile_peer --cameras 2   # compiles first, for minutes
 
 Two ways to feed the models, with 2 and with 3 cameras:
 
@@ -50,8 +50,8 @@ BASELINE = "transformers"
 Samples = dict[tuple[str, int, str], list[float]]
 """(feed, cameras, variant) -> seconds, one per round."""
 COMPILED = "foveate, compiled"
-BUCKETS = (192, 256, 576, 832)
-"""Of the compiled engine: 2 to 9 % above the prefixes of two and three cameras, pruned to 25 % and not."""
+BUCKETS = {2: (192, 576), 3: (256, 832)}
+"""Cameras -> prefix lengths of the compiled engine: 2 to 9 % above those of the inputs, pruned to 25 % and not."""
 PRUNERS = {"foveate, LightVLA 25 %": LightVLA(keep_ratio=0.25), "foveate, random 25 %": Random(keep_ratio=0.25)}
 
 
@@ -113,11 +113,12 @@ def matmul_peak(cameras: int) -> dict[str, float]:
     return rates
 
 
-def compiled_engine(model: Pi0, noise: torch.Tensor) -> tuple[StagedEngine, dict[str, object]]:
-    """The compiled engine, ready for two and three cameras, and what its compilation took."""
-    engine, start = make_engine(model, Compiled(buckets=BUCKETS)), time.perf_counter()
-    for cameras in (2, 3):
-        engine.prepare(make_inputs(cameras, "openpi"), noise)
+def compiled_engine(model: Pi0, noise: torch.Tensor, cameras: list[int]) -> tuple[StagedEngine, dict[str, object]]:
+    """The compiled engine, ready for these numbers of cameras, and what its compilation took."""
+    buckets = tuple(sorted(length for number in cameras for length in BUCKETS[number]))
+    engine, start = make_engine(model, Compiled(buckets=buckets)), time.perf_counter()
+    for number in cameras:
+        engine.prepare(make_inputs(number, "openpi"), noise)
     return engine, {"wall_s": round(time.perf_counter() - start, 1), **engine.report()}
 
 
@@ -156,7 +157,7 @@ def variants(
     runs: dict[str, Callable] = {BASELINE: run_peer, "foveate": run_ours}
     if feed == "openpi":
         runs["foveate, not packed"] = run_padded
-    if peer_compiled is not None and feed == "processor":
+    if peer_compiled is not None and (feed, cameras) == ("processor", 2):  # minutes of compilation each
         runs["transformers, compiled"] = lambda: peer_compiled(noise=noise, **given)
     if compiled is not None:
         runs[COMPILED] = lambda: run_ours(engine=compiled)
@@ -184,12 +185,12 @@ def measure(args: argparse.Namespace) -> dict:
     model = Pi0(MID).eval()
     theirs = peer.build(model)
     noise = model.draw_noise(1, "cpu")
-    compiled, compilation = compiled_engine(model, noise) if args.compile else (None, None)
-    peer_compiled = compiled_peer(theirs) if args.compile else None
+    compiled, compilation = compiled_engine(model, noise, args.cameras) if args.compile else (None, None)
+    peer_compiled = compiled_peer(theirs) if args.compile_peer else None
     jobs: dict[tuple[str, int], dict[str, Callable]] = {}
     differences = {}
     for feed in ("processor", "openpi"):
-        for cameras in (2, 3):
+        for cameras in args.cameras:
             jobs[feed, cameras] = variants(model, theirs, feed, cameras, noise, compiled, peer_compiled)
             runs = jobs[feed, cameras]
             expected = runs[BASELINE]()
@@ -198,7 +199,7 @@ def measure(args: argparse.Namespace) -> dict:
                     error = (runs[name]() - expected).abs().max().item()
                     differences[f"{feed}, {cameras} cameras, {name}"] = error
                     assert error < 5e-5, f"{name} differs from transformers by {error}"
-    peaks = {cameras: matmul_peak(cameras) for cameras in (2, 3)}
+    peaks = {cameras: matmul_peak(cameras) for cameras in args.cameras}
     order = [(*job, name) for job, runs in jobs.items() for name in runs]
     wall: Samples = {key: [] for key in order}
     cpu: Samples = {key: [] for key in order}
@@ -285,7 +286,9 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=15, help="timed inferences of each variant (default: 15)")
     parser.add_argument("--warmup", type=int, default=2, help="untimed ones before (default: 2)")
     parser.add_argument("--threads", type=int, default=os.cpu_count(), help="of PyTorch (default: all cores)")
-    parser.add_argument("--compile", action="store_true", help="the compiled engine and compiled transformers too")
+    parser.add_argument("--cameras", type=int, nargs="+", choices=(2, 3), default=[2, 3], help="(default: 2 and 3)")
+    parser.add_argument("--compile", action="store_true", help="the compiled engine too")
+    parser.add_argument("--compile_peer", action="store_true", help="and transformers, frozen: minutes of compilation")
     parser.add_argument("--out", type=Path, help="write the JSON document there too")
     args = parser.parse_args()
     torch.set_num_threads(args.threads)

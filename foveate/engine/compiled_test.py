@@ -9,11 +9,12 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch import Tensor, nn
 from torch._dynamo.utils import counters
 
-from foveate.engine import compiled, registry
+from foveate.engine import compiled, packing, registry
 from foveate.engine.buckets import Buckets
-from foveate.engine.compiled import CACHE, CompiledLayers, keep_code
+from foveate.engine.compiled import CACHE, CompiledParts, keep_code, no_compilation
 from foveate.engine.config import Compiled
 from foveate.engine.registry import make_engine
 from foveate.engine.staged import StagedEngine
@@ -28,6 +29,8 @@ from foveate.types import AttentionRequest
 from foveate.util.progress import Reporter
 
 needs_compiler = pytest.mark.skipif(shutil.which("g++") is None, reason="no C++ compiler")
+BACKENDS = ["eager", pytest.param("inductor", marks=[pytest.mark.slow, needs_compiler])]
+"""`eager` traces and guards as `inductor` does, and takes seconds."""
 
 
 @pytest.fixture(autouse=True)
@@ -45,54 +48,78 @@ def compilations() -> int:
 @pytest.mark.slow
 @needs_compiler
 @torch.inference_mode()
-def test_nine_lengths_of_one_layer_are_nine_callables_and_none_falls_back() -> None:
+def test_nine_lengths_of_one_part_are_nine_callables_and_none_falls_back() -> None:
     """After eight recompilations of one code object torch silently runs what was written; here none is one."""
-    run, layers = CompiledLayers(), [RMSNorm(8), RMSNorm(8)]
+    run, part = CompiledParts(), nn.Linear(8, 8)
     lengths = range(3, 12)
     with run.preparing():
         for n in lengths:
-            for layer in layers:
-                run(layer, torch.randn(1, n, 8))
+            run(part, torch.randn(1, n, 8))
     assert len(run) == compilations() == 9
-    for n in lengths:
-        x = torch.randn(1, n, 8)
-        for layer in layers:
-            torch.testing.assert_close(run(layer, x), layer(x))
-    assert compilations() == 9 and run.unprepared == 0
-    x = torch.randn(1, 40, 8)
-    assert torch.equal(run(layers[0], x), layers[0](x))
-    assert compilations() == 9 and run.unprepared == 1, "a length that is not prepared runs as written"
-    x = torch.randn(2, 5, 8)
-    torch.testing.assert_close(run(layers[0], x), layers[0](x))
-    assert compilations() == 9 and run.unprepared == 1, "a batch runs row by row through what one row has"
+    with no_compilation():
+        for n in lengths:
+            x = torch.randn(1, n, 8)
+            torch.testing.assert_close(run(part, x), part(x))
+        assert compilations() == 9 and run.unprepared == 0
+        x = torch.randn(1, 40, 8)
+        assert torch.equal(run(part, x), part(x))
+        assert compilations() == 9 and run.unprepared == 1, "a length that is not prepared runs as written"
+        x = torch.randn(2, 5, 8)
+        torch.testing.assert_close(run(part, x), part(x))
+        assert compilations() == 9 and run.unprepared == 1, "a batch runs in chunks through what one row has"
     run.forget(5)
     assert len(run) == 8
 
 
-@pytest.mark.slow
-@needs_compiler
+@pytest.mark.parametrize("backend", BACKENDS)
 @torch.inference_mode()
-def test_what_the_key_does_not_know_runs_as_written_and_compiles_nothing() -> None:
-    run, layer, other = CompiledLayers(), RMSNorm(6), RMSNorm(6, eps=0.5)
+def test_a_batch_runs_in_chunks_of_the_size_that_was_prepared(backend: str) -> None:
+    run, part = CompiledParts(backend), RMSNorm(8)
     with run.preparing():
-        run(layer, torch.randn(1, 6, 6))
+        run(part, torch.randn(2, 3, 8))
+    x = torch.randn(5, 3, 8)
+    with no_compilation():
+        torch.testing.assert_close(run(part, x), part(x))
+        assert run.unprepared == 0 and len(run) == 1, "two, two, and one beside a copy of itself"
+        run(part, x[:1])
+    assert run.unprepared == 1, "one row alone is not what two were prepared for"
+
+
+class Shifted(nn.Module):
+    """A part that reads what no key knows."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.by = 1
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.by
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@torch.inference_mode()
+def test_what_the_key_does_not_know_runs_as_written_and_compiles_nothing(backend: str) -> None:
+    run, part = CompiledParts(backend), Shifted()
+    with run.preparing():
+        run(part, torch.zeros(1, 6, 6))
     before = compilations()
-    x = torch.randn(1, 6, 6).transpose(1, 2)  # the same shape in other strides
-    torch.testing.assert_close(run(layer, x), layer(x))
-    assert compilations() == before and run.unprepared == 0
-    torch.testing.assert_close(run(other, x), other(x))
-    assert compilations() == before and run.unprepared == 1
+    with no_compilation():
+        x = torch.randn(1, 6, 6).transpose(1, 2)  # the same shape in other strides
+        torch.testing.assert_close(run(part, x), x + 1)
+        assert compilations() == before and run.unprepared == 0
+        part.by = 2
+        torch.testing.assert_close(run(part, x), x + 2)
+        assert compilations() == before and run.unprepared == 1
 
 
 def batch_of(inputs: ModelInputs, stop: int) -> ModelInputs:
     return ModelInputs(**{name: value[:stop] for name, value in vars(inputs).items() if value is not None})
 
 
-@pytest.mark.parametrize("backend", ["eager", pytest.param("inductor", marks=[pytest.mark.slow, needs_compiler])])
+@pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("family", ["pi0", "pi05", "openvla_oft"])
 def test_a_compiled_engine_acts_as_the_eager_one(family: str, backend: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """`eager` traces and guards as `inductor` does, and takes seconds."""
-    monkeypatch.setitem(registry.BACKENDS, "compiled", lambda: CompiledLayers(backend))
+    monkeypatch.setitem(registry.BACKENDS, "compiled", lambda freeze: CompiledParts(backend, freeze))
     monkeypatch.setattr(registry, "missing_compiler", lambda: None)
     seen = [[True, True], [True, False], [True, True]]
     if family == "openvla_oft":
@@ -101,7 +128,9 @@ def test_a_compiled_engine_acts_as_the_eager_one(family: str, backend: str, monk
         model, inputs = pi0.make_model(family == "pi05"), pi0.make_inputs(3, seen)
         noise = model.draw_noise(3, "cpu", torch.Generator().manual_seed(0))
     eager, engine = make_engine(model), make_engine(model, Compiled(buckets=(48, 64)))
-    engine.prepare(batch_of(inputs, 1), None if noise is None else noise[:1])
+    first = batch_of(inputs, 1), None if noise is None else noise[:1]
+    engine.prepare(*first)
+    engine.prepare(*first, EveryOther(0))
     made = compilations()
     for pruner in (None, make_pruner("lightvla"), make_pruner({"name": "stride", "keep_tokens": 2}), EveryOther(0)):
         for size in (1, 3):
@@ -110,24 +139,26 @@ def test_a_compiled_engine_acts_as_the_eager_one(family: str, backend: str, monk
             torch.testing.assert_close(result.actions, expected.actions, rtol=1e-3, atol=1e-4)
     assert compilations() == made, "nothing compiles in the control loop"
     report = engine.report()
-    assert report["layers_as_written"] == 0 and report["buckets"]["hit_rate"] == 1 and report["compile_s"] > 0
+    assert report["parts_as_written"] == 0 and report["buckets"]["hit_rate"] == 1 and report["compile_s"] > 0
     if noise is not None:
         engine.run(*given, attention=AttentionRequest((0,)))
         assert engine.report()["queries_as_written"] == {"attention asked for": 1}
     assert compilations() == made
 
 
-class CountingRun(CompiledLayers):
+class CountingRun(CompiledParts):
     """Compiles nothing, and remembers the lengths that it was prepared for."""
 
     def __init__(self) -> None:
         super().__init__()
         self.prepared: list[int] = []
 
-    def __call__(self, layer, x, *tensors):  # type: ignore[no-untyped-def]
+    def __call__(self, part, x, *arguments):  # type: ignore[no-untyped-def]
+        if getattr(part, "loops", False):
+            return part(x, *arguments, self)
         if self._preparing and x.shape[1] not in self.prepared:
             self.prepared.append(x.shape[1])
-        return layer(x, *tensors)
+        return part(x, *arguments)
 
 
 def test_lengths_that_were_missed_are_prepared_when_asked_again() -> None:
@@ -155,6 +186,21 @@ def test_pruned_queries_stay_eager_where_that_is_asked() -> None:
     engine.run(inputs, noise)
     assert engine.report()["queries_as_written"] == {"pruned": 1}
     assert engine.report()["buckets"]["packed"] == 1
+
+
+def test_weights_are_frozen_where_that_pays_and_all_copies_fit(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, many = pi0.make_model(True), Compiled(buckets=tuple(range(1, 65)), max_buckets=64, max_bucket_mb=1)
+    monkeypatch.setattr(registry, "packing_pays", lambda: True)
+    assert registry._may_freeze(model, "prefill", Compiled()) and registry._may_freeze(model, "denoise", Compiled())
+    assert not registry._may_freeze(model, "prefill", many), "each of 64 lengths would hold the backbone's weights"
+    monkeypatch.setattr(registry, "packing_pays", lambda: False)
+    assert not registry._may_freeze(model, "denoise", Compiled())
+
+
+def test_packing_is_measured(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert packing.packing_pays.__wrapped__() in (True, False)
+    monkeypatch.setattr(packing, "PAYS", 1e9)
+    assert not packing.packing_pays.__wrapped__()
 
 
 def test_a_missing_compiler_is_a_sentence_and_eager(monkeypatch: pytest.MonkeyPatch, capsys) -> None:

@@ -18,6 +18,8 @@ from foveate.errors import FoveateError
 from foveate.util.checks import whole
 
 STAGES = ("vision", "prefill", "denoise")
+FASTEST = "fastest"
+"""Instead of a backend: the one that suits the policy's device."""
 Precision = Literal["bf16", "fp8", "int8"]
 COMPILE, COMPILE_PRUNED = "OPENPI_TORCH_COMPILE", "OPENPI_TORCH_COMPILE_PRUNING"
 """Environment variables of openpi's pruning: 1 means compiled and 0 eager; 0 keeps pruned queries eager."""
@@ -28,11 +30,11 @@ class Eager:
     """PyTorch as written; any shape, any device."""
 
     vision: str = "eager"
-    """Backend of the vision tower: eager, compiled."""
+    """Backend of the vision tower: eager, compiled, cuda_graph."""
     prefill: str = "eager"
-    """Backend of the language backbone over the prefix (kv_cache): eager, compiled."""
+    """Backend of the language backbone over the prefix (kv_cache): eager, compiled, cuda_graph."""
     denoise: str = "eager"
-    """Backend of the denoising steps: eager, compiled."""
+    """Backend of the denoising steps: eager, compiled, cuda_graph."""
     prefill_precision: Precision | None = None
     """Number format of the backbone's matrices, where it is another than the policy's dtype."""
     buckets: tuple[int, ...] | None = None
@@ -86,7 +88,11 @@ class Compiled(Eager):
 
 @dataclass(frozen=True, kw_only=True)
 class Fast(Compiled):
-    """The fastest that this version has and that the fidelity check passes; today the same as `compiled`."""
+    """The fastest exact backend of the policy's device in every stage: `compiled` on a CPU, `cuda_graph` on a GPU."""
+
+    vision: str = FASTEST
+    prefill: str = FASTEST
+    denoise: str = FASTEST
 
 
 EngineConfig = Eager | Compiled | Fast

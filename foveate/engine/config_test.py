@@ -42,7 +42,7 @@ def test_options_that_contradict_each_other(options, told: str) -> None:
 
 def test_labels() -> None:
     assert Eager().label == "eager" and Eager().exact
-    assert Fast().label == "compiled" and not Fast().exact
+    assert Fast().label == "fastest" and not Fast().exact
     assert Compiled(vision="eager").label == "vision eager, prefill compiled, denoise compiled"
     assert Eager(prefill_precision="int8").label == "eager, prefill in int8"
 

@@ -11,17 +11,25 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
+from torch import nn
 
 from foveate.engine.buckets import Buckets
-from foveate.engine.compiled import CompiledLayers, keep_code, missing_compiler
-from foveate.engine.config import PRESETS, Eager
+from foveate.engine.compiled import CompiledParts, keep_code, missing_compiler
+from foveate.engine.config import FASTEST, PRESETS, Eager
+from foveate.engine.graphs import CapturedParts
+from foveate.engine.packing import packing_pays
 from foveate.engine.staged import StagedEngine
 from foveate.errors import FoveateError, unknown
 from foveate.models.base import ActionModel
 from foveate.models.common.layers import Run, as_written
 
-BACKENDS: dict[str, Callable[[], Run]] = {"eager": lambda: as_written, "compiled": CompiledLayers}
-NOT_YET = {"cuda_graph": "a CUDA device", "tensorrt": "a CUDA device and torch_tensorrt"}
+BACKENDS: dict[str, Callable[[bool], Run]] = {
+    "eager": lambda freeze: as_written,
+    "compiled": lambda freeze: CompiledParts(freeze=freeze),
+    "cuda_graph": lambda freeze: CapturedParts(),
+}
+"""Name -> what makes one, told whether it may hold copies of its part's weights."""
+NOT_YET = {"tensorrt": "a CUDA device and torch_tensorrt"}
 """Backends that this version knows by name alone -> what they need."""
 PRECISIONS = {
     "bf16": ("avx512_bf16", "without it bfloat16 runs at a quarter of float32's speed"),
@@ -47,11 +55,11 @@ def make_engine(
             raise unknown("engine", engine, PRESETS)
         engine = PRESETS[engine]()
     for stage, name in engine.backends.items():
-        _check_backend(stage, name)
+        _check_backend(stage, _settled(name, model), model)
     if engine.prefill_precision is not None:
         _check_precision(engine.prefill_precision)
     told = []
-    backends = engine.backends
+    backends = {stage: _settled(name, model) for stage, name in engine.backends.items()}
     if "compiled" in backends.values():
         # First: torch settles on its own folder where it is asked for a compiler.
         unkept = keep_code()
@@ -60,10 +68,13 @@ def make_engine(
             backends = {stage: "eager" if name == "compiled" else name for stage, name in backends.items()}
         elif unkept is not None:
             told.append(unkept)
-    static = backends["prefill"] != "eager"
+    static = backends["prefill"] != "eager" or backends["denoise"] == "cuda_graph"
     return StagedEngine(
         model,
-        {stage: BACKENDS[name]() for stage, name in backends.items()},
+        {
+            stage: BACKENDS[name](name == "compiled" and _may_freeze(model, stage, engine))
+            for stage, name in backends.items()
+        },
         Buckets(engine.buckets or buckets or (), engine.max_buckets, engine.max_bucket_mb << 20) if static else None,
         backends=backends,
         compile_pruned=engine.compile_pruned,
@@ -71,15 +82,43 @@ def make_engine(
     )
 
 
-def _check_backend(stage: str, name: str) -> None:
+def _settled(name: str, model: ActionModel) -> str:
+    """The backend that `fastest` means."""
+    return name if name != FASTEST else "cuda_graph" if on_cuda(model) else "compiled"
+
+
+def _may_freeze(model: ActionModel, stage: str, engine: Eager) -> bool:
+    """Whether packed weights are faster here, and all copies of a stage's fit what buckets may hold.
+
+    The prefill has a copy for each length.
+    """
+    if not isinstance(model, nn.Module) or next(model.parameters()).device.type != "cpu":
+        return False
+    stacks: Sequence[nn.Module] = [model]
+    copies = 1
+    if stage == "prefill":
+        stacks, copies = [*model.attention_stacks()["prefix"]], len(engine.buckets or ()) or engine.max_buckets
+    size = sum(weight.numel() * weight.element_size() for stack in stacks for weight in stack.parameters())
+    return copies * size <= engine.max_bucket_mb << 20 and packing_pays()
+
+
+def _check_backend(stage: str, name: str, model: ActionModel) -> None:
+    if name not in (*BACKENDS, *NOT_YET):
+        raise unknown(f"backend of {stage}", name, [*BACKENDS, *NOT_YET, FASTEST])
+    here = "" if torch.cuda.is_available() else ", and this machine has no CUDA device"
     if name in NOT_YET:
-        device = "" if torch.cuda.is_available() else ", and this machine has no CUDA device"
         raise FoveateError(
-            f"engine.{stage} {name}: it needs {NOT_YET[name]}{device}; this version does not have it yet: choose "
+            f"engine.{stage} {name}: it needs {NOT_YET[name]}{here}; this version does not have it yet: choose "
             "compiled or eager"
         )
-    if name not in BACKENDS:
-        raise unknown(f"backend of {stage}", name, [*BACKENDS, *NOT_YET])
+    if name == "cuda_graph" and not on_cuda(model):
+        device = here or ", and the policy is not on one: add --device cuda"
+        raise FoveateError(f"engine.{stage} {name}: it needs a CUDA device{device}; choose compiled or eager")
+
+
+def on_cuda(model: ActionModel) -> bool:
+    """Whether the model's weights are on a CUDA device."""
+    return isinstance(model, nn.Module) and next(model.parameters()).is_cuda
 
 
 def _check_precision(name: str) -> None:

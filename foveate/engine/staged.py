@@ -13,16 +13,18 @@ from torch import Tensor, nn
 
 from foveate.engine.base import Inference, Prefilled
 from foveate.engine.buckets import Buckets
-from foveate.engine.compiled import CompiledLayers, plain_cache
+from foveate.engine.compiled import no_compilation
+from foveate.engine.parts import PreparedParts
 from foveate.engine.timer import StageTimer
 from foveate.errors import FoveateError
-from foveate.models.base import ActionModel, LayerPruner, ModelInputs, PrefixCache, pack
+from foveate.models.base import NOTHING_AFTER, ActionModel, LayerPruner, ModelInputs, PrefixCache, pack
 from foveate.models.common.layers import Run, as_written, transpose_storage
 from foveate.models.common.real_time import PreviousChunk
 from foveate.pruning.base import Evidence, State, TokenPruner
 from foveate.tracing.capture import AttentionResult, capture_attention
 from foveate.types import AttentionRequest, Prefix, Selection
 from foveate.util.progress import SILENT, Reporter
+from foveate.util.words import plural
 
 AS_WRITTEN: Mapping[str, Run] = dict.fromkeys(("vision", "prefill", "denoise"), as_written)
 
@@ -42,7 +44,7 @@ class StagedEngine:
     ) -> None:
         """
         Args:
-            runs: stage -> how its layers are called.
+            runs: stage -> how its parts are called.
             buckets: lengths that prefixes are padded to; None: they are packed exactly.
             backends: stage -> name of its backend, for reports.
             compile_pruned: False: pruned queries run as written.
@@ -59,9 +61,9 @@ class StagedEngine:
         """Why queries ran as written -> how many did."""
 
     @property
-    def compiled(self) -> list[CompiledLayers]:
-        """The compiled stages."""
-        return [run for run in self._runs.values() if isinstance(run, CompiledLayers)]
+    def prepared(self) -> list[PreparedParts]:
+        """The stages that run what was made for their shapes."""
+        return [run for run in self._runs.values() if isinstance(run, PreparedParts)]
 
     @torch.inference_mode()
     def run(
@@ -95,6 +97,8 @@ class StagedEngine:
 
         result: AttentionResult | None = None
         with ExitStack() as stack:
+            if self.prepared:
+                stack.enter_context(no_compilation())
             if prefilled is None or attention is not None:
                 with timer("vision"):
                     whole = model.embed_prefix(inputs, run=runs["vision"])
@@ -109,8 +113,7 @@ class StagedEngine:
                     after[pruner.layer] = _told(prune, pruner.layer, result)
                 with timer("prefill"):
                     cache = model.prefill(prefix, after=after, run=runs["prefill"])
-                    if isinstance(runs["denoise"], CompiledLayers):
-                        cache = plain_cache(cache)
+                    cache = self._cache_for(runs["denoise"], cache)
                 prefilled = Prefilled(whole.layout, chosen[0].keep if chosen else None, whole.mask, cache)
             else:
                 timer.ms.update(dict.fromkeys(("vision", "prune", "prefill"), 0.0))
@@ -139,9 +142,15 @@ class StagedEngine:
             "choose --engine.denoise eager"
         )
 
+    def _cache_for(self, run: Run, cache: PrefixCache) -> PrefixCache:
+        """A cache as the denoising is prepared to read it."""
+        if not isinstance(run, PreparedParts):
+            return cache
+        return run.cache(cache, self.buckets.lengths[-1] if self.buckets is not None and self.buckets.lengths else 0)
+
     def _runs_of(self, pruner: TokenPruner | None, attention: AttentionRequest | None) -> Mapping[str, Run]:
-        """How the layers of this query are called."""
-        if not self.compiled:
+        """How the parts of this query are called."""
+        if not self.prepared:
             return self._runs
         if attention is not None:
             # Attention is observed inside of layers; it never runs in the path that is measured.
@@ -171,49 +180,55 @@ class StagedEngine:
         for line in self._told:
             report.warn(line)
         self._told = []
-        if not self.compiled:
+        if not self.prepared:
             return
+        batches = [(inputs, noise)]
+        if len(inputs.tokens) > 1:
+            batches.append((first_sample(inputs), None if noise is None else noise[:1]))
         whole = self.model.embed_prefix(inputs)
         lengths = self.buckets.to_prepare(span_of(whole, pruner)) if self.buckets is not None else ()
+        after = NOTHING_AFTER if pruner is None or pruner.layer is None else {pruner.layer: _as_it_is}
         with ExitStack() as stack:
-            for run in self.compiled:
+            for run in self.prepared:
                 stack.enter_context(run.preparing())
-            bar = stack.enter_context(report.bar("compiling", "parts", len(lengths) + 2))
-            self.model.embed_prefix(inputs, run=self._runs["vision"])
-            bar.advance()
-            cache = None
-            for length in lengths:
-                cache = self._prefill(whole, length)
-                if self.buckets is not None:
-                    self._forget(self.buckets.add(length, _bytes(cache)))
+            bar = stack.enter_context(report.bar("compiling", "parts", len(batches) * (len(lengths) + 2)))
+            for given, start in batches:
+                whole = self.model.embed_prefix(given, run=self._runs["vision"])
                 bar.advance()
-            # With and without a mask: a single query that is packed exactly needs none.
-            for one in filter(None, (cache, self._prefill(whole, None))):
-                self.model.decode(plain_cache(one), inputs, noise, None, run=self._runs["denoise"])
-            bar.advance()
+                cache = None
+                for length in lengths:
+                    try:
+                        cache = self._prefill(whole, length, after)
+                    except torch.OutOfMemoryError as error:
+                        raise _too_many(lengths, length) from error
+                    if self.buckets is not None:
+                        self._forget(self.buckets.add(length, _bytes(cache)))
+                    bar.advance()
+                denoise = self._runs["denoise"]
+                longest = cache or self.model.prefill(pack(whole), after=after)
+                self.model.decode(self._cache_for(denoise, longest), given, start, None, run=denoise)
+                bar.advance()
 
     def _forget(self, lengths: Sequence[int]) -> None:
         run = self._runs["prefill"]
         for length in lengths:
-            if isinstance(run, CompiledLayers):
+            if isinstance(run, PreparedParts):
                 run.forget(length)
 
-    def _prefill(self, whole: Prefix, length: int | None) -> PrefixCache:
-        """Run the backbone over the first tokens of a prefix at one length; None: all of it, packed exactly."""
-        if length is None:
-            return self.model.prefill(pack(whole))
+    def _prefill(self, whole: Prefix, length: int, after: Mapping[int, LayerPruner]) -> PrefixCache:
+        """Run the backbone over the first tokens of a prefix at one length."""
         first = torch.arange(whole.mask.shape[1], device=whole.mask.device) < length
         prefix = pack(whole, first.expand_as(whole.mask), length=length)
-        return self.model.prefill(prefix, run=self._runs["prefill"])
+        return self.model.prefill(prefix, after=after, run=self._runs["prefill"])
 
     def report(self) -> dict[str, Any]:
         """Backends, buckets, compilation, and queries that ran as written; plain values, for results."""
         facts: dict[str, Any] = {"backends": self._backends}
-        if self.compiled:
+        if self.prepared:
             facts |= {
-                "compile_s": round(sum(run.seconds for run in self.compiled), 1),
-                "compiled": sum(len(run) for run in self.compiled),
-                "layers_as_written": sum(run.unprepared for run in self.compiled),
+                "compile_s": round(sum(run.seconds for run in self.prepared), 1),
+                "compiled": sum(len(run) for run in self.prepared),
+                "parts_as_written": sum(run.unprepared for run in self.prepared),
                 "queries_as_written": dict(self._as_written),
             }
         if self.buckets is not None:
@@ -238,6 +253,25 @@ def span_of(whole: Prefix, pruner: TokenPruner | None) -> tuple[int, int]:
         shortest += min(int(full[i]), PROMPTS[0]) if words else int(left[i] if span.kind == "image" else full[i])
         longest += max(len(span), PROMPTS[1]) if words else int(most[i] if span.kind == "image" else full[i])
     return shortest, longest
+
+
+def _too_many(lengths: Sequence[int], length: int) -> FoveateError:
+    fewer = [one for one in lengths if one < length] or [length // 2]
+    return FoveateError(
+        f"out of memory while preparing the prefill for {length} tokens, after {lengths.index(length)} of "
+        f"{plural(len(lengths), 'length')}; prepare fewer or shorter ones: --engine.buckets {','.join(map(str, fewer))}"
+    )
+
+
+def first_sample(inputs: ModelInputs) -> ModelInputs:
+    """The first observation of a batch, alone."""
+    fields = {name: value[:1] for name, value in vars(inputs).items() if isinstance(value, Tensor)}
+    views, words = inputs.on_host()
+    return ModelInputs(**fields, host_masks=(views[:1], words[:1]))
+
+
+def _as_it_is(prefix: Prefix) -> Prefix:
+    return prefix
 
 
 def _bytes(cache: PrefixCache) -> int:

@@ -34,7 +34,7 @@ def policy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     """A copy of a shipped policy; `compiled` runs as written, and records lie in a folder of the test."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.delenv("OPENPI_TORCH_COMPILE", raising=False)
-    monkeypatch.setitem(registry.BACKENDS, "compiled", lambda: as_written)
+    monkeypatch.setitem(registry.BACKENDS, "compiled", lambda freeze: as_written)
     monkeypatch.setattr(registry, "missing_compiler", lambda: None)
     monkeypatch.setattr(registry, "keep_code", lambda: None)
     shutil.copytree(find_policy("metaworld_tiny"), tmp_path / "policy")
@@ -75,10 +75,10 @@ def test_a_record_holds_for_its_weights_and_its_backends_alone(policy: str) -> N
 
 
 def test_an_engine_that_is_off_leaves_no_record(policy: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(registry.BACKENDS, "compiled", lambda: Off(1.05))
+    monkeypatch.setitem(registry.BACKENDS, "compiled", lambda freeze: Off(1.05))
     done = check_engine(check(policy))
     assert not done.passed and done.error > done.bound.error and done.record is None
-    monkeypatch.setitem(registry.BACKENDS, "compiled", lambda: Off(float("nan")))
+    monkeypatch.setitem(registry.BACKENDS, "compiled", lambda freeze: Off(float("nan")))
     assert not check_engine(check(policy)).passed, "NaN is no small error"
     with pytest.raises(FoveateError, match="has not been compared"):
         require_check(LoadOptions(policy=policy, engine=Compiled()))

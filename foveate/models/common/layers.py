@@ -6,9 +6,10 @@ Projections that read the same input are fused (`qkv_proj`, `gate_up_proj`): few
 
 from __future__ import annotations
 
+import inspect
 import math
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 import torch.nn.functional as F
@@ -17,12 +18,33 @@ from torch import Tensor, nn
 Observer = Callable[[Tensor, Tensor, Tensor | None], None]
 """Called with q_BHTK and k_BGSK (after RoPE) and the mask, before the fused kernel runs."""
 Run = Callable[..., Any]
-"""`run(layer, *tensors)`: how a layer is called. An engine hands in its own way, which gives what the layer gives."""
+"""`run(part, *arguments)`: how a part of a model is called: its tower, layers of its backbone, one denoising step.
+
+A part is a method of a module. Its arguments are tensors, whose first axis is the batch, or one where all samples share
+them, tuples of tensors, and constants. An engine hands in its own way, which gives what the part gives."""
+Part = TypeVar("Part", bound=Callable[..., Any])
 
 
-def as_written(layer: nn.Module, *tensors: Any) -> Any:
-    """The `Run` that calls the layer."""
-    return layer(*tensors)
+def as_written(part: Callable[..., Any], *arguments: Any) -> Any:
+    """The `Run` that calls the part."""
+    return part(*arguments)
+
+
+def any_length(**axes: int) -> Callable[[Part], Part]:
+    """Mark a part whose named arguments may have any size along an axis: one compilation serves them all."""
+
+    def mark(part: Part) -> Part:
+        order = list(inspect.signature(part).parameters)[1:]  # without self
+        part.any_length = {order.index(name): axis for name, axis in axes.items()}  # type: ignore[attr-defined]
+        return part
+
+    return mark
+
+
+def loop(part: Part) -> Part:
+    """Mark a part that calls others through a `run` that it takes last: an engine may take it as a whole, or those."""
+    part.loops = True  # type: ignore[attr-defined]
+    return part
 
 
 def rms_norm(x: Tensor, eps: float = 1e-6) -> Tensor:
@@ -241,9 +263,9 @@ class SiglipTower(nn.Module):
         patches: Tensor = self.patch_embedding(images).flatten(2).transpose(1, 2)
         return patches + self.position_embedding
 
-    def forward(self, images: Tensor, run: Run = as_written) -> Tensor:
+    def forward(self, images: Tensor) -> Tensor:
         x = self.embeddings(images).to(self.post_layernorm.weight.dtype)
         for layer in self.layers:
-            x = run(layer, x)
+            x = layer(x)
         out: Tensor = self.post_layernorm(x)
         return out

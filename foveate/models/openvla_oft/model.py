@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import itertools
 from collections.abc import Callable, Mapping, Sequence
 
 import torch
@@ -62,13 +63,13 @@ class Tower(nn.Module):
             for _ in range(config.depth - 1)
         )
 
-    def forward(self, images: Tensor, run: Run = as_written) -> Tensor:
+    def forward(self, images: Tensor) -> Tensor:
         """images [B, 3, H, W] -> [B, P, D], patches row by row."""
         x: Tensor = self.patch_embedding(images).flatten(2).transpose(1, 2) + self.position_embedding
         if self.registers is not None:
             x = torch.cat((self.registers.expand(len(x), -1, -1), x), 1)
         for layer in self.layers:
-            x = run(layer, x)
+            x = layer(x)
         return x if self.registers is None else x[:, len(self.registers) :]
 
 
@@ -170,11 +171,11 @@ class OpenVLAOFT(nn.Module):
         spans.append(Span("action", "action", stop, stop := stop + self.config.placeholders))
         return TokenLayout((*spans, Span("stop", "text", stop, stop + BEHIND)))
 
-    def embed_images(self, images: Tensor, run: Run = as_written) -> Tensor:
+    def embed_images(self, images: Tensor) -> Tensor:
         """images [n, 3, H, W] in [-1, 1] -> [n, P, D]."""
         # SigLIP's input has mean and deviation 0.5, which is [-1, 1].
         for_dino = ((images + 1) / 2 - self.dino_mean.float()) / self.dino_std.float()
-        fused = torch.cat((self.dino(for_dino.to(self.dtype), run), self.siglip(images.to(self.dtype), run)), -1)
+        fused = torch.cat((self.dino(for_dino.to(self.dtype)), self.siglip(images.to(self.dtype))), -1)
         embeds: Tensor = self.projector(fused)
         return embeds
 
@@ -182,7 +183,7 @@ class OpenVLAOFT(nn.Module):
         """The whole sequence, unpacked. Shorter prompts of a batch are padded between BOS and their first word, so that
         what the head reads stands behind the prompt in every row."""
         batch, text_len = len(inputs.tokens), inputs.tokens.shape[1] - 1
-        pictures = embed_views(inputs, functools.partial(self.embed_images, run=run))
+        pictures = embed_views(inputs, functools.partial(run, self.embed_images))
         words, state = self.embed_tokens(inputs.tokens), self.proprio(inputs.state.to(self.dtype))[:, None]
         empty = words.new_zeros(batch, self.config.placeholders, words.shape[-1])
         stop = self.embed_tokens(inputs.tokens.new_full((batch, BEHIND), STOP))
@@ -212,24 +213,35 @@ class OpenVLAOFT(nn.Module):
     def prefill(
         self, prefix: Prefix, *, after: Mapping[int, LayerPruner] = NOTHING_AFTER, run: Run = as_written
     ) -> PrefixCache:
-        if beyond := [layer for layer in after if not 0 <= layer < self.config.llm.depth - 1]:
-            raise FoveateError(
-                f"pruning after backbone layer {beyond[0]}: choose one of 0 to {self.config.llm.depth - 2}"
-            )
+        depth = len(self.llm.layers)
+        if beyond := [layer for layer in after if not 0 <= layer < depth - 1]:
+            raise FoveateError(f"pruning after backbone layer {beyond[0]}: choose one of 0 to {depth - 2}")
         x, tokens = prefix.embeds, prefix
         mask, rope = self._places(tokens)
-        keys_values, masks, runs = [], [mask], []
-        for number, layer in enumerate(self.llm.layers):
-            x, own = run(layer, x, rope, None if mask is None else mask[:, None, None])
-            keys_values.append(own)
-            runs.append(len(masks) - 1)
-            if number in after:
-                tokens = after[number](dataclasses.replace(tokens, embeds=x))
+        keys_values: list[tuple[Tensor, Tensor]] = []
+        masks, runs = [mask], []
+        edges = [0, *(layer + 1 for layer in sorted(after)), depth]
+        for start, stop in itertools.pairwise(edges):
+            x, own = run(self.backbone, x, rope, None if mask is None else mask[:, None, None], start, stop)
+            keys_values += own
+            runs += [len(masks) - 1] * (stop - start)
+            if stop < depth:
+                tokens = after[stop - 1](dataclasses.replace(tokens, embeds=x))
                 x = tokens.embeds
                 mask, rope = self._places(tokens)
                 masks.append(mask)
         next_position = prefix.position_ids.masked_fill(~prefix.mask, -1).amax(1) + 1
-        return PrefixCache(keys_values, masks, runs, next_position, tokens, self.llm.norm(x))
+        return PrefixCache(keys_values, masks, runs, next_position, tokens, x)
+
+    def backbone(
+        self, x: Tensor, rope: tuple[Tensor, Tensor], mask: Tensor | None, start: int, stop: int
+    ) -> tuple[Tensor, list[tuple[Tensor, Tensor]]]:
+        """Some of the backbone's layers, behind the last one the final norm: x [B, N, D] -> (x, keys and values)."""
+        keys_values = []
+        for number in range(start, stop):
+            x, own = self.llm.layers[number](x, rope, mask)
+            keys_values.append(own)
+        return self.llm.norm(x) if stop == len(self.llm.layers) else x, keys_values
 
     def _places(self, prefix: Prefix) -> tuple[Tensor | None, tuple[Tensor, Tensor]]:
         """The mask of a prefix (None where no slot is padding) and its rotary table."""

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import itertools
 import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -36,7 +37,9 @@ from foveate.models.common.layers import (
     RotaryAttention,
     Run,
     SiglipTower,
+    any_length,
     as_written,
+    loop,
     rope_table,
 )
 from foveate.models.common.real_time import PreviousChunk, guided
@@ -145,9 +148,9 @@ class Pi0(nn.Module):
         start = n * len(spans)
         return TokenLayout((*spans, Span("text", "text", start, start + text_len)))
 
-    def embed_images(self, images: Tensor, run: Run = as_written) -> Tensor:
+    def embed_images(self, images: Tensor) -> Tensor:
         """images [n, 3, H, W] -> [n, P, D]."""
-        embeds: Tensor = self.projector(self.vision(images, run))
+        embeds: Tensor = self.projector(self.vision(images))
         return embeds
 
     def embed_prefix(self, inputs: ModelInputs, *, run: Run = as_written) -> Prefix:
@@ -155,7 +158,7 @@ class Pi0(nn.Module):
         V = len(self.config.views)
         if inputs.images.shape[1] != V:
             raise FoveateError(f"images: expected {V} views {self.config.views}, got {inputs.images.shape[1]}")
-        image_embeds = embed_views(inputs, functools.partial(self.embed_images, run=run))
+        image_embeds = embed_views(inputs, functools.partial(run, self.embed_images))
         text = self.embed_tokens(inputs.tokens) * math.sqrt(self.config.llm.width)
         patches = image_embeds.shape[1] // V
         mask = torch.cat((inputs.image_masks.repeat_interleave(patches, 1), inputs.token_masks), 1)
@@ -205,30 +208,54 @@ class Pi0(nn.Module):
             after: layer -> what may drop tokens behind it; not behind the last one, whose output is not used.
             return_hidden: finish the last layer and the final norm too.
         """
-        *layers, last = self.llm.layers
-        if beyond := [layer for layer in after if not 0 <= layer < len(layers)]:
-            raise FoveateError(f"pruning after backbone layer {beyond[0]}: choose one of 0 to {len(layers) - 1}")
+        depth = len(self.llm.layers)
+        if beyond := [layer for layer in after if not 0 <= layer < depth - 1]:
+            raise FoveateError(f"pruning after backbone layer {beyond[0]}: choose one of 0 to {depth - 2}")
         x, tokens = prefix.embeds.to(self.llm.dtype), prefix
         mask, rope = self._places(tokens, x.dtype)
-        keys_values, masks, runs = [], [mask], [0]
-        for number, layer in enumerate(layers):
-            x, own = run(layer, x, rope, _keys(mask))
-            keys_values.append(own)
-            if number in after:
-                tokens = after[number](dataclasses.replace(tokens, embeds=x))
+        keys_values: list[tuple[Tensor, Tensor]] = []
+        masks, runs = [mask], []
+        edges = [0, *(layer + 1 for layer in sorted(after)), depth]
+        for start, stop in itertools.pairwise(edges):
+            x, own = run(self.backbone, x, rope, _keys(mask), start, stop, return_hidden)
+            keys_values += own
+            runs += [len(masks) - 1] * (stop - start)
+            if stop < depth:
+                tokens = after[stop - 1](dataclasses.replace(tokens, embeds=x))
                 x = tokens.embeds
                 mask, rope = self._places(tokens, x.dtype)
                 masks.append(mask)
-            runs.append(len(masks) - 1)
-        if return_hidden or last.self_attn.observer is not None:
-            x, own = last(x, rope, _keys(mask))
-            x = self.llm.norm(x)
-        else:
-            own = last.self_attn.keys_values(last.input_layernorm(x), rope)
         # Of the prefix as it came: what was dropped on the way keeps its place before the suffix.
         next_position = prefix.position_ids.masked_fill(~prefix.mask, -1).amax(1) + 1
         hidden = x if return_hidden else None
-        return PrefixCache([*keys_values, own], masks, runs, next_position, tokens, hidden)
+        return PrefixCache(keys_values, masks, runs, next_position, tokens, hidden)
+
+    def backbone(
+        self,
+        x: Tensor,
+        rope: tuple[Tensor, Tensor],
+        mask: Tensor | None,
+        start: int,
+        stop: int,
+        finish: bool = False,
+    ) -> tuple[Tensor, list[tuple[Tensor, Tensor]]]:
+        """Some of the backbone's layers: x [B, N, D] -> (x, keys and values of each layer).
+
+        Args:
+            finish: compute the output of the last layer of all, and its norm, too.
+        """
+        keys_values = []
+        for number in range(start, stop):
+            layer = self.llm.layers[number]
+            if number < len(self.llm.layers) - 1:
+                x, own = layer(x, rope, mask)
+            elif finish or layer.self_attn.observer is not None:
+                x, own = layer(x, rope, mask)
+                x = self.llm.norm(x)
+            else:
+                own = layer.self_attn.keys_values(layer.input_layernorm(x), rope)
+            keys_values.append(own)
+        return x, keys_values
 
     def _places(self, prefix: Prefix, dtype: torch.dtype) -> tuple[Tensor | None, tuple[Tensor, Tensor]]:
         """The mask of a prefix (None where no slot is padding) and its rotary table."""
@@ -280,41 +307,70 @@ class Pi0(nn.Module):
         seen = own.new_ones(keys.shape[0], keys.shape[2]) if mask is None else mask
         return torch.cat((seen[:, None].expand(-1, length, -1), own.expand(keys.shape[0], -1, -1)), 2)[:, None]
 
-    def prefill_state(self, cache: PrefixCache, state: Tensor) -> PrefixCache:
+    def prefill_state(
+        self,
+        keys_values: list[tuple[Tensor, Tensor]],
+        masks: list[Tensor | None],
+        runs: list[int],
+        next_position: Tensor,
+        state: Tensor,
+    ) -> tuple[list[tuple[Tensor, Tensor]], list[Tensor | None], Tensor]:
         """π0: the state token sees neither the time nor the actions, so its keys join the cache once for all steps."""
         x = self.state_proj(state)[:, None].to(self.expert.dtype)
-        rope = rope_table(cache.next_position[:, None], self.config.expert.head_dim, x.dtype)
-        masks = [None if mask is None else F.pad(mask, (0, 1), value=True) for mask in cache.masks]
+        rope = rope_table(next_position[:, None], self.config.expert.head_dim, x.dtype)
+        masks = [None if mask is None else F.pad(mask, (0, 1), value=True) for mask in masks]
         joined = []
-        for layer, (keys, values), run in zip(self.expert.layers, cache.keys_values, cache.runs, strict=True):
-            x, (k, v) = layer(x, rope, _keys(masks[run]), (keys, values))
+        for layer, (keys, values), seen in zip(self.expert.layers, keys_values, runs, strict=True):
+            x, (k, v) = layer(x, rope, _keys(masks[seen]), (keys, values))
             joined.append((torch.cat((keys, k), 2), torch.cat((values, v), 2)))
-        return dataclasses.replace(cache, keys_values=joined, masks=masks, next_position=cache.next_position + 1)
+        return joined, masks, next_position + 1
 
-    def velocity(
-        self,
-        cache: PrefixCache,
-        state: Tensor | None,
-        x_t: Tensor,
-        time: Tensor,
-        table: list[Tensor] | None = None,
-        run: Run = as_written,
-    ) -> Tensor:
+    def velocity(self, cache: PrefixCache, state: Tensor | None, x_t: Tensor, time: Tensor) -> Tensor:
         """One evaluation of the flow: v_t float32 [B, H, A] at x_t [B, H, A], time [B].
 
         Args:
             state: [B, A]; None where it is in the cache already.
-            table: the modulations at `time`, where they are known.
         """
-        table = self.modulations(time) if table is None else table
+        length = x_t.shape[1] + (not self.config.pi05 and state is not None)
+        masks, rope = self.suffix_places(cache.keys_values, cache.masks, cache.runs, cache.next_position, length)
+        return self.flow(x_t, time, state, cache.keys_values, masks, cache.runs, rope, self.modulations(time))
+
+    def suffix_places(
+        self,
+        keys_values: Sequence[tuple[Tensor, Tensor]],
+        masks: Sequence[Tensor | None],
+        runs: Sequence[int],
+        next_position: Tensor,
+        length: int,
+    ) -> tuple[list[Tensor | None], tuple[Tensor, Tensor]]:
+        """What suffix tokens may look at, for each run of layers, and their rotary table."""
+        first = [keys_values[runs.index(run)][0] for run in range(len(masks))]
+        seen = [self.suffix_mask(mask, keys, length) for mask, keys in zip(masks, first, strict=True)]
+        position_ids = next_position[:, None] + torch.arange(length, device=next_position.device)
+        return seen, rope_table(position_ids, self.config.expert.head_dim, self.expert.dtype)
+
+    @any_length(keys_values=2, masks=3)
+    def flow(
+        self,
+        x_t: Tensor,
+        time: Tensor,
+        state: Tensor | None,
+        keys_values: Sequence[tuple[Tensor, Tensor]],
+        masks: Sequence[Tensor | None],
+        runs: Sequence[int],
+        rope: tuple[Tensor, Tensor],
+        table: Sequence[Tensor] | None,
+    ) -> Tensor:
+        """`velocity` with everything that stays the same over the steps at hand.
+
+        Args:
+            keys_values: of the prefix, per layer [B, G, N, K].
+            masks: bool [B, 1, 1 or T, N + T] of each run of layers.
+            table: the modulations at `time`.
+        """
         x = self.embed_suffix(state, x_t, time).to(self.expert.dtype)
-        position_ids = cache.next_position[:, None] + torch.arange(x.shape[1], device=x.device)
-        rope = rope_table(position_ids, self.config.expert.head_dim, x.dtype)
-        masks: dict[int, Tensor | None] = {}
-        for i, (layer, past, seen) in enumerate(zip(self.expert.layers, cache.keys_values, cache.runs, strict=True)):
-            if seen not in masks:
-                masks[seen] = self.suffix_mask(cache.masks[seen], past[0], x.shape[1])
-            x, _ = run(layer, x, rope, masks[seen], past, table and (table[2 * i], table[2 * i + 1]))
+        for i, (layer, past, seen) in enumerate(zip(self.expert.layers, keys_values, runs, strict=True)):
+            x, _ = layer(x, rope, masks[seen], past, table and (table[2 * i], table[2 * i + 1]))
         x = self.expert.norm(x, table[-1])[0] if table else self.expert.norm(x)
         v_t: Tensor = self.action_out_proj(x[:, -self.config.action_horizon :].float())
         return v_t
@@ -350,23 +406,49 @@ class Pi0(nn.Module):
         Args:
             previous: what the flow is guided towards; gradients are needed then.
         """
-        num_steps = num_steps or self.config.num_steps
-        times = self.times(num_steps)
-        grid = torch.tensor(times, dtype=torch.float32, device=noise.device)
-        table = self.modulations(grid)
+        times = tuple(self.times(num_steps or self.config.num_steps))
+        grid = torch.tensor([times], dtype=torch.float32, device=noise.device)
+        past = cache.keys_values, cache.masks, cache.runs, cache.next_position
+        if previous is not None:
+            return self.integrate(noise, state, times, grid, *past, previous=previous)
+        actions: Tensor = run(self.integrate, noise, state, times, grid, *past)
+        return actions
+
+    @loop
+    def integrate(
+        self,
+        noise: Tensor,
+        state: Tensor,
+        times: tuple[float, ...],
+        grid: Tensor,
+        keys_values: list[tuple[Tensor, Tensor]],
+        masks: list[Tensor | None],
+        runs: list[int],
+        next_position: Tensor,
+        run: Run = as_written,
+        previous: PreviousChunk | None = None,
+    ) -> Tensor:
+        """All Euler steps; asks the device nothing.
+
+        Args:
+            times: of the steps; `grid` [1, steps] holds the same on the device.
+            keys_values: with masks, runs and next_position, of a `PrefixCache`.
+        """
+        table = self.modulations(grid[0])
         if not self.config.pi05:
-            cache = self.prefill_state(cache, state)
+            keys_values, masks, next_position = self.prefill_state(keys_values, masks, runs, next_position, state)
+        masks, rope = self.suffix_places(keys_values, masks, runs, next_position, noise.shape[1])
         x_t = noise
         for i, (now, then) in enumerate(zip(times, (*times[1:], 0.0), strict=True)):
             step = None if table is None else [m[i : i + 1] for m in table]
-            time = grid[i].expand(noise.shape[0])
+            time = grid[0, i].expand(len(noise))
+            same = (time, None, keys_values, masks, runs, rope, step)
             if previous is None:
-                v_t = self.velocity(cache, None, x_t, time, step, run)
+                v_t = run(self.flow, x_t, *same)
             else:
-                velocity = functools.partial(self.velocity, cache, None, time=time, table=step)
-                v_t = guided(velocity, x_t, now, previous)
+                v_t = guided(lambda x_t, same=same: self.flow(x_t, *same), x_t, now, previous)
             # Evenly spaced, openpi's sums end a rounding error beside 0: the step is exactly 1 / n all the same.
-            x_t = x_t - (v_t / num_steps if self.config.times is None else v_t * (now - then))
+            x_t = x_t - (v_t / len(times) if self.config.times is None else v_t * (now - then))
         return x_t
 
     # ---- as an ActionModel --------------------------------------------------------------------------
