@@ -442,11 +442,17 @@ class Pi0(nn.Module):
         for i, (now, then) in enumerate(zip(times, (*times[1:], 0.0), strict=True)):
             step = None if table is None else [m[i : i + 1] for m in table]
             time = grid[0, i].expand(len(noise))
-            same = (time, None, keys_values, masks, runs, rope, step)
             if previous is None:
-                v_t = run(self.flow, x_t, *same)
+                v_t = run(self.flow, x_t, time, None, keys_values, masks, runs, rope, step)
             else:
-                v_t = guided(lambda x_t, same=same: self.flow(x_t, *same), x_t, now, previous)
+                same: dict[str, Any] = {
+                    "keys_values": keys_values,
+                    "masks": masks,
+                    "runs": runs,
+                    "rope": rope,
+                    "table": step,
+                }
+                v_t = guided(functools.partial(self.flow, time=time, state=None, **same), x_t, now, previous)
             # Evenly spaced, openpi's sums end a rounding error beside 0: the step is exactly 1 / n all the same.
             x_t = x_t - (v_t / len(times) if self.config.times is None else v_t * (now - then))
         return x_t
