@@ -234,6 +234,9 @@ def test_a_causal_check_is_asked_for_and_shown(page, url):
     page.click("#check-ask")
     wait_for(page, "document.querySelectorAll('#check-result tbody tr').length === 2")
     assert "dropped 80 % 0.0100" in " ".join(page.inner_text("#check-result").split())
+    page.keyboard.press("ArrowRight")
+    at(page, 10)
+    assert page.inner_text("#check-result") == "" and page.inner_text("#check-said") == ""
 
 
 @pytest.mark.parametrize("width", [1280, 800])

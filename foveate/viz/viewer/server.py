@@ -197,6 +197,8 @@ class Viewer:
         if not folders:
             raise FoveateError("which run? Give its folder: foveate view runs/NAME")
         self.runs = [ViewedRun(folder) for folder in {folder.resolve(): folder for folder in folders}.values()]
+        for run in self.runs:
+            run.episodes()  # what the page asks for first
         self._check, self._asking = check, threading.Lock()
 
     def about(self) -> dict[str, Any]:

@@ -97,8 +97,7 @@ const openEpisode = guarded(async (key, step = 0) => {
   byId("panes").replaceChildren(...panes.map((pane) => pane.node));
   byId("panes").classList.toggle("two", panes.length === 2);
   retime();
-  byId("check-result").replaceChildren();
-  byId("check-said").textContent = "";
+  forgetCheck();
   byId("parting").hidden = true;
   parted = null;
   drawCharts([]);
@@ -119,7 +118,9 @@ const at = () => Math.max(0, before(steps, state.step));
 
 async function go(step) {
   if (!panes.length) return;
+  const were = state.step;
   state.step = steps.length ? steps[Math.max(0, before(steps, step))] : 0;
+  if (state.step !== were) forgetCheck();
   const n = at();
   byId("time").value = n;
   byId("time").setAttribute("aria-valuetext", `step ${state.step}, inference ${n + 1} of ${steps.length}`);
@@ -259,13 +260,21 @@ const findParting = guarded(async () => {
 
 // ---------------------------------------------------------------- causal check
 
+// It was of another inference.
+function forgetCheck() {
+  byId("check-result").replaceChildren();
+  byId("check-said").textContent = "";
+}
+
 const ask = guarded(async () => {
   const [pane] = panes;
   const said = byId("check-said");
+  const asked = state.step;
   said.textContent = "The policy is asked again …";
   byId("check-ask").disabled = true;
   try {
     const { cases, reference } = await api.check(pane.episode, pane.n);
+    if (pane !== panes[0] || asked !== state.step) return;
     const top = Math.max(...cases.map((one) => one.rms), 1e-9);
     said.textContent = reference === null ? "" : `With the pictures as they are, the answer differs by ${short(reference)} (RMS) from the recorded one.`;
     byId("check-result").replaceChildren(el("table", {},
