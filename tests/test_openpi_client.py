@@ -79,7 +79,17 @@ def python(tmp_path_factory) -> str:
     venv.create(folder, with_pip=True)
     python = folder / "bin" / "python"
     done = subprocess.run(
-        [python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "openpi-client"],
+        # It imports typing_extensions, and does not ask for it.
+        [
+            python,
+            "-m",
+            "pip",
+            "install",
+            "--quiet",
+            "--disable-pip-version-check",
+            "openpi-client",
+            "typing_extensions",
+        ],
         capture_output=True,
         text=True,
     )

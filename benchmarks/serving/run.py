@@ -34,6 +34,7 @@ from websockets.sync.client import connect
 
 from foveate.util import msgpack_numpy
 from foveate.util.files import write_json
+from foveate.util.ports import allow_open_files
 
 HERE = Path(__file__).resolve().parent
 CLIENTS = (1, 8, 32)
@@ -165,6 +166,7 @@ def faults(policy: str, frames: int, seconds: float) -> dict[str, Any]:
         counts += send_hostile(port, frames - frames // 10, seed=2)
         beside = json.loads(good.communicate()[0])
         after = memory_mb(server)
+        allow_open_files()
         with ExitStack() as stack:
             idle = [stack.enter_context(connect(f"ws://127.0.0.1:{port}", compression=None)) for _ in range(1000)]
             crowded = load(port, 4, min(seconds, 10), think_ms=50)

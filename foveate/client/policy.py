@@ -169,10 +169,13 @@ class PolicyClient:
                     close_timeout=1.0,
                 )
                 connection = self._held.enter_context(opening)
-                self._metadata = msgpack_numpy.arrays_in(msgpack_numpy.unpack(connection.recv(self._timeout_s)))
+                hello = connection.recv(self._timeout_s)
+                if isinstance(hello, str):
+                    raise msgpack_numpy.MessageError("its first frame is a text")
+                self._metadata = msgpack_numpy.arrays_in(msgpack_numpy.unpack(hello))
                 self._connection, self.connections = connection, self.connections + 1
                 return connection
-            except (InvalidURI, msgpack_numpy.MessageError, TypeError) as error:
+            except (InvalidURI, msgpack_numpy.MessageError) as error:
                 raise ConnectionLost(f"{self.uri}: no policy server ({error})") from None
             except (OSError, InvalidHandshake, ConnectionClosed) as error:  # TimeoutError is an OSError
                 if isinstance(error, InvalidStatus) and error.response.status_code in PERMANENT:

@@ -77,7 +77,7 @@ class RealTimeQueue:
         self._client, self._replan_steps = client, _at_least_one(replan_steps)
         self._execution_horizon = _at_least_one(execution_horizon)
         self._delays: deque[int] = deque(maxlen=delays)
-        metadata = getattr(client, "get_server_metadata", dict)()
+        metadata: Mapping[str, Any] = getattr(client, "get_server_metadata", dict)()
         self._conditions = bool(metadata.get("real_time_chunking"))
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="ask")
         self._pending: Future[np.ndarray] | None = None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 from foveate.errors import FoveateError
 
@@ -22,7 +23,7 @@ class Metrics:
 
     def __init__(self, policy: str = "policy") -> None:
         self.registry = CollectorRegistry()
-        of = {"registry": self.registry, "namespace": "foveate"}
+        of: dict[str, Any] = {"registry": self.registry, "namespace": "foveate"}
         self._queries = Counter("queries", "Observations by what became of them.", ("outcome",), **of)
         for outcome in OUTCOMES:
             self._queries.labels(outcome)
