@@ -68,6 +68,8 @@ class JaxToTorchConfig:
         number("lora_scale", self.lora_scale)
         if self.output_path is None and not self.inspect_only:
             raise FoveateError("output_path: name the folder to write, or pass --inspect_only")
+        if self.tokenizer is not None and not Path(self.tokenizer).is_file():
+            raise FoveateError(f"tokenizer {self.tokenizer}: no such file; name PaliGemma's sentencepiece model")
 
 
 @dataclass(frozen=True)

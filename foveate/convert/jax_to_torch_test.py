@@ -121,6 +121,8 @@ def test_the_command_line(tmp_path, capsys):
 
 def test_names_and_sizes_that_do_not_fit(tmp_path):
     step = write_orbax(tmp_path / "step", random_tree(SMALL))
+    with pytest.raises(FoveateError, match="tokenizer /nowhere: no such file"):
+        convert(step, tmp_path / "out", tokenizer="/nowhere")
     cases = {
         "unknown openpi config 'pi0_librero'; did you mean 'pi0_libero'": {"config_name": "pi0_librero"},
         "the tree is a π0's, and pi05_droid is a π0.5's": {"config_name": "pi05_droid"},

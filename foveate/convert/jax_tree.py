@@ -169,7 +169,7 @@ class Adapter:
         """What is added to each layer's weight, float64."""
         for a, b in zip(self.a.slices(), self.b.slices(), strict=True):
             b = b.double()
-            yield self.scale * (a.double() @ (b.sum(0) if self.summed else b))
+            yield (a.double() @ (b.sum(0) if self.summed else b)).mul_(self.scale)
 
 
 def find_adapters(arrays: Arrays, lora_scale: float) -> dict[str, Adapter]:
@@ -209,7 +209,7 @@ def parameters(rule: Rule, array: OrbaxArray, adapter: Adapter | None) -> Iterat
         return
     added = adapter.slices() if adapter else None
     for i, layer in enumerate(array.slices()):
-        merged = layer if added is None else layer.double() + next(added)
+        merged = layer if added is None else next(added).add_(layer)
         parts = merged if len(rule.targets) > 1 else [merged]
         for target, part in zip(rule.targets, parts, strict=True):
             yield target.format(i=i), rule.turn(part)
