@@ -17,8 +17,8 @@ pip_install() { "$venv/bin/python" -m pip install --disable-pip-version-check --
 # lerobot 0.4 needs transformers 4 and what belongs to it; foveate takes either.
 grep -vE '^(transformers|tokenizers|huggingface_hub|numpy)==' constraints.txt >"$venv/constraints.txt"
 pip_install -c "$venv/constraints.txt" -e . pytest hatchling 'transformers<5' 'numpy>=2' \
-  'datasets>=4,<5' 'diffusers<0.36' accelerate einops 'deepdiff<9' termcolor jsonlines gymnasium opencv-python-headless \
-  pyserial 'mergedeep>=1.3' 'typing-inspect>=0.9' 'pyyaml-include<2' toml
+  'datasets>=4,<5' 'diffusers<0.36' accelerate einops 'deepdiff<9' termcolor jsonlines gymnasium 'imageio<3' \
+  opencv-python-headless pyserial 'mergedeep>=1.3' 'typing-inspect>=0.9' 'pyyaml-include<2' toml
 pip_install --no-deps torchvision==0.28.0 lerobot==0.4.4 draccus==0.10.0
 pip_install --no-deps --no-build-isolation ./integrations/lerobot_policy_foveate
 "$venv/bin/python" -m pytest -m peer tests/test_lerobot_policy.py

@@ -36,6 +36,13 @@ NOTHING = 0.003
 """Closed to less than this, in m, they hold nothing."""
 RIM_DEPTH, TOP_DEPTH = 0.03, 0.035
 """How far the fingers' tips reach below the top, in m: at a rim, and around a whole object."""
+RIM_OUT = 0.003
+"""How far outside the rim the hand's middle is, in m: a wall beyond it is pushed by one finger alone, as the other ends
+there."""
+RIM_ANGLES = np.radians(np.arange(0.0, 360.0, 15.0))
+"""Where a rim may be taken, counterclockwise from x."""
+REACH = 0.75
+"""How far from the arm's foot the hand may go, pointing down, in m; the arm ends at 0.79, and a bowl hangs askew."""
 RETREAT_STEPS = 12
 """After the fingers have closed on nothing."""
 
@@ -75,9 +82,11 @@ class PickAndPlace:
             raise FoveateError(f"the scripted expert cannot move {self.target} to {place}: both must be loose objects")
         self.shapes = {name: vertices_of(robosuite_env, name) for name in robosuite_env.objects_dict}
         self.floor = min(float(self._box(name)[0][2]) for name in self.shapes)
-        self.side = 1.0
-        """Of the rim, along y; the other one after a miss."""
+        self.misses = 0
+        """How often the fingers closed on nothing."""
         self.retreat = 0
+        self.closing: np.ndarray | None = None
+        """Where the hand closes, [3] in m, while it does."""
 
     def action(self) -> np.ndarray:
         """float32 [7] in [-1, 1]: what to do now."""
@@ -88,15 +97,19 @@ class PickAndPlace:
         if self.retreat:
             self.retreat -= 1
             return self._move(np.array([0.0, 0.0, 0.1]), None, -1.0)
-        if self._held():
-            return self._carry(hand, low)
+        if self._touched():  # to open because the fingers still move would drop what has just been gripped
+            return self._carry(hand, low) if self._still() else self._move(np.zeros(3), None, 1.0)
         grasp = self._grasp(low, high)
         away = grasp.position - hand
         off = float(np.linalg.norm(away[:2]))
         if off < 0.015 and abs(away[2]) < 0.012:
             if opening < NOTHING:
-                self.retreat, self.side = RETREAT_STEPS, -self.side
-            return self._move(away, grasp.axis, 1.0)
+                self.retreat, self.misses = RETREAT_STEPS, self.misses + 1
+            # To follow what gives way between the fingers would drag it along: where they began to close, they close.
+            if self.closing is None or opening >= OPEN:
+                self.closing = grasp.position
+            return self._move(self.closing - hand, grasp.axis, 1.0)
+        self.closing = None
         # The funnel: high over the grasp while the hand is off to the side, or not turned or opened yet.
         height = float(np.clip(5.0 * (off - 0.012), 0.0, 0.08))
         if opening < OPEN or abs(self._turn(grasp.axis)) > 0.1:
@@ -140,10 +153,10 @@ class PickAndPlace:
         """How the object as it lies now is best taken."""
         points = self._points(self.target)
         centre = (low + high) / 2
-        depth = TOP_DEPTH
-        z = max(high[2] - depth, self.floor + 0.012)
+        again = self.misses % 2
+        z = max(high[2] - TOP_DEPTH, self.floor + 0.012)
         if high[2] - low[2] < 0.05:
-            z = low[2] + (0.004 if self.side > 0 else 0.008)
+            z = low[2] + (0.008 if again else 0.004)
         present = self._finger_axis()
         turns = np.radians(sorted(range(-88, 90, 8), key=abs))
         axes = np.stack([_rotated(present, turn) for turn in turns])
@@ -151,14 +164,27 @@ class PickAndPlace:
         widths = np.ptp(spans, axis=0)
         fits = widths < FIT
         if not fits.any():  # a bowl: its rim
-            rim = np.array([centre[0], centre[1] + self.side * (high[1] - low[1]) / 2, high[2] - RIM_DEPTH])
-            return Grasp(rim, np.array([0.0, 1.0]))
+            return self._rim(low, high)
         free = fits & self._free(centre[:2], axes, z)
         best = int(np.argmax(free)) if free.any() else int(np.argmax(fits))
         axis = axes[best]
         across = np.array([-axis[1], axis[0]])
         middle = sum((np.ptp(points[:, :2] @ a) / 2 + (points[:, :2] @ a).min()) * a for a in (axis, across))
         return Grasp(np.array([*middle, z]), axis)
+
+    def _rim(self, low: np.ndarray, high: np.ndarray) -> Grasp:
+        """Where a round rim is best taken: in +y, after a miss in -y, and from there with the least turning of the hand
+        to a place from which the arm can reach where it puts the object down."""
+        outwards = np.stack([np.cos(RIM_ANGLES), np.sin(RIM_ANGLES)], 1)
+        from_middle = outwards * ((high - low)[:2].min() / 2 + RIM_OUT)
+        put_down = self._destination()[0] + from_middle - self.env.robots[0].base_pos[:2]
+        too_far = np.linalg.norm(put_down, axis=1) > REACH
+        present = self._finger_axis()
+        turns = np.abs(outwards[:, 1] * present[0] - outwards[:, 0] * present[1])  # their sine
+        other_side = outwards[:, 1] > 0 if self.misses % 2 else outwards[:, 1] < 0
+        best = np.argmin(turns + 1.0 * other_side + 2.0 * too_far)
+        place = (low + high)[:2] / 2 + from_middle[best]
+        return Grasp(np.array([*place, high[2] - RIM_DEPTH]), outwards[best])
 
     def _free(self, centre: np.ndarray, axes: np.ndarray, z: float) -> np.ndarray:
         """bool [N]: whether nothing else that is taller than the grasp stands under the hand, for each of `axes`."""
@@ -205,13 +231,19 @@ class PickAndPlace:
         return float(left - right)
 
     def _held(self) -> bool:
-        """Both fingers touch it, and they no longer move."""
+        return self._touched() and self._still()
+
+    def _touched(self) -> bool:
+        """Whether both fingers touch it."""
         robot = self.env.robots[0]
-        still = all(abs(self.env.sim.data.get_joint_qvel(name)) < 0.01 for name in robot.gripper.joints)
         # The whole fingers, not their pads alone: a thin rim often lies against what is beside the pad.
         fingers = [robot.gripper.important_geoms[name] for name in ("left_finger", "right_finger")]
-        touched = self.env._check_grasp(gripper=fingers, object_geoms=self.env.get_object(self.target))
-        return bool(touched and still)
+        return bool(self.env._check_grasp(gripper=fingers, object_geoms=self.env.get_object(self.target)))
+
+    def _still(self) -> bool:
+        """Whether the fingers no longer move."""
+        joints = self.env.robots[0].gripper.joints
+        return all(abs(self.env.sim.data.get_joint_qvel(name)) < 0.01 for name in joints)
 
     def _centre(self) -> np.ndarray:
         low, high = self._box(self.target)

@@ -28,7 +28,7 @@ class Toy:
         self.moving = 0.0
         pads = {"left_finger": ["l"], "right_finger": ["r"]}
         gripper = SimpleNamespace(joints=["l", "r"], important_sites={"grip_site": "site"}, important_geoms=pads)
-        self.robots = [SimpleNamespace(gripper=gripper)]
+        self.robots = [SimpleNamespace(gripper=gripper, base_pos=np.array([-0.66, 0.0, 0.9]))]
         model = SimpleNamespace(
             ngeom=2,
             geom_contype=[1, 1],
@@ -112,6 +112,46 @@ def test_after_a_miss_it_rises_and_tries_again():
     assert expert.action()[6] == 1.0
     assert [expert.action()[6] for _ in range(12)] == [-1.0] * 12
     assert toy.play()
+
+
+def bowl_toy():
+    """A box too wide for the fingers, taken at its rim."""
+    return Toy(["on", "box_1", "tray_1"], box=(0.05, 0.05, 0.02))
+
+
+def test_a_rim_is_taken_where_the_fingers_need_not_turn():
+    grasp = PickAndPlace(bowl_toy())._grasp(*PickAndPlace(bowl_toy())._box("box_1"))
+    np.testing.assert_allclose(grasp.position, [0.1, -0.047, 0.01], atol=1e-9)
+    np.testing.assert_allclose(grasp.axis, [0, 1], atol=1e-9)
+    missed = PickAndPlace(bowl_toy())
+    missed.misses = 1
+    np.testing.assert_allclose(missed._grasp(*missed._box("box_1")).axis, [0, -1], atol=1e-9)
+
+
+def test_a_rim_is_taken_where_the_arm_can_put_it_down():
+    toy = bowl_toy()
+    toy.places[2, 0] = 0.04  # with the hand behind it, 0.76 m from the arm's foot
+    expert = PickAndPlace(toy)
+    grasp = expert._grasp(*expert._box("box_1"))
+    put_down = toy.places[2] + grasp.position - toy.places[1] - [-0.66, 0, 0]
+    assert np.linalg.norm(put_down[:2]) < 0.75 and grasp.axis[1] > 0
+    assert np.linalg.norm((grasp.position - toy.places[1])[:2]) == pytest.approx(0.053)
+
+
+def test_what_is_gripped_is_not_let_go_while_the_fingers_still_move():
+    toy = Toy(["on", "box_1", "tray_1"])
+    toy.hand, toy.opening, toy.held, toy.moving = toy.places[1] + np.array([0.03, 0.0, 0.0]), 0.04, True, 0.1
+    np.testing.assert_array_equal(PickAndPlace(toy).action()[[0, 1, 2, 6]], [0, 0, 0, 1])
+
+
+def test_what_gives_way_between_the_fingers_is_not_followed():
+    toy = Toy(["on", "box_1", "tray_1"])
+    expert = PickAndPlace(toy)
+    toy.hand = toy.places[1] + np.array([0.0, 0.0, 0.015])
+    assert expert.action()[6] == 1.0
+    toy.opening = 0.03
+    toy.places[1, 1] += 0.005
+    np.testing.assert_allclose(expert.action()[:2], 0.0, atol=1e-6)
 
 
 def test_tasks_of_another_kind_are_refused():
