@@ -6,10 +6,11 @@ from typing import TYPE_CHECKING, Any
 
 from foveate.version import __version__
 
-__all__ = ["Observation", "__version__", "load_policy"]
+__all__ = ["Observation", "__version__", "load_policy", "prune"]
 
 if TYPE_CHECKING:
     from foveate.policy import load_policy
+    from foveate.pruning.generate import prune
     from foveate.types import Observation
 
 
@@ -19,6 +20,10 @@ def __getattr__(name: str) -> Any:
         from foveate.policy import load_policy
 
         return load_policy
+    if name == "prune":
+        from foveate.pruning.generate import prune
+
+        return prune
     if name == "Observation":
         from foveate.types import Observation
 

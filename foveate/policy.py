@@ -27,7 +27,7 @@ from foveate.models.base import ModelInputs, ModelOptions, Processor
 from foveate.models.common.real_time import PreviousChunk, prefix_weights
 from foveate.models.registry import detect
 from foveate.pruning import PrunerConfig, make_config, make_pruner
-from foveate.pruning.base import Evidence, State, TokenPruner, pruning_stats
+from foveate.pruning.base import ROBOT_STATE, Evidence, State, TokenPruner, pruning_stats
 from foveate.pruning.given import GivenPatches
 from foveate.types import ActionChunk, AttentionMaps, AttentionRequest, LeftOver, Observation, Phase, Trace
 from foveate.util.progress import SILENT, Reporter
@@ -316,12 +316,13 @@ class Policy:
             words[: 20 + 20 * (seed % 4)],
         )
 
-    def flops(self, views: int, tokens: int) -> Mapping[str, float]:
+    def flops(self, views: int, tokens: int | Sequence[int]) -> Mapping[str, float]:
         """GFLOP of one inference by stage, and their `total`.
 
         Args:
             views: images that are really there.
-            tokens: prefix tokens that the backbone saw, `post_seq_len` in a trace.
+            tokens: prefix tokens that the backbone saw, `post_seq_len` in a trace; or those of each layer,
+                `layer_tokens` there.
         """
         return self.engine.model.flops(views, tokens, self.spec.num_steps)
 
@@ -350,7 +351,7 @@ class Policy:
             steps=self.spec.num_steps,
             attention=request,
             evidence=_of_pruner(evidence),
-            state=self._state(pruner, sessions),
+            state=self.states(observations, sessions, pruner),
             prefilled=earlier,
             previous=previous,
         )
@@ -420,8 +421,14 @@ class Policy:
         drawn = torch.randn(shape) if noise is None else torch.from_numpy(np.asarray(noise, np.float32))
         return drawn.to(self.device)
 
-    def _state(self, pruner: TokenPruner | None, sessions: Sequence[str | None] | None) -> list[State] | None:
-        """What the pruner remembers of each session; a new one begins empty."""
+    def states(
+        self, observations: Sequence[Observation], sessions: Sequence[str | None] | None, pruner: TokenPruner | None
+    ) -> list[State] | None:
+        """What a pruner with a history remembers of each session, and what the robot's state is now; None: it has none.
+
+        Raises:
+            FoveateError: the pruner has a history, and an observation belongs to no session.
+        """
         if pruner is None or not pruner.has_history:
             return None
         if sessions is None or None in sessions:
@@ -429,7 +436,12 @@ class Policy:
                 f"{type(pruner).__name__} chooses by what it saw before: pass session=, one name for each episode, and "
                 "call reset(session) when it ends"
             )
-        return [self._states.setdefault(name, {}) for name in sessions if name is not None]
+        states = [self._states.setdefault(name, {}) for name in sessions if name is not None]
+        ends = np.cumsum([dim for _, dim in self.spec.state])[:-1]
+        for state, observation in zip(states, observations, strict=True):
+            parts = np.split(observation.state, ends)
+            state[ROBOT_STATE] = dict(zip((name for name, _ in self.spec.state), parts, strict=True))
+        return states
 
     def _traces(
         self, result: Inference, observations: Sequence[Observation], timings: dict[str, float], options: TraceOptions
@@ -451,9 +463,11 @@ class Policy:
             arrays |= dict(result.keep.score_stats or {})
             if result.keep.raw_score is not None:
                 arrays["raw_score"] = result.keep.raw_score.float()
+            arrays |= {f"history_{name}": value for name, value in (result.keep.history or {}).items()}
         host = {name: value.cpu().numpy() for name, value in arrays.items()} if options.routing else {}
         maps = result.attention.prefix if result.attention is not None else {}
         attn = {layer: received.float().cpu().numpy() for layer, received in maps.items()}
+        by_layer = [] if result.layer_tokens is None else result.layer_tokens.tolist()
         traces = []
         for b, observation in enumerate(observations):
             seq_lens = {
@@ -469,6 +483,7 @@ class Policy:
                     keep={name: value[b] for name, value in host.items()} or None,
                     attn={layer: received[b] for layer, received in attn.items()},
                     seq_lens=seq_lens,
+                    layer_tokens=tuple(by_layer[b]) if by_layer else (),
                     timings_ms=timings,
                     model_images=self.processor.model_images(observation) if options.images else {},
                 )

@@ -168,6 +168,9 @@ class KeepSet:
     sources: Int[Tensor, "B P"] | None = None
     """For each patch the kept patch that took it in, -1 for none, of a method that merges; None: nothing is merged."""
 
+    history: Mapping[str, Tensor] | None = None
+    """[B, ...] each: what a method with a history went by, for the trace."""
+
     def indices(self) -> list[Int[Tensor, "K"]]:
         """Per sample, the kept patch indices, ascending."""
         return [row.nonzero().squeeze(-1) for row in self.keep_mask]
@@ -226,11 +229,14 @@ class Trace:
     layout: TokenLayout
     keep: dict[str, np.ndarray] | None = None
     """`keep_mask` bool [P]; of a method that scores: `router_scores` float32 [P], `max_per_query`,
-    `entropy_per_query` and `raw_score`; of one that resamples: `coordinates` float32 [P, 2], as in a `KeepSet`."""
+    `entropy_per_query` and `raw_score`; of one that resamples: `coordinates` float32 [P, 2], as in a `KeepSet`; of one
+    with a history `history_*`."""
     attn: dict[int, np.ndarray] = field(default_factory=dict)
     """Layer -> float32 [heads, P]: mean over valid task rows, original patch coordinates, 0 where dropped."""
     seq_lens: dict[str, int] = field(default_factory=dict)
     """`pre_seq_len, post_seq_len, padded_seq_len, pre_task_len, post_task_len`, in tokens of this sample."""
+    layer_tokens: tuple[int, ...] = ()
+    """Prefix tokens that each backbone layer saw, 0 for one that did not run; empty: `post_seq_len` in all."""
     timings_ms: dict[str, float] = field(default_factory=dict)
     """Stage -> milliseconds; stages are vision, prune, prefill, denoise, total."""
     decision: VisionDecision | None = None

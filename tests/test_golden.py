@@ -23,7 +23,7 @@ def report_of(folder: Path, group: str) -> Report:
     return check(folder, groups=[group])
 
 
-@pytest.mark.parametrize("group", ["pi0", "lightvla", "vqa"])
+@pytest.mark.parametrize("group", ["pi0", "lightvla", "vqa", "pruning"])
 def test_installation_agrees_with_golden_numbers(group: str) -> None:
     report = report_of(golden_dir(group).parent, group)
     assert [f"{row.case} {row.group}: {row.error:.2e} {row.note}" for row in report.misses()] == []

@@ -21,6 +21,7 @@ from foveate.policy import Policy, TraceOptions
 from foveate.pruning import CONFIGS
 from foveate.testing.golden import golden_dir
 from foveate.testing.openvla_oft import oft_observation, runnable_checkpoint
+from foveate.testing.pruning import quarter
 from foveate.tracing.schema import validate
 from foveate.tracing.store import read_dump
 
@@ -86,7 +87,7 @@ def test_lengths_of_all_tokens_and_of_padded_rows(checkpoint: Path) -> None:
 
 # ---- every verb, every pruner ---------------------------------------------------------------------------------------
 
-PRUNERS = [{"name": name} | ({} if name in ("lightvla", "none") else {"keep_ratio": 0.25}) for name in CONFIGS]
+PRUNERS = [quarter(name) for name in CONFIGS if name != "grids"]  # which needs weights
 
 
 @pytest.mark.parametrize("layer", [None, 0])
@@ -97,21 +98,25 @@ def test_every_pruner_before_the_backbone_and_behind_a_layer(checkpoint: Path, p
     assert policy.pruner is not None
     policy.pruner.layer = layer
     batch = [oft_observation(), oft_observation("open the top drawer of the wooden cabinet", seed=1)]
-    chunks = policy.infer_batch(batch, evidence=TraceOptions(attn_layers=(0, -1), raw_score=True))
+    chunks = policy.infer_batch(batch, evidence=TraceOptions(attn_layers=(0, -1), raw_score=True), sessions=["a", "b"])
     for seen, chunk in zip(batch, chunks, strict=True):
         assert chunk.actions.shape == (8, 7) and chunk.trace is not None and chunk.trace.keep is not None
         keep, lengths = chunk.trace.keep["keep_mask"], chunk.trace.seq_lens
-        assert keep.all() if pruner["name"] == "none" else 0 < keep.sum() < 512
+        assert keep.all() if pruner["name"] in ("none", "depth_drop") else 0 < keep.sum() < 512
         assert lengths["pre_seq_len"] - lengths["post_seq_len"] == 512 - keep.sum()
         assert lengths["pre_task_len"] == lengths["post_task_len"]
         first, last = chunk.trace.attn[0], chunk.trace.attn[2]
         assert (last[:, keep] > 0).all() and not last[:, ~keep].any()
-        assert (first[:, ~keep] > 0).all() if layer == 0 else not first[:, ~keep].any()
+        assert (first[:, ~keep] > 0).all() if policy.pruner.late else not first[:, ~keep].any()
         assert {"vision", "prune", "prefill", "denoise", "total"} <= chunk.timings_ms.keys()
-        flops = [policy.flops(2, lengths[name])["total"] for name in ("post_seq_len", "pre_seq_len")]
-        assert flops[0] == flops[1] if keep.all() else flops[0] < flops[1]
+        left, all_of_it = chunk.trace.layer_tokens or lengths["post_seq_len"], lengths["pre_seq_len"]
+        flops = [policy.flops(2, tokens)["total"] for tokens in (left, all_of_it)]
+        assert flops[0] == flops[1] if pruner["name"] == "none" else flops[0] < flops[1]
+        if policy.pruner.late:
+            assert left[0] == all_of_it and left[-1] == lengths["post_seq_len"] and len(left) == 3
         if pruner["name"] != "random":  # it draws anew
-            np.testing.assert_allclose(policy.infer(seen).actions, chunk.actions, atol=1e-4)
+            policy.reset()
+            np.testing.assert_allclose(policy.infer(seen, session="alone").actions, chunk.actions, atol=1e-4)
 
 
 @pytest.fixture(scope="module")

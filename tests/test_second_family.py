@@ -20,11 +20,12 @@ from foveate.errors import FoveateError
 from foveate.models import registry
 from foveate.policy import Policy, TraceOptions
 from foveate.pruning import CONFIGS
-from foveate.tracing.capture import attention_rows
+from foveate.testing.pruning import quarter
 from foveate.training.policy import recipe
 from foveate.types import AttentionRequest, Observation
+from foveate.util.attention import attention_rows
 
-PRUNERS = [{"name": name} | ({} if name in ("lightvla", "none") else {"keep_ratio": 0.25}) for name in CONFIGS]
+PRUNERS = [quarter(name) for name in CONFIGS if name not in ("visionzip", "grids")]  # neither tower nor weights
 
 
 @pytest.fixture(autouse=True)
@@ -55,7 +56,9 @@ def frames(policy: Policy, count: int = 3) -> list[Observation]:
 def test_every_pruner(folder: Path, pruner: dict) -> None:
     """Rows of a batch act as they do alone, whatever was dropped, and the evidence says what that was."""
     policy = foveate.load_policy(folder, pruner=pruner)
-    batch = policy.infer_batch(frames(policy), evidence=TraceOptions(attn_layers=(0, -1), raw_score=True))
+    names = ["a", "b", "c"]
+    evidence = TraceOptions(attn_layers=(0, -1), raw_score=True)
+    batch = policy.infer_batch(frames(policy), evidence=evidence, sessions=names)
     full = foveate.load_policy(folder).infer_batch(frames(policy))
     for i, chunk in enumerate(batch):
         assert chunk.actions.shape == (8, 4) and chunk.trace is not None
@@ -66,10 +69,18 @@ def test_every_pruner(folder: Path, pruner: dict) -> None:
             assert kept == 32
             np.testing.assert_allclose(chunk.actions, full[i].actions, atol=1e-5)
         else:
-            assert 0 < kept < 32 and np.abs(chunk.actions - full[i].actions).max() > 1e-6
+            assert kept == 32 if pruner["name"] == "depth_drop" else 0 < kept < 32
+            assert np.abs(chunk.actions - full[i].actions).max() > 1e-6
             if pruner["name"] != "random":  # it draws anew
-                alone = policy.infer(frames(policy)[i])
+                policy.reset()
+                alone = policy.infer(frames(policy)[i], session="alone")
                 np.testing.assert_allclose(alone.actions, chunk.actions, atol=1e-5)
+
+
+def test_a_method_that_needs_a_tower_is_refused(folder: Path) -> None:
+    policy = foveate.load_policy(folder, pruner={"name": "visionzip", "keep_ratio": 0.25})
+    with pytest.raises(FoveateError, match="VisionZip goes by attention of its vision tower, and ToyOFT shows none"):
+        policy.infer(frames(policy)[0])
 
 
 def test_where_text_and_actions_looked(folder: Path) -> None:

@@ -84,7 +84,7 @@ def measure(
                 chunk = (
                     policy.attend([frame], mode.request)[0][0]
                     if mode.request
-                    else policy.infer(frame, evidence=mode.options)
+                    else policy.infer(frame, evidence=mode.options, session="bench")
                 )
                 if chunk.trace is not None:
                     store.submit(chunk.trace, frame, meta, chunk.actions)

@@ -41,7 +41,11 @@ VERBS: dict[tuple[str, ...], tuple[str, str, str]] = {
         "accuracy against cost: the learned head over lambda",
     ),
     ("sweep", "threshold"): ("foveate.cli.value.verbs", "threshold", "accuracy against cost: uncertainty thresholds"),
-    ("sweep", "pruning"): ("foveate.cli.value.verbs", "pruning", "accuracy against cost: vision tokens kept"),
+    ("sweep", "pruning"): (
+        "foveate.cli.sweep",
+        "pruning",
+        "tokens kept against accuracy; with --env every method in closed loop",
+    ),
     ("sweep", "seeds"): ("foveate.cli.value.verbs", "seeds", "mean and deviation over runs of several seeds"),
     ("sweep", "oracle"): (
         "foveate.cli.value.verbs",

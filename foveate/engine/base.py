@@ -39,6 +39,8 @@ class Inference:
     """bool [B, N]: the prefix before pruning, padding and absent cameras False."""
     post_lengths: Tensor
     """int64 [B]: tokens that the backbone saw; where it dropped some on the way, those that its last layer saw."""
+    layer_tokens: Tensor | None = None
+    """int64 [B, layers]: tokens that each backbone layer saw, 0 for one that did not run; None: all the same."""
     stages_ms: dict[str, float] = field(default_factory=dict)
     """vision, prune, prefill, denoise: milliseconds of the whole batch."""
     attention: AttentionResult | None = None

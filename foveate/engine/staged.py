@@ -21,8 +21,9 @@ from foveate.models.base import NOTHING_AFTER, ActionModel, LayerPruner, ModelIn
 from foveate.models.common.layers import Run, as_written, transpose_storage
 from foveate.models.common.real_time import PreviousChunk
 from foveate.pruning.base import Evidence, State, TokenPruner
+from foveate.pruning.inference import Pruning
 from foveate.tracing.capture import AttentionResult, capture_attention
-from foveate.types import AttentionRequest, Prefix, Selection
+from foveate.types import AttentionRequest, Prefix
 from foveate.util.progress import SILENT, Reporter
 from foveate.util.words import plural
 
@@ -84,16 +85,10 @@ class StagedEngine:
             raise FoveateError(self._cannot_guide())
         timer = StageTimer(inputs.images.device)
         runs = self._runs_of(pruner, attention)
-        chosen: list[Selection] = []
+        pruning = Pruning(pruner, model, inputs, noise, state=state, evidence=evidence)
 
         def fit(prefix: Prefix) -> Prefix:
             return self.buckets.pack(prefix) if self.buckets is not None and runs is self._runs else pack(prefix)
-
-        def prune(prefix: Prefix) -> Prefix:
-            assert pruner is not None
-            queries = model.extra_queries(inputs, noise, pruner.queries)
-            chosen.append(pruner.select(prefix, queries, state=state, evidence=evidence))
-            return fit(chosen[-1].apply(prefix))
 
         result: AttentionResult | None = None
         with ExitStack() as stack:
@@ -101,30 +96,31 @@ class StagedEngine:
                 stack.enter_context(no_compilation())
             if prefilled is None or attention is not None:
                 with timer("vision"):
-                    whole = model.embed_prefix(inputs, run=runs["vision"])
+                    whole = model.embed_prefix(inputs, run=pruning.vision(runs["vision"]))
                 with timer("prune"):
-                    prefix = prune(whole) if pruner is not None and pruner.layer is None else fit(whole)
+                    prefix = pruning.before(whole, fit)
                 if attention is not None:
                     asked = steps or spec.num_steps or 1
                     watch = capture_attention(attention, prefix, model.attention_stacks(), spec.action_horizon, asked)
                     result = stack.enter_context(watch)
-                after = {}
-                if pruner is not None and pruner.layer is not None:
-                    after[pruner.layer] = _told(prune, pruner.layer, result)
+                after = {layer: _told(drop, layer, result) for layer, drop in pruning.after(fit).items()}
                 with timer("prefill"):
-                    cache = model.prefill(prefix, after=after, run=runs["prefill"])
+                    cache = model.prefill(prefix, after=after, run=pruning.prefill(runs["prefill"]))
                     cache = self._cache_for(runs["denoise"], cache)
-                prefilled = Prefilled(whole.layout, chosen[0].keep if chosen else None, whole.mask, cache)
+                prefilled = Prefilled(whole.layout, pruning.keep, whole.mask, cache)
             else:
                 timer.ms.update(dict.fromkeys(("vision", "prune", "prefill"), 0.0))
             with timer("denoise"):
                 if previous is None:
-                    actions = model.decode(prefilled.cache, inputs, noise, steps, run=runs["denoise"])
+                    run = pruning.denoise(runs["denoise"])
+                    actions = model.decode(prefilled.cache, inputs, noise, steps, run=run)
                 else:
                     actions = model.decode_after(prefilled.cache, inputs, noise, steps, previous)  # type: ignore[attr-defined]
+                pruning.remember(prefilled.cache)
         lengths = prefilled.cache.prefix.mask.sum(1)
         there = (prefilled.layout, prefilled.keep, prefilled.mask)
-        return Inference(actions, *there, lengths, timer.ms, result, prefilled)
+        by_layer = prefilled.cache.lengths() if pruning.uneven else None
+        return Inference(actions, *there, lengths, by_layer, timer.ms, result, prefilled)
 
     @property
     def guides(self) -> bool:
@@ -155,6 +151,9 @@ class StagedEngine:
         if attention is not None:
             # Attention is observed inside of layers; it never runs in the path that is measured.
             self._as_written["attention asked for"] += 1
+            return AS_WRITTEN
+        if pruner is not None and pruner.looks_inside:
+            self._as_written["the pruner works inside of the layers"] += 1
             return AS_WRITTEN
         if pruner is not None and pruner.enabled and not self._compile_pruned:
             self._as_written["pruned"] += 1
@@ -246,7 +245,7 @@ def span_of(whole: Prefix, pruner: TokenPruner | None) -> tuple[int, int]:
     full = np.array([int(whole.mask[0, span.start : span.stop].sum()) for span in spans])
     budget = full[None] if pruner is None or not pruner.enabled else pruner.at_most(whole)
     left = np.minimum(full, 1) if budget is None else budget[0]
-    most = full if budget is None or (pruner is not None and pruner.layer is not None) else budget[0]
+    most = full if budget is None or (pruner is not None and pruner.late) else budget[0]
     shortest = longest = 0
     for i, span in enumerate(spans):
         words = span.name == "text"
@@ -278,11 +277,11 @@ def _bytes(cache: PrefixCache) -> int:
     return sum(t.numel() * t.element_size() for pair in cache.keys_values for t in pair)
 
 
-def _told(prune: LayerPruner, layer: int, result: AttentionResult | None) -> LayerPruner:
+def _told(drop: LayerPruner, layer: int, result: AttentionResult | None) -> LayerPruner:
     """The same between two layers, with the attention that is captured told what is left."""
 
     def run(prefix: Prefix) -> Prefix:
-        left = prune(prefix)
+        left = drop(prefix)
         if result is not None:
             result.dropped_after(layer, left)
         return left

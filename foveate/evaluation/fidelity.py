@@ -153,18 +153,20 @@ def _samples(config: EngineCheckConfig, policy: Policy) -> list[tuple[np.ndarray
     noise_shape = policy.spec.noise_shape
     samples = []
     for number in range(config.observations):
-        inputs = policy.processor.inputs([policy.example(config.seed + number)]).to(policy.device)
+        observation = policy.example(config.seed + number)
+        inputs = policy.processor.inputs([observation]).to(policy.device)
         for _ in range(config.noises if noise_shape else 1):
             noise = None
             if noise_shape:
                 noise = torch.from_numpy(rng.standard_normal((1, *noise_shape), np.float32)).to(policy.device)
+            policy.reset("check")
             torch.manual_seed(config.seed)  # a random pruner draws the same patches for both
             result = policy.engine.run(
                 inputs,
                 noise,
                 pruner=policy.pruner,
                 steps=policy.spec.num_steps,
-                state=[{}] if policy.pruner is not None and policy.pruner.has_history else None,
+                state=policy.states([observation], ["check"], policy.pruner),
             )
             keep = np.zeros(0) if result.keep is None else result.keep.keep_mask[0].cpu().numpy()
             samples.append((result.actions[0].float().cpu().numpy(), keep, sum(result.stages_ms.values())))

@@ -106,7 +106,7 @@ def predict(config: PredictConfig, report: Reporter = SILENT, policy: Policy | N
     noise = action_noise(policy.spec.noise_shape, config.seed)
     policy.infer(observation, noise, evidence=evidence, session="warm-up")  # the first one is slow, and is not measured
     policy.reset()
-    chunk = policy.infer(observation, noise, evidence=evidence)
+    chunk = policy.infer(observation, noise, evidence=evidence, session="predict")
     assert chunk.trace is not None
     write_run_files(folder, config, config.seed)
     meta = {"task": "predict", "task_id": 0, "episode": 0, "step": 0, "query": 0, "seed": config.seed}

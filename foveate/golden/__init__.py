@@ -17,7 +17,7 @@ from foveate.engine.registry import make_engine
 from foveate.errors import FoveateError, unknown
 from foveate.golden.report import Report
 
-GROUPS = ("pi0", "lightvla", "vqa", "openvla_oft")
+GROUPS = ("pi0", "lightvla", "vqa", "openvla_oft", "pruning")
 DTYPES = ("float32", "bfloat16")
 
 
@@ -72,7 +72,11 @@ def _run(group: str, folder: Path, report: Report, device: str, dtypes: tuple[st
         from foveate.golden import vqa
 
         vqa.run(folder, report)
-    elif "float32" in dtypes:
+    elif group == "pruning" and "float32" in dtypes:
+        from foveate.golden import pruning
+
+        pruning.run(folder, report, device=device)
+    elif group == "openvla_oft" and "float32" in dtypes:
         from foveate.golden import openvla_oft
 
         openvla_oft.run(folder, report, device=device)

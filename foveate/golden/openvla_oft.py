@@ -33,8 +33,8 @@ from foveate.models.openvla_oft.processing import EMPTY, pad_prompts
 from foveate.models.openvla_oft.weights import load_weights, places_of
 from foveate.pruning import LightVLA
 from foveate.pruning.lightvla import LightVLAPruner
-from foveate.tracing.capture import attention_rows
 from foveate.types import Prefix, Selection
+from foveate.util.attention import attention_rows
 
 HEADS = 4
 """Heads of the golden checkpoint's towers, which none of its files tells."""

@@ -15,8 +15,8 @@ from torch import Tensor, nn
 
 from foveate.models.base import ModelInputs, PrefixCache
 from foveate.models.pi0.model import Pi0
-from foveate.tracing.capture import attention_rows
 from foveate.types import Prefix
+from foveate.util.attention import attention_rows
 
 Recorded = dict[str, Tensor]
 

@@ -22,6 +22,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from foveate.errors import FoveateError
 from foveate.models.common.layers import Run, as_written
 from foveate.models.common.robots import RobotMapping
 from foveate.types import Observation, Phase, Prefix, Selection, TokenLayout
@@ -100,6 +101,17 @@ class PrefixCache:
     last_hidden: Tensor | None = None
     """[B, N, D] after the final norm, where the family or the caller needs it."""
 
+    def lengths(self) -> Tensor:
+        """int64 [B, layers]: real tokens that each layer saw; 0 for a layer that did not run."""
+        columns = []
+        for (keys, _), run in zip(self.keys_values, self.runs, strict=True):
+            mask = self.masks[run]
+            ran = keys.shape[2] > 0
+            columns.append(
+                mask.sum(1) * ran if mask is not None else self.next_position.new_full((len(keys),), keys.shape[2])
+            )
+        return torch.stack(columns, 1)
+
     def repeat(self, times: int) -> PrefixCache:
         """Every sample `times` times in a row, for several flow samples per prefix."""
         if times == 1:
@@ -110,6 +122,17 @@ class PrefixCache:
             masks=[None if m is None else m.repeat_interleave(times, 0) for m in self.masks],
             next_position=self.next_position.repeat_interleave(times, 0),
         )
+
+
+class TowerLayer(NamedTuple):
+    """The layer of a vision tower that patches come out of, for methods that go by its attention."""
+
+    layer: nn.Module
+    """Has `queries_keys(x)`, see `ViTLayer`."""
+    leading: int = 0
+    """Tokens before the patches."""
+    class_token: bool = False
+    """Whether the first of them stands for the whole picture."""
 
 
 LayerPruner = Callable[[Prefix], Prefix]
@@ -160,15 +183,27 @@ class ActionModel(Protocol):
         ...
 
     def attention_stacks(self) -> Mapping[Phase, Sequence[nn.Module]]:
-        """Phase -> the layers that run in it, each with a `self_attn` that has an `observer` and `num_heads`."""
+        """Phase -> the layers that run in it, each with a `self_attn` that has an `observer` and `num_heads`, and with
+        `queries_keys(x, rope)` where pruning methods may go by attention."""
         ...
 
-    def flops(self, views: int, tokens: int, steps: int | None) -> Mapping[str, float]:
+    @property
+    def final_norm(self) -> nn.Module | None:
+        """The norm behind the backbone's last layer; None: pruning methods cannot have it."""
+        ...
+
+    @property
+    def tower(self) -> TowerLayer | None:
+        """Whose attention says what stands out in a picture; None: pruning methods cannot have it."""
+        ...
+
+    def flops(self, views: int, tokens: int | Sequence[int], steps: int | None) -> Mapping[str, float]:
         """GFLOP of one inference by stage (`vision, prefill, denoise`), and their `total`.
 
         Args:
             views: images that are really there.
-            tokens: prefix tokens that the backbone saw, `post_seq_len` in a trace.
+            tokens: prefix tokens that the backbone saw, `post_seq_len` in a trace; or those of each layer, 0 for one
+                that did not run, `layer_tokens` in a trace.
         """
         ...
 
@@ -208,6 +243,15 @@ class Processor(Protocol):
     def picture_patches(self, observation: Observation) -> dict[str, np.ndarray]:
         """View -> bool [rows, columns]: patches that show some of the picture, and not its borders alone."""
         ...
+
+
+class Passage(Protocol):
+    """What may drop tokens while a model runs, as `pruning.inference.Pruning` does it."""
+
+    def vision(self, run: Run) -> Run: ...
+    def before(self, whole: Prefix, fit: Callable[[Prefix], Prefix]) -> Prefix: ...
+    def after(self, fit: Callable[[Prefix], Prefix]) -> Mapping[int, LayerPruner]: ...
+    def prefill(self, run: Run) -> Run: ...
 
 
 class Pruner(Protocol):
@@ -281,6 +325,14 @@ class Family(NamedTuple):
     """The same for people."""
 
 
+def by_layer(tokens: int | Sequence[int], depth: int) -> list[int]:
+    """The tokens of each of so many layers, where they are one number for all or already a number for each."""
+    each = list(tokens) if isinstance(tokens, Sequence) else [tokens] * depth
+    if len(each) != depth:
+        raise FoveateError(f"tokens: expected a number, or one for each of {depth} layers, got {len(each)} of them")
+    return each
+
+
 def embed_views(inputs: ModelInputs, tower: Callable[[Tensor], Tensor]) -> Tensor:
     """Tokens of all views, [B, V * P, D]; the tower [n, 3, H, W] -> [n, P, D] does not run for absent cameras."""
     present, flat = inputs.on_host()[0].flatten(), inputs.images.flatten(0, 1)
@@ -339,3 +391,13 @@ def pack(prefix: Prefix, keep: Tensor | None = None, *, length: int | None = Non
         source=source.masked_fill(~packed_mask, -1),
         full=length is None and bool((lengths == slots).all()),
     )
+
+
+def passed(model: ActionModel, inputs: ModelInputs, passage: Passage | None) -> PrefixCache:
+    """The prefix of a training step, prefilled; without a passage nothing is dropped or packed."""
+    if passage is None:
+        return model.prefill(model.embed_prefix(inputs))
+    whole = model.embed_prefix(inputs, run=passage.vision(as_written))
+    # The run comes after the choice: which layers it leaves out may depend on it.
+    prefix = passage.before(whole, pack)
+    return model.prefill(prefix, after=passage.after(pack), run=passage.prefill(as_written))

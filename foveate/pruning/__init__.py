@@ -13,37 +13,81 @@ from typing import Any
 
 from foveate.errors import FoveateError, unknown
 from foveate.pruning.base import TokenPruner, from_options
+from foveate.pruning.cdpruner import CDPruner
+from foveate.pruning.dart import DART
+from foveate.pruning.depth_drop import DepthDrop
+from foveate.pruning.divprune import DivPrune
 from foveate.pruning.downsample import Downsample
+from foveate.pruning.fastv import FastV
 from foveate.pruning.grids import GridS
 from foveate.pruning.lightvla import LightVLA
 from foveate.pruning.none import NoPruning
 from foveate.pruning.random import Random
+from foveate.pruning.sparsevlm import SparseVLM
 from foveate.pruning.topk_norm import TopKNorm
 from foveate.pruning.uniform_stride import UniformStride
+from foveate.pruning.visionzip import VisionZip
+from foveate.pruning.vla_adp import VLAADP
+from foveate.pruning.vla_pruner import VLAPruner
 
-PrunerConfig = LightVLA | GridS | Random | UniformStride | TopKNorm | Downsample | NoPruning
+PrunerConfig = (
+    LightVLA
+    | GridS
+    | DivPrune
+    | CDPruner
+    | DART
+    | VisionZip
+    | FastV
+    | SparseVLM
+    | VLAADP
+    | VLAPruner
+    | Random
+    | UniformStride
+    | TopKNorm
+    | Downsample
+    | DepthDrop
+    | NoPruning
+)
 
 CONFIGS: dict[str, type] = {
     "lightvla": LightVLA,
     "grids": GridS,
+    "divprune": DivPrune,
+    "cdpruner": CDPruner,
+    "dart": DART,
+    "visionzip": VisionZip,
+    "fastv": FastV,
+    "sparsevlm": SparseVLM,
+    "vla_adp": VLAADP,
+    "vla_pruner": VLAPruner,
     "random": Random,
     "stride": UniformStride,
     "topk_norm": TopKNorm,
     "downsample": Downsample,
+    "depth_drop": DepthDrop,
     "none": NoPruning,
 }
 
 __all__ = [
     "CONFIGS",
+    "DART",
+    "VLAADP",
+    "CDPruner",
+    "DepthDrop",
+    "DivPrune",
     "Downsample",
+    "FastV",
     "GridS",
     "LightVLA",
     "NoPruning",
     "PrunerConfig",
     "Random",
+    "SparseVLM",
     "TokenPruner",
     "TopKNorm",
     "UniformStride",
+    "VLAPruner",
+    "VisionZip",
     "make_config",
     "make_pruner",
 ]

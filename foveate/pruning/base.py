@@ -13,24 +13,30 @@ import dataclasses
 import functools
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, MutableMapping, Sequence
+from collections.abc import Callable, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from foveate.errors import FoveateError
-from foveate.types import KeepSet, Prefix, Selection, Span, TokenLayout
+from foveate.types import KeepSet, Prefix, Selection, Span, SpanKind, TokenLayout
 from foveate.util.checks import number
+
+if TYPE_CHECKING:
+    from foveate.pruning.inside import Inside
 
 Scope = Literal["view", "joint"]
 Evidence = Literal["none", "scores", "matrix"]
 """What a method leaves beside its choice: nothing, light statistics of its scores, or the whole score matrix too."""
+LooksAt = Literal["attention", "tower"]
 State = MutableMapping[str, Any]
 """What a method with a history remembers of one session; empty at its beginning."""
+ROBOT_STATE = "robot_state"
+"""Where a policy puts what the robot's state is now, part by part: name -> float32 [dim], in the robot's units."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,6 +71,10 @@ class Budget:
         # 0.07 * 100 is 7.000000000000001 in binary and must not become 8.
         return patches if self.keep_ratio is None else math.ceil(self.keep_ratio * patches - 1e-9)
 
+    def rounded(self, patches: int) -> int:
+        """The same with a share rounded half to even and no upper limit, as most published code has it."""
+        return round(self.keep_ratio * patches) if self.keep_tokens is None and self.keep_ratio else self.of(patches)
+
 
 @dataclass(frozen=True, kw_only=True)
 class FixedBudget(Budget):
@@ -88,6 +98,8 @@ class TokenPruner(nn.Module, ABC):
     """False where the method never drops a patch."""
     layer: int | None = None
     """Backbone layer behind which the method works, on hidden states; None: before the backbone."""
+    looks_at: frozenset[LooksAt] = frozenset()
+    """What of the model's inside the method needs: attention of the layer behind which it works, or of the tower's."""
     has_history: bool = False
     """Whether `select` needs the session's state."""
     within_budget: bool = False
@@ -107,6 +119,7 @@ class TokenPruner(nn.Module, ABC):
         *,
         state: Sequence[State] | None = None,
         evidence: Evidence = "none",
+        inside: Inside | None = None,
     ) -> Selection:
         """Choose what survives of one batch.
 
@@ -115,6 +128,7 @@ class TokenPruner(nn.Module, ABC):
             queries: [B, T, D], further tokens that the pruner alone may look at (state, noisy actions).
             state: of each sample's session, to read and to write; None: the samples belong to no session.
             evidence: what else the KeepSet shall hold, which the untraced path does not pay for.
+            inside: what the model shows of itself; None: nothing.
         """
 
     def begin(self, width: int) -> None:
@@ -133,6 +147,40 @@ class TokenPruner(nn.Module, ABC):
 
     def save(self, folder: Path) -> None:
         """Write a method's own weights into a policy folder; others write nothing."""
+
+    def layers(self, depth: int) -> tuple[int, ...]:
+        """Layers of a backbone of so many behind which the method chooses; empty: it does so before the backbone."""
+        return () if self.layer is None else (self.layer,)
+
+    def skipped(self, depth: int, layout: TokenLayout, flops: Callable[[Sequence[int]], float]) -> frozenset[int]:
+        """Layers of a backbone of so many that do not run at all.
+
+        Args:
+            flops: of prefill and decoding, out of the tokens that each layer sees; 0 for one that does not run.
+        """
+        return frozenset()
+
+    def action_layer(self, depth: int) -> int | None:
+        """The layer whose attention from actions to patches `remember` is told; None: the method does not ask."""
+        return None
+
+    def remember(self, received: Tensor, state: Sequence[State]) -> None:
+        """Take in where an inference's actions looked.
+
+        Args:
+            received: float32 [B, P], mean over heads and actions; 0 where dropped or absent.
+            state: of each sample's session.
+        """
+
+    @property
+    def looks_inside(self) -> bool:
+        """Whether layers must run as written, since the method sees into them or leaves some out."""
+        return bool(self.looks_at)
+
+    @property
+    def late(self) -> bool:
+        """Whether the method works between backbone layers."""
+        return self.layer is not None
 
     def set_noise_scale(self, scale: float | None) -> None:
         """Exploration noise of a method that explores in training; None: no noise. Others ignore it.
@@ -159,7 +207,7 @@ class TokenPruner(nn.Module, ABC):
 
     def valid_patches(self, prefix: Prefix) -> Tensor:
         """bool [B, P]: patches that are there. Before the backbone a prefix that was packed already is an error."""
-        if self.layer is not None:
+        if self.late:
             return find_patches(prefix)[1]
         if prefix.source is not None or prefix.mask.shape[1] != len(prefix.layout):
             raise FoveateError(
@@ -243,9 +291,10 @@ def top(scores: Tensor, valid: Tensor, count: Tensor | int) -> Tensor:
     return (rank < count) & valid
 
 
-def budget_counts(budget: Budget, valid: Tensor) -> Tensor:
+def budget_counts(budget: Budget | Callable[[int], int], valid: Tensor) -> Tensor:
     """int64 [..., 1]: the budget of each block [..., K] out of its valid patches."""
-    table = [budget.of(n) for n in range(valid.shape[-1] + 1)]
+    of = budget.of if isinstance(budget, Budget) else budget
+    table = [of(n) for n in range(valid.shape[-1] + 1)]
     return torch.tensor(table, device=valid.device)[valid.sum(-1, keepdim=True)]
 
 
@@ -265,19 +314,65 @@ def keep_tokens(prefix: Prefix, keep_mask: Tensor) -> Tensor:
     return keep if prefix.source is None else keep.gather(1, prefix.source.clamp_min(0)) & prefix.mask
 
 
-def find_patches(prefix: Prefix) -> tuple[Tensor, Tensor]:
-    """Where the layout's patches stand in a prefix, packed or not.
+def last_of(prefix: Prefix) -> Tensor:
+    """int64 [B, 1]: the slot of each row's last token."""
+    place = torch.arange(prefix.mask.shape[1], device=prefix.mask.device)
+    return place.where(prefix.mask, -1).argmax(1, keepdim=True)
 
+
+def scaled_layer(published: int, depth: int, of: int = 32) -> int:
+    """A layer of a backbone of `of` layers, in proportion in one of `depth`; the last layer but one at most."""
+    return max(0, min(depth - 2, round(published * depth / of)))
+
+
+def find_tokens(prefix: Prefix, tokens: Tensor) -> tuple[Tensor, Tensor]:
+    """Where tokens of the layout stand in a prefix, packed or not.
+
+    Args:
+        tokens: int64 [T].
     Returns:
-        slots int64 [B, P], 0 for a patch that is not there; bool [B, P], which are there.
+        slots int64 [B, T], 0 for a token that is not there; bool [B, T], which are there.
     """
     batch, slots = prefix.mask.shape
     slot = torch.arange(slots, device=prefix.mask.device).expand(batch, -1)
     # One cell beyond the layout takes what padding slots write.
     token = torch.where(prefix.mask, slot if prefix.source is None else prefix.source, len(prefix.layout))
-    place = slot.new_full((batch, len(prefix.layout) + 1), -1).scatter_(1, token, slot)
-    place = place[:, patch_index(prefix.layout, place.device)]
+    place = slot.new_full((batch, len(prefix.layout) + 1), -1).scatter_(1, token, slot)[:, tokens]
     return place.clamp_min(0), place >= 0
+
+
+def find_patches(prefix: Prefix) -> tuple[Tensor, Tensor]:
+    """Where the layout's patches stand in a prefix, packed or not; see `find_tokens`."""
+    return find_tokens(prefix, patch_index(prefix.layout, prefix.mask.device))
+
+
+def at(x: Tensor, slots: Tensor) -> Tensor:
+    """x [B, N, D] at slots [B, R] -> [B, R, D]."""
+    return x.gather(1, slots[..., None].expand(-1, -1, x.shape[-1]))
+
+
+def patches_of(prefix: Prefix) -> Tensor:
+    """[B, P, D]: the tokens of all patches, packed or not; what stands for one that is not there means nothing."""
+    return at(prefix.embeds, find_patches(prefix)[0])
+
+
+def with_patches(prefix: Prefix, patches: Tensor, which: Tensor) -> Tensor:
+    """[B, N, D]: the prefix's tokens with those of the patches that `which` [B, P] marks out of patches [B, P, D]."""
+    embeds, slots = prefix.embeds.clone(), find_patches(prefix)[0]
+    row, patch = which.nonzero(as_tuple=True)
+    embeds[row, slots[row, patch]] = patches[row, patch].to(embeds.dtype)
+    return embeds
+
+
+def words_of(prefix: Prefix, kinds: Sequence[SpanKind] = ("text",)) -> tuple[Tensor, Tensor]:
+    """Where the tokens of these kinds behind the pictures stand, packed or not.
+
+    Returns:
+        slots int64 [B, T], 0 for a token that is not there; bool [B, T], which are there.
+    """
+    first = prefix.layout.images[-1].stop if prefix.layout.images else 0
+    tokens = [token for token in prefix.layout.tokens_of(*kinds).tolist() if token >= first]
+    return find_tokens(prefix, torch.tensor(tokens, dtype=torch.int64, device=prefix.mask.device))
 
 
 def renumbered(mask: Tensor) -> Tensor:

@@ -17,7 +17,7 @@ import dataclasses
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, NamedTuple, get_args
+from typing import Any, Literal, NamedTuple, get_args
 
 import torch
 import torch.nn.functional as F
@@ -140,6 +140,7 @@ class LightVLAPruner(TokenPruner):
         *,
         state: Sequence[State] | None = None,
         evidence: Evidence = "none",
+        **_: Any,
     ) -> Selection:
         # Under autocast the score would fall to bfloat16, in training alone.
         with torch.autocast(prefix.embeds.device.type, enabled=False):

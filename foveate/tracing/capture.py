@@ -20,6 +20,7 @@ from torch import Tensor
 
 from foveate.errors import FoveateError, unknown
 from foveate.types import AttentionMaps, AttentionRequest, Phase
+from foveate.util.attention import attention_rows, mask_rows
 from foveate.util.words import plural
 
 if TYPE_CHECKING:
@@ -29,20 +30,6 @@ STACKS: dict[Phase, str] = {"prefix": "backbone", "suffix": "action expert"}
 """Phase -> what the layers that run in it are called."""
 
 Observer = Callable[[Tensor, Tensor, Tensor | None], None]
-
-
-def attention_rows(q_BHRK: Tensor, k_BGSK: Tensor, mask: Tensor | None) -> Tensor:
-    """Attention probabilities of the given query rows, float32 [B, H, R, S].
-
-    Args:
-        mask: bool, broadcastable to [B, H, R, S]; masked keys get exactly 0.
-    """
-    heads, groups = q_BHRK.shape[1], k_BGSK.shape[1]
-    keys = k_BGSK.float().repeat_interleave(heads // groups, 1)
-    scores = q_BHRK.float() @ keys.transpose(-1, -2) * q_BHRK.shape[-1] ** -0.5
-    if mask is not None:
-        scores = scores.masked_fill(~mask, float("-inf"))
-    return scores.softmax(-1)
 
 
 class Places:
@@ -84,13 +71,6 @@ class Places:
 def rows_at(q: Tensor, slots: Tensor) -> Tensor:
     """Queries q [B, H, N, K] at slots [B, R] -> [B, H, R, K]."""
     return q.gather(2, slots[:, None, :, None].expand(-1, q.shape[1], -1, q.shape[-1]))
-
-
-def mask_rows(mask: Tensor | None, slots: Tensor) -> Tensor | None:
-    """The rows of a mask for the queries at slots [B, R]; a mask of the keys alone is every row's."""
-    if mask is None or mask.shape[2] == 1:
-        return mask
-    return mask.gather(2, slots[:, None, :, None].expand(-1, mask.shape[1], -1, mask.shape[-1]))
 
 
 class AttentionResult:

@@ -71,6 +71,8 @@ FIELDS: tuple[Field, ...] = (
     Field("routing.seq_lens.pre_task_len", "int", "tokens behind the pictures, before pruning", unit="tokens"),
     Field("routing.seq_lens.post_task_len", "int", "the same, counted after pruning", unit="tokens"),
     Field("routing.seq_lens.prefix_reused", "int", "1: the actions go on from the prefix of an earlier inference"),
+    Field("routing.layer_tokens", "list", "prefix tokens that each layer saw, 0: it did not run; absent: all alike"),
+    Field("routing.history.*", "tensor", "what a method with a history went by"),
     Field("routing.score_stats.max_per_query", "tensor", "each query's largest score", "Q", "float32"),
     Field("routing.score_stats.entropy_per_query", "tensor", "of the softmax of its scores", "Q", "float32", "nats"),
     Field("routing.score_stats.tied_per_query", "tensor", "whether its best patch is tied with another", "Q", "bool"),

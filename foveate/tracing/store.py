@@ -285,6 +285,10 @@ def _routing(trace: Trace) -> dict[str, Any]:
     }
     if trace.seq_lens:
         routing["seq_lens"] = {name: int(length) for name, length in trace.seq_lens.items()}
+    if trace.layer_tokens:
+        routing["layer_tokens"] = list(trace.layer_tokens)
+    if history := {n.removeprefix("history_"): np.asarray(v) for n, v in keep.items() if n.startswith("history_")}:
+        routing["history"] = history
     for name in ("router_scores", "raw_score", "coordinates"):
         if name in keep:
             routing[name] = np.asarray(keep.pop(name), np.float32)

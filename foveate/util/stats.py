@@ -122,6 +122,18 @@ def permutation_test(a: Sequence[float], b: Sequence[float], resamples: int = 10
     return float(found.pvalue)
 
 
+def sign_test(a: Sequence[bool], b: Sequence[bool]) -> float:
+    """Two-sided exact p-value that two success rates over the same trials are equal (McNemar 1947, binomial form): only
+    the trials in which the two differ count. 1 where none does.
+    """
+    if len(a) != len(b):
+        raise ValueError(f"expected pairs, got {len(a)} and {len(b)}")
+    first = sum(bool(x) and not y for x, y in zip(a, b, strict=True))
+    second = sum(bool(y) and not x for x, y in zip(a, b, strict=True))
+    tail = sum(math.comb(first + second, k) for k in range(min(first, second) + 1))
+    return float(min(1.0, 2 * tail / 2 ** (first + second)))
+
+
 def holm(p_values: Sequence[float]) -> list[float]:
     """Holm's step-down correction (S. Holm, 1979) of one family of tests; NaN stays NaN and counts for nothing."""
     real = sorted((p, i) for i, p in enumerate(p_values) if not math.isnan(p))

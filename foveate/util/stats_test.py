@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from foveate.util.stats import bootstrap_mean, holm, paired_difference, permutation_test, wilson
+from foveate.util.stats import bootstrap_mean, holm, paired_difference, permutation_test, sign_test, wilson
 
 
 def test_permutation_test_counts_all_divisions():
@@ -98,3 +98,15 @@ def test_paired_difference_is_newcombes():
     low, high = paired_difference([1, 1, 1], [0, 0, 0])
     assert 0 < low < high == 1.0
     assert paired_difference([], []) == (-1.0, 1.0)
+
+
+def test_sign_test_counts_the_trials_that_differ():
+    rng = np.random.default_rng(0)
+    for n in (0, 1, 5, 40):
+        a, b = rng.random(n) < 0.7, rng.random(n) < 0.4
+        only_a, only_b = int((a & ~b).sum()), int((~a & b).sum())
+        expected = stats.binomtest(only_a, only_a + only_b).pvalue if only_a + only_b else 1.0
+        assert sign_test(a.tolist(), b.tolist()) == pytest.approx(expected)
+    assert sign_test([True] * 6, [False] * 6) == pytest.approx(2 / 64)
+    with pytest.raises(ValueError, match="expected pairs"):
+        sign_test([True], [])

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from foveate.errors import FoveateError
-from foveate.models.base import NOTHING_AFTER, LayerPruner, ModelInputs, ModelSpec, PrefixCache
+from foveate.models.base import NOTHING_AFTER, LayerPruner, ModelInputs, ModelSpec, PrefixCache, by_layer
 from foveate.models.common.layers import GatedMLP, RMSNorm, RotaryAttention, Run, as_written, rope_table
 from foveate.types import Phase, Prefix, Span, TokenLayout
 
@@ -22,6 +22,9 @@ class Layer(nn.Module):
         super().__init__()
         self.input_norm, self.output_norm = RMSNorm(WIDTH), RMSNorm(WIDTH)
         self.self_attn, self.mlp = RotaryAttention(WIDTH, HEADS, 1, WIDTH // HEADS), GatedMLP(WIDTH, 64)
+
+    def queries_keys(self, x: Tensor, rope: tuple[Tensor, Tensor] | None) -> tuple[Tensor, Tensor]:
+        return self.self_attn.queries_keys(self.input_norm(x), rope)
 
     def forward(self, x: Tensor, rope: tuple[Tensor, Tensor], mask: Tensor | None) -> tuple[Tensor, Any]:
         out, own = self.self_attn(self.input_norm(x), rope, mask)
@@ -80,11 +83,11 @@ class ToyOFT(nn.Module):
     ) -> PrefixCache:
         x, tokens, keys_values = prefix.embeds, prefix, []
         masks, runs = [None if prefix.full else prefix.mask], []
-        for number, layer in enumerate(self.layers):
+        for number in range(len(self.layers)):
             rope = rope_table(tokens.position_ids, WIDTH // HEADS, x.dtype)
             mask = masks[-1]
-            x, own = run(layer, x, rope, None if mask is None else mask[:, None, None])
-            keys_values.append(own)
+            x, own = run(self.backbone, x, rope, None if mask is None else mask[:, None, None], number, number + 1)
+            keys_values += own
             runs.append(len(masks) - 1)
             if number in after:
                 tokens = after[number](dataclasses.replace(tokens, embeds=x))
@@ -92,6 +95,15 @@ class ToyOFT(nn.Module):
                 masks.append(None if tokens.full else tokens.mask)
         next_position = prefix.position_ids.amax(1) + 1
         return PrefixCache(keys_values, masks, runs, next_position, tokens, self.norm(x))
+
+    def backbone(
+        self, x: Tensor, rope: tuple[Tensor, Tensor], mask: Tensor | None, start: int, stop: int
+    ) -> tuple[Tensor, list[Any]]:
+        made = []
+        for layer in self.layers[start:stop]:
+            x, own = layer(x, rope, mask)
+            made.append(own)
+        return x, made
 
     def decode(
         self,
@@ -111,9 +123,16 @@ class ToyOFT(nn.Module):
         # Every row holds each placeholder once, in order, whatever else was dropped.
         return self.head(hidden[token >= start].view(len(hidden), self.spec.action_horizon, WIDTH))
 
+    tower = None
+    """Patches come out of a convolution."""
+
+    @property
+    def final_norm(self) -> nn.Module:
+        return self.norm
+
     def attention_stacks(self) -> Mapping[Phase, Sequence[nn.Module]]:
         return {"prefix": self.layers, "suffix": self.layers}
 
-    def flops(self, views: int, tokens: int, steps: int | None) -> dict[str, float]:
-        stages = {"vision": views * 1e-6, "prefill": tokens * 1e-6, "denoise": 1e-6}
+    def flops(self, views: int, tokens: int | Sequence[int], steps: int | None) -> dict[str, float]:
+        stages = {"vision": views * 1e-6, "prefill": sum(by_layer(tokens, len(self.layers))) * 1e-6, "denoise": 1e-6}
         return {**stages, "total": sum(stages.values())}

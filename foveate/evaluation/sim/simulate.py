@@ -408,5 +408,5 @@ def _meta(config: SimConfig, query: Query, variant: str) -> dict[str, Any]:
 def _gflops(policy: Policy, trace: Trace) -> float:
     assert trace.keep is not None
     views = sum(bool(trace.keep["valid"][part].any()) for part in trace.layout.view_slices.values())
-    tokens = trace.seq_lens["post_seq_len"]
+    tokens = trace.layer_tokens or trace.seq_lens["post_seq_len"]
     return policy.flops(views, tokens)["total"]

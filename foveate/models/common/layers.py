@@ -170,6 +170,17 @@ class RotaryAttention(nn.Module):
         k, v = self._heads(kv).chunk(2, dim=1)
         return apply_rope(k, *rope), v
 
+    def queries_keys(self, x: Tensor, rope: tuple[Tensor, Tensor] | None) -> tuple[Tensor, Tensor]:
+        """Queries [B, H, T, K] and keys [B, G, T, K] of some tokens, for who looks at attention beside the kernel.
+
+        Args:
+            rope: of these tokens; None: not rotated.
+        """
+        H, G = self.num_heads, self.num_kv_heads
+        qk = self._heads(F.linear(x, self.qkv_proj.weight[: (H + G) * self.head_dim]))
+        qk = qk if rope is None else apply_rope(qk, *rope)
+        return qk[:, :H], qk[:, H:]
+
     def forward(
         self, x: Tensor, rope: tuple[Tensor, Tensor], mask: Tensor | None, past: tuple[Tensor, Tensor] | None = None
     ) -> tuple[Tensor, tuple[Tensor, Tensor]]:
@@ -229,10 +240,19 @@ class ViTLayer(nn.Module):
         self.attention_scale = nn.Parameter(torch.ones(width)) if layer_scale else None
         self.mlp_scale = nn.Parameter(torch.ones(width)) if layer_scale else None
 
+    def _heads(self, x: Tensor) -> Tensor:
+        """x [B, P, D] -> q, k and v, [3, B, H, P, K]."""
+        qkv: Tensor = self.qkv_proj(self.layer_norm1(x)).unflatten(-1, (3, self.num_heads, -1))
+        return qkv.permute(2, 0, 3, 1, 4)
+
+    def queries_keys(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Queries and keys, each [B, H, P, K], for who looks at attention beside the kernel."""
+        q, k, _ = self._heads(x)
+        return q, k
+
     def forward(self, x: Tensor) -> Tensor:
         """x [B, P, D] -> [B, P, D]."""
-        qkv = self.qkv_proj(self.layer_norm1(x)).unflatten(-1, (3, self.num_heads, -1))
-        q, k, v = qkv.permute(2, 0, 3, 1, 4)
+        q, k, v = self._heads(x)
         out = F.scaled_dot_product_attention(q, k, v)
         x = x + _scaled(self.out_proj(out.transpose(1, 2).flatten(2)), self.attention_scale)
         x = x + _scaled(self.fc2(self.activation(self.fc1(self.layer_norm2(x)))), self.mlp_scale)

@@ -6,6 +6,9 @@ the pruner's scores.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
+from foveate.models.base import by_layer
 from foveate.models.openvla_oft.config import OFTConfig, TowerConfig
 
 
@@ -24,12 +27,15 @@ def _tower(t: TowerConfig, patches: int, patch_size: int) -> float:
     return embed + (t.depth - 1) * layer
 
 
-def prefill_flops(config: OFTConfig, tokens: int) -> float:
-    """The backbone over a sequence of `tokens` tokens (after pruning and packing)."""
+def prefill_flops(config: OFTConfig, tokens: int | Sequence[int]) -> float:
+    """The backbone over a sequence of `tokens` tokens (after pruning and packing), or of so many in each layer."""
     g = config.llm
-    projections = 4 * tokens * g.width * g.head_dim * (g.num_heads + g.num_kv_heads)
-    attention = 4 * tokens * tokens * g.num_heads * g.head_dim
-    return g.depth * (projections + attention + 6 * tokens * g.width * g.mlp_dim)
+
+    def layer(n: int) -> float:
+        projections = 4 * n * g.width * g.head_dim * (g.num_heads + g.num_kv_heads)
+        return projections + 4 * n * n * g.num_heads * g.head_dim + 6 * n * g.width * g.mlp_dim
+
+    return sum(map(layer, by_layer(tokens, g.depth)))
 
 
 def head_flops(config: OFTConfig) -> float:
@@ -39,7 +45,7 @@ def head_flops(config: OFTConfig) -> float:
     return 2 * config.action_horizon * step
 
 
-def gflops(config: OFTConfig, *, views: int, tokens: int) -> dict[str, float]:
+def gflops(config: OFTConfig, *, views: int, tokens: int | Sequence[int]) -> dict[str, float]:
     """GFLOP of one inference by stage, and their `total`; `denoise` is the action head."""
     stages = {
         "vision": vision_flops(config, views) / 1e9,

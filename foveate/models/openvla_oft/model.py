@@ -14,7 +14,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import itertools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -25,9 +25,11 @@ from foveate.models.base import (
     NOTHING_AFTER,
     LayerPruner,
     ModelInputs,
+    Passage,
     PrefixCache,
+    TowerLayer,
     embed_views,
-    pack,
+    passed,
     span_counts,
 )
 from foveate.models.common.layers import (
@@ -41,7 +43,7 @@ from foveate.models.common.layers import (
 )
 from foveate.models.openvla_oft.config import LlamaConfig, OFTConfig, TowerConfig
 from foveate.models.openvla_oft.flops import gflops
-from foveate.types import Phase, Prefix, Selection, Span, TokenLayout
+from foveate.types import Phase, Prefix, Span, TokenLayout
 
 STOP = 2
 """Token at the end of the sequence."""
@@ -82,6 +84,10 @@ class LlamaLayer(nn.Module):
         self.self_attn = RotaryAttention(config.width, config.num_heads, config.num_kv_heads, config.head_dim)
         self.post_attention_layernorm = RMSNorm(config.width, config.rms_norm_eps, base=0.0)
         self.mlp = GatedMLP(config.width, config.mlp_dim, F.silu)
+
+    def queries_keys(self, x: Tensor, rope: tuple[Tensor, Tensor] | None) -> tuple[Tensor, Tensor]:
+        """What some of the tokens that enter the layer ask and answer with; see `RotaryAttention.queries_keys`."""
+        return self.self_attn.queries_keys(self.input_layernorm(x), rope)
 
     def forward(
         self, x: Tensor, rope: tuple[Tensor, Tensor], mask: Tensor | None
@@ -277,25 +283,30 @@ class OpenVLAOFT(nn.Module):
         actions: Tensor = run(self.head, hidden.reshape(len(hidden), self.config.action_horizon, -1)).float()
         return actions
 
-    def forward(
-        self, inputs: ModelInputs, actions: Tensor, select: Callable[[Prefix], Selection] | None = None
-    ) -> Tensor:
+    def forward(self, inputs: ModelInputs, actions: Tensor, passage: Passage | None = None) -> Tensor:
         """L1 loss, element by element: |predicted - actions|, float32 [B, H, A].
 
         Args:
             actions: float32 [B, H, A], normalised.
-            select: chooses among the sequence's tokens.
+            passage: what drops tokens of the sequence.
         """
-        prefix = self.embed_prefix(inputs)
-        if select is not None:
-            selection = select(prefix)
-            prefix = selection.apply(prefix)
-            prefix = prefix if selection.keeps_length else pack(prefix)
-        return (self.decode(self.prefill(prefix), inputs, None) - actions).abs()
+        return (self.decode(passed(self, inputs, passage), inputs, None) - actions).abs()
 
     def attention_stacks(self) -> Mapping[Phase, Sequence[nn.Module]]:
         layers: Sequence[nn.Module] = self.llm.layers  # type: ignore[assignment]  # a ModuleList is one in practice
         return {"prefix": layers, "suffix": layers}
 
-    def flops(self, views: int, tokens: int, steps: int | None = None) -> dict[str, float]:
+    @property
+    def final_norm(self) -> nn.Module:
+        return self.llm.norm
+
+    @property
+    def tower(self) -> TowerLayer:
+        """DINOv2's, which has a class token; of a tower without one SigLIP's."""
+        leading = self.config.dino.registers
+        if leading:
+            return TowerLayer(self.dino.layers[-1], leading, class_token=True)
+        return TowerLayer(self.siglip.layers[-1])
+
+    def flops(self, views: int, tokens: int | Sequence[int], steps: int | None = None) -> dict[str, float]:
         return gflops(self.config, views=views, tokens=tokens)

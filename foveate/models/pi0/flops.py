@@ -7,6 +7,9 @@ pruner's scores, together below one percent at the published sizes.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
+from foveate.models.base import by_layer
 from foveate.models.pi0.config import GemmaConfig, Pi0Config
 
 
@@ -19,31 +22,33 @@ def vision_flops(config: Pi0Config, views: int) -> float:
     return views * (embed + v.num_hidden_layers * layer + 2 * n * h * v.projection_dim)
 
 
-def prefill_flops(config: Pi0Config, tokens: int) -> float:
-    """The backbone over a prefix of `tokens` tokens (after pruning and packing)."""
+def prefill_flops(config: Pi0Config, tokens: int | Sequence[int]) -> float:
+    """The backbone over a prefix of `tokens` tokens (after pruning and packing), or of so many in each layer."""
     g = config.llm
-    keys_values = 4 * tokens * g.width * g.num_kv_heads * g.head_dim
-    return (g.depth - 1) * _layer(g, tokens, tokens) + keys_values
+    *layers, last = by_layer(tokens, g.depth)
+    keys_values = 4 * last * g.width * g.num_kv_heads * g.head_dim
+    return sum(_layer(g, n, n) for n in layers) + keys_values
 
 
-def denoise_flops(config: Pi0Config, tokens: int, num_steps: int) -> float:
-    """All Euler steps of the action expert against `tokens` cached prefix tokens."""
+def denoise_flops(config: Pi0Config, tokens: int | Sequence[int], num_steps: int) -> float:
+    """All Euler steps of the action expert against `tokens` cached prefix tokens, or so many of each layer."""
     g, horizon, width = config.expert, config.action_horizon, config.expert.width
-    seen = tokens + horizon if config.pi05 else tokens + 1 + horizon
-    step = 4 * horizon * config.action_dim * width + g.depth * _layer(g, horizon, seen)
+    seen = [n for n in by_layer(tokens, g.depth) if n]  # a layer that did not run has no expert's layer either
+    own = horizon if config.pi05 else 1 + horizon
+    step = 4 * horizon * config.action_dim * width + sum(_layer(g, horizon, n + own) for n in seen)
     if config.pi05:  # the condition of the adaptive norms: two layers of the time MLP, one map per norm
         return num_steps * (step + 4 * width * width + (2 * g.depth + 1) * 6 * width * width)
     # π0's state token goes through the expert once and stays in the cache.
-    state = 2 * config.action_dim * width + g.depth * _layer(g, 1, tokens + 1)
+    state = 2 * config.action_dim * width + sum(_layer(g, 1, n + 1) for n in seen)
     return state + num_steps * (step + 6 * horizon * width * width)
 
 
-def gflops(config: Pi0Config, *, views: int, tokens: int, num_steps: int) -> dict[str, float]:
+def gflops(config: Pi0Config, *, views: int, tokens: int | Sequence[int], num_steps: int) -> dict[str, float]:
     """GFLOP of one inference by stage, and their `total`.
 
     Args:
         views: images that are really there.
-        tokens: prefix tokens that the backbone saw, `post_seq_len` in a trace.
+        tokens: prefix tokens that the backbone saw, `post_seq_len` in a trace; or those of each layer.
     """
     stages = {
         "vision": vision_flops(config, views) / 1e9,

@@ -25,9 +25,12 @@ from foveate.models.base import (
     NOTHING_AFTER,
     LayerPruner,
     ModelInputs,
+    Passage,
     PrefixCache,
+    TowerLayer,
     embed_views,
     pack,
+    passed,
     span_counts,
 )
 from foveate.models.common.layers import (
@@ -45,7 +48,7 @@ from foveate.models.common.layers import (
 from foveate.models.common.real_time import PreviousChunk, guided
 from foveate.models.pi0.config import GemmaConfig, Pi0Config
 from foveate.models.pi0.flops import gflops
-from foveate.types import Phase, Prefix, Selection, Span, TokenLayout
+from foveate.types import Phase, Prefix, Span, TokenLayout
 
 MIN_PERIOD, MAX_PERIOD = 4e-3, 4.0
 """Of the sinusoidal time embedding; time runs over [0, 1]."""
@@ -64,6 +67,16 @@ class GemmaLayer(nn.Module):
         self.self_attn = RotaryAttention(config.width, config.num_heads, config.num_kv_heads, config.head_dim)
         self.post_attention_layernorm = norm()
         self.mlp = GatedMLP(config.width, config.mlp_dim)
+
+    def queries_keys(
+        self,
+        x: Tensor,
+        rope: tuple[Tensor, Tensor] | None,
+        modulation: tuple[Tensor, Tensor] | None = None,
+    ) -> tuple[Tensor, Tensor]:
+        """What some of the tokens that enter the layer ask and answer with; see `RotaryAttention.queries_keys`."""
+        normed = self.input_layernorm(x) if modulation is None else self.input_layernorm(x, modulation[0])[0]
+        return self.self_attn.queries_keys(normed, rope)
 
     def forward(
         self,
@@ -321,6 +334,9 @@ class Pi0(nn.Module):
         masks = [None if mask is None else F.pad(mask, (0, 1), value=True) for mask in masks]
         joined = []
         for layer, (keys, values), seen in zip(self.expert.layers, keys_values, runs, strict=True):
+            if not keys.shape[2]:  # a layer that did not run in the prefill runs nowhere
+                joined.append((keys, values))
+                continue
             x, (k, v) = layer(x, rope, _keys(masks[seen]), (keys, values))
             joined.append((torch.cat((keys, k), 2), torch.cat((values, v), 2)))
         return joined, masks, next_position + 1
@@ -370,6 +386,8 @@ class Pi0(nn.Module):
         """
         x = self.embed_suffix(state, x_t, time).to(self.expert.dtype)
         for i, (layer, past, seen) in enumerate(zip(self.expert.layers, keys_values, runs, strict=True)):
+            if not past[0].shape[2]:  # skipped in the prefill
+                continue
             x, _ = layer(x, rope, masks[seen], past, table and (table[2 * i], table[2 * i + 1]))
         x = self.expert.norm(x, table[-1])[0] if table else self.expert.norm(x)
         v_t: Tensor = self.action_out_proj(x[:, -self.config.action_horizon :].float())
@@ -491,7 +509,15 @@ class Pi0(nn.Module):
     def attention_stacks(self) -> Mapping[Phase, Sequence[nn.Module]]:
         return {"prefix": self.llm.layers, "suffix": self.expert.layers}
 
-    def flops(self, views: int, tokens: int, steps: int | None = None) -> dict[str, float]:
+    @property
+    def final_norm(self) -> nn.Module:
+        return self.llm.norm
+
+    @property
+    def tower(self) -> TowerLayer:
+        return TowerLayer(self.vision.layers[-1])
+
+    def flops(self, views: int, tokens: int | Sequence[int], steps: int | None = None) -> dict[str, float]:
         return gflops(self.config, views=views, tokens=tokens, num_steps=steps or self.config.num_steps)
 
     # ---- whole passes -------------------------------------------------------------------------------
@@ -520,7 +546,7 @@ class Pi0(nn.Module):
         actions: Tensor,
         noise: Tensor,
         time: Tensor,
-        select: Callable[[Prefix, Tensor], Selection] | None = None,
+        prune: Callable[[Tensor], Passage] | None = None,
     ) -> Tensor:
         """Flow-matching loss, element by element: (v_t - (noise - actions))^2 at x_t = t noise + (1 - t) actions.
 
@@ -528,7 +554,7 @@ class Pi0(nn.Module):
             actions: float32 [B, H, A], normalised.
             noise: [B, F, H, A] or [B, H, A]; F flow samples share one prefix.
             time: [B, F] or [B], in (0, 1].
-            select: chooses among the prefix's tokens, given the first flow sample's noisy actions [B, H, A].
+            prune: what drops tokens of the prefix, given the first flow sample's noisy actions [B, H, A].
         Returns:
             float32, of the shape of `noise`.
         """
@@ -538,12 +564,7 @@ class Pi0(nn.Module):
         flows = noise.shape[1]
         x_t = time[..., None, None] * noise + (1 - time[..., None, None]) * actions[:, None]
         target = noise - actions[:, None]
-        prefix = self.embed_prefix(inputs)
-        if select is not None:
-            selection = select(prefix, x_t[:, 0])
-            prefix = selection.apply(prefix)
-            prefix = prefix if selection.keeps_length else pack(prefix)
-        cache = self.prefill(prefix).repeat(flows)
+        cache = passed(self, inputs, None if prune is None else prune(x_t[:, 0])).repeat(flows)
         v_t = self.velocity(cache, inputs.state.repeat_interleave(flows, 0), x_t.flatten(0, 1), time.flatten())
         return F.mse_loss(target.flatten(0, 1), v_t, reduction="none").view(shape)
 

@@ -20,7 +20,7 @@ def measure_pruner(policy: Policy, frame: Frame, config: OcclusionConfig) -> Row
     if policy.pruner is None or not policy.pruner.enabled:
         return None
     noise = action_noise(policy.spec.noise_shape, *key_of(frame, config.seed))
-    trace = policy.infer(frame.observation, noise, evidence=TraceOptions(routing=True)).trace
+    trace = policy.infer(frame.observation, noise, evidence=TraceOptions(routing=True), session="kept").trace
     assert trace is not None and trace.keep is not None
 
     def keep(masks: np.ndarray) -> list[np.ndarray]:

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 from torch import nn
 
+from foveate.errors import FoveateError
 from foveate.pruning.base import TokenPruner, pruning_stats
 from foveate.training.config import NoiseConfig
 from foveate.training.schedule import pruner_noise
@@ -18,6 +19,12 @@ class PolicyObjective(nn.Module):
 
     def __init__(self, model: nn.Module, noise: NoiseConfig, pruner: TokenPruner | None = None) -> None:
         super().__init__()
+        if pruner is not None and pruner.has_history:
+            name = type(pruner).__name__.removesuffix("Pruner")
+            raise FoveateError(
+                f"{name} chooses by earlier control steps, and training samples belong to no episode; train without a "
+                "pruner, or with one that has no history"
+            )
         self.model, self.noise, self.pruner = model, noise, pruner
 
     def set_token_pruner_noise_scale(self, scale: float | None) -> None:

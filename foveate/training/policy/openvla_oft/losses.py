@@ -9,6 +9,7 @@ from torch import Tensor
 
 from foveate.models.base import ModelInputs
 from foveate.models.openvla_oft.model import OpenVLAOFT
+from foveate.pruning.inference import Pruning
 from foveate.training.policy.objective import PolicyObjective
 
 
@@ -33,5 +34,6 @@ class L1Regression(PolicyObjective):
 
     def forward(self, batch: ChunkBatch) -> Tensor:
         """The mean absolute error over all elements of the batch; masked ones count as 0, as in flow matching."""
-        error = self.model(batch.inputs, batch.actions, None if self.pruner is None else self.pruner.select)
+        passage = None if self.pruner is None else Pruning(self.pruner, self.model, batch.inputs, None)
+        error = self.model(batch.inputs, batch.actions, passage)
         return (error * batch.mask[..., None]).mean()

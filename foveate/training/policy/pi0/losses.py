@@ -15,9 +15,8 @@ from torch import Generator, Tensor
 
 from foveate.models.base import ModelInputs
 from foveate.models.pi0.model import Pi0
-from foveate.pruning.base import TokenPruner
+from foveate.pruning.inference import Pruning
 from foveate.training.policy.objective import PolicyObjective
-from foveate.types import Prefix, Selection
 
 TIME_SCALE, TIME_OFFSET = 0.999, 0.001
 
@@ -59,12 +58,9 @@ class FlowMatching(PolicyObjective):
         Dividing by the number of all elements, not of the unmasked ones, makes the mean over equal
         shares of a batch equal the batch's own loss, on which data-parallel training rests.
         """
-        select = None if self.pruner is None else self._select(self.pruner, batch.inputs)
-        error = self.model(batch.inputs, batch.actions, batch.noise, batch.time, select)
+        prune = None if self.pruner is None else self._prune(batch.inputs)
+        error = self.model(batch.inputs, batch.actions, batch.noise, batch.time, prune)
         return (error * batch.mask[:, None, :, None]).mean()
 
-    def _select(self, pruner: TokenPruner, inputs: ModelInputs) -> Callable[[Prefix, Tensor], Selection]:
-        def select(prefix: Prefix, noisy_actions: Tensor) -> Selection:
-            return pruner.select(prefix, self.model.extra_queries(inputs, noisy_actions, pruner.queries))
-
-        return select
+    def _prune(self, inputs: ModelInputs) -> Callable[[Tensor], Pruning]:
+        return lambda noisy_actions: Pruning(self.pruner, self.model, inputs, noisy_actions)

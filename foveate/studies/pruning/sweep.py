@@ -1,0 +1,215 @@
+"""All methods at all budgets in one simulator: what each costs, and whether it beats random patches.
+
+    done = sweep_pruning(SweepPruningConfig(env=EnvConfig(name="metaworld"), budgets=(0.25,), quick=True))
+    done.rows[1].success_rate, done.rows[1].difference, done.rows[1].p_holm
+
+Every method and budget is a run of `foveate eval sim` in a folder of its own, on the same scenes with the same noise,
+one observation per inference; a folder that is there goes on where it was interrupted. With `finalists` a second round
+plays more episodes of the best methods and of all controls, in the same folders.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
+
+from foveate.bench.latency import LatencyConfig, measure_latency
+from foveate.bench.variants import NO_REUSE, Variant, pruner_config, set_up
+from foveate.engine.config import PRESETS
+from foveate.errors import FoveateError, unknown
+from foveate.evaluation.sim.evaluate import Evaluated, evaluate
+from foveate.evaluation.sim.simulate import SimConfig, SuiteConfig, check_first
+from foveate.policy import Policy, at_least_one
+from foveate.pruning import CONFIGS
+from foveate.pruning.base import Budget
+from foveate.studies.pruning.table import SweepRow, compared, outcomes, write_table
+from foveate.util.progress import SILENT, Reporter
+
+CONTROLS = ("random", "stride", "topk_norm", "downsample", "depth_drop")
+"""What a method has to beat, cheapest first."""
+METHODS = (*CONTROLS, *(n for n, config in CONFIGS.items() if issubclass(config, Budget) and n not in CONTROLS))
+"""Everything that takes a budget, controls first."""
+SHIPPED = {"metaworld": "metaworld_tiny", "libero": "libero_tiny"}
+"""Simulator -> the policy that ships for it."""
+OF_A_ROW = ("policy", "pruner", "engine", "num_trials_per_task")
+"""Options of `SuiteConfig` that a run gets otherwise."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SweepPruningConfig(SuiteConfig):
+    """Play a suite with every pruning method at equal budgets, and compare each with random patches."""
+
+    policy: str = ""
+    """Checkpoint folder or shipped policy; left out: the one that ships for the simulator."""
+    methods: tuple[str, ...] = ()
+    """Methods to compare; left out: all that the policy can run. Random is always played."""
+    budgets: tuple[float, ...] = (0.5, 0.25, 0.125)
+    """Shares of the patches that are kept."""
+    finalists: int | None = None
+    """Play a second round of so many of the best methods, and of all controls."""
+    final_trials: int = 50
+    """Episodes per task of the second round, those of the first included."""
+    engines: tuple[str, ...] = ()
+    """Presets (eager, compiled) whose milliseconds are measured beside, on one observation, as bench latency does."""
+    out: str | None = None
+    """Folder of the run folders and of the table; default runs/pruning_<policy>_<suite>."""
+
+    def __post_init__(self) -> None:
+        if not self.policy:
+            if self.env.name not in SHIPPED:
+                raise FoveateError(f"policy: none ships for environment {self.env.name!r}; name one with --policy")
+            object.__setattr__(self, "policy", SHIPPED[self.env.name])
+        if self.env.name == "libero" and self.task_suite_name == "foveate":
+            object.__setattr__(self, "task_suite_name", "libero_object")
+        super().__post_init__()
+        at_least_one(self, "num_trials_per_task", "replan_steps", "num_workers", "finalists", "final_trials")
+        for method in self.methods:
+            if method not in METHODS:
+                raise unknown("pruning method", method, METHODS)
+        for engine in self.engines:
+            if engine not in PRESETS:
+                raise unknown("engine", engine, PRESETS)
+        if not self.budgets or any(not 0 < budget < 1 for budget in self.budgets):
+            raise FoveateError(f"budgets: expected shares between 0 and 1, got {list(self.budgets)}; 0.25 is a quarter")
+        self.simulation("none", None)
+
+    def simulation(self, label: str, trials: int | None) -> SimConfig:
+        """The run of one method and budget.
+
+        Raises:
+            FoveateError: what `SimConfig` refuses.
+        """
+        shared = {f.name: getattr(self, f.name) for f in fields(SuiteConfig) if f.name not in OF_A_ROW}
+        return SimConfig(
+            **shared,
+            policy=self.policy,
+            pruner=pruner_config(label),
+            num_trials_per_task=trials or self.num_trials_per_task,
+            max_batch=1,
+            variant=label,
+            out=str(self.folder / label),
+        )
+
+    @property
+    def folder(self) -> Path:
+        suite = self.task_suite_name.replace(",", "+").replace("/", "-")
+        return Path(self.out or f"runs/pruning_{Path(self.policy).name}_{suite}")
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """A sweep that has ended."""
+
+    config: SweepPruningConfig
+    rows: list[SweepRow]
+    """Unpruned, controls, methods; each from the largest budget to the smallest."""
+    left_out: dict[str, str]
+    """Methods that the policy cannot run, and why."""
+    files: tuple[Path, ...]
+    """Table (CSV, Markdown), document (JSON) and plot."""
+
+
+def sweep_pruning(config: SweepPruningConfig, report: Reporter = SILENT) -> Sweep:
+    """Play what the folders lack, and write table and plot.
+
+    Raises:
+        FoveateError: a named method that the policy cannot run, and what `evaluate` raises.
+    """
+    check_first(config.simulation("none", None))
+    with report.status("loading the policy"):
+        policy = config.simulation("none", None).load(environ={})
+    able, left_out = _able(config, policy)
+    for method, reason in left_out.items():
+        report.warn(f"{method}: left out ({reason})")
+    labels = ["none", *(_label(method, budget) for method in able for budget in sorted(config.budgets, reverse=True))]
+    runs = {label: _play(config, policy, label, None, report) for label in labels}
+    if config.finalists is not None:
+        best = _best(able, runs, config)[: config.finalists]
+        report.line(f"second round: {', '.join(best)} and the controls")
+        for label in labels:
+            if _method(label) in ("none", *CONTROLS, *best):
+                runs[label] = _play(config, policy, label, config.final_trials, report)
+    times = _milliseconds(config, labels, report)
+    rows = compared([_row(label, runs[label], times.get(label, {})) for label in labels])
+    files = write_table(config.folder, rows, {"policy": policy.spec.name, "suite": config.task_suite_name})
+    return Sweep(config, rows, left_out, files)
+
+
+def _label(method: str, budget: float) -> str:
+    return f"{method}_{budget:g}"
+
+
+def _method(label: str) -> str:
+    return label if label in CONFIGS else label.rpartition("_")[0]
+
+
+def _able(config: SweepPruningConfig, policy: Policy) -> tuple[list[str], dict[str, str]]:
+    """Methods that run on this policy, in the order of the table, and why others do not."""
+    wanted = [method for method in METHODS if not config.methods or method in ("random", *config.methods)]
+    able, left_out = [], {}
+    for method in wanted:
+        try:
+            tried = set_up(
+                policy, Variant("eager", _label(method, config.budgets[0]), policy.spec.num_steps), policy.engine
+            )
+            tried.infer(policy.example(), session="tried")
+            able.append(method)
+        except FoveateError as error:
+            if method in config.methods:
+                raise
+            left_out[method] = str(error)
+    return able, left_out
+
+
+def _play(config: SweepPruningConfig, policy: Policy, label: str, trials: int | None, report: Reporter) -> Evaluated:
+    variant = Variant("eager", label, policy.spec.num_steps)
+    return evaluate(config.simulation(label, trials), report, set_up(policy, variant, policy.engine, NO_REUSE))
+
+
+def _best(able: Sequence[str], runs: dict[str, Evaluated], config: SweepPruningConfig) -> list[str]:
+    """Methods that are no controls, by successes over all budgets; of equals the first in the table."""
+
+    def successes(method: str) -> int:
+        return sum(runs[_label(method, budget)].summary["total"]["successes"] for budget in config.budgets)
+
+    return sorted((method for method in able if method not in CONTROLS), key=lambda method: -successes(method))
+
+
+def _milliseconds(config: SweepPruningConfig, labels: Sequence[str], report: Reporter) -> dict[str, dict[str, float]]:
+    """Label -> engine -> median milliseconds of a whole inference, where engines are asked for."""
+    if not config.engines:
+        return {}
+    bench = LatencyConfig(
+        policy=config.policy,
+        device=config.device,
+        dtype=config.dtype,
+        robot=config.robot,
+        engines=config.engines,
+        pruning=tuple(labels),
+        quick=config.quick,
+    )
+    times: dict[str, dict[str, float]] = {}
+    for row in measure_latency(bench, report).rows:
+        times.setdefault(row.pruning, {})[row.engine] = row.policy_ms["p50"]
+    return times
+
+
+def _row(label: str, run: Evaluated, times: dict[str, float]) -> SweepRow:
+    total = run.summary["total"]
+    budget = getattr(pruner_config(label), "keep_ratio", None)
+    played = total["latency_ms"]["total"]["p50"]
+    low, high = total["ci95"]
+    return SweepRow(
+        method=_method(label),
+        budget=budget,
+        successes=total["successes"],
+        episodes=total["episodes"],
+        crashes=total["crashes"],
+        ci95=(low, high),
+        kept=total["kept"]["mean"],
+        patches=total["kept"]["patches"],
+        gflops=total["gflops"],
+        ms=times if played is None else {"played": played, **times},
+        outcomes=outcomes(run.folder, label),
+    )
