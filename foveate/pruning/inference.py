@@ -51,7 +51,7 @@ class Pruning:
         self._skipped: frozenset[int] = frozenset()
         self._watches: dict[str, Watch] = {}
         self._chosen: list[Selection] = []
-        self._inside = Inside(self._stack, model.final_norm)
+        self._inside = Inside(self._stack, getattr(model, "final_norm", None))
         if pruner is not None:
             self._check(pruner)
 
@@ -66,7 +66,7 @@ class Pruning:
             )
         lacking = {
             "attention": not all(hasattr(layer, "queries_keys") for layer in self._stack),
-            "tower": self._model.tower is None,
+            "tower": getattr(self._model, "tower", None) is None,
         }
         for part in sorted(pruner.looks_at):
             if lacking[part]:
@@ -172,7 +172,7 @@ class Pruning:
         return watch
 
     def _tower(self) -> TowerAttention | None:
-        watch, tower = self._watches.get("vision"), self._model.tower
+        watch, tower = self._watches.get("vision"), getattr(self._model, "tower", None)
         if watch is None or tower is None or tower.layer not in watch.calls:  # no camera is there
             return None
         return TowerAttention.of(tower, watch.calls[tower.layer].tensors[0], self._inputs.on_host()[0])
