@@ -5,9 +5,10 @@
 #
 #   scripts/train_libero_tiny.sh [OUT]          default OUT: runs/libero_tiny
 #
-# About an hour and a half on two CPU cores. Every stage goes on where it was interrupted: run the same command again.
+# About two and a half hours on two idle CPU cores. Every stage goes on where it was interrupted: run the same command again.
 # Needs `pip install .[train]` and `make libero`. PYTHON, TASKS (numbers within libero_object), EPISODES (evaluation
-# episodes per task), CONTROLS (those of the two controls), STEPS and TUNE_STEPS may be set in the environment.
+# episodes per task), CONTROLS (those of the two controls), STEPS and TUNE_STEPS (those of the two rounds of fine-tuning) may
+# be set in the environment.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -17,7 +18,7 @@ TASKS=${TASKS:-2 3 9}
 EPISODES=${EPISODES:-17}
 CONTROLS=${CONTROLS:-10}
 STEPS=${STEPS:-1600}
-TUNE_STEPS=${TUNE_STEPS:-150}
+TUNE_STEPS=${TUNE_STEPS:-600 800}
 PRESETS=foveate/training/presets
 # Two simulators, or two processes of one thread, are faster on two cores than one of two threads.
 export OMP_WAIT_POLICY=passive OMP_NUM_THREADS=1 LP_NUM_THREADS=1
@@ -43,10 +44,13 @@ echo "== demonstrations"
 record demos 40 --noise.scale 0.25 --noise.kick_rate 0.01 --noise.kick_steps 3,6
 DATA=$(folders "$OUT"/demos/*)
 train base --config $PRESETS/libero_tiny.yaml --loop.steps "$STEPS" --data.path "$DATA"
+# Two rounds: LightVLA explores in the first, and settles in the second under little noise. The controls get both as well.
 variant() { # NAME PRUNER-OPTIONS...
-  local name=$1; shift
-  train "$name" --config $PRESETS/metaworld_tiny_finetune.yaml --loop.steps "$TUNE_STEPS" --optim.warmup_steps 20 \
-    --init_from "$OUT/train/base/policy" --data.path "$DATA" "$@"
+  local name=$1 rounds; shift
+  read -ra rounds <<<"$TUNE_STEPS"
+  local common=(--config $PRESETS/metaworld_tiny_finetune.yaml --optim.warmup_steps 20 --data.path "$DATA" "$@")
+  train "$name.1" "${common[@]}" --loop.steps "${rounds[0]}" --init_from "$OUT/train/base/policy"
+  train "$name" "${common[@]}" --loop.steps "${rounds[1]}" --init_from "$OUT/train/$name.1/policy" --pruner_noise.start 0.3
 }
 variant lightvla --pruner lightvla --pruner.train_form deduplicated
 # Random choice and stride get the share of patches that LightVLA settled on.

@@ -36,7 +36,7 @@ def serve_policy(config: ServeConfig, report: Reporter = SILENT, policy: Policy 
         trace = None
         if config.trace_out_dir is not None:
             trace = ServedTrace(config.trace_out_dir, config.trace_max_dumps, policy)
-            stack.callback(lambda: [report.warn(warning) for warning in trace.close()])
+            stack.callback(_close, trace, report)
         worker = InferenceWorker(
             policy,
             max_batch=config.max_batch,
@@ -55,6 +55,11 @@ def serve_policy(config: ServeConfig, report: Reporter = SILENT, policy: Policy 
             drain_s=config.drain_s,
         )
         asyncio.run(server.run(partial(_tell, report, server, policy.spec.name)))
+
+
+def _close(trace: ServedTrace, report: Reporter) -> None:
+    for warning in trace.close():
+        report.warn(warning)
 
 
 def _tell(report: Reporter, server: PolicyServer, policy: str) -> None:

@@ -21,7 +21,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from foveate.envs.gl import choose_gl
+from foveate.envs.gl import PACKAGES as GL_PACKAGES
+from foveate.envs.gl import choose_gl, why_not
 from foveate.errors import FoveateError
 
 REMEDY = (
@@ -74,7 +75,7 @@ def load() -> Libero:
     Raises:
         FoveateError: it is not there, or lacks its assets.
     """
-    choose_gl()
+    backend = choose_gl()
     check_installed(sys.executable)
     spec = importlib.util.find_spec("libero")
     assert spec is not None
@@ -83,6 +84,13 @@ def load() -> Libero:
         from libero.libero import benchmark, get_libero_path
         from libero.libero.envs import OffScreenRenderEnv
     except (ImportError, AttributeError, OSError) as error:
+        # MuJoCo binds its GL library when it is imported: one that is missing looks like a broken package.
+        trouble = why_not(backend)
+        if trouble:
+            raise FoveateError(
+                f"MuJoCo cannot draw with MUJOCO_GL={backend} here ({trouble}); install what it draws with "
+                f"({', or '.join(GL_PACKAGES.values())}; scripts/system_packages.sh installs them)"
+            ) from error
         raise FoveateError(
             f"LIBERO is installed in {sys.executable}, but cannot be imported ({error}); {REMEDY}"
         ) from error

@@ -127,7 +127,7 @@ class RemotePolicy:
     def report(self) -> dict[str, Any]:
         """What results say in place of an engine."""
         told = self.client.get_server_metadata()
-        known = {name: told[name] for name in ("server", "policy", "robot") if name in told}
+        known: dict[str, Any] = {name: told[name] for name in ("server", "policy", "robot") if name in told}
         return {"remote": self.client.uri, "connections": self.client.connections, **known}
 
     def _chunk(self, answer: Mapping[str, Any], ms: float, evidence: bool) -> ActionChunk:

@@ -342,7 +342,7 @@ def _trace_options(config: SimConfig) -> TraceOptions:
     )
 
 
-def _trace_store(config: SimConfig, folder: Path, policy: Policy, stack: ExitStack) -> TraceStore | None:
+def _trace_store(config: SimConfig, folder: Path, policy: Policy | RemotePolicy, stack: ExitStack) -> TraceStore | None:
     if config.trace_out_dir is None:
         return None
     store = TraceStore(
