@@ -26,6 +26,8 @@ ALIASES = {
     "optimizer.weight_decay": "optim.weight_decay",
     "optimizer.eps": "optim.eps",
     "ema_decay": "optim.ema_decay",
+    "wandb_enabled": "loop.wandb",
+    "project_name": "loop.wandb_project",
     "model.token_prune_noise_scale": "pruner_noise.start",
     "model.token_prune_keep_tokens": "pruner.keep_tokens",
     "model.token_prune_keep_ratio": "pruner.keep_ratio",

@@ -21,7 +21,7 @@ NAMES = (*OPENPI, *FORK, "pi05_pick_place_pytorch_pruning", "debug", "debug_pi05
 
 
 def config(*words: str) -> TrainPolicyConfig:
-    return policy_config(list(words), "foveate train policy")
+    return policy_config(list(words), "foveate train policy", TrainPolicyConfig)
 
 
 def test_the_commands_of_the_fork() -> None:

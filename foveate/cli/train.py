@@ -7,40 +7,38 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any, TypeVar
 
-if TYPE_CHECKING:
-    from foveate.training.policy.train import TrainPolicyConfig
-
+T = TypeVar("T")
 HELP = "train a policy"
 
 
 def policy(argv: list[str]) -> int:
     """The verb's entry: parse, train, say where the policy is. Runs under `torchrun` as well."""
-    from foveate.training.policy.train import train_policy
+    from foveate.studies.train_and_evaluate import train_and_evaluate
+    from foveate.training.policy.train import TrainPolicyConfig
 
-    config = policy_config(argv, "foveate train policy")
+    config = policy_config(argv, "foveate train policy", TrainPolicyConfig)
     is_main = os.environ.get("RANK", "0") == "0"
     logging.basicConfig(level=logging.INFO if is_main else logging.WARNING, format="%(message)s")
     with _own_folder(config, is_main):
-        folder = train_policy(config, _loading if is_main else None)
+        folder = train_and_evaluate(config, _loading if is_main else None)
     if is_main:
         print(f"policy: {folder}")
     return 0
 
 
-def policy_config(argv: list[str], prog: str) -> TrainPolicyConfig:
+def policy_config(argv: list[str], prog: str, config_cls: type[T]) -> T:
     """From `[PRESET] [--OPTION VALUE ...]`, openpi's options among them; PRESET is a name or a YAML file."""
     from foveate.cli.config import parse
     from foveate.cli.openpi_flags import ALIASES, translate
-    from foveate.training.policy.train import TrainPolicyConfig
     from foveate.training.preset import preset_file
 
     words = translate(argv)
     if words and not words[0].startswith("-"):
         preset = preset_file(words[0])
         words = [preset.stem, "--config", str(preset), *words[1:]]
-    return parse(TrainPolicyConfig, words, prog, aliases=ALIASES, positional=("config_name",))
+    return parse(config_cls, words, prog, aliases=ALIASES, positional=("config_name",))
 
 
 def vlm(argv: list[str]) -> int:

@@ -61,6 +61,10 @@ class LoopConfig:
     """Newest checkpoints that stay on disk; older ones are deleted."""
     keep_period: int | None = None
     """Checkpoints at multiples of so many steps stay too; null: none."""
+    wandb: bool = False
+    """Log to Weights & Biases too."""
+    wandb_project: str = "foveate"
+    """Name of the project there."""
 
     def __post_init__(self) -> None:
         names = ("steps", "batch_size", "accumulate", "log_every", "save_every", "keep_checkpoints", "keep_period")
@@ -68,6 +72,28 @@ class LoopConfig:
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise FoveateError(f"loop.{name} should be at least 1, got {value}")
+
+
+@dataclass(frozen=True)
+class EvalConfig:
+    """Evaluation of checkpoints in a simulator during the training; `foveate eval sim` has more options."""
+
+    every: int | None = None
+    """Steps between evaluations, a multiple of loop.save_every; null: none."""
+    env: str = "metaworld"
+    """`metaworld`, `libero`, or one's own as `module:Class`."""
+    task_suite_name: str = "foveate"
+    """A suite or tasks separated by commas."""
+    num_trials_per_task: int = 10
+    """Episodes per task."""
+    num_workers: int = 2
+    """Simulators that run in parallel."""
+
+    def __post_init__(self) -> None:
+        for name in ("every", "num_trials_per_task", "num_workers"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise FoveateError(f"eval.{name} should be at least 1, got {value}")
 
 
 RESUME_FREE = (
@@ -79,6 +105,8 @@ RESUME_FREE = (
     "save_every",
     "keep_checkpoints",
     "keep_period",
+    "wandb",
+    "wandb_project",
 )
 """Fields of `LoopConfig` that may differ between a run and its resumption."""
 

@@ -1,9 +1,9 @@
-"""What a training run says: a progress bar, `metrics.jsonl`, TensorBoard. Only the leading process speaks.
+"""What a training run says: a progress bar, `metrics.jsonl`, TensorBoard, W&B. Only the leading process speaks.
 
 A line of `metrics.jsonl` is one JSON object of numbers: `step` (steps done), `loss` (mean since the last line), `lr`,
-`grad_norm`, `samples_per_s`, and `noise_scale`, `kept`, `kept/<view>` (patches per sample) where a pruner trains. Of
-a head that is fitted to cached passes (stage 2 of the value of vision) there are `step`, `epoch`, `loss`, `lr`, and at
-the end of each epoch `val_loss`.
+`grad_norm`, `samples_per_s`, and `noise_scale`, `kept`, `kept/<view>` (patches per sample) where a pruner trains; of an
+evaluation during the training `step`, `eval/success`, `eval/episodes`. Of a head that is fitted to cached passes (stage
+2 of the value of vision) there are `step`, `epoch`, `loss`, `lr`, and at the end of each epoch `val_loss`.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from foveate.errors import FoveateError
+from foveate.training.config import LoopConfig
 from foveate.util.files import write_text
 from foveate.util.progress import ProgressBar, plain_console
 
@@ -56,8 +57,8 @@ class MetricsFile:
 class RunLog:
     """A context manager around the loop; `step` once per step, `metrics` every few."""
 
-    def __init__(self, out: Path, total: int, done: int, batch_size: int, speaks: bool = True) -> None:
-        self.speaks, self.batch_size, self.total, self.done = speaks, batch_size, total, done
+    def __init__(self, out: Path, loop: LoopConfig, done: int, *, speaks: bool = True) -> None:
+        self.speaks, self.batch_size, self.total, self.done = speaks, loop.batch_size, loop.steps, done
         self._out = out
         self.loss: float | None = None
         self._last = (time.perf_counter(), done)
@@ -66,8 +67,9 @@ class RunLog:
         out.mkdir(parents=True, exist_ok=True)
         self._file = MetricsFile(out / "metrics.jsonl", done)
         self._board = _tensorboard(out / "tensorboard", done)
+        self._wandb = _wandb(out, loop) if loop.wandb else None
         self._console = plain_console()
-        self._bar = ProgressBar(self._console, "train", "steps", total, done)
+        self._bar = ProgressBar(self._console, "train", "steps", self.total, done)
 
     def __enter__(self) -> RunLog:
         if self.speaks:
@@ -83,6 +85,8 @@ class RunLog:
             self._file.close()
             if self._board is not None:
                 self._board.close()
+            if self._wandb is not None:
+                self._wandb.finish(exit_code=int(kind is not None))
 
     def step(self, done: int) -> None:
         if self.speaks:
@@ -95,16 +99,36 @@ class RunLog:
         now, before = time.perf_counter(), self._last
         self._last = (now, done)
         rate = (done - before[1]) * self.batch_size / max(now - before[0], 1e-9)
-        line = {"step": done, **values, "samples_per_s": rate}
-        self._file.write(line)
-        if self._board is not None:
-            for name, value in line.items():
-                if name != "step":
-                    self._board.add_scalar(name, value, done)
+        self._write(done, {**values, "samples_per_s": rate})
         loss = values["loss"]
         self.loss = loss if self.loss is None else SMOOTHING * self.loss + (1 - SMOOTHING) * loss
         kept = f"  kept {values['kept']:.1f}" if "kept" in values else ""
         self._bar.reach(done, f"loss {self.loss:.4f}  lr {values['lr']:.1e}  {rate:.0f} samples/s{kept}")
+
+    def evaluation(self, done: int, values: Mapping[str, float]) -> None:
+        """Write what an evaluation after `done` steps found, if it found anything."""
+        if self.speaks and values:
+            self._write(done, {f"eval/{name}": value for name, value in values.items()})
+            told = ", ".join(f"{name} {value:.3g}" for name, value in values.items())
+            self._console.print(f"step {done}: {told}", highlight=False, soft_wrap=True)
+
+    def _write(self, done: int, values: Mapping[str, float]) -> None:
+        self._file.write({"step": done, **values})
+        if self._board is not None:
+            for name, value in values.items():
+                self._board.add_scalar(name, value, done)
+        if self._wandb is not None:
+            self._wandb.log(dict(values), step=done)
+
+
+def _wandb(out: Path, loop: LoopConfig) -> Any:
+    """A run named after its folder, which a resumed training goes on with."""
+    try:
+        import wandb
+    except ImportError as error:
+        raise FoveateError("loop.wandb: needs W&B; install it with `pip install foveate[wandb]`") from error
+    name = "-".join(out.parts[-2:]).strip("/-")
+    return wandb.init(project=loop.wandb_project, name=name, id=name, resume="allow", dir=str(out))
 
 
 def _reopen(path: Path, done: int) -> Any:

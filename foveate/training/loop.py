@@ -8,6 +8,7 @@ resumed run needs no stored random state to be exact, and a run over several pro
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, cast
@@ -52,6 +53,10 @@ class Source(Protocol):
     """Where batches come from. `batch` is a pure function of its argument."""
 
     def batch(self, share: Share) -> Any: ...
+
+
+Evaluate = Callable[[Path], Mapping[str, float]]
+"""From the folder of a checkpoint to numbers for the log; none where it is not its turn."""
 
 
 class Objective(Protocol):
@@ -107,6 +112,7 @@ def fit(
     seed: int = 0,
     identity: dict[str, Any] | None = None,
     export: Export | None = None,
+    evaluate: Evaluate | None = None,
 ) -> Ema:
     """Train to `loop.steps`, going on from the newest checkpoint in `out`, if there is one.
 
@@ -114,6 +120,7 @@ def fit(
         objective: an nn.Module that is an `Objective`, on `world.device`.
         identity: what must be equal for a checkpoint to be resumed: the config, as plain values.
         export: adds to each checkpoint what the averaged weights become.
+        evaluate: looks at each checkpoint; what it says is logged.
     Returns:
         the averaged weights; `with ema.applied(): ...` evaluates or exports them.
     Raises:
@@ -123,11 +130,11 @@ def fit(
     if loop.threads:
         torch.set_num_threads(loop.threads)
     progress = Progress(objective, Ema(objective, optim.ema_decay), make_optimizer(objective, optim))
-    if saved := checkpoints(out):
-        load_checkpoint(saved[-1], progress, identity or {}, processes=world.size)
+    if there := checkpoints(out):
+        load_checkpoint(there[-1], progress, identity or {}, processes=world.size)
     forward = _wrap(objective, loop, world)
     objective.train()
-    with sole_training(out, world), RunLog(out, loop.steps, progress.step, loop.batch_size, world.is_main) as run_log:
+    with sole_training(out, world), RunLog(out, loop, progress.step, speaks=world.is_main) as run_log:
         total, since = torch.zeros((), device=world.device), 0
         for step in range(progress.step, loop.steps):
             numbers = objective.begin_step(step, loop.steps)
@@ -148,8 +155,9 @@ def fit(
                 run_log.metrics(progress.step, numbers)
                 total, since = torch.zeros((), device=world.device), 0
             if saves and world.is_main:
-                save_checkpoint(out, progress, identity or {}, processes=world.size, export=export)
+                saved = save_checkpoint(out, progress, identity or {}, processes=world.size, export=export)
                 prune_checkpoints(out, loop.keep_checkpoints, loop.keep_period)
+                run_log.evaluation(progress.step, {} if evaluate is None else evaluate(saved))
     world.barrier()
     return progress.ema
 
@@ -157,8 +165,11 @@ def fit(
 def _wrap(objective: nn.Module, loop: LoopConfig, world: World) -> nn.Module:
     if loop.compile:
         objective.compile(dynamic=False)
-    # The backbone's last layer gives keys and values alone, so a part of its weights has no gradient.
-    return DistributedDataParallel(objective, find_unused_parameters=True) if world.size > 1 else objective
+    if world.size == 1:
+        return objective
+    # The backbone's last layer gives keys and values alone, so a part of its weights has no gradient. Gradients live in
+    # the buckets that are exchanged, or each would be there twice.
+    return DistributedDataParallel(objective, find_unused_parameters=True, gradient_as_bucket_view=True)
 
 
 def _backward(forward: nn.Module, source: Source, portions: list[Share], loop: LoopConfig, world: World) -> Tensor:
@@ -168,11 +179,17 @@ def _backward(forward: nn.Module, source: Source, portions: list[Share], loop: L
         batch = source.batch(share).to(world.device)
         syncs = world.size == 1 or i == len(portions) - 1  # gradients are exchanged once per step
         with contextlib.nullcontext() if syncs else cast(DistributedDataParallel, forward).no_sync():
-            with torch.autocast(world.device.type, torch.bfloat16, enabled=loop.precision == "bfloat16"):
+            with _arithmetic(loop, world):
                 loss = forward(batch) / len(portions)
             loss.backward()
         total += loss.detach()
     return total
+
+
+def _arithmetic(loop: LoopConfig, world: World) -> torch.autocast:
+    # Each weight is used once, so that a cache of rounded weights would only hold those of recomputed layers.
+    enabled = loop.precision == "bfloat16"
+    return torch.autocast(world.device.type, torch.bfloat16, enabled=enabled, cache_enabled=False)
 
 
 def _set_rate(optimizer: torch.optim.Optimizer, step: int, loop: LoopConfig, optim: OptimConfig) -> float:

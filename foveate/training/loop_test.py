@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import errno
 import json
 import os
 import subprocess
@@ -11,6 +12,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from foveate.errors import FoveateError
@@ -96,6 +98,34 @@ def test_only_the_newest_checkpoints_stay_and_a_half_written_one_is_ignored(tmp_
     (tmp_path / "11").mkdir()
     _fit(tmp_path, dataclasses.replace(LOOP, save_every=2, keep_checkpoints=2, keep_period=6))
     assert [p.name for p in checkpoints(tmp_path)] == ["6", "10", "12"]
+
+
+def test_a_full_disk_leaves_the_checkpoint_before_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(tensors: dict[str, Tensor], path: Path) -> None:
+        Path(path).write_bytes(b"half")
+        if "/.10.draft/" in str(path) and path.name == "ema.safetensors":
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        save_file(tensors, path)
+
+    monkeypatch.setattr("foveate.training.checkpoint.save_file", full)
+    with pytest.raises(FoveateError, match="the disk is full; free some space and run the same command again"):
+        _fit(tmp_path / "cut")
+    assert [path.name for path in (tmp_path / "cut").glob("*") if path.name.strip(".")[0].isdigit()] == ["5"]
+    monkeypatch.undo()
+    resumed, whole = _fit(tmp_path / "cut"), _fit(tmp_path / "whole")
+    assert _losses(tmp_path / "cut") == _losses(tmp_path / "whole")
+    for name, value in whole.state_dict().items():
+        assert torch.equal(value, resumed.state_dict()[name]), name
+
+
+def test_another_number_of_processes_is_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    with pytest.raises(FoveateError, match="step 8"):
+        _fit(tmp_path, source=Rows(poison=7))
+    state = tmp_path / "5" / "train_state" / "state.pt"
+    torch.save(torch.load(state, weights_only=True) | {"processes": 3}, state)
+    caplog.set_level("INFO", "foveate")
+    _fit(tmp_path)
+    assert "5 was written by 3 processes, now there are 1: the batches stay the same" in caplog.text
 
 
 def test_another_config_is_refused(tmp_path: Path) -> None:

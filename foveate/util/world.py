@@ -6,12 +6,16 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from datetime import timedelta
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
 from foveate.errors import FoveateError
+
+PATIENCE = timedelta(hours=4)
+"""How long processes wait for the main one, which writes checkpoints and evaluates alone."""
 
 
 @dataclass(frozen=True)
@@ -59,7 +63,7 @@ def join_world(device: str = "auto") -> Iterator[World]:
     chosen = choose_device(device, int(os.environ.get("LOCAL_RANK", "0")))
     if chosen.type == "cuda":
         torch.cuda.set_device(chosen)
-    dist.init_process_group("nccl" if chosen.type == "cuda" else "gloo")
+    dist.init_process_group("nccl" if chosen.type == "cuda" else "gloo", timeout=PATIENCE)
     try:
         yield World(dist.get_rank(), size, chosen)
         # A process that leaves while another still uses the group would end it with an abort.

@@ -109,7 +109,7 @@ class GemmaStack(nn.Module):
 
     @property
     def dtype(self) -> torch.dtype:
-        return self.layers[0].mlp.down_proj.weight.dtype
+        return next(self.layers[0].mlp.down_proj.parameters()).dtype
 
 
 class Pi0(nn.Module):

@@ -259,18 +259,29 @@ def _check_tied(path: Path, keys: KeySet) -> None:
         )
 
 
-def openpi_state_dict(model: Pi0, dtype: torch.dtype | None = None) -> dict[str, Tensor]:
-    """All parameters under openpi's names (the embedding under the name that openpi's files have)."""
+def openpi_state_dict(
+    model: Pi0, dtype: torch.dtype | None = None, parameters: Iterable[tuple[str, Tensor]] | None = None
+) -> dict[str, Tensor]:
+    """All parameters under openpi's names (the embedding under the name that openpi's files have).
+
+    Args:
+        parameters: name and value of each parameter of a `Pi0` of this size, where they are not the model's own.
+    """
     state: dict[str, Tensor] = {}
-    for name, parameter in model.named_parameters():
+    for name, parameter in model.named_parameters() if parameters is None else parameters:
         for key, part in split_parameter(name, parameter.detach(), model.config).items():
             state[key] = part.to(dtype=dtype or part.dtype, device="cpu").contiguous().clone()
     return state
 
 
-def save_weights(model: Pi0, path: str | Path, dtype: torch.dtype | None = None) -> None:
-    """Write `model.safetensors` in openpi's layout; renamed into place when whole."""
+def save_weights(
+    model: Pi0,
+    path: str | Path,
+    dtype: torch.dtype | None = None,
+    parameters: Iterable[tuple[str, Tensor]] | None = None,
+) -> None:
+    """Write `model.safetensors` in openpi's layout; renamed into place when whole. Arguments as `openpi_state_dict`."""
     path = Path(path)
     with draft(path, "the weights") as begun:
         path.parent.mkdir(parents=True, exist_ok=True)
-        save_file(openpi_state_dict(model, dtype), begun, metadata={"format": "pt"})
+        save_file(openpi_state_dict(model, dtype, parameters), begun, metadata={"format": "pt"})

@@ -64,11 +64,25 @@ def load_demos(
         episodes = lerobot_episodes(sets, robot or RobotMapping.load(config.robot), progress)
     else:
         episodes = DemoDataset.load(*config.path, progress=progress).episodes
+        for number, episode in enumerate(episodes):
+            _check_finite(f"{', '.join(config.path)}, episode {number}", episode)
     there = {episode.env_task for episode in episodes}
     for task in config.tasks:
         if task not in there:
             raise unknown(f"task in {', '.join(config.path)}", task, there)
     return [episode for episode in episodes if not config.tasks or episode.env_task in config.tasks]
+
+
+def _check_finite(place: str, episode: DemoEpisode) -> None:
+    """Raises FoveateError that names the first number that is none."""
+    for column, values in (("observation.state", episode.states), ("action", episode.actions)):
+        bad = np.argwhere(~np.isfinite(values))
+        if len(bad):
+            row, entry = bad[0].tolist()
+            raise FoveateError(
+                f"{place}, frame {row}, column {column}[{entry}]: {values[row, entry]} is no finite number ({len(bad)} "
+                "such values in this episode); mend or leave out the episode"
+            )
 
 
 def chunks(episode: DemoEpisode, starts: np.ndarray, horizon: int) -> tuple[np.ndarray, np.ndarray]:

@@ -14,6 +14,7 @@ from foveate.models.common.normalize import Normalizer
 from foveate.models.common.robots import RobotMapping
 from foveate.models.common.tokenizer import PromptTokenizer
 from foveate.models.pi0.config import GemmaConfig, Pi0Config, VisionConfig
+from foveate.models.pi0.model import Pi0
 from foveate.models.pi0.processing import Processor
 from foveate.training.config import DataConfig
 from foveate.training.loop import Share
@@ -50,6 +51,14 @@ def processor(episodes: list[DemoEpisode]) -> Processor:
     stats = norm_stats(episodes, robot, HORIZON)
     norms = [Normalizer(stats[key], "quantile") for key in ("state", "actions")]
     return Processor(MODEL, robot, PromptTokenizer(TINY_TOKENIZER, 32), *norms)
+
+
+def open_gates(model: Pi0) -> Pi0:
+    """Adaptive norms begin with gates of zero, which would keep all gradients from the layers behind them."""
+    for name, parameter in model.named_parameters():
+        if ".dense." in name:
+            torch.nn.init.normal_(parameter, std=0.3)
+    return model
 
 
 def source(config: DataConfig | None = None) -> FlowSource:

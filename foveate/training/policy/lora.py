@@ -6,7 +6,7 @@ what is trained, and its file, is what separate layers would give.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,7 +21,8 @@ ALL = "all-linear"
 
 @dataclass(frozen=True)
 class LoraConfig:
-    """Low-rank adapters; the defaults are those of OpenVLA-OFT's fine-tuning script."""
+    """Low-rank adapters; the defaults are those of OpenVLA-OFT's fine-tuning script. openpi's LoRA configurations have
+    rank and alpha 16 on the backbone, 32 on the expert."""
 
     rank: int = 32
     """Rank of each layer's change."""
@@ -68,6 +69,11 @@ class LowRank(nn.Module):
         change: Tensor = self.b(self.a(x))
         return change
 
+    def product(self) -> Tensor:
+        """B A, of the shape of the projection's weight."""
+        b, a = self.b.weight, self.a.weight
+        return (b.flatten(1) @ a.flatten(1)).view(len(b), *a.shape[1:])
+
 
 class Adapted(nn.Module):
     """A frozen layer with an adapter for each of its parts."""
@@ -83,6 +89,14 @@ class Adapted(nn.Module):
         self.adapters = nn.ModuleDict({str(i): LowRank(base, rows, config.rank) for i, rows in adapted})
         self.dropout = nn.Dropout(config.dropout)
         self.channels = 1 if isinstance(base, nn.Conv2d) else -1
+
+    @property
+    def weight(self) -> Tensor:
+        """The layer's weight with the adapters merged into it (without their dropout), in the adapters' precision."""
+        pieces = list(self.base.weight.split(list(self.parts.values())))
+        for i, adapter in self.adapters.items():
+            pieces[int(i)] = pieces[int(i)] + self.scale * adapter.product()  # type: ignore[operator]
+        return torch.cat(pieces)
 
     def forward(self, x: Tensor) -> Tensor:
         pieces = list(self.base(x).split(list(self.parts.values()), self.channels))
@@ -122,3 +136,16 @@ def adapt(
                     adapter: Any = adapted.adapters[str(i)]
                     pairs[part] = (adapter.a.weight, adapter.b.weight)
     return pairs
+
+
+def merged_parameters(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
+    """Names and values of a model's parameters as if its layers had learned what their adapters have."""
+    adapted = {f"{path}.": layer for path, layer in model.named_modules() if isinstance(layer, Adapted)}
+    for name, parameter in model.named_parameters():
+        path = next((path for path in adapted if name.startswith(path)), None)
+        if path is None:
+            yield name, parameter
+        elif name == f"{path}base.weight":
+            yield f"{path}weight", adapted[path].weight
+        elif name == f"{path}base.bias":
+            yield f"{path}bias", parameter

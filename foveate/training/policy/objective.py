@@ -2,22 +2,43 @@
 
 from __future__ import annotations
 
+import functools
+import logging
 from typing import Any
 
 import numpy as np
 from torch import nn
+from torch.utils.checkpoint import checkpoint
 
 from foveate.errors import FoveateError
 from foveate.pruning.base import TokenPruner, pruning_stats
+from foveate.pruning.diagnostics import ENOUGH, collapse_warnings
+from foveate.pruning.lightvla import LightVLAPruner
 from foveate.training.config import NoiseConfig
 from foveate.training.schedule import pruner_noise
 from foveate.util.checks import number
+
+log = logging.getLogger("foveate")
+
+
+def recompute_layers(model: nn.Module) -> None:
+    """Gradient checkpointing (Chen et al. 2016) of every layer of the model's stacks; names of parameters stay."""
+    for stack in model.modules():
+        if isinstance(stack, nn.ModuleList):
+            for layer in stack:
+                layer.forward = functools.partial(checkpoint, layer.forward, use_reentrant=False)
 
 
 class PolicyObjective(nn.Module):
     """What all families share; a family's own adds `forward`, from its batch to the mean loss over the batch's rows."""
 
-    def __init__(self, model: nn.Module, noise: NoiseConfig, pruner: TokenPruner | None = None) -> None:
+    def __init__(
+        self, model: nn.Module, noise: NoiseConfig, pruner: TokenPruner | None = None, *, recompute: bool = False
+    ) -> None:
+        """
+        Args:
+            recompute: keep of each layer its input alone, and compute the rest anew in the backward pass.
+        """
         super().__init__()
         if pruner is not None and pruner.has_history:
             name = type(pruner).__name__.removesuffix("Pruner")
@@ -26,6 +47,9 @@ class PolicyObjective(nn.Module):
                 "pruner, or with one that has no history"
             )
         self.model, self.noise, self.pruner = model, noise, pruner
+        if recompute:
+            recompute_layers(model)
+        self._kept: list[float] = []
 
     def set_token_pruner_noise_scale(self, scale: float | None) -> None:
         """Scale of the pruner's exploration noise; None: no noise. Without a pruner it is checked and not used."""
@@ -52,4 +76,15 @@ class PolicyObjective(nn.Module):
         if per_view is None:
             return {}
         kept = {f"kept/{view}": float(np.mean(counts)) for view, counts in per_view.items()}
+        if isinstance(self.pruner, LightVLAPruner) and not self.pruner.config.explicit:
+            self._watch(sum(kept.values()), len(kept))
         return {"kept": sum(kept.values()), **kept}
+
+    def _watch(self, kept: float, views: int) -> None:
+        """Warn once where a pruner that learns how many patches to keep goes on keeping almost none, or all."""
+        self._kept.append(kept)
+        patches = sum(rows * columns for rows, columns in self.model.spec.grids)  # type: ignore[union-attr, misc]
+        kept_counts = np.array(self._kept[-ENOUGH - 1 :])
+        warnings = collapse_warnings(kept_counts[-ENOUGH:], patches, num_views=views)
+        if warnings and not collapse_warnings(kept_counts[:-1], patches, num_views=views):
+            log.warning("%s", warnings[0])

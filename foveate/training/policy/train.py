@@ -16,8 +16,8 @@ from foveate.errors import FoveateError
 from foveate.models.pi0.config import Pi0Config
 from foveate.pruning import PrunerConfig
 from foveate.training.checkpoint import checkpoints
-from foveate.training.config import RESUME_FREE, DataConfig, LoopConfig, NoiseConfig, OptimConfig
-from foveate.training.loop import fit
+from foveate.training.config import RESUME_FREE, DataConfig, EvalConfig, LoopConfig, NoiseConfig, OptimConfig
+from foveate.training.loop import Evaluate, fit
 from foveate.training.policy.data import check_path, load_demos
 from foveate.training.policy.lora import LoraConfig
 from foveate.training.policy.recipe import begin
@@ -52,7 +52,9 @@ class TrainPolicyConfig:
     seed: int = 0
     """Random seed of new weights, order of the data, noise and augmentation."""
     lora: LoraConfig | None = None
-    """Low-rank adapters, trained in place of all weights; OpenVLA-OFT."""
+    """Low-rank adapters, trained in place of the large matrices."""
+    gradient_checkpointing: bool = False
+    """Keep of each layer its input alone and compute the rest anew in the backward pass: less memory, more time."""
     pruner: PrunerConfig | None = None
     """Pruning method during training, which the finished policy remembers."""
     pruner_noise: NoiseConfig = field(default_factory=NoiseConfig)
@@ -65,6 +67,8 @@ class TrainPolicyConfig:
     """Optimizer and schedule."""
     loop: LoopConfig = field(default_factory=LoopConfig)
     """Length, batch, device, checkpoints."""
+    eval: EvalConfig = field(default_factory=EvalConfig)
+    """Evaluation during the training."""
 
     def __post_init__(self) -> None:
         if self.init_from and self.model != Pi0Config():
@@ -78,6 +82,11 @@ class TrainPolicyConfig:
                     f"exp_name {self.exp_name!r} and out {self.out!r} both name the run's folder; give one"
                 )
             object.__setattr__(self, "out", run)
+        if self.eval.every is not None and self.eval.every % self.loop.save_every:
+            raise FoveateError(
+                f"eval.every {self.eval.every} is no multiple of loop.save_every {self.loop.save_every}, and only "
+                "checkpoints are evaluated"
+            )
         begins = [name for name in ("init_from", "weights_from", "pytorch_weight_path") if getattr(self, name)]
         if len(begins) > 1:
             raise FoveateError(f"{' and '.join(begins)} exclude each other: training begins with one set of weights")
@@ -90,23 +99,32 @@ class TrainPolicyConfig:
 def identity(config: TrainPolicyConfig) -> dict[str, Any]:
     """What must be equal for a run to go on from a checkpoint."""
     values = to_dict(config)
-    for name in ("config_name", "exp_name", "checkpoint_base_dir", "out", "overwrite"):
+    for name in (
+        "config_name",
+        "exp_name",
+        "checkpoint_base_dir",
+        "out",
+        "overwrite",
+        "gradient_checkpointing",
+        "eval",
+    ):
         del values[name]
     values["loop"] = {k: v for k, v in values["loop"].items() if k not in RESUME_FREE}
     return values
 
 
-def train_policy(config: TrainPolicyConfig, progress: Any = None) -> Path:
+def train_policy(config: TrainPolicyConfig, progress: Any = None, evaluate: Evaluate | None = None) -> Path:
     """Train, or go on with training, and export; returns the policy folder.
 
     Args:
         progress: called with (episodes loaded, episodes in all).
+        evaluate: looks at each checkpoint; what it says is logged.
     """
     with join_world(config.loop.device) as world:
-        return _train(config, world, progress)
+        return _train(config, world, progress, evaluate)
 
 
-def _train(config: TrainPolicyConfig, world: World, progress: Any) -> Path:
+def _train(config: TrainPolicyConfig, world: World, progress: Any, evaluate: Evaluate | None) -> Path:
     out = Path(config.out)
     check_path(config.data)  # before a model of full size is made
     recipe = begin(config)
@@ -137,6 +155,7 @@ def _train(config: TrainPolicyConfig, world: World, progress: Any) -> Path:
         seed=config.seed,
         identity=identity(config),
         export=export,
+        evaluate=evaluate,
     )
     if isinstance(source.samples.images, StreamedImages):
         logging.getLogger("foveate").info("%s", source.samples.images.loader.report)

@@ -174,6 +174,18 @@ def test_the_deduplicated_form_trains_on_what_evaluation_computes() -> None:
     torch.testing.assert_close(training, evaluation, rtol=1e-5, atol=1e-6)
 
 
+def test_a_collapse_is_told_once(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+    objective = FlowMatching(Pi0(MODEL), NoiseConfig(), make_pruner("lightvla"))
+    kept = iter([*[[4, 4]] * 3, *[[1, 2]] * 8])
+    stats = lambda: {"last_kept_per_view": dict.fromkeys(MODEL.views, next(kept))}  # noqa: E731
+    monkeypatch.setattr(objective, "get_token_pruning_stats", stats)
+    monkeypatch.setattr(objective.model, "spec", dataclasses.replace(MODEL.spec, grids=((16, 16), (16, 16))))
+    for _ in range(11):
+        objective.metrics()
+    (told,) = [record.getMessage() for record in caplog.records]
+    assert "collapse" in told and "3 of 512" in told
+
+
 def test_the_mask_takes_elements_out_of_the_loss() -> None:
     torch.manual_seed(0)
     objective = FlowMatching(Pi0(MODEL), NoiseConfig())

@@ -72,7 +72,9 @@ class L1Recipe:
         read_components_whole(model, info.components)
         model.head.requires_grad_(True)
         model.proprio.requires_grad_(True)
-        self.objective = L1Regression(model, config.pruner_noise, make_pruner(config.pruner))
+        self.objective = L1Regression(
+            model, config.pruner_noise, make_pruner(config.pruner), recompute=config.gradient_checkpointing
+        )
 
     def _projections(self) -> Callable[[str], dict[str, int]]:
         """Layer -> its projections in the checkpoint with their rows; none for what is trained as a whole."""

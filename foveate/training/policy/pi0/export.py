@@ -20,6 +20,7 @@ from foveate.models.common.normalize import NormStats, save_norm_stats
 from foveate.models.common.robots import RobotMapping
 from foveate.models.pi0.model import Pi0
 from foveate.models.pi0.weights import save_weights
+from foveate.training.policy.lora import merged_parameters
 from foveate.util.words import plural
 
 CARD = """# {kind} for {robot}
@@ -47,7 +48,7 @@ def export_policy(
     steps: int = 0,
     asset_id: str = "",
 ) -> Path:
-    """Write the policy folder; weights are rounded to float16.
+    """Write the policy folder; adapters are merged into the weights, which are rounded to float16.
 
     Args:
         steps: of training that are done.
@@ -72,7 +73,7 @@ def export_policy(
         (out / "README.md").write_text(_card(model, robot, pruner, steps, train_config, tasks))
         if tokenizer.resolve() != (out / "tokenizer.model").resolve():
             shutil.copyfile(tokenizer, out / "tokenizer.model")
-        save_weights(model, out / "model.safetensors", torch.float16)
+        save_weights(model, out / "model.safetensors", torch.float16, merged_parameters(model))
     except OSError as error:
         raise FoveateError(f"cannot write policy {out}: {error}; free some space or choose another --out") from error
     return out
@@ -90,7 +91,7 @@ def _card(
     return CARD.format(
         kind="π0.5" if config.pi05 else "π0",
         robot=robot.name,
-        parameters=sum(p.numel() for p in model.parameters()) / 1e6,
+        parameters=sum(p.numel() for name, p in model.named_parameters() if ".adapters." not in name) / 1e6,
         views=plural(len(config.views), "view"),
         size=config.vision.image_size,
         patches=len(config.views) * config.vision.grid[0] * config.vision.grid[1],

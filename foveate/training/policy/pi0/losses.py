@@ -7,15 +7,19 @@ The model computes the element-wise error (`Pi0.forward`); this file draws noise
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
-from torch import Generator, Tensor
+import torch.nn.functional as F
+from torch import Generator, Tensor, nn
 
 from foveate.models.base import ModelInputs
 from foveate.models.pi0.model import Pi0
+from foveate.pruning.base import TokenPruner
 from foveate.pruning.inference import Pruning
+from foveate.training.config import NoiseConfig
 from foveate.training.policy.objective import PolicyObjective
 
 TIME_SCALE, TIME_OFFSET = 0.999, 0.001
@@ -27,6 +31,23 @@ def sample_time(shape: tuple[int, ...], generator: Generator) -> Tensor:
     Beta(a, 1) has the distribution function x^a, so that u^(1/a) of a uniform u follows it.
     """
     return torch.rand(shape, generator=generator) ** (1 / 1.5) * TIME_SCALE + TIME_OFFSET
+
+
+FLOAT32 = (
+    "action_in_proj",
+    "action_out_proj",
+    "time_mlp_in",
+    "time_mlp_out",
+    "state_proj",
+    "action_time_mlp_in",
+    "action_time_mlp_out",
+)
+"""Layers around actions, state and time, which compute in float32 under autocast too, as in openpi."""
+
+
+def _in_float32(layer: nn.Linear, x: Tensor) -> Tensor:
+    with torch.autocast(x.device.type, enabled=False):
+        return F.linear(x.float(), layer.weight, layer.bias)
 
 
 @dataclass(frozen=True)
@@ -51,6 +72,13 @@ class FlowMatching(PolicyObjective):
     """π0 or π0.5 with its loss and pruner."""
 
     model: Pi0
+
+    def __init__(
+        self, model: Pi0, noise: NoiseConfig, pruner: TokenPruner | None = None, *, recompute: bool = False
+    ) -> None:
+        super().__init__(model, noise, pruner, recompute=recompute)
+        for layer in (getattr(model, name) for name in FLOAT32 if hasattr(model, name)):
+            layer.forward = functools.partial(_in_float32, layer)
 
     def forward(self, batch: FlowBatch) -> Tensor:
         """The mean squared error over all elements of the batch; masked ones count as 0.

@@ -1,4 +1,8 @@
-"""How π0 and π0.5 are trained: all weights, by flow matching, from nothing or from a policy folder."""
+"""How π0 and π0.5 are trained: by flow matching, from nothing or from a policy folder.
+
+All weights train, or, with `lora`, what openpi's LoRA configurations train: adapters on attention and MLP of backbone
+and expert, whose own weights, norms and token embedding stay, and all of the image tower and the layers around actions.
+"""
 
 from __future__ import annotations
 
@@ -29,6 +33,7 @@ from foveate.pruning import LightVLA, make_pruner
 from foveate.training.config import DataConfig
 from foveate.training.loop import Share
 from foveate.training.policy.data import DemoSource, Samples, make_samples, norm_stats
+from foveate.training.policy.pi0.adapters import train_adapters
 from foveate.training.policy.pi0.export import export_policy
 from foveate.training.policy.pi0.losses import FlowBatch, FlowMatching, sample_time
 from foveate.util.shipped import TINY_TOKENIZER, find_policy
@@ -56,8 +61,6 @@ class Start:
 
 def begin(info: CheckpointInfo | None, config: TrainPolicyConfig) -> FlowMatchingRecipe:
     """A new model, or the one of a folder; weights in float32."""
-    if config.lora is not None:
-        raise FoveateError("lora: of π0 and π0.5 all weights are trained; leave out the lora section")
     if config.data.random_crop:
         raise FoveateError("data.random_crop: π0 and π0.5 see whole pictures; move them by data.shift_px instead")
     return FlowMatchingRecipe(_new(config) if info is None else _stored(info, config.data.asset_id), config)
@@ -137,7 +140,9 @@ class FlowMatchingRecipe:
         pruner, width = make_pruner(config.pruner), start.model.config.llm.width
         if pruner is not None:
             pruner.begin(width)
-        self.objective = FlowMatching(start.model, config.pruner_noise, pruner)
+        if config.lora is not None:
+            train_adapters(start.model, config.lora, config.loop.precision)
+        self.objective = FlowMatching(start.model, config.pruner_noise, pruner, recompute=config.gradient_checkpointing)
         if isinstance(config.pruner, LightVLA):
             logging.getLogger("foveate").info("Enabled LightVLA-style token pruning (hidden_size=%d)", width)
         self._stats = start.stats
