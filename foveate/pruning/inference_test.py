@@ -13,6 +13,7 @@ from foveate.bench.trace import observations
 from foveate.engine.registry import make_engine
 from foveate.errors import FoveateError
 from foveate.models.base import pack
+from foveate.models.common.layers import as_written
 from foveate.models.openvla_oft import model_test as oft
 from foveate.models.pi0 import model_test as pi0
 from foveate.models.pi0.model import Pi0
@@ -106,16 +107,11 @@ def test_the_tower_tells_what_it_looked_at(family: str) -> None:
     """Against a softmax by hand in float64; an absent camera's patches received nothing."""
     model, inputs, noise = made(family)
     seen = {}
-
-    def watching(layer, *tensors):
-        if layer is model.tower.layer:
-            seen["x"] = tensors[0]
-        return layer(*tensors)
-
+    model.tower.layer.register_forward_pre_hook(lambda layer, tensors: seen.update(x=tensors[0]))
     pruner = VisionZip(keep_tokens=2).build().eval()
     with torch.no_grad():
         pruning = Pruning(pruner, model, inputs, noise)
-        pruning.before(model.embed_prefix(inputs, run=pruning.vision(watching)), pack)
+        pruning.before(model.embed_prefix(inputs, run=pruning.vision(as_written)), pack)
         keep = pruning.keep
         q, k, _ = (part.double() for part in model.tower.layer._heads(seen["x"]))
         weights = (q @ k.transpose(-1, -2) / q.shape[-1] ** 0.5).softmax(-1).mean(1)
