@@ -97,7 +97,7 @@ def test_predict_works_without_pictures_and_prompt(policy, tmp_path, monkeypatch
     ]
     assert main(["trace", "predict", *words]) == 0
     assert "made-up ones are used" in capsys.readouterr().out
-    assert inferred == ["warm-up", None]
+    assert inferred == ["warm-up", "predict"]
     (path,) = dump_paths(tmp_path / "runs/min")
     dump = read_dump(path)
     assert validate(dump) == [] and dump["meta"]["instruction"] == "pick up the object"
