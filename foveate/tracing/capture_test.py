@@ -364,12 +364,12 @@ def test_compiled_denoising_steps_are_watched_too(pi05: bool) -> None:
     counters.clear()
     request = AttentionRequest((0, 2), ("suffix",), steps="each")
     found = []
-    for velocity in (
-        model.velocity,
-        compiled := torch.compile(model.velocity, fullgraph=True, backend="aot_eager"),
+    for flow in (
+        model.flow,
+        compiled := torch.compile(model.flow, fullgraph=True, backend="aot_eager"),
         compiled,
     ):
-        model.velocity = velocity
+        model.flow = flow
         with capture_attention(request, prefix, model.attention_stacks(), 4, 10) as looked:
             model.denoise(model.prefill(prefix), inputs.state, noise, 10)
         found.append(looked.sample(0)["suffix"].maps)
