@@ -133,11 +133,15 @@ def test_a_server_that_is_killed_and_started_again_under_an_evaluation(tmp_path,
     port = free_port()
     server = start(port, "policy:checkpoint", "--policy.dir", "metaworld_tiny")
     run = []
-    config = config_of(f"ws://127.0.0.1:{port}", tmp_path / "run", num_trials_per_task=3)
+    config = config_of(f"ws://127.0.0.1:{port}", tmp_path / "run", num_trials_per_task=3, num_workers=1)
+    log = tmp_path / "run" / "episodes.jsonl"
     playing = threading.Thread(target=lambda: run.append(evaluate(config)))
     try:
         playing.start()
-        time.sleep(4)
+        until = time.monotonic() + 100
+        while not (log.exists() and log.read_text().count("\n")):  # one episode is over, two are to come
+            assert playing.is_alive() and time.monotonic() < until
+            time.sleep(0.05)
         os.kill(server.pid, signal.SIGKILL)
         server.wait()
         server = start(port, "--policy", "metaworld_tiny")
