@@ -9,6 +9,7 @@ model.prefill(prefix, run=run)         # runs what is prepared; any other shape 
 from __future__ import annotations
 
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Hashable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -36,7 +37,7 @@ class Key(NamedTuple):
     """Shapes and types of tensors, None for an axis that may have any size; constants as they are."""
 
 
-class PreparedParts:
+class PreparedParts(ABC):
     """A `Run` that calls what was prepared of a part."""
 
     whole_loops = False
@@ -53,17 +54,17 @@ class PreparedParts:
     def __len__(self) -> int:
         return len(self._made)
 
+    @abstractmethod
     def _make(self, part: Callable[..., Any], arguments: tuple[Any, ...]) -> tuple[Prepared, Any]:
         """A callable for arguments like these, and its result."""
-        raise NotImplementedError
 
+    @abstractmethod
     def cache(self, cache: PrefixCache, longest: int) -> PrefixCache:
         """The cache in the one form in which parts that read it are prepared.
 
         Args:
             longest: tokens of the longest bucket.
         """
-        raise NotImplementedError
 
     @contextmanager
     def preparing(self) -> Iterator[None]:

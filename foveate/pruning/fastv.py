@@ -11,7 +11,7 @@ from typing import Any, Literal, get_args
 import torch
 from torch import Tensor
 
-from foveate.errors import FoveateError, unknown
+from foveate.errors import FoveateError
 from foveate.pruning.base import (
     FixedBudget,
     TokenPruner,
@@ -25,6 +25,7 @@ from foveate.pruning.base import (
 )
 from foveate.pruning.inside import Attention, Inside
 from foveate.types import KeepSet, Prefix, Selection
+from foveate.util.checks import one_of
 
 Asking = Literal["text", "task", "last"]
 
@@ -42,8 +43,7 @@ class FastV(FixedBudget):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.asking not in get_args(Asking):
-            raise unknown("FastV asking", str(self.asking), get_args(Asking))
+        one_of("FastV asking", self.asking, get_args(Asking))
 
     def build(self) -> FastVPruner:
         return FastVPruner(self)

@@ -13,7 +13,7 @@ from typing import Any, Literal, NamedTuple, get_args
 import torch
 from torch import Tensor
 
-from foveate.errors import FoveateError, unknown
+from foveate.errors import FoveateError
 from foveate.pruning.base import (
     FixedBudget,
     TokenPruner,
@@ -30,6 +30,7 @@ from foveate.pruning.base import (
 from foveate.pruning.fastv import attention_to_patches, needed
 from foveate.pruning.inside import Attention, Inside
 from foveate.types import KeepSet, Prefix, Selection
+from foveate.util.checks import one_of
 
 Version = Literal["1.0", "2.0"]
 STAGES = (2, 6, 15)
@@ -53,8 +54,7 @@ class SparseVLM(FixedBudget):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.version not in get_args(Version):
-            raise unknown("SparseVLM version", str(self.version), get_args(Version))
+        one_of("SparseVLM version", self.version, get_args(Version))
         if self.layers is not None and (not self.layers or list(self.layers) != sorted(set(self.layers))):
             raise FoveateError(f"SparseVLM: layers must ascend, each once, got {list(self.layers)}")
         if self.budgets is not None:

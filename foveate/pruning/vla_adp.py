@@ -15,10 +15,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from foveate.errors import FoveateError, unknown
+from foveate.errors import FoveateError
 from foveate.pruning.base import ROBOT_STATE, FixedBudget, State, TokenPruner, at, patches_of, top, words_of
 from foveate.pruning.inside import Inside
 from foveate.types import KeepSet, Prefix, Selection, TokenLayout
+from foveate.util.checks import one_of
 
 Decision = Literal["adjacent", "average"]
 POSITIONS = ("eef_position", "hand_position")
@@ -49,8 +50,7 @@ class VLAADP(FixedBudget):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.decision not in get_args(Decision):
-            raise unknown("VLAADP decision", str(self.decision), get_args(Decision))
+        one_of("VLAADP decision", self.decision, get_args(Decision))
         if self.window < 3:
             raise FoveateError(f"VLAADP: window must be at least 3, got {self.window}")
         if self.most_pruned is not None and self.most_pruned < 1:

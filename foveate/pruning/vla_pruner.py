@@ -14,7 +14,7 @@ from typing import Any, Literal, get_args
 import torch
 from torch import Tensor
 
-from foveate.errors import FoveateError, unknown
+from foveate.errors import FoveateError
 from foveate.pruning.base import (
     FixedBudget,
     State,
@@ -31,6 +31,7 @@ from foveate.pruning.divprune import chosen, distances, farthest
 from foveate.pruning.fastv import attention_to_patches, needed
 from foveate.pruning.inside import Attention, Inside
 from foveate.types import KeepSet, Prefix, Selection
+from foveate.util.checks import one_of
 
 Asking = Literal["all", "text", "last"]
 SESSION = "vla_pruner"
@@ -55,8 +56,7 @@ class VLAPruner(FixedBudget):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.asking not in get_args(Asking):
-            raise unknown("VLAPruner asking", str(self.asking), get_args(Asking))
+        one_of("VLAPruner asking", self.asking, get_args(Asking))
         if self.window < 1 or not 0 < self.decay <= 1:
             raise FoveateError(
                 f"VLAPruner: expected a window of at least 1 and a decay in (0, 1], got {self.window} and {self.decay}"

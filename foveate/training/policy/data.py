@@ -8,6 +8,7 @@ on. Beyond the episode's end the last action is repeated and masked out of the l
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -222,7 +223,7 @@ def _take_over(
     episode.images = {}
 
 
-class DemoSource:
+class DemoSource(ABC):
     """Batches of samples: every epoch visits all of them once, in an order of its own.
 
     A family's own adds `batch`; it makes its draws for the whole batch and takes its share's rows of them, so that
@@ -237,9 +238,9 @@ class DemoSource:
         self.samples, self.config, self.seed, self.crop_side = samples, config, seed, crop_side
         self._epoch: tuple[int, Tensor] | None = None
 
+    @abstractmethod
     def batch(self, share: Share) -> Any:
         """The rows of one share, as the family's objective takes them."""
-        raise NotImplementedError
 
     def rows(self, step: int, size: int) -> Tensor:
         """int64 [size]: the samples of one step's batch; the last, incomplete batch of an epoch is left out."""
