@@ -3,6 +3,7 @@
     python benchmarks/serving/run.py                       # about ten minutes on an idle machine; writes results.json
     python benchmarks/serving/run.py --seconds 5 --frames 500
     python benchmarks/serving/run.py --openpi PATH         # a checkout of openpi: its server class, a row more
+    python benchmarks/serving/run.py --only faults wire    # these parts again; the others stay in results.json
     python benchmarks/serving/run.py --table               # results.json as the README's tables
 
 Server and clients are processes of their own on one machine, joined by loopback.
@@ -13,7 +14,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import platform
 import signal
 import socket
 import subprocess
@@ -21,13 +21,12 @@ import sys
 import tempfile
 import time
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from datetime import date
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from hostile import GOOD, send_hostile
 from load import SIDE
 from websockets.sync.client import connect
@@ -35,9 +34,11 @@ from websockets.sync.client import connect
 from foveate.util import msgpack_numpy
 from foveate.util.files import write_json
 from foveate.util.ports import allow_open_files
+from foveate.util.provenance import machine
 
 HERE = Path(__file__).resolve().parent
 CLIENTS = (1, 8, 32)
+PARTS = ("throughput", "wire", "faults", "restart", "openpi")
 STUB_MS = 20.0
 """What the stub policy of the comparison with openpi's server takes for a batch."""
 
@@ -104,11 +105,14 @@ def load(port: int, clients: int, seconds: float, **more: Any) -> dict[str, floa
 
 
 def bare(policy: str, batch: int, seconds: float) -> float:
-    """Observations per second of the engine, called in a loop."""
+    """Observations per second of the engine, called in a loop with pictures as the clients send them."""
     script = f"""
 import time, foveate
+import numpy as np
 policy = foveate.load_policy({policy!r})
-rows = [policy.example(i) for i in range({batch})]
+noise = np.random.default_rng(0).integers(0, 256, ({batch}, len(policy.spec.views), {SIDE}, {SIDE}, 3), np.uint8)
+state = np.zeros(policy.spec.state_dim, np.float32)
+rows = [foveate.Observation(dict(zip(policy.spec.views, views)), state, "push the block") for views in noise]
 for _ in range(3): policy.infer_batch(rows)
 begun, count = time.perf_counter(), 0
 while time.perf_counter() - begun < {seconds}:
@@ -171,7 +175,7 @@ def faults(policy: str, frames: int, seconds: float) -> dict[str, Any]:
             idle = [stack.enter_context(connect(f"ws://127.0.0.1:{port}", compression=None)) for _ in range(1000)]
             crowded = load(port, 4, min(seconds, 10), think_ms=50)
             for connection in idle:
-                connection.socket.close()  # left without a word
+                connection.close_socket()  # left without a word
         with connect(f"ws://127.0.0.1:{port}", compression=None) as last:
             last.recv()
             last.send(msgpack_numpy.pack(GOOD))
@@ -215,11 +219,12 @@ def restart(policy: str) -> dict[str, Any]:
 def table(found: dict[str, Any]) -> str:
     """The results as the README shows them."""
     parts, fault, memory = found["throughput"], found["faults"], found["faults"]["memory_mb"]
+    restarted = found["restart"]
     served = [("served", row) for row in parts["served"]]
     served += [
         (f"{name}'s server, a stub of {STUB_MS:g} ms", row)
-        for name, loads in found.get("openpi", {}).items()
-        for row in loads
+        for name in ("openpi", "foveate")
+        for row in found.get("openpi", {}).get(name, ())
     ]
     return "\n".join(
         [
@@ -237,7 +242,8 @@ def table(found: dict[str, Any]) -> str:
             "",
             f"{fault['frames']:,} hostile frames became {fault['became']}; the server's memory was "
             f"{memory['before']:.0f} MB before and {memory['after']:.0f} MB after. "
-            f"Killed and restarted under `eval sim`: {found['restart']}.",
+            f"Killed {restarted['kills']} times and started again under `eval sim`: {restarted['successes']} of "
+            f"{restarted['episodes']} episodes succeeded, {restarted['crashes']} crashed.",
         ]
     )
 
@@ -252,26 +258,29 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=60, help="Of each throughput row.")
     parser.add_argument("--frames", type=int, default=10_000, help="Hostile frames.")
     parser.add_argument("--openpi", type=Path, help="Folder of a checkout of openpi.")
-    parser.add_argument("--no_restart", action="store_true", help="Leave `eval sim` with a killed server out.")
+    parser.add_argument("--only", nargs="+", choices=PARTS, help="Measure these parts alone, the others stay.")
     parser.add_argument("--json", type=Path, default=HERE / "results.json")
     parser.add_argument("--table", action="store_true", help="Print what --json holds, and measure nothing.")
     options = parser.parse_args()
     if options.table:
         print(table(json.loads(options.json.read_text())))
         return
-    found: dict[str, Any] = {
-        "date": str(date.today()),
-        "machine": {"cpu": platform.processor() or platform.machine(), "cores": os.cpu_count()},
-        "numpy": np.__version__,
-        "throughput": throughput(options.policy, options.seconds),
-        "wire": wire(options.seconds),
-        "faults": faults(options.policy, options.frames, options.seconds),
-        "restart": {"kills": 0} if options.no_restart else restart(options.policy),
+    parts: dict[str, Callable[[], Any]] = {
+        "throughput": lambda: throughput(options.policy, options.seconds),
+        "wire": lambda: wire(options.seconds),
+        "faults": lambda: faults(options.policy, options.frames, options.seconds),
+        "restart": lambda: restart(options.policy),
+        "openpi": lambda: against_openpi(options.openpi, options.seconds),
     }
-    if options.openpi is not None:
-        found["openpi"] = against_openpi(options.openpi, options.seconds)
-    write_json(options.json, json.loads(json.dumps(found)))
-    print(table(json.loads(options.json.read_text())))
+    chosen = options.only or [name for name in parts if name != "openpi" or options.openpi]
+    found = json.loads(options.json.read_text()) if options.only and options.json.exists() else {}
+    found["machine"] = machine()
+    for name in chosen:
+        found[name] = {"date": str(date.today()), "load": os.getloadavg()[0], **parts[name]()}
+        write_json(options.json, json.loads(json.dumps(found)))  # each part at once: a later one may fail
+        print(name, json.dumps(found[name]), flush=True)
+    if not set(parts) - set(found) - {"openpi"}:
+        print(table(json.loads(options.json.read_text())))
 
 
 if __name__ == "__main__":
