@@ -474,6 +474,16 @@ def test_the_simulator_goes_on_while_the_policy_thinks(policy, tmp_path, capsys)
     assert "inject_latency: 50.0 there, 60.0 now" in capsys.readouterr().err
 
 
+def test_every_reuse_of_a_prefix_is_counted(policy, tmp_path):
+    close = ["--engine.prefix_cache.pixels", "1", "--engine.prefix_cache.state", "100", "--max_batch", "1"]
+    assert main(command(policy, tmp_path / "run", *close, tasks="go", episodes=2)) == 0
+    queries = lines(tmp_path / "run" / "queries.jsonl")
+    assert len(queries) > 2 and all(q["prefix_reused"] == (q["query"] > 0) for q in queries)
+    assert all((q["prefill_ms"] == 0) == q["prefix_reused"] for q in queries)
+    total = json.loads((tmp_path / "run" / "summary.json").read_text())["total"]
+    assert total["prefix_reused"] == pytest.approx(1 - 2 / len(queries))
+
+
 @pytest.mark.parametrize(
     ("flags", "told"),
     [

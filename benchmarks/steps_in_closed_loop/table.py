@@ -17,9 +17,20 @@ from foveate.util.words import percents, plural
 
 HERE = Path(__file__).parent
 POLICIES = {"metaworld_tiny": "full", "metaworld_tiny_lightvla": "LightVLA"}
-BEGIN, END = "<!-- measured:begin -->", "<!-- measured:end -->"
 COMPONENTS = ("total", "vision", "kv_cache", "denoise")
-HEAD = ["tokens", "engine", "steps", "success", "at its latency", "patches", "total ms", *COMPONENTS[1:]]
+HEAD = ["tokens", "engine", "steps", "success", "patches", "total ms", *COMPONENTS[1:]]
+
+
+def put(name: str, text: str) -> None:
+    """Print it, and write it into README.md between the markers of this name."""
+    print(text)
+    begin, end = f"<!-- {name}:begin -->", f"<!-- {name}:end -->"
+    before, rest = (HERE / "README.md").read_text(encoding="utf-8").split(begin)
+    (HERE / "README.md").write_text(f"{before}{begin}\n{text}\n{end}{rest.split(end)[1]}", encoding="utf-8")
+
+
+def table(head: list[str], rows: list[list[str]]) -> str:
+    return "\n".join(f"| {' | '.join(line)} |" for line in (head, ["---"] * len(head), *rows))
 
 
 def success(outcome: dict[str, Any] | None) -> str:
@@ -32,19 +43,17 @@ def cells(tokens: str, row: dict[str, Any]) -> list[str]:
     parts = row["component_latencies"]
     ms = [f"{parts[name]['p50']:.1f}" if name in parts else "-" for name in COMPONENTS]
     kept = "-" if row["kept"] is None else f"{row['kept']:.1f}"
-    outcomes = success(row), success(row["at_latency"])
-    return [tokens, f"`{row['engine']}`", str(row["denoising_steps"]), *outcomes, kept, *ms]
+    return [tokens, f"`{row['engine']}`", str(row["denoising_steps"]), success(row), kept, *ms]
 
 
 def markdown(documents: dict[str, dict[str, Any]]) -> str:
     """Policy -> document; a table, and of which machine it is."""
     rows = [cells(POLICIES[name], row) for name, document in documents.items() for row in document["results"]]
-    lines = [f"| {' | '.join(line)} |" for line in (HEAD, ["---"] * len(HEAD), *rows)]
     last = max(documents.values(), key=lambda document: document["date"])
     machine = last["machine"]
     threads = plural(machine["torch_threads"], "thread")
     told = ", ".join((last["date"][:10], machine["cpu"], threads, f"torch {last['versions']['torch']}"))
-    return "\n".join([*lines, "", f"Milliseconds are medians of whole runs: {told}."])
+    return "\n".join([table(HEAD, rows), "", f"Milliseconds are medians of whole runs: {told}."])
 
 
 def main() -> None:
@@ -53,12 +62,10 @@ def main() -> None:
     found = {name: json.loads(path.read_text(encoding="utf-8")) for name, path in paths.items() if path.is_file()}
     if not found:
         sys.exit(f"{folder}: none of {', '.join(path.name for path in paths.values())}; run run.sh first")
-    text = markdown(found)
-    print(text)
     if folder.resolve() == HERE.resolve():
-        before, rest = (HERE / "README.md").read_text(encoding="utf-8").split(BEGIN)
-        whole = f"{before}{BEGIN}\n{text}\n{END}{rest.split(END)[1]}"
-        (HERE / "README.md").write_text(whole, encoding="utf-8")
+        put("measured", markdown(found))
+    else:
+        print(markdown(found))
 
 
 if __name__ == "__main__":

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -47,6 +47,19 @@ class Inference:
     """The attention asked for."""
     prefilled: Prefilled | None = None
     """To go on from; None where an engine does not hand it out."""
+
+
+def fell_back(report: Mapping[str, Any]) -> list[str]:
+    """Sentences about what an engine that prepares ran as written all the same, out of its report."""
+    reasons = report.get("queries_as_written", {})
+    told = [f"queries ran as written, not by {_prepared(report)}: {reason}" for reason in reasons]
+    if report.get("parts_as_written"):
+        told.append(f"shapes that {_prepared(report)} was not prepared for ran as written")
+    return told
+
+
+def _prepared(report: Mapping[str, Any]) -> str:
+    return " and ".join(dict.fromkeys(name for name in report["backends"].values() if name != "eager"))
 
 
 class Engine(Protocol):

@@ -55,7 +55,12 @@ def keep_code() -> str | None:
     Returns:
         What to tell the user, where the folder cannot be written: then code is kept for this run alone.
     """
-    folder = Path(os.environ.get(CACHE) or user_cache() / "inductor")
+    from torch._inductor.runtime.cache_dir_utils import default_cache_dir
+
+    asked = os.environ.get(CACHE)
+    if asked and os.path.abspath(asked) == os.path.abspath(default_cache_dir()):
+        asked = None  # torch itself writes it there, in a folder that a restart empties; nobody chose it
+    folder = Path(asked or user_cache() / "inductor")
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder):

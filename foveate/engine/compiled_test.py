@@ -11,8 +11,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 from torch._dynamo.utils import counters
+from torch._inductor.runtime.cache_dir_utils import default_cache_dir
 
 from foveate.engine import compiled, packing, registry
+from foveate.engine.base import fell_back
 from foveate.engine.buckets import Buckets
 from foveate.engine.compiled import CACHE, CompiledParts, keep_code, no_compilation
 from foveate.engine.config import Compiled
@@ -185,6 +187,8 @@ def test_pruned_queries_stay_eager_where_that_is_asked() -> None:
     engine.run(inputs, noise, pruner=make_pruner("lightvla"))
     engine.run(inputs, noise)
     assert engine.report()["queries_as_written"] == {"pruned": 1}
+    report = {**engine.report(), "backends": {"vision": "compiled", "prefill": "compiled", "denoise": "eager"}}
+    assert fell_back(report) == ["queries ran as written, not by compiled: pruned"]
     assert engine.report()["buckets"]["packed"] == 1
 
 
@@ -229,6 +233,8 @@ def test_a_cache_folder_that_cannot_be_written_is_told(monkeypatch: pytest.Monke
     assert Path(os.environ[CACHE]).is_dir(), "code is kept for this run all the same"
     monkeypatch.delenv(CACHE)
     monkeypatch.setattr(compiled, "user_cache", lambda: tmp_path / "cache")
+    assert keep_code() is None and os.environ[CACHE] == str(tmp_path / "cache" / "inductor")
+    monkeypatch.setenv(CACHE, default_cache_dir())  # as torch does where it is asked first
     assert keep_code() is None and os.environ[CACHE] == str(tmp_path / "cache" / "inductor")
 
 

@@ -19,6 +19,7 @@ def latency(argv: list[str]) -> int:
     """The verb's entry: a table, the adviser's sentences, then one JSON document."""
     from foveate.bench.latency import LatencyConfig, measure_latency
     from foveate.cli.config import parse
+    from foveate.engine.base import fell_back
     from foveate.util.files import write_text
     from foveate.util.progress import Reporter, plain_console
 
@@ -27,6 +28,9 @@ def latency(argv: list[str]) -> int:
     measured = measure_latency(config, Reporter(plain_console()))
     console = plain_console(WIDTH)
     console.print(_table(measured.rows))
+    for made in measured.facts["engines"]:
+        for line in fell_back(made):
+            console.print(f"{made['engine']}, {made['pruning']}: {line}", soft_wrap=True, highlight=False)
     if any(row.loses_time for row in measured.rows):
         console.print("! pruning loses time against the same without")
     if not measured.facts["settled"]:

@@ -16,6 +16,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from foveate.engine.base import fell_back
 from foveate.errors import FoveateError
 from foveate.evaluation.fidelity import require_check
 from foveate.evaluation.sim.agreement import read
@@ -141,6 +142,7 @@ def _evaluate(
     facts = {"config": to_dict(config), "seed": config.seed, "policy": policy.spec.name, **provenance(), **read(folder)}
     ran = policy.engine if isinstance(policy, Policy) else policy
     facts["engine"] = {**ran.report(), "fidelity": fidelity}
+    warnings += fell_back(facts["engine"])
     if fidelity["checked"] is False:
         warnings.append(f"engine {fidelity['engine']}: not compared with eager on this machine (--allow_unchecked)")
     if config.trace_out_dir is not None:

@@ -115,6 +115,7 @@ def aggregate(episodes: Sequence[EpisodeResult], queries: Sequence[Mapping[str, 
         "latency_ms": latency,
         "batch_mean": _mean([q["batch"] for q in queries if "batch" in q]),
         "gflops": _mean(flops),
+        "prefix_reused": _mean([q["prefix_reused"] for q in queries if "prefix_reused" in q]),
     }
 
 

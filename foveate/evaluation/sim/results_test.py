@@ -69,7 +69,7 @@ def test_aggregate():
     assert group["kept"]["mean"] == 22.5 and group["kept"]["ratio"] == pytest.approx(22.5 / 128)
     assert group["latency_ms"]["total"] == {"p50": 60.0, "p95": 87.0, "mean": 60.0}
     assert group["latency_ms"]["kv_cache"] == group["latency_ms"]["prefill"]
-    assert group["gflops"] == 2.0
+    assert group["gflops"] == 2.0 and group["prefix_reused"] is None
     assert aggregate([], [])["success_rate"] is None
 
 

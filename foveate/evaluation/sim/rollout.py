@@ -421,6 +421,8 @@ def _conclude(
         trace = answer.chunk.trace
         row = {"variant": variant, "task": job.task, "episode": job.episode, "query": query.index, "step": query.step}
         row |= {"batch": answer.batch, **({"delay_steps": answer.delay_steps} if latency else {}), **_kept(trace)}
+        if trace is not None and "prefix_reused" in trace.seq_lens:
+            row["prefix_reused"] = trace.seq_lens["prefix_reused"]
         row |= {f"{stage}_ms": round(ms, 3) for stage, ms in answer.chunk.timings_ms.items()}
         if "prefill_ms" in row:
             row["kv_cache_ms"] = row["prefill_ms"]
