@@ -14,7 +14,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from foveate.engine.config import Compiled
+from foveate.engine.config import Eager
 from foveate.engine.reuse import PrefixReuse
 from foveate.evaluation.sim.evaluate import evaluate
 from foveate.evaluation.sim.simulate import SimConfig
@@ -38,7 +38,7 @@ def play(names: list[str], episodes: int, replan: int, out: Path) -> None:
         evaluate(
             SimConfig(
                 policy=POLICY,
-                engine=Compiled(prefix_cache=THRESHOLDS[name]),
+                engine=Eager(prefix_cache=THRESHOLDS[name]),
                 num_steps=STEPS,
                 num_trials_per_task=episodes,
                 replan_steps=replan,

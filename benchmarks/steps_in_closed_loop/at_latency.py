@@ -22,7 +22,6 @@ from typing import Any
 from table import HERE, POLICIES, put, success, table
 
 from foveate.bench.variants import CHECKPOINT, Variant, has_pruner, set_up
-from foveate.engine.config import Compiled
 from foveate.evaluation.sim.evaluate import evaluate
 from foveate.evaluation.sim.simulate import SimConfig
 from foveate.util.files import write_json
@@ -41,7 +40,7 @@ SLOWER = (1, 4, 8)
 def play(policies: list[str], steps: list[int], waits: list[int], episodes: int, out: Path) -> None:
     report = Reporter(plain_console())
     for name in policies:
-        shared = SimConfig(policy=name, engine=Compiled(), num_trials_per_task=episodes, max_batch=1)
+        shared = SimConfig(policy=name, num_trials_per_task=episodes, max_batch=1)
         policy = shared.load(report)
         pruning = CHECKPOINT if has_pruner(policy) else "none"
         for wait in waits:
@@ -49,7 +48,7 @@ def play(policies: list[str], steps: list[int], waits: list[int], episodes: int,
                 named = f"{name}_{number}steps_{wait}waits"
                 injected = {"inject_latency": 1e3 * wait / CONTROL_HZ, "variant": named, "out": str(out / named)}
                 config = replace(shared, num_steps=number, **injected)
-                evaluate(config, report, set_up(policy, Variant("compiled", pruning, number), policy.engine))
+                evaluate(config, report, set_up(policy, Variant("eager", pruning, number), policy.engine))
 
 
 def read_runs(out: Path) -> list[dict[str, Any]]:
@@ -103,7 +102,7 @@ def write(out: Path) -> None:
     found = {(row["policy"], row["denoising_steps"], row["waits"]): row for row in rows}
     for policy in POLICIES:  # while the simulator waits
         for row in json.loads((HERE / f"{policy}.json").read_text(encoding="utf-8"))["results"]:
-            if row["engine"] == "compiled" and row["denoising_steps"] in STEPS:
+            if row["engine"] == "eager" and row["denoising_steps"] in STEPS:
                 found[policy, row["denoising_steps"], 0] = row
     put("over-latency", over_latency(found))
     if LATENCIES.is_file():
