@@ -211,7 +211,7 @@ def test_full_and_pruned_under_each_perturbation(monkeypatch, tmp_path, capsys):
 
     monkeypatch.setattr("foveate.envs.libero.install.check_installed", lambda python: None)
     monkeypatch.setattr(perturbed, "evaluate", evaluate)
-    monkeypatch.setattr(SimConfig, "load", lambda self: Loaded())
+    monkeypatch.setattr(SimConfig, "load", lambda self, report: Loaded())
     monkeypatch.setattr(perturbed, "Policy", lambda engine, processor, pruner, **_: SimpleNamespace(pruner=pruner))
     command = ["eval", "sim", "--policy", "p", "--task_suite_name", "libero_spatial", "--perturb", "swap,lan"]
     assert main([*command, "--out", str(tmp_path)]) == 0
@@ -225,6 +225,10 @@ def test_full_and_pruned_under_each_perturbation(monkeypatch, tmp_path, capsys):
     assert rows[0].startswith("perturbation,variant,successes") and rows[4].startswith("swap,random_0.5,4,9")
     out = capsys.readouterr().out
     assert "full" in out and "6/9 (10–90 %)" in out
+    played.clear()
+    monkeypatch.setattr("foveate.evaluation.sim.remote.connect", lambda config: Loaded())
+    assert main([*command, "--policy", "ws://robot:8000", "--out", str(tmp_path / "served")]) == 0
+    assert [pruned for _, _, pruned in played] == ["pruned"] * 3, "a server has one variant, as it serves it"
     assert main([*command[:-1], "env", "--out", str(tmp_path)]) == 1
     assert "lacks its task definitions" in capsys.readouterr().err
 

@@ -4,12 +4,8 @@ from __future__ import annotations
 
 import os
 import signal
-import socket
-import subprocess
-import sys
 import threading
 import time
-import urllib.request
 from dataclasses import replace
 
 import fake_env
@@ -22,6 +18,7 @@ from foveate.cli.config import parse
 from foveate.cli.eval.carry_over import ALIASES
 from foveate.cli.eval.carry_over import carry_over as carry_over_client
 from foveate.cli.main import main
+from foveate.cli.serve import ALIASES as SERVE_ALIASES
 from foveate.cli.serve import carry_over
 from foveate.client import PolicyClient
 from foveate.errors import FoveateError
@@ -29,7 +26,8 @@ from foveate.evaluation.sim.evaluate import evaluate
 from foveate.evaluation.sim.remote import RemotePolicy
 from foveate.evaluation.sim.simulate import EnvConfig, SimConfig
 from foveate.models.common.robots import RobotMapping
-from foveate.testing.serving import served
+from foveate.serving.config import ServeConfig
+from foveate.testing.serving import free_port, served, started
 from foveate.training.policy.untrained import TINY, random_policy
 from foveate.util import msgpack_numpy
 from foveate.util.files import read_json_lines
@@ -107,31 +105,11 @@ def test_an_openpi_server_is_evaluated_once_the_robot_is_named(tmp_path):
     assert run.summary["total"]["kept"]["mean"] is None
 
 
-def free_port():
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
-
-
-def start(port, *words):
-    """`foveate serve` as a process, ready."""
-    command = [sys.executable, "-m", "foveate", "serve", "--port", str(port), *words]
-    server = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-    for _ in range(600):
-        try:
-            urllib.request.urlopen(f"http://127.0.0.1:{port}/healthz", timeout=2)
-            return server
-        except OSError:
-            assert server.poll() is None, server.communicate()[0]
-            time.sleep(0.1)
-    raise AssertionError("no server")
-
-
 @pytest.mark.slow
 def test_a_server_that_is_killed_and_started_again_under_an_evaluation(tmp_path, monkeypatch):
     monkeypatch.setenv("FAKE_DELAY", "0.1")
     port = free_port()
-    server = start(port, "policy:checkpoint", "--policy.dir", "metaworld_tiny")
+    server = started(port, "policy:checkpoint", "--policy.dir", "metaworld_tiny")
     run = []
     config = config_of(f"ws://127.0.0.1:{port}", tmp_path / "run", num_trials_per_task=3, num_workers=1)
     log = tmp_path / "run" / "episodes.jsonl"
@@ -144,7 +122,7 @@ def test_a_server_that_is_killed_and_started_again_under_an_evaluation(tmp_path,
             time.sleep(0.05)
         os.kill(server.pid, signal.SIGKILL)
         server.wait()
-        server = start(port, "--policy", "metaworld_tiny")
+        server = started(port, "--policy", "metaworld_tiny")
         playing.join(120)
         assert run[0].summary["total"]["successes"] == 3
         assert run[0].summary["engine"]["connections"] == 2
@@ -156,13 +134,13 @@ def test_a_server_that_is_killed_and_started_again_under_an_evaluation(tmp_path,
 
 
 def test_openpi_s_command_line_carries_over():
-    config = ["policy:checkpoint", "--policy.config", "pi05_libero_pytorch", "--policy.dir", "DIR"]
-    assert carry_over(["--env", "LIBERO", *config]) == (["--policy.dir", "DIR"], "libero")
-    assert carry_over(["--env=ALOHA_SIM"]) == ([], "aloha")
-    assert carry_over(["policy:checkpoint", "--policy.config=pi0_droid", "--record"]) == (
-        ["--trace_out_dir", "policy_records"],
-        "droid",
-    )
+    words = ["policy:checkpoint", "--policy.config", "pi05_libero_pytorch", "--policy.dir", "DIR", "--record"]
+    left, robot = carry_over(["--env", "LIBERO", *words])
+    assert robot == "libero"
+    config = parse(ServeConfig, left, "foveate serve", aliases=SERVE_ALIASES)
+    assert (config.policy, config.config_name) == ("DIR", "pi05_libero_pytorch")
+    assert config.trace_out_dir == "policy_records"
+    assert carry_over(["--env=ALOHA_SIM"]) == ([], "aloha_sim")
     for wrong in (["--env", "MARS"], ["policy:default"], ["--env"]):
         with pytest.raises(FoveateError):
             carry_over(wrong)

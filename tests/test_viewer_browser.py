@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from foveate.testing.lightvla_runs import write_lightvla_run
 from foveate.testing.runs import write_run
 from foveate.tracing.record import read_record
 from foveate.tracing.store import dump_paths
@@ -248,6 +249,36 @@ def test_fits_its_window_in_both_schemes(page, url, width, scheme):
     assert page.evaluate("document.documentElement.scrollWidth") <= width
     paper = page.evaluate("getComputedStyle(document.body).backgroundColor")
     assert paper == ("rgb(250, 249, 246)" if scheme == "light" else "rgb(20, 23, 27)")
+    assert page.said == []
+
+
+def test_a_run_folder_of_lightvla(page, tmp_path):
+    """Written by its own scripts: no logs, no actions, paths from where they ran; two pictures in one sequence."""
+    folder = write_lightvla_run(tmp_path / "lightvla", tasks=2, queries=3, written_from=tmp_path)
+    url = serving([folder])
+    open_at(page, url, "episode=1.0&overlay=score")
+    assert page.locator(".views canvas").count() == 2
+    assert page.get_attribute("#time", "max") == "2"
+    facts = page.inner_text(".facts")
+    assert "black bowl between the plate and the ramekin" in facts
+    path = dump_paths(folder)[-1]
+    record = read_record(path, folder)
+    page.focus("#time")
+    page.keyboard.press("End")
+    at(page, record.meta["step"])
+    drawn = {
+        "kept": lambda image, view: mask(image, record.keep_mask[view.part], view),
+        "attention&layer=31": lambda image, view: heatmap(
+            image, of_31.values[view.part], view, of_31.scale, ATTN_COLORS
+        ),
+    }
+    of_31, images = attention_heat(record, 31, None), load_images(record)
+    for overlay, draw in drawn.items():
+        open_at(page, url, f"episode=1.0&step={record.meta['step']}&overlay={overlay}")
+        for view in record.views:
+            expected = draw(images[view.name], view).astype(int)
+            assert np.abs(pixels(page, view.index) - expected).max() <= 3, (overlay, view.name)
+    assert page.locator("#charts svg path").count() >= 2  # patches kept and the forward pass's time
     assert page.said == []
 
 

@@ -165,7 +165,7 @@ def faults(policy: str, frames: int, seconds: float) -> dict[str, Any]:
         # The good clients run as long as the hostile ones need: their time is measured first, on some hundreds.
         begun = time.perf_counter()
         counts = send_hostile(port, frames // 10, seed=1)
-        expected = (time.perf_counter() - begun) * 9
+        expected, soon = (time.perf_counter() - begun) * 9, memory_mb(server)
         good = subprocess.Popen([*words, f"--seconds={max(expected, 5)}"], stdout=subprocess.PIPE)
         counts += send_hostile(port, frames - frames // 10, seed=2)
         beside = json.loads(good.communicate()[0])
@@ -184,7 +184,7 @@ def faults(policy: str, frames: int, seconds: float) -> dict[str, Any]:
         "frames": frames,
         "became": dict(counts),
         "good_clients": {"quiet": quiet, "beside hostile frames": beside, "beside 1,000 idle connections": crowded},
-        "memory_mb": {"before": before, "after": after},
+        "memory_mb": {"before": before, "after a tenth": soon, "after all": after},
         "alive": alive,
     }
 
@@ -241,7 +241,8 @@ def table(found: dict[str, Any]) -> str:
             *(f"| {name} | {_times(row)} |" for name, row in fault["good_clients"].items()),
             "",
             f"{fault['frames']:,} hostile frames became {fault['became']}; the server's memory was "
-            f"{memory['before']:.0f} MB before and {memory['after']:.0f} MB after. "
+            f"{memory['before']:.0f} MB before, {memory['after a tenth']:.0f} MB after a tenth of them and "
+            f"{memory['after all']:.0f} MB after all. "
             f"Killed {restarted['kills']} times and started again under `eval sim`: {restarted['successes']} of "
             f"{restarted['episodes']} episodes succeeded, {restarted['crashes']} crashed.",
         ]

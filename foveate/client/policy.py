@@ -26,6 +26,8 @@ except ImportError as error:
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.1, 5.0
 """Between two attempts to connect: doubled each time, from the first up to the longest."""
 MAX_ANSWER_BYTES = 1 << 26
+PROTOCOL = 1
+"""Of what foveate adds to openpi's protocol; a server of a later one is not understood."""
 PERMANENT = (400, 401, 403, 404, 426)
 """HTTP statuses after which there is no use in trying again."""
 
@@ -50,6 +52,7 @@ class PolicyClient:
         tries: how often a query is sent where the connection is lost before its answer.
     Raises:
         ConnectionLost: there is no server within `wait_s`, or it lets nobody in without the right token.
+        FoveateError: the server speaks a later protocol.
     """
 
     def __init__(
@@ -151,6 +154,15 @@ class PolicyClient:
         found: dict[str, Any] = msgpack_numpy.arrays_in(msgpack_numpy.unpack(answer))
         return found
 
+    def _check_protocol(self) -> None:
+        spoken = self._metadata.get("protocol") if self.speaks_foveate else PROTOCOL
+        if not isinstance(spoken, int) or spoken > PROTOCOL:
+            self._held.close()
+            raise FoveateError(
+                f"{self.uri}: {self._metadata['server']} speaks protocol {spoken!s:.20}, this client {PROTOCOL}; run: "
+                'pip install --upgrade "foveate[client]"'
+            )
+
     def _drop(self) -> None:
         if self._connection is not None:
             self._connection.close_socket()  # without waiting for the other side
@@ -170,9 +182,11 @@ class PolicyClient:
                 )
                 connection = self._held.enter_context(opening)
                 hello = connection.recv(self._timeout_s)
-                if isinstance(hello, str):
-                    raise msgpack_numpy.MessageError("its first frame is a text")
-                self._metadata = msgpack_numpy.arrays_in(msgpack_numpy.unpack(hello))
+                told = None if isinstance(hello, str) else msgpack_numpy.arrays_in(msgpack_numpy.unpack(hello))
+                if not isinstance(told, dict):
+                    raise msgpack_numpy.MessageError("its first frame is no map")
+                self._metadata = told
+                self._check_protocol()
                 self._connection, self.connections = connection, self.connections + 1
                 return connection
             except (InvalidURI, msgpack_numpy.MessageError) as error:

@@ -13,6 +13,7 @@ import pytest
 from websockets.sync.server import serve
 
 from foveate.client import ConnectionLost, PolicyClient, ServerError
+from foveate.errors import FoveateError
 from foveate.util import msgpack_numpy
 
 
@@ -110,5 +111,9 @@ def test_what_is_no_policy_server_is_told():
     with answering(lambda connection: connection.send("hello")) as port:
         with pytest.raises(ConnectionLost, match="no policy server"):
             PolicyClient("127.0.0.1", port, wait_s=0)
+    later = {"server": "foveate 9.0", "protocol": 2}
+    with answering(lambda connection: connection.send(msgpack.packb(later))) as port:
+        with pytest.raises(FoveateError, match=r"foveate 9.0 speaks protocol 2, this client 1; .*--upgrade"):
+            PolicyClient("127.0.0.1", port)
     with pytest.raises(ConnectionLost, match="no policy server"):
         PolicyClient("ws://", wait_s=0)

@@ -270,6 +270,9 @@ class ModelOptions:
     """Number format of the large matrices."""
     robot: str | None = None
     """Robot mapping: a shipped one (droid, libero, aloha, metaworld) or a YAML file; null: as the checkpoint says."""
+    config_name: str | None = None
+    """Name of openpi's training configuration (--policy.config): robot, actions per chunk and pruning of a checkpoint
+    that does not tell; null: as the checkpoint says."""
     tokenizer: str | None = None
     """Sentencepiece model file, where the checkpoint folder has none."""
     asset_id: str | None = None

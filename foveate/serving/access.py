@@ -13,6 +13,7 @@ from foveate.errors import FoveateError
 
 SCHEMES = ("api-key", "bearer")
 """Of the header `Authorization: SCHEME TOKEN`: openpi-client sends the first."""
+TOKEN_NEEDED = "a token is needed: Authorization: Api-Key TOKEN\n"
 
 
 class Access:

@@ -17,6 +17,8 @@ class ServeConfig(LoadOptions):
     """Address to listen on; anything but this machine's own needs --token_file or --allow_anonymous."""
     port: int = 8000
     """Port to listen on; 0 takes a free one."""
+    replicas: int | None = None
+    """Processes that serve, each with a policy of its own, over Ray Serve (extra `ray`); null: this process alone."""
     default_prompt: str | None = None
     """Instruction for observations that bring none."""
     token_file: str | None = None
@@ -54,5 +56,13 @@ class ServeConfig(LoadOptions):
             raise FoveateError(f"max_message_mb: expected more than 0, got {self.max_message_mb:g}")
         if self.deadline_ms is not None and not number("deadline_ms", self.deadline_ms) > 0:
             raise FoveateError(f"deadline_ms: expected more than 0, got {self.deadline_ms:g}")
+        if self.replicas is not None:
+            whole("replicas", self.replicas, 1, 10_000)
         if self.fallback_kept is not None:
             whole("fallback_kept", self.fallback_kept, 0, 10**6)
+
+
+def ready_line(what: str, host: str, port: int) -> str:
+    """What is said when clients can connect."""
+    where = f"[{host}]" if ":" in host else host
+    return f"serving {what} on ws://{where}:{port} (also /healthz and /metrics); SIGTERM or Ctrl-C ends it"

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from foveate.errors import FoveateError
 
 try:
     from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+    from prometheus_client.metrics_core import Metric
+    from prometheus_client.parser import text_string_to_metric_families
+    from prometheus_client.registry import Collector
 except ImportError as error:
     raise FoveateError(f'{error.name} is missing; run: pip install "foveate[serve]"') from error
 
@@ -75,3 +78,24 @@ class Metrics:
     def page(self) -> tuple[str, bytes]:
         """Content type and text of `/metrics`."""
         return CONTENT_TYPE_LATEST, generate_latest(self.registry)
+
+
+class _Merged(Collector):
+    def __init__(self, pages: Mapping[str, bytes]) -> None:
+        self._pages = pages
+
+    def collect(self) -> Iterable[Metric]:
+        families: dict[str, Metric] = {}
+        for replica, page in self._pages.items():
+            for found in text_string_to_metric_families(page.decode()):
+                family = families.setdefault(found.name, Metric(found.name, found.documentation, found.type))
+                for sample in found.samples:
+                    family.add_sample(sample.name, {**sample.labels, "replica": replica}, sample.value)
+        return families.values()
+
+
+def merged(pages: Mapping[str, bytes]) -> tuple[str, bytes]:
+    """Content type and text of the pages of several replicas: each number with its replica's name as a label."""
+    registry = CollectorRegistry()
+    registry.register(_Merged(pages))
+    return CONTENT_TYPE_LATEST, generate_latest(registry)

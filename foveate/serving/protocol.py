@@ -20,6 +20,7 @@ from typing import Any
 
 import numpy as np
 
+from foveate.client.policy import PROTOCOL
 from foveate.errors import FoveateError
 from foveate.models.common.remote import Remote
 from foveate.models.common.robots import RobotMapping
@@ -31,8 +32,6 @@ from foveate.util.checks import of_type, shown, whole
 from foveate.util.choices import name_of
 from foveate.version import __version__
 
-PROTOCOL = 1
-"""Of foveate's additions."""
 MAX_BATCH = 64
 """Observations of one request, at most."""
 MAX_SESSION = 128

@@ -1,6 +1,6 @@
-"""The server: connections, one frame in and one out, and an end that loses no running answer.
+"""The server: a port, connections, and an end that loses no running answer; what is said on them is `service.py`'s.
 
-    server = PolicyServer(policy, host="127.0.0.1", port=8000)
+    server = PolicyServer(InferenceWorker(policy), host="127.0.0.1", port=8000)
     asyncio.run(server.run())
 
 The event loop reads, checks and writes; inference is the worker's thread (`inference.py`), so that a slow policy slows
@@ -11,23 +11,17 @@ while it comes in, answers pings, and closes what has gone silent.
 from __future__ import annotations
 
 import asyncio
-import itertools
 import logging
 import signal
 import threading
-import time
 from collections.abc import Callable
-from contextlib import suppress
 from http import HTTPStatus
-from typing import Any
 
 from foveate.errors import FoveateError
-from foveate.serving.access import Access
+from foveate.serving.access import TOKEN_NEEDED, Access
 from foveate.serving.inference import InferenceWorker
-from foveate.serving.protocol import Asked, Reader, Request, answer_of, metadata
-from foveate.serving.queries import Query, Refused
-from foveate.util import msgpack_numpy
-from foveate.util.ports import allow_open_files, holder_of
+from foveate.serving.service import Service
+from foveate.util.ports import allow_open_files, cannot_listen
 
 try:
     from websockets.asyncio.server import ServerConnection, serve
@@ -37,8 +31,6 @@ try:
 except ImportError as error:
     raise FoveateError('websockets is missing; run: pip install "foveate[serve]"') from error
 
-MAX_SESSIONS = 256
-"""Sessions of one connection, at most."""
 SPARE_FILES = 64
 """Open files that are left for other things than connections."""
 PING_S, SILENT_S = 20.0, 60.0
@@ -71,15 +63,10 @@ class PolicyServer:
             deadline_ms: an answer that would come later becomes an error; None: none is too late.
             drain_s: told to end, it waits so long for running answers.
         """
-        policy = worker.policy
+        self.service = Service(worker, default_prompt, deadline_ms)
         self.worker, self.metrics, self.host, self.port = worker, worker.metrics, host, port
         self._access = access or Access()
-        self._reader = Reader(policy.processor.robot, policy.spec, default_prompt)
-        self._hello = msgpack_numpy.pack(metadata(policy))
-        self._deadline_s = float("inf") if deadline_ms is None else deadline_ms / 1e3
         self._max_bytes, self._drain_s = max_message_bytes, drain_s
-        self._numbers = itertools.count(1)
-        self._open = self._running = 0
         self._most = 0
         """Connections at once, as many as open files allow."""
         self._ending = False
@@ -119,10 +106,9 @@ class PolicyServer:
                 on_ready()
                 await self._stop.wait()
                 self._ending = True
-                with suppress(TimeoutError):
-                    await asyncio.wait_for(self._drained(), self._drain_s)
+                await self.service.drained(self._drain_s)
         except OSError as error:
-            raise FoveateError(_no_port(self.host, self.port, error)) from error
+            raise FoveateError(cannot_listen(self.host, self.port, error)) from error
         finally:
             await asyncio.to_thread(self.worker.close)
 
@@ -131,17 +117,13 @@ class PolicyServer:
         if self._loop is not None and self._stop is not None:
             self._loop.call_soon_threadsafe(self._stop.set)
 
-    async def _drained(self) -> None:
-        while self._running:
-            await asyncio.sleep(0.01)
-
     def _admit(self, connection: ServerConnection, request: HttpRequest) -> Response | None:
         """Plain requests, and who may open a connection; None: it is opened."""
         if request.path == "/healthz":
             return connection.respond(HTTPStatus.OK, "OK\n")
         if not self._access.allows(request.headers.get("Authorization")):
             self.metrics.refused("token")
-            response = connection.respond(HTTPStatus.UNAUTHORIZED, "a token is needed: Authorization: Api-Key TOKEN\n")
+            response = connection.respond(HTTPStatus.UNAUTHORIZED, TOKEN_NEEDED)
             response.headers["WWW-Authenticate"] = "Api-Key"
             return response
         if request.path == "/metrics":
@@ -150,122 +132,16 @@ class PolicyServer:
             del response.headers["Content-Type"]
             response.headers["Content-Type"] = kind
             return response
-        if self._ending or self._open >= self._most:
+        if self._ending or self.service.open >= self._most:
             self.metrics.refused("ending" if self._ending else "full")
             return connection.respond(HTTPStatus.SERVICE_UNAVAILABLE, "the server is ending or full\n")
         return None
 
     async def _serve(self, connection: ServerConnection) -> None:
-        """One client, from its first frame to its last."""
-        client = _Client(next(self._numbers))
-        self._open += 1
-        self.metrics.connections.inc()
         try:
-            await connection.send(self._hello)
-            before_ms = None
-            async for frame in connection:
-                begun = time.perf_counter()
-                self._running += 1
-                try:
-                    await connection.send(await self._reply(client, frame, before_ms))
-                finally:
-                    self._running -= 1
-                before_ms = (time.perf_counter() - begun) * 1e3
+            await self.service.converse(connection, connection.send)
         except ConnectionClosed:
             pass  # killed, cut off, or gone without a word
         except Exception:
             log.exception("serving: a connection met an error of the server's own")
             await connection.close(1011, "internal error")
-        finally:
-            self._open -= 1
-            self.metrics.connections.dec()
-            self.worker.gone(client.number)
-            self.worker.forget(client.forget())
-
-    async def _reply(self, client: _Client, frame: bytes | str, before_ms: float | None) -> bytes | str:
-        """The frame that answers one: a map, or a text that says what is wrong."""
-        begun = time.perf_counter()
-        try:
-            request = self._reader.read(frame)
-            answers = await self._ask(client, request)
-        except Refused as refused:
-            self.metrics.answered(refused.outcome)
-            return str(refused)
-        timing = {"infer_ms": (time.perf_counter() - begun) * 1e3}
-        if before_ms is not None:
-            timing["prev_total_ms"] = before_ms
-        if request.batch:
-            return msgpack_numpy.pack({"batch": answers, "server_timing": timing})
-        message = answers[0] if answers else {"reset": True}
-        return msgpack_numpy.pack({**message, "server_timing": timing})
-
-    async def _ask(self, client: _Client, request: Request) -> list[dict[str, Any]]:
-        """The answers to a request's observations; in a batch a refused one is told in its place."""
-        if request.reset:
-            self.worker.forget(client.forget(request.session))
-        now = time.perf_counter()
-        queries = [
-            Query(
-                client.number,
-                client.name_of(asked.session),
-                asked.observation,
-                asked.noise,
-                left_over=asked.left_over,
-                reset=client.meet(asked.session) or asked.reset,
-                evidence=asked.return_keep,
-                due=now + self._deadline_s,
-                asked=now,
-            )
-            for asked in request.asked
-        ]
-        self.worker.submit(queries)
-        futures = (asyncio.wrap_future(query.answer) for query in queries)
-        results = await asyncio.gather(*futures, return_exceptions=True)
-        return [self._told(asked, result, request.batch) for asked, result in zip(request.asked, results, strict=True)]
-
-    def _told(self, asked: Asked, result: Any, batch: bool) -> dict[str, Any]:
-        if isinstance(result, Refused) and batch:
-            self.metrics.answered(result.outcome)
-            return {"error": str(result)}
-        if isinstance(result, BaseException):
-            raise result
-        self.metrics.answered("ok")
-        return answer_of(result, asked)
-
-
-class _Client:
-    """One connection and its sessions."""
-
-    def __init__(self, number: int) -> None:
-        self.number = number
-        self.sessions: set[str] = set()
-
-    def name_of(self, session: str) -> str:
-        """The name under which the policy remembers it."""
-        return f"{self.number}/{session}"
-
-    def forget(self, session: str | None = None) -> list[str]:
-        """End one session, or all; the names under which the policy remembers them."""
-        ended = self.sessions if session is None else self.sessions & {session}
-        self.sessions = self.sessions - ended
-        return [self.name_of(name) for name in ended]
-
-    def meet(self, session: str) -> bool:
-        """Whether a session is new."""
-        if session in self.sessions:
-            return False
-        if len(self.sessions) >= MAX_SESSIONS:
-            raise Refused(
-                "invalid", f"session: a connection has {MAX_SESSIONS} of them at most; send reset to begin anew"
-            )
-        self.sessions.add(session)
-        return True
-
-
-def _no_port(host: str, port: int, error: OSError) -> str:
-    reason = error.strerror or str(error)
-    holder = holder_of(port)
-    by = f" by {holder}" if holder else ""
-    if "in use" in reason.lower():
-        return f"port {port} of {host} is in use{by}; choose another with --port, or end what holds it"
-    return f"cannot listen on {host}:{port}: {reason}"

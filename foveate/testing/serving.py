@@ -1,10 +1,14 @@
-"""A server in a thread, and a policy without a model that does what a test says."""
+"""A server in a thread or as a process, and a policy without a model that does what a test says."""
 
 from __future__ import annotations
 
 import asyncio
+import socket
+import subprocess
+import sys
 import threading
 import time
+import urllib.request
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from types import SimpleNamespace
@@ -140,3 +144,24 @@ def served(policy: Any, *, worker: dict[str, Any] | None = None, **options: Any)
         server.stop()
         thread.join(60)
         assert not thread.is_alive(), "the server did not end"
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def started(port: int, *words: str, seconds: float = 120) -> subprocess.Popen[str]:
+    """`foveate serve` as a process that answers on a port; what it prints is in its `stdout`."""
+    command = [sys.executable, "-m", "foveate", "serve", "--port", str(port), *words]
+    server = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    until = time.monotonic() + seconds
+    while time.monotonic() < until and server.poll() is None:
+        try:
+            urllib.request.urlopen(f"http://127.0.0.1:{port}/healthz", timeout=2).close()
+            return server
+        except OSError:
+            time.sleep(0.1)
+    server.kill()
+    raise AssertionError(f"no server: {server.communicate()[0]}")

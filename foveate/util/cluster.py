@@ -24,7 +24,7 @@ def require_ray(option: str) -> Any:
     try:
         import ray
     except ImportError as error:
-        raise FoveateError(f'{option} ray: Ray is not installed ({error}); run: pip install "foveate[ray]"') from error
+        raise FoveateError(f'{option}: Ray is not installed ({error}); run: pip install "foveate[ray]"') from error
     return ray
 
 
@@ -57,7 +57,7 @@ def over_ray(
     Raises:
         FoveateError: Ray is not installed, the cluster has no room for a worker, or a worker failed.
     """
-    ray = require_ray(option)
+    ray = require_ray(f"{option} ray")
     if not todo:
         return
     from ray.util import ActorPool
@@ -75,12 +75,12 @@ def over_ray(
         for place, result in pool.map_unordered(lambda worker, pair: worker.work.remote(*pair), enumerate(todo)):
             yield todo[place], result
     except ray.exceptions.RayError as error:
-        raise FoveateError(f"{option} ray: a worker failed: {_cause(error)}") from error
+        raise FoveateError(f"{option} ray: a worker failed: {cause(error)}") from error
     finally:
         if begun_here:
             ray.shutdown()
 
 
-def _cause(error: Exception) -> str:
-    """The last line of what the worker said: its own error, not Ray's account of how it came here."""
+def cause(error: Exception) -> str:
+    """The last line of what a worker said: its own error, not Ray's account of how it came here."""
     return (str(error).strip().splitlines() or [type(error).__name__])[-1]

@@ -86,15 +86,15 @@ def evaluate(config: SimConfig, report: Reporter = SILENT, policy: Policy | Remo
         fidelity = require_check(config, config.allow_unchecked)
     if policy is None:
         check_first(config)
-        policy = _policy(config, report)
+        policy = policy_of(config, report)
     variant = name_variant(config, policy)
     folder = Path(config.trace_out_dir or config.out or _default_folder(config, variant))
     with one_process(folder, "evaluating"):
         return _evaluate(config, policy, variant, folder, report, fidelity)
 
 
-def _policy(config: SimConfig, report: Reporter) -> Policy | RemotePolicy:
-    """Loaded here, or behind a server."""
+def policy_of(config: SimConfig, report: Reporter = SILENT) -> Policy | RemotePolicy:
+    """The policy that a configuration names: loaded here, or behind a server."""
     if not config.remote:
         with report.status("loading the policy"):
             return config.load(report)

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from foveate.envs.libero.suites import perturbed
-from foveate.evaluation.sim.evaluate import Evaluated, evaluate
+from foveate.evaluation.sim.evaluate import Evaluated, evaluate, policy_of
 from foveate.evaluation.sim.simulate import SimConfig, check_first, name_variant
 from foveate.policy import Policy
 from foveate.pruning import make_config
@@ -45,7 +45,7 @@ class PerturbedRow:
 
 
 def evaluate_perturbed(config: SimConfig, report: Reporter = SILENT) -> list[PerturbedRow]:
-    """Play what the folders lack, plain first, and write the table.
+    """Play what the folders lack, plain first, and write the table; of a server what it serves, which is one variant.
 
     Raises:
         FoveateError: a perturbation that is none or that lacks files, and what `evaluate` raises.
@@ -54,11 +54,10 @@ def evaluate_perturbed(config: SimConfig, report: Reporter = SILENT) -> list[Per
     suites = {PLAIN: config.task_suite_name}
     suites |= {change: ",".join(perturbed(config.task_suite_name, (change,))) for change in changes}
     check_first(config)
-    with report.status("loading the policy"):
-        policy = config.load()
-    full = Policy(policy.engine, policy.processor, None, name=policy.spec.name, device=policy.device)
+    policy = policy_of(config, report)
     variants = {name_variant(config, policy): (policy, config)}
-    if policy.pruner is not None and policy.pruner.enabled:
+    if not config.remote and policy.pruner is not None and policy.pruner.enabled:
+        full = Policy(policy.engine, policy.processor, None, name=policy.spec.name, device=policy.device)
         none = replace(config, pruner=make_config("none"), variant=None)
         variants = {name_variant(none, full): (full, none)} | variants
     folder = folder_of(config)

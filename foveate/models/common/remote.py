@@ -79,7 +79,7 @@ class Remote:
 
         Args:
             message: arrays of any kind that has `dtype`, `shape` and `array()`, NumPy's own among them.
-            default_prompt: used where the message has no prompt.
+            default_prompt: used where the message has no prompt; None: the robot's own, if it has one.
         Raises:
             FoveateError: naming the key, what was expected and what came.
         """
@@ -98,7 +98,8 @@ class Remote:
                 f"{', '.join(self.keys(robot))}, prompt; got {_names(found)}. Is this another robot's client?"
             )
         state = np.concatenate([_numbers(key, found[key], size) for key, size in self._state_keys(robot).items()])
-        return Observation(images, state, _prompt(found.get("prompt", default_prompt)))
+        prompt = found.get("prompt", robot.default_prompt if default_prompt is None else default_prompt)
+        return Observation(images, state, _prompt(prompt))
 
 
 def _put(message: dict[str, Any], key: str, value: Any) -> None:

@@ -22,6 +22,8 @@ def load(info: OFTInfo, options: ModelOptions) -> tuple[OpenVLAOFT, Processor]:
     """
     if options.num_steps is not None or options.denoising_times is not None:
         raise FoveateError("num_steps: OpenVLA-OFT decodes in one pass; leave it out")
+    if options.config_name is not None:
+        raise FoveateError(f"config_name {options.config_name}: openpi has no OpenVLA-OFT; leave it out")
     if info.missing or info.robot is None or info.tokenizer is None:
         raise FoveateError("\n  ".join([f"{info.path}: cannot run yet, missing:", *info.missing]))
     processor = Processor(info.config, info.robot, read_tokenizer(info.tokenizer), *info.norms(options.asset_id))

@@ -24,6 +24,7 @@ from foveate.models.common.robots import ROBOTS_DIR, RobotMapping
 from foveate.models.common.tensor_files import INDEX, find_weights, read_header
 from foveate.models.pi0.config import SIGLIP_SO400M, GemmaConfig, Pi0Config, VisionConfig
 from foveate.models.pi0.lerobot import read_lerobot
+from foveate.models.pi0.openpi_configs import OpenpiConfig, openpi_config
 from foveate.models.pi0.weights import KeySet, nearest, openpi_keys
 from foveate.util.checks import of_type, one_of, whole
 from foveate.util.files import read_json
@@ -119,6 +120,7 @@ def detect(
     path: str | Path,
     *,
     robot: str | Path | None = None,
+    config_name: str | None = None,
     tokenizer: str | Path | None = None,
     action_horizon: int | None = None,
     lerobot_version: Literal["0.4", "0.5"] | None = None,
@@ -128,17 +130,20 @@ def detect(
 
     Args:
         robot: overrides the mapping that the folder names or suggests.
+        config_name: openpi's configuration that the checkpoint was trained under; what the folder says itself counts.
         tokenizer: a sentencepiece model, where the folder has none.
         action_horizon: for an openpi checkpoint, whose files do not tell it.
         lerobot_version: of the LeRobot that trained a LeRobot policy; None: 0.5 or later.
         clean_prompt: whether underscores and line breaks of the instruction become spaces; None: as the folder's
             format has it.
     Raises:
-        FoveateError: no weights there, a damaged file, or a network that is neither π0 nor π0.5.
+        FoveateError: no weights there, a damaged file, a network that is neither π0 nor π0.5, or one that was not
+            trained under `config_name`.
     """
     folder = Path(path)
     if not folder.is_dir():
         raise FoveateError(f"{folder}: no such checkpoint folder")
+    named = None if config_name is None else openpi_config(config_name)
     weights = find_weights(folder)
     if weights is None:
         raise FoveateError(f"{folder}: no model.safetensors{_instead_of_weights(folder)}")
@@ -167,12 +172,36 @@ def detect(
     elif "type" in config:
         info = _lerobot(common, config, robot, lerobot_version, clean_prompt)
     else:
-        info = _openpi(common, config, robot, action_horizon)
+        info = _openpi(common, config, robot, action_horizon, named)
+    if named is not None:
+        info = _under(info, config_name or "", named, robot is None)
     if clean_prompt is not None:
         info = replace(info, clean_prompt=clean_prompt)
     if info.tokenizer is None:
         info = replace(info, tokenizer=find_tokenizer(folder, info.config.vocab_size))
     return info
+
+
+def _under(info: CheckpointInfo, name: str, named: OpenpiConfig, own_robot: bool) -> CheckpointInfo:
+    """The checkpoint as one that was trained under openpi's configuration of this name."""
+    if named.model.pi05 != info.config.pi05:
+        kinds = ("π0", "π0.5")
+        raise FoveateError(
+            f"{info.path}: openpi config {name} is of {kinds[named.model.pi05]}, these weights are "
+            f"{kinds[info.config.pi05]}'s; name the configuration that they were trained under"
+        )
+    robot = named.robot()
+    if own_robot and robot is not None and info.robot is not None and info.robot.name != robot.name:
+        raise FoveateError(
+            f"{info.path}: openpi config {name} is for robot {robot.name}, the checkpoint says {info.robot.name}; "
+            f"leave the configuration out, or overrule the checkpoint with --robot {robot.name}"
+        )
+    return replace(
+        info,
+        robot=info.robot or robot,
+        asset_id=info.asset_id or (named.asset_id if named.asset_id in info.asset_ids else None),
+        pruner=info.pruner or named.pruner,
+    )
 
 
 def _instead_of_weights(folder: Path) -> str:
@@ -295,19 +324,26 @@ def _lerobot(
 
 
 def _openpi(
-    info: CheckpointInfo, config: Mapping[str, Any], robot: str | Path | None, horizon: int | None
+    info: CheckpointInfo,
+    config: Mapping[str, Any],
+    robot: str | Path | None,
+    horizon: int | None,
+    named: OpenpiConfig | None,
 ) -> CheckpointInfo:
     sizes, undetermined = _sizes(info, config)
     kind: Literal["pi0", "pi05"] = "pi05" if sizes["pi05"] else "pi0"
-    mapping = _robot_of_assets(info.asset_ids, kind) if robot is None else RobotMapping.load(robot, kind)
+    if robot is not None:
+        mapping: RobotMapping | None = RobotMapping.load(robot, kind)
+    else:
+        mapping = _robot_of_assets(info.asset_ids, kind) if named is None else named.robot()
     # A checkpoint with the statistics of several robots is a base model.
     name = mapping.name if mapping and len(info.asset_ids) == 1 else "base"
     assumed = []
-    if mapping is not None and robot is None:
+    if mapping is not None and robot is None and named is None:
         space = mapping.conventions.get("action_space")
         assumed.append(f"robot {mapping.name} ({space}): from its norm stats' name; override with --robot")
     # openpi's converter leaves a small config.json with it; its trainer does not.
-    horizon = horizon or config.get("action_horizon")
+    horizon = horizon or (named.model.action_horizon if named else None) or config.get("action_horizon")
     if horizon is None:
         horizon = OPENPI_HORIZONS.get((kind, name), _DEFAULT_HORIZON)
         assumed.append(

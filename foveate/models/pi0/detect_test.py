@@ -121,6 +121,29 @@ def test_openpi_converters_config_tells_the_horizon(openpi: Path) -> None:
     assert detect(openpi, action_horizon=9).config.action_horizon == 9
 
 
+def test_the_name_of_openpis_configuration_tells_what_the_folder_does_not(openpi: Path) -> None:
+    info = detect(openpi, config_name="pi05_full_droid_finetune", tokenizer=TINY_TOKENIZER)
+    assert info.robot is not None and info.robot.name == "droid" and info.config.action_horizon == 16
+    assert info.robot.delta_mask[:7] == (True,) * 7
+    assert info.robot.conventions["action_space"] == "joint_position+gripper"
+    assert not any("robot" in line or "horizon" in line for line in info.assumed)
+    assert detect(openpi, config_name="pi05_droid", action_horizon=9).config.action_horizon == 9
+    save_norm_stats(openpi / "assets" / "physical-intelligence" / "libero", {"state": stats(8), "actions": stats(7)})
+    pruned = detect(openpi, config_name="pi05_libero_pytorch_lightvla")
+    assert pruned.robot is not None and pruned.robot.name == "libero" and pruned.pruner == "lightvla"
+    assert pruned.asset_id == "physical-intelligence/libero"
+    with pytest.raises(FoveateError, match=r"openpi config pi0_droid is of π0, these weights are π0.5's"):
+        detect(openpi, config_name="pi0_droid")
+    with pytest.raises(FoveateError, match="did you mean 'pi05_droid'"):
+        detect(openpi, config_name="pi05_droids")
+    size = Pi0Config(**sizes_from_header(_header(openpi), 4)[0], action_horizon=6, max_token_len=24)
+    (openpi / "config.json").write_text(json.dumps({"model": size.to_dict(), "robot": "droid", "asset_id": "droid"}))
+    own = detect(openpi, config_name="pi05_droid")
+    assert own.config.action_horizon == 6 and own.asset_id == "droid" and own.pruner is None
+    with pytest.raises(FoveateError, match=r"is for robot libero, the checkpoint says droid.*--robot libero"):
+        detect(openpi, config_name="pi05_libero")
+
+
 def test_openpi_base_with_several_robots_asks_for_one(openpi: Path) -> None:
     for robot in ("trossen", "ur5e"):
         save_norm_stats(openpi / "assets" / robot, {"state": stats(8), "actions": stats(8)})

@@ -19,6 +19,7 @@ def look(folder: Path, options: ModelOptions) -> CheckpointInfo:
     return detect(
         folder,
         robot=options.robot,
+        config_name=options.config_name,
         tokenizer=options.tokenizer,
         action_horizon=options.action_horizon,
         lerobot_version=options.lerobot_version,

@@ -40,6 +40,8 @@ class OpenpiConfig:
     """Of the robot's conventions; None: as its mapping has it."""
     default_prompt: str | None = None
     """Used where an observation brings no prompt."""
+    pruner: str | None = None
+    """Pruning method that the policy was trained with."""
 
     @property
     def toy(self) -> bool:
@@ -103,9 +105,9 @@ OPENPI_CONFIGS: Mapping[str, OpenpiConfig] = {
     "pi0_libero_low_mem_finetune": OpenpiConfig(PI0, "libero", _LIBERO),
     "pi05_libero": _PI05_LIBERO,
     "pi05_libero_pytorch": _PI05_LIBERO,
-    "pi05_libero_pytorch_lightvla": _PI05_LIBERO,
+    "pi05_libero_pytorch_lightvla": replace(_PI05_LIBERO, pruner="lightvla"),
     "pi05_pick_place_pytorch": _PICK_PLACE,
-    "pi05_pick_place_pytorch_pruning": _PICK_PLACE,
+    "pi05_pick_place_pytorch_pruning": replace(_PICK_PLACE, pruner="lightvla"),
     "debug": _toy(PI0),
     "debug_restore": _toy(PI0),
     "debug_pi05": _toy(PI05),

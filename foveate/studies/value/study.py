@@ -42,7 +42,7 @@ def open_study(config: VqaConfig, report: Reporter = SILENT) -> Study:
         FoveateError: `eval.workers` or `model.device` asks for what this machine lacks.
     """
     if config.eval.workers == "ray":
-        require_ray("eval.workers:")
+        require_ray("eval.workers: ray")
     processes = ExitStack()
     asked = config.model.device
     world = processes.enter_context(join_world("auto" if asked == "cuda" else asked))

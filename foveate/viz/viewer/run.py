@@ -78,10 +78,11 @@ class ViewedRun:
         self.folder = folder
         if not folder.is_dir():
             raise FoveateError(f"{folder}: {'a file, no' if folder.exists() else 'no such'} run folder")
-        if not any((folder / name).exists() for name in ("dumps", "episodes.jsonl", "queries.jsonl", "config.yaml")):
+        if not _is_run(folder):
+            runs = [str(path) for path in sorted(folder.iterdir()) if _is_run(path)]
             raise FoveateError(
                 f"{folder}: no run folder; expected dumps/taskXXX/epYYY/*.pt or episodes.jsonl in it, as "
-                "`foveate eval sim --trace_out_dir ...` writes them"
+                f"`foveate eval sim --trace_out_dir ...` writes them{'; did you mean ' * bool(runs)}{' '.join(runs[:8])}"
             )
         self._lock = threading.Lock()
         self._listed: dict[str, tuple[Stamp, list[str], list[str]]] = {}
@@ -194,6 +195,10 @@ class ViewedRun:
             return str(read_record(self.folder / dump, self.folder).meta["task"])
         except FoveateError:
             return ""
+
+
+def _is_run(folder: Path) -> bool:
+    return any((folder / name).exists() for name in ("dumps", "episodes.jsonl", "queries.jsonl", "config.yaml"))
 
 
 def _stamp(path: Path) -> Stamp:

@@ -23,6 +23,7 @@ from foveate.tracing.tokens import token_row
 from foveate.types import STAGES
 from foveate.util.files import nan_to_null
 from foveate.util.pictures import ImageError, encoded, open_picture
+from foveate.util.ports import cannot_listen
 from foveate.viz.plots import load_images, picture_path, spread
 from foveate.viz.report.charts import PALETTE
 from foveate.viz.report.data import Row
@@ -86,10 +87,7 @@ def _listen(port: int) -> socket.socket:
         listening.bind((HOST, port))
     except (OSError, OverflowError) as error:
         listening.close()
-        raise FoveateError(
-            f"--port {port}: cannot be listened on ({getattr(error, 'strerror', None) or error}); "
-            "choose another one, or 0 for one that is free"
-        ) from error
+        raise FoveateError(cannot_listen(HOST, port, error)) from error
     return listening
 
 
