@@ -16,7 +16,7 @@ import logging
 import signal
 import threading
 from collections.abc import AsyncIterator
-from contextlib import ExitStack, redirect_stdout
+from contextlib import ExitStack, redirect_stdout, suppress
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -62,8 +62,10 @@ def serve_replicas(config: ServeConfig, access: Access, report: Reporter = SILEN
         FoveateError: Ray is not installed, runs a service already or has no room; the policy or the port cannot be had.
     """
     ray = require_ray("--replicas")
-    from ray import serve
-
+    try:
+        from ray import serve
+    except ImportError as error:
+        raise FoveateError(f'--replicas: Ray Serve lacks {error.name}; run: pip install "foveate[ray]"') from error
     if config.max_message_mb > PROXY_MB:
         raise FoveateError(f"max_message_mb: Ray Serve takes {PROXY_MB} at most, got {config.max_message_mb:g}")
     port = check_port(config.host, config.port)
@@ -101,13 +103,14 @@ def serve_replicas(config: ServeConfig, access: Access, report: Reporter = SILEN
             ready_line(f"{plural(config.replicas or 0, 'replica')} of {policy.resolve().name}", config.host, port)
         )
         _until_told_to_end()
-        handle.broadcast("drain").results(timeout_s=config.drain_s + 5, return_exceptions=True)
+        with suppress(TimeoutError):
+            handle.broadcast("drain").results(timeout_s=config.drain_s + 5, return_exceptions=True)
 
 
 def _check_room(ray: Any, config: ServeConfig, kind: str) -> None:
-    room = int(ray.cluster_resources().get(kind, 0))
+    room = int(ray.available_resources().get(kind, 0))
     if room < (config.replicas or 0):
-        raise FoveateError(f"--replicas {config.replicas}: a replica needs a {kind}, and the cluster has {room}")
+        raise FoveateError(f"--replicas {config.replicas}: each needs a {kind}, and {room} of the cluster's are free")
     try:
         ray.get_actor(*CONTROLLER)
     except ValueError:

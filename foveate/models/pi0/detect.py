@@ -191,10 +191,10 @@ def _under(info: CheckpointInfo, name: str, named: OpenpiConfig, own_robot: bool
             f"{kinds[info.config.pi05]}'s; name the configuration that they were trained under"
         )
     robot = named.robot()
-    if own_robot and robot is not None and info.robot is not None and info.robot.name != robot.name:
+    if own_robot and robot is not None and info.robot is not None and not _alike(robot, info.robot):
         raise FoveateError(
-            f"{info.path}: openpi config {name} is for robot {robot.name}, the checkpoint says {info.robot.name}; "
-            f"leave the configuration out, or overrule the checkpoint with --robot {robot.name}"
+            f"{info.path}: openpi config {name} is for robot {robot.name}, the checkpoint for {info.robot.name}, as it "
+            "says itself; leave the configuration out"
         )
     return replace(
         info,
@@ -202,6 +202,11 @@ def _under(info: CheckpointInfo, name: str, named: OpenpiConfig, own_robot: bool
         asset_id=info.asset_id or (named.asset_id if named.asset_id in info.asset_ids else None),
         pruner=info.pruner or named.pruner,
     )
+
+
+def _alike(one: RobotMapping, other: RobotMapping) -> bool:
+    """Whether clients send the same to two robots' policies, and get the same back."""
+    return (one.remote.keys(one), one.action_dim) == (other.remote.keys(other), other.action_dim)
 
 
 def _instead_of_weights(folder: Path) -> str:

@@ -79,10 +79,10 @@ class ViewedRun:
         if not folder.is_dir():
             raise FoveateError(f"{folder}: {'a file, no' if folder.exists() else 'no such'} run folder")
         if not _is_run(folder):
-            runs = [str(path) for path in sorted(folder.iterdir()) if _is_run(path)]
+            runs = ", ".join(str(path) for path in sorted(folder.iterdir())[:100] if _is_run(path))
             raise FoveateError(
                 f"{folder}: no run folder; expected dumps/taskXXX/epYYY/*.pt or episodes.jsonl in it, as "
-                f"`foveate eval sim --trace_out_dir ...` writes them{'; did you mean ' * bool(runs)}{' '.join(runs[:8])}"
+                f"`foveate eval sim --trace_out_dir ...` writes them{f'; it holds runs: {runs}' if runs else ''}"
             )
         self._lock = threading.Lock()
         self._listed: dict[str, tuple[Stamp, list[str], list[str]]] = {}

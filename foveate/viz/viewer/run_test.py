@@ -152,7 +152,7 @@ def test_a_folder_that_is_none(tmp_path):
     with pytest.raises(FoveateError, match="no run folder; expected dumps/"):
         ViewedRun(tmp_path)
     (tmp_path / "mine" / "dumps").mkdir(parents=True)
-    with pytest.raises(FoveateError, match="did you mean .*mine"):
+    with pytest.raises(FoveateError, match=r"it holds runs: .*mine"):
         ViewedRun(tmp_path)
     (tmp_path / "file").write_text("")
     with pytest.raises(FoveateError, match="a file, no run folder"):
