@@ -18,10 +18,9 @@ from foveate.cli.main import main
 from foveate.models.base import ModelInputs
 from foveate.models.openvla_oft.processing import EMPTY, pad_prompts
 from foveate.policy import Policy, TraceOptions
-from foveate.pruning import CONFIGS
 from foveate.testing.golden import golden_dir
 from foveate.testing.openvla_oft import oft_observation, runnable_checkpoint
-from foveate.testing.pruning import quarter
+from foveate.testing.pruning import WITHOUT_WEIGHTS, quarter
 from foveate.tracing.schema import validate
 from foveate.tracing.store import read_dump
 
@@ -87,7 +86,7 @@ def test_lengths_of_all_tokens_and_of_padded_rows(checkpoint: Path) -> None:
 
 # ---- every verb, every pruner ---------------------------------------------------------------------------------------
 
-PRUNERS = [quarter(name) for name in CONFIGS if name != "grids"]  # which needs weights
+PRUNERS = [quarter(name) for name in WITHOUT_WEIGHTS]
 
 
 @pytest.mark.parametrize("layer", [None, 0])

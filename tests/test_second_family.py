@@ -19,13 +19,12 @@ from foveate.data.demos import DemoEpisode, write_episode, write_meta
 from foveate.errors import FoveateError
 from foveate.models import registry
 from foveate.policy import Policy, TraceOptions
-from foveate.pruning import CONFIGS
-from foveate.testing.pruning import quarter
+from foveate.testing.pruning import WITHOUT_WEIGHTS, quarter
 from foveate.training.policy import recipe
 from foveate.types import AttentionRequest, Observation
 from foveate.util.attention import attention_rows
 
-PRUNERS = [quarter(name) for name in CONFIGS if name not in ("visionzip", "grids")]  # neither tower nor weights
+PRUNERS = [quarter(name) for name in WITHOUT_WEIGHTS if name != "visionzip"]  # it has no tower
 
 
 @pytest.fixture(autouse=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
 import json
 from pathlib import Path
 
@@ -12,8 +13,11 @@ from test_eval_sim import make_policy
 
 from foveate.cli.main import main
 from foveate.errors import FoveateError
-from foveate.studies.pruning.sweep import METHODS, SweepPruningConfig
+from foveate.evaluation.sim.simulate import EnvConfig
+from foveate.studies.pruning import sweep
+from foveate.studies.pruning.sweep import METHODS, SweepPruningConfig, sweep_pruning
 from foveate.studies.pruning.table import SweepRow, compared
+from foveate.util.files import FolderHeld
 from foveate.util.stats import holm, paired_difference, sign_test
 
 WORDS = ["--env", "fake_env:LineEnv", "--task_suite_name", "go,fail", "--env.timeout_s", "600", "--num_workers", "1"]
@@ -55,6 +59,34 @@ def test_two_rounds_write_a_table_and_go_on_where_they_stopped(policy: Path, tmp
     assert len({json.dumps(r["ci95"]) for r in json.loads((tmp_path / "pruning.json").read_text())["rows"]}) == 2
 
 
+def test_processes_share_a_sweep_and_tuned_policies_stand_beside(policy: Path, tmp_path: Path, monkeypatch) -> None:
+    """What another process is playing is left to it, and looked at again when all else is done."""
+    tuned = tmp_path / "tuned"
+    tuned.mkdir()
+    (tuned / "random_0.5").symlink_to(policy)
+    config = SweepPruningConfig(
+        env=EnvConfig(name="fake_env:LineEnv"), task_suite_name="go", policy=str(policy), methods=("stride",),
+        budgets=(0.5,), num_trials_per_task=1, num_workers=1, out=str(tmp_path / "sweep"), tuned=str(tuned),
+    )  # fmt: skip
+    asked, real = [], sweep.evaluate
+
+    def evaluate(simulation, *rest):
+        asked.append(simulation.variant)
+        if asked == ["none"]:
+            raise FolderHeld("by another")
+        return real(simulation, *rest)
+
+    monkeypatch.setattr(sweep, "evaluate", evaluate)
+    done = sweep_pruning(config)
+    assert asked == ["none", "random_0.5", "random_0.5_tuned", "stride_0.5", "none"]
+    assert [(row.method, row.tuned) for row in done.rows] == [
+        ("none", False), ("random", False), ("random", True), ("stride", False),
+    ]  # fmt: skip
+    of_the_run = (tmp_path / "sweep/random_0.5_tuned/config.yaml").read_text()
+    assert f"policy: {tuned / 'random_0.5'}" in of_the_run
+    assert "| random, tuned | 50 % |" in (tmp_path / "sweep/pruning.md").read_text()
+
+
 def test_differences_are_of_the_same_episodes_and_corrected_together() -> None:
     def row(method: str, budget: float, ended: list[bool]) -> SweepRow:
         outcomes = {("go", i): success for i, success in enumerate(ended)}
@@ -69,6 +101,8 @@ def test_differences_are_of_the_same_episodes_and_corrected_together() -> None:
         assert told.p == sign_test(better, random) == 2 / 64
     assert [told.p_holm for told in rows[1:]] == holm([2 / 64, 2 / 64]) == [4 / 64, 4 / 64]
     assert compared([row("random", 0.5, random), row("stride", 0.25, better)])[1].p is None, "another budget"
+    tuned = dataclasses.replace(row("stride", 0.5, better), tuned=True)
+    assert compared([row("random", 0.5, random), tuned])[1].p is None, "random was not fine-tuned"
 
 
 @pytest.mark.parametrize(
@@ -87,8 +121,6 @@ def test_what_does_not_fit_is_refused_before_anything_is_played(options: dict, m
 
 
 def test_a_policy_ships_for_each_simulator() -> None:
-    from foveate.evaluation.sim.simulate import EnvConfig
-
     assert SweepPruningConfig().policy == "metaworld_tiny"
     libero = SweepPruningConfig(env=EnvConfig(name="libero"))
     assert (libero.policy, libero.task_suite_name) == ("libero_tiny", "libero_object")

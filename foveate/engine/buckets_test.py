@@ -21,12 +21,9 @@ from foveate.models.pi0 import model_test as pi0
 from foveate.pruning import CONFIGS, Random, make_pruner
 from foveate.pruning.base import FixedBudget, TokenPruner
 from foveate.pruning.given import GivenPatches
-from foveate.testing.pruning import inside_of, quarter
+from foveate.testing.pruning import WITHOUT_WEIGHTS, inside_of, quarter
 
 BEHIND = {"behind layer 0": 0, "behind layer 1": 1}
-
-
-METHODS = [name for name in CONFIGS if name != "grids"]  # which needs weights
 
 
 def build(name: str) -> TokenPruner | None:
@@ -43,7 +40,7 @@ def run(engine: StagedEngine, inputs: ModelInputs, noise: torch.Tensor | None, p
 
 
 @pytest.mark.parametrize("family", ["pi0", "pi05", "openvla_oft"])
-@pytest.mark.parametrize("name", [*METHODS, *BEHIND, "nothing"])
+@pytest.mark.parametrize("name", [*WITHOUT_WEIGHTS, *BEHIND, "nothing"])
 def test_padding_to_a_bucket_changes_no_action(family: str, name: str) -> None:
     """Rows of unequal length, an absent camera; each method before the backbone or behind one of its layers."""
     if family == "openvla_oft":
@@ -119,7 +116,7 @@ def test_a_budget_runs_where_no_value_can_be_asked_for() -> None:
 
 # These say what they keep once they have chosen: they go by several layers, or by an episode's earlier inferences.
 UNPROMISED = ("sparsevlm", "vla_adp", "vla_pruner")
-PROMISED = [name for name in METHODS if issubclass(CONFIGS[name], FixedBudget) and name not in UNPROMISED]
+PROMISED = [name for name in WITHOUT_WEIGHTS if issubclass(CONFIGS[name], FixedBudget) and name not in UNPROMISED]
 
 
 @pytest.mark.parametrize("name", PROMISED)

@@ -8,8 +8,8 @@ caches. Position ids of the tokens that stay are the original ones (M-RoPE's thr
 Qwen3-VL adds to deeper layers are dropped alike. The model is as it was when the context is left.
 
 Needs no more of a model than an image (or video) token in its config, and a decoder that takes `inputs_embeds`,
-`position_ids` and a mask [B, N]. Prefixes that attend to themselves in both directions bring a mask of their own and
-are refused (PaliGemma, Gemma 3), and so are static caches.
+`position_ids` and a mask: of tokens, [B, N], or of who attends to whom, [B, 1, N, N], as a prefix brings that attends
+to itself both ways (PaliGemma). Static caches are refused.
 """
 
 from __future__ import annotations
@@ -31,16 +31,29 @@ from foveate.types import Prefix, Span, TokenLayout
 
 @dataclass
 class PrunedTokens:
-    """What the last prompts of a context lost, and the place where their cache is shorter than they were."""
+    """What the prompts of a context lost, and the place where the cache of the last is shorter than they were."""
 
     before: list[int] = field(default_factory=list)
     """Image tokens of each row."""
     after: list[int] = field(default_factory=list)
     """Those that the language model saw."""
+    prompts: int = 0
+    """Rows of all prompts with a picture since the context was opened."""
+    read: int = 0
+    """Image tokens of them all."""
+    kept: int = 0
+    """Those of them that the language model saw."""
     _columns: Tensor | None = None
     """bool [B, N']: real tokens of the cache that the prompts left."""
     _length: int = 0
     """N: columns of the prompts as they came."""
+
+    def note(self, before: list[int], after: list[int]) -> None:
+        """Image tokens of each row of one batch of prompts."""
+        self.before, self.after = before, after
+        self.prompts += len(before)
+        self.read += sum(before)
+        self.kept += sum(after)
 
 
 @contextmanager
@@ -51,7 +64,7 @@ def prune(model: nn.Module, pruner: PrunerConfig | str | Mapping[str, Any]) -> I
         model: a transformers model with a picture token (Qwen-VL, LLaVA, SmolVLM, Idefics ...).
         pruner: a config of `foveate.pruning`, its name, or a mapping; a method that chooses before the backbone.
     Yields:
-        How many image tokens the rows of the last prompts had, and have left.
+        How many image tokens the rows of the last prompts had and have left, and those of all prompts together.
     Raises:
         FoveateError: no image-text model, or a method that works inside of it.
     """
@@ -87,6 +100,8 @@ class _Hooks:
     def __init__(self, pruner: TokenPruner, tokens: tuple[int, ...], config: Any) -> None:
         self._pruner, self._tokens, self._config = pruner, tokens, config
         self._ids: Tensor | None = None
+        self._mask: Tensor | None = None
+        """[B, N]: as the model got it, whose decoder may get another one."""
         self._grids: list[tuple[int, int]] = []
         self._pictures: int | None = None
         """Pictures of all rows, where the model takes them one by one."""
@@ -95,7 +110,7 @@ class _Hooks:
     def model_is_called(self, _: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         ids = kwargs.get("input_ids", args[0] if args else None)
         has_picture = ids is not None and any(bool((ids == token).any()) for token in self._tokens)
-        self._ids = ids if has_picture else None
+        self._ids, self._mask = ids if has_picture else None, kwargs.get("attention_mask")
         self._grids = _grids(kwargs, self._config)
         self._pictures = _pictures(kwargs)
 
@@ -105,10 +120,9 @@ class _Hooks:
         ids, self._ids = self._ids, None
         embeds, mask = kwargs.get("inputs_embeds"), kwargs.get("attention_mask")
         if mask is not None and (not isinstance(mask, Tensor) or mask.ndim != 2):
-            raise FoveateError(
-                "foveate.prune: the decoder got a mask of its own making (a static cache, or a prefix that attends to "
-                "itself both ways), and its pruned prompt would not fit; use a dynamic cache and a causal model"
-            )
+            mask = self._mask
+            if mask is not None and (not isinstance(mask, Tensor) or mask.ndim != 2):
+                raise _no_such_mask()
         if ids is not None and embeds is not None and embeds.shape[:2] == ids.shape:
             return args, self._compacted(ids, embeds, mask, kwargs)
         return args, self._continued(mask, kwargs)
@@ -141,14 +155,14 @@ class _Hooks:
             **kwargs,
             "inputs_embeds": embeds.gather(1, order[..., None].expand(-1, -1, embeds.shape[-1])),
             "position_ids": positions,
-            "attention_mask": columns.long(),
+            "attention_mask": _cut(kwargs.get("attention_mask"), order, columns),
         }
         visual = kwargs.get("visual_pos_masks")
         if visual is not None:
             changed["visual_pos_masks"] = visual.gather(1, order) & columns
             if deep is not None:
                 changed["deepstack_visual_embeds"] = [layer[keep[visual]] for layer in deep]
-        self.told.before, self.told.after = picture.sum(1).tolist(), (picture & keep).sum(1).tolist()
+        self.told.note(picture.sum(1).tolist(), (picture & keep).sum(1).tolist())
         self.told._columns, self.told._length = columns, ids.shape[1]
         return changed
 
@@ -215,6 +229,37 @@ class _Hooks:
         if kwargs.get("position_ids") is None:
             changed["position_ids"] = (mask.long().cumsum(-1) - 1)[:, -new:]
         return changed
+
+
+def _cut(mask: Any, order: Tensor, columns: Tensor) -> Any:
+    """A prompt's mask for the tokens that stay: of tokens, or of who attends to whom where the decoder got such a one.
+
+    Args:
+        mask: as the decoder got it: [B, N] or None; [B, 1, N, N], or one for each kind of layer.
+        order: int64 [B, N'], the tokens that stay, behind padding.
+        columns: bool [B, N'], which of them are no padding.
+    """
+    if isinstance(mask, Mapping) and any(part is not None for part in mask.values()):
+        later = columns.new_ones(columns.shape[1], columns.shape[1]).tril()
+        causal = columns[:, None, None] & later  # what a kernel had been left to do by itself
+        return {kind: causal if part is None else _cut(part, order, columns) for kind, part in mask.items()}
+    if mask is None or isinstance(mask, Mapping) or (isinstance(mask, Tensor) and mask.ndim == 2):
+        return columns.long()
+    if not isinstance(mask, Tensor) or mask.shape[-1] != mask.shape[-2]:
+        raise _no_such_mask()
+    hidden = False if mask.dtype == torch.bool else torch.finfo(mask.dtype).min
+    rows = order[:, None, :, None].expand(-1, mask.shape[1], -1, mask.shape[-1])
+    left = mask.expand(len(order), -1, -1, -1).gather(2, rows)
+    left = left.gather(3, order[:, None, None].expand(-1, mask.shape[1], order.shape[1], -1))
+    return left.masked_fill(~columns[:, None, None], hidden)
+
+
+def _no_such_mask() -> FoveateError:
+    return FoveateError(
+        "foveate.prune: the decoder got a mask of its own making (a static cache, or flex attention of a prefix that "
+        "attends to itself both ways), and its pruned prompt would not fit; use a dynamic cache and "
+        'attn_implementation="sdpa"'
+    )
 
 
 def _runs(picture: Tensor, each: int | None) -> list[int]:

@@ -1,107 +1,15 @@
-"""GridS against numbers of its four public implementations, and what it does to a prefix."""
+"""What GridS does to a prefix; its network is held to golden numbers by `foveate.golden.pruning`."""
 
 from __future__ import annotations
 
-import json
-
-import numpy as np
 import pytest
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 
 from foveate.errors import FoveateError
 from foveate.pruning import GridS, make_pruner
-from foveate.pruning.grids import Sampler, nearest_free, rows_and_columns, sample
+from foveate.pruning.grids import nearest_free, rows_and_columns
 from foveate.pruning.methods_test import LAYOUT, tiny_prefix
-from foveate.testing.golden import golden_dir
-
-NAMES = {"scout": "scout_mlp", "coord": "coord_encoder"}
-
-
-@pytest.fixture(scope="module")
-def golden():
-    folder = golden_dir("pruning", "grids.safetensors")
-    cases = {c["name"]: c for c in json.loads((folder / "index.json").read_text())["cases"] if c["method"] == "grids"}
-    tensors: dict[str, dict[str, torch.Tensor]] = {}
-    for key, value in load_file(folder / "grids.safetensors").items():
-        case, _, name = key.partition("/")
-        tensors.setdefault(case, {})[name] = value
-    return cases, tensors
-
-
-def sampler(config: GridS, weights: dict[str, torch.Tensor], norm: dict[str, torch.Tensor] | None = None) -> Sampler:
-    state = {f"{NAMES[name.partition('.')[0]]}.{name.partition('.')[2]}": value for name, value in weights.items()}
-    if not config.embed_coords:
-        state = {name: value for name, value in state.items() if name.startswith("scout_mlp")}
-    model = Sampler(config, weights["scout.0.weight"].shape[1])
-    model.load_state_dict(state | {f"norm.{name}": value for name, value in (norm or {}).items()})
-    return model
-
-
-def close(ours: torch.Tensor, golden: torch.Tensor, tolerance: float = 1e-4) -> None:
-    np.testing.assert_allclose(ours.detach().numpy(), golden.numpy(), atol=tolerance, rtol=tolerance)
-
-
-CASES = [
-    "torch_K16_8x8",
-    "torch_K4_two_views",
-    "torch_K32_8x8",
-    "torch_K16_6x10",
-    "torch_K32_4x4",
-    "torch_K16_no_coord_emb",
-    "lerobot_K16_8x8",
-    "lerobot_K16_6x10",
-]
-
-
-@pytest.mark.parametrize("name", CASES)
-def test_tokens_and_coordinates_of_the_torch_implementations(golden, name):
-    cases, tensors = golden
-    params, case = cases[name]["params"], tensors[name]
-    sampling = "lerobot" if name.startswith("lerobot") else "torch_port"
-    config = GridS(keep_tokens=params["K"], sampling=sampling, embed_coords=params["embed_coords"])
-    tokens, xy = sampler(config, tensors[params["weights"]])(case["features"])
-    close(xy, case["coords"], 1e-5)
-    close(tokens, case["tokens"])
-
-
-@pytest.mark.parametrize("name", ["jax_K16_8x8", "jax_K4_two_views"])
-def test_tokens_and_coordinates_of_the_jax_implementations(golden, name):
-    cases, tensors = golden
-    params, case = cases[name]["params"], tensors[name]
-    weights, norm = tensors[params["weights"]], {"weight": case["ln.scale"], "bias": case["ln.bias"]}
-    plain = sampler(GridS(keep_tokens=params["K"]), weights)
-    normed = sampler(GridS(keep_tokens=params["K"], layer_norm=True), weights, norm)
-    inside = sampler(GridS(keep_tokens=params["K"], layer_norm=True, margin=0.1), weights, norm)
-    for prefix, model in (("plain", plain), ("ln", normed), ("ln_margin0.1", inside)):
-        tokens, xy = model(case["features"])
-        close(xy, case[f"{prefix}.coords"], 1e-5)
-        close(tokens, case[f"{prefix}.tokens"])
-
-
-def test_borders_differ_between_the_implementations(golden):
-    case = golden[1]["sample_edges"]
-    for sampling, name in (("openpi", "jax"), ("torch_port", "torch"), ("lerobot", "lerobot")):
-        close(sample(case["features"], case["coords"], sampling), case[f"{name}.samples"], 1e-5)
-    at_the_end = (case["coords"] == 1).any(-1)
-    assert at_the_end.any() and (case["torch.samples"][at_the_end] == 0).all()
-
-
-def test_gradients_of_the_reference(golden):
-    tensors = golden[1]
-    case = tensors["torch_K16_8x8"]
-    model = sampler(GridS(sampling="torch_port"), tensors["weights_K16"])
-    features = case["features"].clone().requires_grad_()
-    tokens, _ = model(features)
-    (tokens * case["proj_w"]).sum().backward()
-    parameters = dict(model.named_parameters())
-    for key, value in case.items():
-        if key == "grad.features":
-            close(features.grad, value)
-        elif key.startswith("grad."):
-            part, _, rest = key.removeprefix("grad.").partition(".")
-            grad = parameters[f"{NAMES[part]}.{rest}"].grad
-            close(grad / value.abs().max(), value / value.abs().max())
 
 
 def trained(**options) -> torch.nn.Module:

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from foveate.errors import FoveateError
 from foveate.models.base import ActionModel, LayerPruner, ModelInputs, PrefixCache
 from foveate.models.common.layers import Run
-from foveate.pruning.base import Evidence, State, TokenPruner, find_patches
+from foveate.pruning.base import Budget, Evidence, State, TokenPruner, find_patches
 from foveate.pruning.inside import Inside, LayerAttention, Skip, TowerAttention, Watch
 from foveate.types import KeepSet, Prefix, Selection
 
@@ -41,7 +41,8 @@ class Pruning:
     ) -> None:
         """
         Raises:
-            FoveateError: the method looks at what the model does not show, or chooses behind a layer it lacks.
+            FoveateError: the method looks at what the model does not show, chooses behind a layer it lacks, or is to
+                keep more patches than there are.
         """
         self.pruner, self._model, self._inputs, self._noise = pruner, model, inputs, noise
         self._state, self._evidence = state, evidence
@@ -57,6 +58,13 @@ class Pruning:
 
     def _check(self, pruner: TokenPruner) -> None:
         name, depth = type(pruner).__name__.removesuffix("Pruner"), len(self._stack)
+        budget = getattr(pruner, "config", None)
+        most = max((rows * columns for rows, columns in self._model.spec.grids), default=0)
+        if isinstance(budget, Budget) and budget.keep_tokens is not None and budget.keep_tokens > most:
+            raise FoveateError(
+                f"{name}: keep_tokens {budget.keep_tokens}, and a view has {most} patches; ask for fewer, or for a "
+                "share of them with keep_ratio"
+            )
         for layer in self._layers:
             if not 0 <= layer < depth - 1:
                 raise FoveateError(f"{name}, pruning after backbone layer {layer}: choose one of 0 to {depth - 2}")

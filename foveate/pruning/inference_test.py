@@ -19,11 +19,12 @@ from foveate.models.pi0 import model_test as pi0
 from foveate.models.pi0.model import Pi0
 from foveate.policy import Policy, TraceOptions
 from foveate.policy_test import TINY
-from foveate.pruning import CONFIGS, DART, VLAADP, DepthDrop, FastV, SparseVLM, VisionZip, VLAPruner, make_pruner
+from foveate.pruning import DART, VLAADP, DepthDrop, DivPrune, FastV, SparseVLM, VisionZip, VLAPruner, make_pruner
 from foveate.pruning.depth_drop import spread
 from foveate.pruning.inference import Pruning
 from foveate.pruning.vla_adp import Gate, divided
 from foveate.pruning.vla_pruner import SESSION, guide_of
+from foveate.testing.pruning import WITHOUT_WEIGHTS
 from foveate.training.config import NoiseConfig
 from foveate.training.policy.objective import PolicyObjective
 from foveate.training.policy.untrained import random_policy
@@ -139,7 +140,7 @@ def test_actions_tell_where_they_looked(family: str) -> None:
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-@pytest.mark.parametrize("name", [name for name in CONFIGS if name not in ("lightvla", "grids", "none", "random")])
+@pytest.mark.parametrize("name", [name for name in WITHOUT_WEIGHTS if name not in ("lightvla", "none", "random")])
 def test_rows_of_a_batch_are_chosen_as_alone(family: str, name: str) -> None:
     """Also beside a row without a camera, and with a shorter prompt."""
     model, inputs, noise = made(family)
@@ -343,6 +344,16 @@ def test_a_robot_without_the_position_of_its_hand_is_named(policy: Policy) -> No
 def test_a_layer_beyond_the_depth_is_named(config) -> None:
     model, inputs, noise = made("pi05")
     with pytest.raises(FoveateError, match=r"pruning after backbone layer \d+: choose one of 0 to 1"):
+        run(model, inputs, noise, config.build().eval())
+
+
+@pytest.mark.parametrize("config", [DivPrune(keep_tokens=1), FastV(keep_tokens=1), DepthDrop(keep_tokens=1)])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_budget_above_the_patches_is_refused(family: str, config) -> None:
+    model, inputs, noise = made(family)
+    most = max(rows * columns for rows, columns in model.spec.grids)
+    config = dataclasses.replace(config, keep_tokens=most + 1)
+    with pytest.raises(FoveateError, match=rf"keep_tokens {most + 1}, and a view has {most} patches"):
         run(model, inputs, noise, config.build().eval())
 
 

@@ -10,10 +10,14 @@ from torch import Tensor, nn
 
 from foveate.models.base import pack
 from foveate.models.common.layers import RMSNorm
+from foveate.pruning import CONFIGS
 from foveate.pruning.base import State, TokenPruner, at, patches_of
 from foveate.pruning.inside import Inside, TowerAttention
 from foveate.types import KeepSet, Prefix
 from foveate.util.attention import attention_rows
+
+WITHOUT_WEIGHTS = tuple(name for name in CONFIGS if name != "grids")
+"""Methods that need no weights of their own, which policies made for tests do not bring."""
 
 
 def quarter(name: str) -> dict[str, Any]:

@@ -187,6 +187,10 @@ def nan_to_null(value: Any, digits: int | None = None) -> Any:
     return value
 
 
+class FolderHeld(FoveateError):
+    """Another process writes to a folder."""
+
+
 _HELD: dict[Path, list[str]] = {}
 """Folders that this process holds, and what it does in each."""
 
@@ -202,7 +206,7 @@ def one_process(folder: Path, doing: str) -> Iterator[None]:
     Args:
         doing: what is done there, for the message to others: `training`.
     Raises:
-        FoveateError: another process holds it, or this one does the very same there; with its id.
+        FolderHeld: another process holds it, or this one does the very same there; with its id.
         CannotWrite: the folder cannot be written.
     """
     import filelock
@@ -240,8 +244,8 @@ def one_process(folder: Path, doing: str) -> Iterator[None]:
             lock.release()
 
 
-def _held(folder: Path, holder: str) -> FoveateError:
-    return FoveateError(
+def _held(folder: Path, holder: str) -> FolderHeld:
+    return FolderHeld(
         f"{folder}: process {holder} there; wait for it, end it (processes of a killed torchrun may go on by "
         "themselves), or name another folder"
     )

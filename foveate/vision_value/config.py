@@ -29,7 +29,9 @@ Uncertainty = Literal["entropy", "margin"]
 Look = Literal["coarse", "full"]
 Activation = Literal["gelu", "relu", "silu", "tanh"]
 FeatureMode = Literal["hidden", "hidden_entropy", "hidden_margin", "hidden_entropy_margin"]
-PruningMode = Literal["stride", "topk_norm", "random", "downsample", "pool", "lightvla"]
+PruningMode = Literal[
+    "stride", "topk_norm", "random", "downsample", "pool", "lightvla", "divprune", "cdpruner", "dart"
+]  # fmt: skip
 Ratios = tuple[float, float, float]
 
 
@@ -63,7 +65,7 @@ class HeadConfig:
     """Share of the vision tokens that `vision_token_pruning_proxy` keeps, in (0, 1]."""
     baseline_pruning_mode: PruningMode = "stride"
     """Which tokens `vision_token_pruning_proxy` keeps. `downsample` shows a smaller picture instead, `pool`
-    averages neighbours, `lightvla` ranks them by the question."""
+    averages neighbours, `lightvla`, `cdpruner` and `dart` go by the question too, `divprune` by the picture alone."""
     lambda_cost: float = 0.05
     """What one unit of cost must earn, in nats per answer token (with `cost_unit: full`: what FULL must earn)."""
     cost_scale: float = 1.0

@@ -4,8 +4,8 @@ What does not count, and why:
 - which patch wins where the index says `ambiguous`, or a gap of the run is below `TIE`: ties, NaN and exhausted
   budgets are `torch.topk`'s or rounding's choice. Scores and counts are compared all the same;
 - repeated indices: a patch is fed once here, however often the published code chooses it;
-- runs that the reference cannot do (`raises`).
-`grids` belongs to another module and is left out here.
+- runs that the reference cannot do (`raises`);
+- GridS's nearest-patch samples, which none of its published policies takes.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-from foveate.golden.pruning import before, behind, history
+from foveate.golden.pruning import before, behind, grids, history
 from foveate.golden.pruning.cases import Case, cases
 from foveate.golden.report import Report
 
@@ -21,6 +21,7 @@ COMPARE: dict[str, Callable[[Case, Report], None]] = {
     "divprune": before.divprune,
     "cdpruner": before.cdpruner,
     "visionzip": before.visionzip,
+    "grids": grids.grids,
     "dart": behind.dart,
     "fastv": behind.fastv,
     "sparsevlm": behind.sparsevlm,

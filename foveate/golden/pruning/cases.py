@@ -93,6 +93,9 @@ def cases(folder: Path, device: str) -> Iterator[Case]:
         data = files.setdefault(path.name, load_file(path, device))
         start = facts["name"] + "/"
         tensors = {key.removeprefix(start): value for key, value in data.items() if key.startswith(start)}
+        if shared := facts["params"].get("weights"):  # another case's
+            start = f"{shared}/"
+            tensors |= {f"weights.{k.removeprefix(start)}": v for k, v in data.items() if k.startswith(start)}
         yield Case(
             facts["method"],
             facts["name"],

@@ -15,7 +15,7 @@ from foveate.pruning.base import centres
 from foveate.pruning.downsample import pooled_grid
 from foveate.testing.vlm import samples, tiny_vlm
 
-METHODS = ("lightvla", "downsample", "stride", "topk_norm", "random")
+METHODS = ("lightvla", "downsample", "stride", "topk_norm", "random", "divprune", "cdpruner", "dart")
 
 
 def opened(kind, count=2):

@@ -4,13 +4,16 @@
     done.rows[1].success_rate, done.rows[1].difference, done.rows[1].p_holm
 
 Every method and budget is a run of `foveate eval sim` in a folder of its own, on the same scenes with the same noise,
-one observation per inference; a folder that is there goes on where it was interrupted. With `finalists` a second round
-plays more episodes of the best methods and of all controls, in the same folders.
+one observation per inference; a folder that is there goes on where it was interrupted, and several processes may share
+a sweep. With `finalists` a second round plays more episodes of the best methods and of all controls, in the same
+folders. Policies that were fine-tuned with a method stand beside the untuned one (`tuned`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import time
+from collections import deque
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 
@@ -24,6 +27,7 @@ from foveate.policy import Policy, at_least_one
 from foveate.pruning import CONFIGS
 from foveate.pruning.base import Budget
 from foveate.studies.pruning.table import SweepRow, compared, outcomes, write_table
+from foveate.util.files import FolderHeld
 from foveate.util.progress import SILENT, Reporter
 
 CONTROLS = ("random", "stride", "topk_norm", "downsample", "depth_drop")
@@ -34,6 +38,27 @@ SHIPPED = {"metaworld": "metaworld_tiny", "libero": "libero_tiny"}
 """Simulator -> the policy that ships for it."""
 OF_A_ROW = ("policy", "pruner", "engine", "num_trials_per_task")
 """Options of `SuiteConfig` that a run gets otherwise."""
+PAUSE_S = 10.0
+"""Between two looks at folders that other processes hold."""
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One row of the table, and the run behind it."""
+
+    label: str
+    """Method and budget: `none`, `random_0.25`."""
+    tuned: bool = False
+    """Whether its policy was fine-tuned with that method."""
+
+    @property
+    def name(self) -> str:
+        """Of the run's folder and variant."""
+        return f"{self.label}_tuned" if self.tuned else self.label
+
+    @property
+    def method(self) -> str:
+        return self.label if self.label in CONFIGS else self.label.rpartition("_")[0]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,6 +75,8 @@ class SweepPruningConfig(SuiteConfig):
     """Play a second round of so many of the best methods, and of all controls."""
     final_trials: int = 50
     """Episodes per task of the second round, those of the first included."""
+    tuned: str | None = None
+    """Folder of policies that were fine-tuned with one method and budget each (DIR/random_0.125), played beside."""
     engines: tuple[str, ...] = ()
     """Presets (eager, compiled) whose milliseconds are measured beside, on one observation, as bench latency does."""
     out: str | None = None
@@ -72,23 +99,25 @@ class SweepPruningConfig(SuiteConfig):
                 raise unknown("engine", engine, PRESETS)
         if not self.budgets or any(not 0 < budget < 1 for budget in self.budgets):
             raise FoveateError(f"budgets: expected shares between 0 and 1, got {list(self.budgets)}; 0.25 is a quarter")
-        self.simulation("none", None)
+        self.simulation(Entry("none"))
 
-    def simulation(self, label: str, trials: int | None) -> SimConfig:
-        """The run of one method and budget.
+    def simulation(self, entry: Entry, trials: int | None = None) -> SimConfig:
+        """The run of one row.
 
+        Args:
+            trials: episodes per task; None: those of the first round.
         Raises:
             FoveateError: what `SimConfig` refuses.
         """
         shared = {f.name: getattr(self, f.name) for f in fields(SuiteConfig) if f.name not in OF_A_ROW}
         return SimConfig(
             **shared,
-            policy=self.policy,
-            pruner=pruner_config(label),
+            policy=str(Path(self.tuned) / entry.label) if entry.tuned and self.tuned else self.policy,
+            pruner=pruner_config(entry.label),
             num_trials_per_task=trials or self.num_trials_per_task,
             max_batch=1,
-            variant=label,
-            out=str(self.folder / label),
+            variant=entry.name,
+            out=str(self.folder / entry.name),
         )
 
     @property
@@ -103,7 +132,7 @@ class Sweep:
 
     config: SweepPruningConfig
     rows: list[SweepRow]
-    """Unpruned, controls, methods; each from the largest budget to the smallest."""
+    """Unpruned, controls, methods; each from the largest budget to the smallest, fine-tuned ones behind it."""
     left_out: dict[str, str]
     """Methods that the policy cannot run, and why."""
     files: tuple[Path, ...]
@@ -116,22 +145,22 @@ def sweep_pruning(config: SweepPruningConfig, report: Reporter = SILENT) -> Swee
     Raises:
         FoveateError: a named method that the policy cannot run, and what `evaluate` raises.
     """
-    check_first(config.simulation("none", None))
+    untuned = config.simulation(Entry("none"))
+    check_first(untuned)
     with report.status("loading the policy"):
-        policy = config.simulation("none", None).load(environ={})
+        policy = untuned.load(environ={})
     able, left_out = _able(config, policy)
     for method, reason in left_out.items():
         report.warn(f"{method}: left out ({reason})")
-    labels = ["none", *(_label(method, budget) for method in able for budget in sorted(config.budgets, reverse=True))]
-    runs = {label: _play(config, policy, label, None, report) for label in labels}
+    entries = _entries(config, able)
+    runs = _play(config, policy, entries, None, report)
     if config.finalists is not None:
         best = _best(able, runs, config)[: config.finalists]
         report.line(f"second round: {', '.join(best)} and the controls")
-        for label in labels:
-            if _method(label) in ("none", *CONTROLS, *best):
-                runs[label] = _play(config, policy, label, config.final_trials, report)
-    times = _milliseconds(config, labels, report)
-    rows = compared([_row(label, runs[label], times.get(label, {})) for label in labels])
+        longer = [entry for entry in entries if entry.tuned or entry.method in ("none", *CONTROLS, *best)]
+        runs |= _play(config, policy, longer, config.final_trials, report)
+    times = _milliseconds(config, [entry.label for entry in entries if not entry.tuned], report)
+    rows = compared([_row(entry, runs[entry], times.get(entry.label, {})) for entry in entries])
     files = write_table(config.folder, rows, {"policy": policy.spec.name, "suite": config.task_suite_name})
     return Sweep(config, rows, left_out, files)
 
@@ -140,8 +169,15 @@ def _label(method: str, budget: float) -> str:
     return f"{method}_{budget:g}"
 
 
-def _method(label: str) -> str:
-    return label if label in CONFIGS else label.rpartition("_")[0]
+def _entries(config: SweepPruningConfig, able: Sequence[str]) -> list[Entry]:
+    """Rows in the order of the table."""
+    labels = ["none", *(_label(method, budget) for method in able for budget in sorted(config.budgets, reverse=True))]
+    entries = []
+    for label in labels:
+        entries.append(Entry(label))
+        if config.tuned is not None and (Path(config.tuned) / label).is_dir():
+            entries.append(Entry(label, tuned=True))
+    return entries
 
 
 def _able(config: SweepPruningConfig, policy: Policy) -> tuple[list[str], dict[str, str]]:
@@ -162,16 +198,41 @@ def _able(config: SweepPruningConfig, policy: Policy) -> tuple[list[str], dict[s
     return able, left_out
 
 
-def _play(config: SweepPruningConfig, policy: Policy, label: str, trials: int | None, report: Reporter) -> Evaluated:
-    variant = Variant("eager", label, policy.spec.num_steps)
-    return evaluate(config.simulation(label, trials), report, set_up(policy, variant, policy.engine, NO_REUSE))
+def _play(
+    config: SweepPruningConfig, policy: Policy, entries: Sequence[Entry], trials: int | None, report: Reporter
+) -> dict[Entry, Evaluated]:
+    """Play every row; what another process is playing comes last, and is there then."""
+    runs: dict[Entry, Evaluated] = {}
+    waiting, held = deque(entries), 0
+    while waiting:
+        entry = waiting.popleft()
+        try:
+            runs[entry] = _played(config, policy, entry, trials, report)
+            held = 0
+        except FolderHeld:
+            waiting.append(entry)
+            held += 1
+            if held >= len(waiting):
+                time.sleep(PAUSE_S)
+                held = 0
+    return runs
 
 
-def _best(able: Sequence[str], runs: dict[str, Evaluated], config: SweepPruningConfig) -> list[str]:
+def _played(
+    config: SweepPruningConfig, policy: Policy, entry: Entry, trials: int | None, report: Reporter
+) -> Evaluated:
+    simulation = config.simulation(entry, trials)
+    own = simulation.load(environ={}) if entry.tuned else policy
+    variant = Variant("eager", entry.label, own.spec.num_steps)
+    return evaluate(simulation, report, set_up(own, variant, own.engine, NO_REUSE))
+
+
+def _best(able: Sequence[str], runs: Mapping[Entry, Evaluated], config: SweepPruningConfig) -> list[str]:
     """Methods that are no controls, by successes over all budgets; of equals the first in the table."""
 
     def successes(method: str) -> int:
-        return sum(runs[_label(method, budget)].summary["total"]["successes"] for budget in config.budgets)
+        entries = [Entry(_label(method, budget)) for budget in config.budgets]
+        return sum(runs[entry].summary["total"]["successes"] for entry in entries)
 
     return sorted((method for method in able if method not in CONTROLS), key=lambda method: -successes(method))
 
@@ -185,6 +246,7 @@ def _milliseconds(config: SweepPruningConfig, labels: Sequence[str], report: Rep
         device=config.device,
         dtype=config.dtype,
         robot=config.robot,
+        num_steps=config.num_steps,
         engines=config.engines,
         pruning=tuple(labels),
         quick=config.quick,
@@ -195,14 +257,15 @@ def _milliseconds(config: SweepPruningConfig, labels: Sequence[str], report: Rep
     return times
 
 
-def _row(label: str, run: Evaluated, times: dict[str, float]) -> SweepRow:
+def _row(entry: Entry, run: Evaluated, times: Mapping[str, float]) -> SweepRow:
     total = run.summary["total"]
-    budget = getattr(pruner_config(label), "keep_ratio", None)
+    budget = getattr(pruner_config(entry.label), "keep_ratio", None)
     played = total["latency_ms"]["total"]["p50"]
     low, high = total["ci95"]
     return SweepRow(
-        method=_method(label),
+        method=entry.method,
         budget=budget,
+        tuned=entry.tuned,
         successes=total["successes"],
         episodes=total["episodes"],
         crashes=total["crashes"],
@@ -211,5 +274,5 @@ def _row(label: str, run: Evaluated, times: dict[str, float]) -> SweepRow:
         patches=total["kept"]["patches"],
         gflops=total["gflops"],
         ms=times if played is None else {"played": played, **times},
-        outcomes=outcomes(run.folder, label),
+        outcomes=outcomes(run.folder, entry.name),
     )

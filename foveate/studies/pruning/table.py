@@ -42,8 +42,10 @@ class SweepRow:
     ms: Mapping[str, float]
     """Engine -> milliseconds of one inference, median; `played`: in the episodes themselves."""
     outcomes: Outcomes
+    tuned: bool = False
+    """Whether the policy was fine-tuned with this method and budget."""
     difference: float | None = None
-    """Success rate less that of random patches at the same budget, over the episodes of both."""
+    """Success rate less that of random patches at the same budget, fine-tuned alike, over the episodes of both."""
     difference_ci95: tuple[float, float] | None = None
     """Newcombe's interval of paired differences."""
     p: float | None = None
@@ -70,11 +72,11 @@ def outcomes(folder: Path, variant: str) -> dict[tuple[str, int], bool]:
 
 
 def compared(rows: Sequence[SweepRow]) -> list[SweepRow]:
-    """The rows with their differences to random patches of the same budget."""
-    random = {row.budget: row.outcomes for row in rows if row.method == "random"}
+    """The rows with their differences to random patches of the same budget, of fine-tuned ones to fine-tuned ones."""
+    random = {(row.budget, row.tuned): row.outcomes for row in rows if row.method == "random"}
     told = []
     for row in rows:
-        other = random.get(row.budget)
+        other = random.get((row.budget, row.tuned))
         if other is None or row.method == "random":
             told.append(row)
             continue
@@ -90,8 +92,8 @@ def compared(rows: Sequence[SweepRow]) -> list[SweepRow]:
 
 
 COLUMNS = (
-    "method", "budget", "successes", "episodes", "crashes", "success_rate", "ci_low", "ci_high", "kept", "patches",
-    "gflops", "ms_played", "difference", "difference_low", "difference_high", "p", "p_holm",
+    "method", "budget", "tuned", "successes", "episodes", "crashes", "success_rate", "ci_low", "ci_high", "kept",
+    "patches", "gflops", "ms_played", "difference", "difference_low", "difference_high", "p", "p_holm",
 )  # fmt: skip
 
 
@@ -104,9 +106,9 @@ def write_table(folder: Path, rows: Sequence[SweepRow], facts: Mapping[str, Any]
     writer.writerow([*COLUMNS, *(f"ms_{engine}" for engine in engines)])
     for row in rows:
         cells = [
-            row.method, row.budget, row.successes, row.episodes, row.crashes, row.success_rate, *row.ci95, row.kept,
-            row.patches, row.gflops, row.ms.get("played"), row.difference, *(row.difference_ci95 or (None, None)),
-            row.p, row.p_holm, *(row.ms.get(engine) for engine in engines),
+            row.method, row.budget, row.tuned, row.successes, row.episodes, row.crashes, row.success_rate,
+            *row.ci95, row.kept, row.patches, row.gflops, row.ms.get("played"), row.difference,
+            *(row.difference_ci95 or (None, None)), row.p, row.p_holm, *(row.ms.get(engine) for engine in engines),
         ]  # fmt: skip
         writer.writerow([f"{cell:.4g}" if isinstance(cell, float) else cell for cell in cells])
     paths = {ending: folder / f"pruning.{ending}" for ending in ("csv", "md", "json", "png")}
@@ -124,7 +126,7 @@ def cells(row: SweepRow, engines: Sequence[str]) -> list[str]:
         low, high = row.difference_ci95
         difference = f"{100 * row.difference:+.0f} ({100 * low:+.0f} to {100 * high:+.0f})"
     return [
-        row.method,
+        f"{row.method}, tuned" if row.tuned else row.method,
         "-" if row.budget is None else percent(row.budget, 1 if row.budget * 100 % 1 else 0),
         f"{row.successes}/{row.episodes} ({percents(*row.ci95)})" + (f", {row.crashes} crashed" if row.crashes else ""),
         "-" if row.kept is None else f"{row.kept:.1f}",

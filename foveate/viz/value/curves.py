@@ -48,6 +48,9 @@ MODES = {
     "downsample": ("#009E73", "D"),
     "pool": ("#CC79A7", "^"),
     "lightvla": ("#E69F00", "P"),
+    "divprune": ("#332288", "X"),
+    "cdpruner": ("#882255", "p"),
+    "dart": ("#117733", "h"),
 }
 
 
