@@ -4,6 +4,7 @@
 #   VENV_ARGS    arguments of `python -m venv`; --system-site-packages keeps a torch>=2.6 that is already there
 #   TORCH_INDEX  a pip index to take torch from, e.g. PyTorch's index of CPU wheels, which saves GBs of CUDA
 #   DEMO_ARGS, PYTEST_ARGS  more arguments for the command and for pytest
+#   TESTS        which tests: an expression of pytest's markers
 
 PYTHON      ?= $(shell for p in python3.11 python3.12 python3.13 python3; do $$p -c '' 2>/dev/null && echo $$p && break; done)
 VENV        ?= .venv
@@ -15,7 +16,9 @@ EXTRAS      ?= sim,oft,train,vlm,serve,view,dev,browser
 
 # OpenMP threads that spin while they wait would take the core of a simulator beside them.
 export OMP_WAIT_POLICY ?= passive
-FAST := not slow and not gpu and not libero and not browser and not peer
+# A process per core, of one thread; a file's tests stay together, since they share what is dear to make.
+PARALLEL ?= --numprocesses auto --maxprocesses 8 --dist loadfile
+TESTS ?= not slow and not gpu and not libero and not browser and not peer
 STAMP := $(VENV)/.foveate-ready
 
 # LIBERO, in an environment of its own. MuJoCo's version decides what is seen and what happens: docs/libero.md.
@@ -34,7 +37,7 @@ help:
 	@echo "make setup  the environment in $(VENV) and the GL library alone"
 	@echo "make clean  remove $(VENV), $(VENV_LIBERO) and caches (runs/ stays)"
 	@echo
-	@echo "Variables: PYTHON VENV VENV_ARGS TORCH_INDEX EXTRAS DEMO_ARGS PYTEST_ARGS MUJOCO; the head of the Makefile says what for."
+	@echo "Variables: PYTHON VENV VENV_ARGS TORCH_INDEX EXTRAS DEMO_ARGS PYTEST_ARGS TESTS MUJOCO; the head of the Makefile says what for."
 
 $(STAMP): pyproject.toml constraints.txt scripts/setup_venv.sh scripts/system_packages.sh
 	@PYTHON="$(PYTHON)" VENV="$(VENV)" VENV_ARGS="$(VENV_ARGS)" TORCH_INDEX="$(TORCH_INDEX)" EXTRAS="$(EXTRAS)" \
@@ -53,7 +56,7 @@ demo: setup
 	$(VENV)/bin/foveate demo $(DEMO_ARGS)
 
 test: setup
-	$(VENV)/bin/python -m pytest -m "$(FAST)" $(PYTEST_ARGS)
+	$(VENV)/bin/python -m pytest $(PARALLEL) -m "$(TESTS)" $(PYTEST_ARGS)
 
 lint: $(STAMP)
 	$(VENV)/bin/ruff check .

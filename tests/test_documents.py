@@ -85,7 +85,9 @@ def commands() -> dict[tuple[str, ...], set[str]]:
     return found
 
 
-@pytest.mark.parametrize(("verb", "options"), sorted(commands().items()), ids=str)
+@pytest.mark.parametrize(
+    ("verb", "options"), [pytest.param(*found, id=" ".join(found[0])) for found in sorted(commands().items())]
+)
 def test_commands_of_the_documents_are_understood(verb: tuple[str, ...], options: set[str], capsys) -> None:
     with contextlib.suppress(SystemExit):
         main([*verb, "--help"])
