@@ -24,7 +24,7 @@ from foveate.engine.registry import make_engine
 from foveate.engine.reuse import PrefixReuse
 from foveate.errors import ActionsNotFinite, FoveateError, unknown
 from foveate.models.base import ModelInputs, ModelOptions, Processor
-from foveate.models.common.real_time import PreviousChunk, prefix_weights
+from foveate.models.common.real_time import GivenActions, PreviousChunk, prefix_weights
 from foveate.models.registry import detect
 from foveate.pruning import PrunerConfig, make_config, make_pruner
 from foveate.pruning.base import ROBOT_STATE, Evidence, State, TokenPruner, pruning_stats
@@ -160,6 +160,8 @@ class PolicySpec:
     """Denoising steps; None: the model has none."""
     crop: float | None = None
     """Side of the middle of a picture that the model sees, as a share; see `ModelSpec`."""
+    max_delay: int = 0
+    """Actions at a chunk's beginning that the model was trained to be given, at most."""
 
     def check_layers(self, layers: Sequence[int], option: str) -> None:
         """Raises FoveateError where an option asks for a layer that the backbone does not have."""
@@ -209,6 +211,7 @@ class Policy:
             noise_shape=model.noise_shape,
             num_steps=model.num_steps,
             crop=model.crop,
+            max_delay=model.max_delay,
         )
 
     def infer(
@@ -287,6 +290,13 @@ class Policy:
             shown = self.processor.picture_patches(observation)
             answers.append((chunk, {phase: _on_pictures(found, shown) for phase, found in maps.items()}))
         return answers
+
+    @property
+    def real_time_chunking(self) -> tuple[str, ...]:
+        """How a chunk can go on from the one before: `hard_prefix` where the model was trained so, else `guided`."""
+        if self.spec.max_delay:
+            return ("hard_prefix",)
+        return ("guided",) if getattr(self.engine, "guides", False) else ()
 
     def reset(self, session: str | None = None) -> None:
         """Forget what is remembered of a session, a pruner's history and the last prefix; None: of all."""
@@ -391,8 +401,11 @@ class Policy:
 
     def _previous(
         self, observations: Sequence[Observation], left_over: Sequence[LeftOver | None] | None
-    ) -> PreviousChunk | None:
-        """What is left of the chunks before as the model sees it, relative to where the robots are now."""
+    ) -> PreviousChunk | GivenActions | None:
+        """What is left of the chunks before as the model sees it, relative to where the robots are now.
+
+        A model that was trained so is given what will be executed, up to its `max_delay`; others are guided.
+        """
         if left_over is None or all(left is None for left in left_over):
             return None
         horizon, width = self.spec.action_horizon, self.spec.action_dim
@@ -410,6 +423,9 @@ class Policy:
         towards = self.processor.targets(actions, np.stack([observation.state for observation in observations]))
         held = torch.from_numpy(weights)
         towards[held == 0] = 0  # what is made of no action may be anything
+        if self.spec.max_delay:
+            given = (held == 1) & (torch.arange(horizon) < self.spec.max_delay)
+            return GivenActions(towards.to(self.device), given.to(self.device)) if given.any() else None
         return PreviousChunk(towards.to(self.device), held.to(self.device))
 
     def _noise(self, noise: np.ndarray | None, batch: int) -> Tensor | None:

@@ -488,6 +488,7 @@ def test_every_reuse_of_a_prefix_is_counted(policy, tmp_path):
     ("flags", "told"),
     [
         (["--inject_latency", "-1"], "expected milliseconds from 0 on, got -1"),
+        (["--chunking", "real_time"], "chunking real_time: is what happens during a latency; add --inject_latency"),
         (["--inject_latency", ".nan"], "expected milliseconds from 0 on, got nan"),
         (["--inject_latency", "mesured"], "expected one of measured or a number or null, got 'mesured'"),
         (["--inject_latency", "measured", "--max_batch", "2"], "leave max_batch 2 out"),

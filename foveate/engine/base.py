@@ -9,7 +9,7 @@ from typing import Any, Protocol
 from torch import Tensor
 
 from foveate.models.base import ActionModel, ModelInputs, PrefixCache
-from foveate.models.common.real_time import PreviousChunk
+from foveate.models.common.real_time import GivenActions, PreviousChunk
 from foveate.pruning.base import Evidence, State, TokenPruner
 from foveate.tracing.capture import AttentionResult
 from foveate.types import AttentionRequest, KeepSet, TokenLayout
@@ -93,7 +93,7 @@ class Engine(Protocol):
         evidence: Evidence = "none",
         state: Sequence[State] | None = None,
         prefilled: Prefilled | None = None,
-        previous: PreviousChunk | None = None,
+        previous: PreviousChunk | GivenActions | None = None,
     ) -> Inference:
         """Act.
 

@@ -19,7 +19,7 @@ from foveate.engine.timer import StageTimer
 from foveate.errors import FoveateError
 from foveate.models.base import NOTHING_AFTER, ActionModel, LayerPruner, ModelInputs, PrefixCache, pack
 from foveate.models.common.layers import Run, as_written, transpose_storage
-from foveate.models.common.real_time import PreviousChunk
+from foveate.models.common.real_time import GivenActions, PreviousChunk
 from foveate.pruning.base import Evidence, State, TokenPruner
 from foveate.pruning.inference import Pruning
 from foveate.tracing.capture import AttentionResult, capture_attention
@@ -78,10 +78,10 @@ class StagedEngine:
         evidence: Evidence = "none",
         state: Sequence[State] | None = None,
         prefilled: Prefilled | None = None,
-        previous: PreviousChunk | None = None,
+        previous: PreviousChunk | GivenActions | None = None,
     ) -> Inference:
         model, spec = self.model, self.model.spec
-        if previous is not None and not self.guides:
+        if isinstance(previous, PreviousChunk) and not self.guides:
             raise FoveateError(self._cannot_guide())
         timer = StageTimer(inputs.images.device)
         runs = self._runs_of(pruner, attention)
@@ -115,6 +115,8 @@ class StagedEngine:
                     run = pruning.denoise(runs["denoise"])
                     actions = model.decode(prefilled.cache, inputs, noise, steps, run=run)
                 else:
+                    if runs["denoise"] is not as_written:
+                        self._as_written["a given prefix of actions"] += 1
                     actions = model.decode_after(prefilled.cache, inputs, noise, steps, previous)  # type: ignore[attr-defined]
                 pruning.remember(prefilled.cache)
         lengths = prefilled.cache.prefix.mask.sum(1)

@@ -57,6 +57,8 @@ class ModelSpec:
     crop: float | None = None
     """Side of the picture's middle that the model sees, as a share of the picture's, stretched to its square; None: it
     sees the whole picture, in proportion and padded."""
+    max_delay: int = 0
+    """Actions at a chunk's beginning that the model was trained to be given, at most (real-time chunking)."""
 
 
 @dataclass(frozen=True)

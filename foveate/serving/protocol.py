@@ -155,7 +155,8 @@ def metadata(policy: Policy) -> dict[str, Any]:
         "patches": spec.patches,
         "action_horizon": spec.action_horizon,
         "action_dim": spec.action_dim,
-        "real_time_chunking": ["guided"] if getattr(policy.engine, "guides", False) else [],
+        "real_time_chunking": list(policy.real_time_chunking),
+        "max_delay": spec.max_delay,
         "noise_shape": None if spec.noise_shape is None else list(spec.noise_shape),
         "conventions": dict(spec.conventions),
     }

@@ -47,6 +47,7 @@ class StubPolicy:
         mapping = RobotMapping.load(robot)
         self.before, self.kept = before, kept
         self.processor, self.engine = SimpleNamespace(robot=mapping), SimpleNamespace(guides=False)
+        self.real_time_chunking: tuple[str, ...] = ()
         self.pruner = None if kept is None else SimpleNamespace(enabled=True, config=None)
         self.prefix_cache = PrefixReuse()
         self.batches: list[list[Observation]] = []

@@ -168,6 +168,19 @@ class DataConfig:
 
 
 @dataclass(frozen=True)
+class RtcConfig:
+    """Training for real-time chunking: a chunk's first actions are given, as a robot that waits executes them."""
+
+    max_delay: int | None = None
+    """Actions that are given at most, in place of noise: each flow sample draws 0 to so many. The longest inference, in
+    steps of the robot, that the policy will be ready for. Null: as `init_from` was trained; 0: none."""
+
+    def __post_init__(self) -> None:
+        if self.max_delay is not None and self.max_delay < 0:
+            raise FoveateError(f"rtc.max_delay: expected at least 0, got {self.max_delay}")
+
+
+@dataclass(frozen=True)
 class NoiseConfig:
     """Exploration noise on the pruner's scores, linear over the run."""
 

@@ -13,6 +13,7 @@ from foveate.data.conversion.base import Source
 from foveate.data.conversion.demos import DemosSource, write_demos
 from foveate.data.conversion.droid import DroidSource, write_droid
 from foveate.data.conversion.hdf5 import LiberoHdf5Source
+from foveate.data.conversion.joined import JoinedSource
 from foveate.data.conversion.lerobot import LeRobotSource, write_lerobot
 from foveate.data.droid.writer import OUTCOMES
 from foveate.errors import FoveateError
@@ -25,7 +26,8 @@ class ConvertConfig:
     """Convert recordings: DROID trees, LeRobot, foveate's demonstrations, LIBERO's HDF5 demonstrations."""
 
     source: str
-    """What is read: a folder, an HDF5 file, or OWNER/NAME of the hub; its format is found out."""
+    """What is read: a folder, an HDF5 file, or OWNER/NAME of the hub; its format is found out. A folder of such folders
+    is read as one."""
     out: str
     """Folder to write (or to go on with, after an interruption)."""
     to: Literal["v3.0", "v2.1", "demos", "droid"] = "v3.0"
@@ -67,9 +69,11 @@ def open_source(source: str) -> Source:
         return LiberoHdf5Source(path)
     if any((path / outcome).is_dir() for outcome in OUTCOMES):
         return DroidSource(path)
+    if inner := sorted(info.parent.parent for info in path.glob("*/meta/info.json")):
+        return JoinedSource(f"all of {path}", [open_source(str(folder)) for folder in inner])
     if path.exists():
         raise FoveateError(
-            f"{source}: no format that is known; expected meta/info.json (LeRobot, foveate's demonstrations), *.hdf5 "
-            "(LIBERO), or success/ and failure/ (DROID)"
+            f"{source}: no format that is known; expected meta/info.json (LeRobot, foveate's demonstrations; or "
+            "folders with it), *.hdf5 (LIBERO), or success/ and failure/ (DROID)"
         )
     return LeRobotSource(source)

@@ -22,7 +22,7 @@ from foveate.testing.lerobot import CAMERAS, LENGTHS, TASKS, pictures_of, rows_o
 FRONT, WRIST = CAMERAS
 
 
-def write_demos(root: Path, every: int = 2) -> Path:
+def write_demos(root: Path, every: int = 2, fps: float = 80) -> Path:
     """Two demonstrations with pictures at every second step."""
     for index in (0, 1):
         rows, length = rows_of(index, LENGTHS[index]), LENGTHS[index]
@@ -30,8 +30,8 @@ def write_demos(root: Path, every: int = 2) -> Path:
         images = {"front": np.stack(pictures_of(index, FRONT, length))[frames]}
         states, actions = rows["observation.state"], rows["action"]
         demo = DemoEpisode(TASKS[index], "push-v3", 40 + index, length, states, actions, images, frames)
-        write_episode(root, index, demo, index, 80)
-    write_meta(root, TASKS, 80, every, {"complete": True})
+        write_episode(root, index, demo, index, fps)
+    write_meta(root, TASKS, fps, every, {"complete": True})
     return root
 
 
@@ -78,6 +78,19 @@ def test_demonstrations_there_and_back(tmp_path: Path) -> None:
         for name in ("states", "actions", "frames"):
             np.testing.assert_array_equal(getattr(a, name), getattr(b, name))
         np.testing.assert_array_equal(a.images["front"], b.images["front"])
+
+
+def test_a_folder_of_demonstrations_becomes_one_set(tmp_path: Path) -> None:
+    for name in ("object_2", "object_10", "object_3"):
+        write_demos(tmp_path / "demos" / name)
+    assert main(["data", "convert", str(tmp_path / "demos"), str(tmp_path / "set"), "--images", "png"]) == 0
+    dataset = LeRobotDataset(tmp_path / "set")
+    assert len(dataset.episodes) == 6 and len(dataset) == 3 * 34
+    episodes = [seen_in(picture)[0] for _, picture in dataset.pictures(FRONT, dataset.starts[:-1].tolist())]
+    assert episodes == [0, 1] * 3
+    write_demos(tmp_path / "demos" / "other_rate", fps=20)
+    with pytest.raises(FoveateError, match=r"differ in fps and cannot be one data set.*has 80, .*other_rate 20"):
+        open_source(str(tmp_path / "demos"))
 
 
 @pytest.mark.parametrize("to", ["v2.1", "v3.0"])

@@ -46,6 +46,8 @@ def agree(config: SimConfig, env: WorkerEnv, policy: PolicySpec) -> dict[str, An
     warnings = list(env.warnings)
     if config.inject_latency is not None:
         settings |= {"inject_latency": config.inject_latency, "control_hz": env.conventions.control_hz}
+        if config.chunking != "queue":
+            settings["chunking"] = config.chunking
         if config.inject_latency == "measured" and config.num_workers > 1:
             warnings.append(
                 f"inject_latency measured, beside {config.num_workers} simulators: what they take of it counts "

@@ -3,10 +3,15 @@
     latency = Latency("measured", env.conventions)
     waiting, first = latency.meanwhile(chunk, rest, last)
 
-An inference of so many milliseconds lasts ceil(milliseconds x control rate) steps. In them the robot goes on with what
-is left of the chunk before, and then holds still. Of the new chunk those actions are skipped that were meant for the
-instants in which the old one moved the robot on, as a robot's queue does (action k of a chunk is meant for k steps
-after its picture); while the robot held still, its plan waited with it, and nothing is skipped for that.
+An inference of so many milliseconds lasts ceil(milliseconds x control rate) steps. What happens in them is the
+`Chunking`:
+
+- `queue`: the robot goes on with what is left of the chunk before, and then holds still. Of the new chunk those
+  actions are skipped that were meant for the instants in which the old one moved the robot on, as a robot's queue does
+  (action k of a chunk is meant for k steps after its picture); while the robot held still, its plan waited with it, and
+  nothing is skipped for that.
+- `real_time`: so, too, and the policy is told what is left, so that the new chunk goes on from it.
+- `synchronous`: the robot holds still until the chunk is there.
 """
 
 from __future__ import annotations
@@ -19,10 +24,11 @@ import numpy as np
 
 from foveate.envs.base import EnvConventions
 from foveate.errors import FoveateError
-from foveate.types import ActionChunk
+from foveate.types import ActionChunk, LeftOver
 
 Inject = Literal["measured"] | float
 """Milliseconds of every inference, or `measured`: what each one took (`total`, pre- and post-processing included)."""
+Chunking = Literal["synchronous", "queue", "real_time"]
 
 
 @dataclass(frozen=True)
@@ -31,6 +37,7 @@ class Latency:
 
     inject: Inject
     conventions: EnvConventions
+    chunking: Chunking = "queue"
 
     def __post_init__(self) -> None:
         rate = self.conventions.control_hz
@@ -40,10 +47,24 @@ class Latency:
                 "many actions it takes per second (control_hz)"
             )
 
-    def steps(self, chunk: ActionChunk) -> int:
-        """Steps of the environment that pass while this chunk is inferred."""
-        ms = chunk.timings_ms["total"] if self.inject == "measured" else self.inject
+    def steps(self, chunk: ActionChunk | None) -> int:
+        """Steps of the environment that pass while this chunk is inferred; None: it is not known, and 0 if measured."""
+        if self.inject != "measured":
+            ms = self.inject
+        else:
+            ms = 0.0 if chunk is None else chunk.timings_ms["total"]
         return math.ceil(ms * self.conventions.control_hz / 1e3)
+
+    def left_over(self, rest: np.ndarray, before: ActionChunk | None) -> LeftOver | None:
+        """What the policy is told of the chunk before; None: nothing.
+
+        Args:
+            rest: float32 [n, action_dim] that are left of it.
+            before: it took as long as the coming inference is expected to, where that is measured.
+        """
+        if self.chunking != "real_time" or not len(rest):
+            return None
+        return LeftOver(rest, min(self.steps(before), len(rest)))
 
     def meanwhile(self, chunk: ActionChunk, rest: np.ndarray, last: np.ndarray | None) -> tuple[list[np.ndarray], int]:
         """What the robot does until the chunk is there, and the chunk's first action that is not past by then.
@@ -53,7 +74,7 @@ class Latency:
             last: float32 [action_dim], the action executed last; None: this is the first inference.
         """
         steps = self.steps(chunk)
-        old = list(rest[:steps])
+        old = [] if self.chunking == "synchronous" else list(rest[:steps])
         held = self.hold(old[-1] if old else last)
         return old + [held] * (steps - len(old) if held is not None else 0), len(old)
 
@@ -72,6 +93,6 @@ class Latency:
         return still
 
 
-def label(inject: Inject) -> str:
-    """What a variant's name says of it: `latency_measured`, `latency_80ms`."""
-    return "latency_measured" if inject == "measured" else f"latency_{inject:g}ms"
+def label(inject: Inject, chunking: Chunking = "queue") -> str:
+    """What a variant's name says of it: `latency_measured`, `latency_80ms`, `real_time_80ms`."""
+    return f"{'latency' if chunking == 'queue' else chunking}_{'measured' if inject == 'measured' else f'{inject:g}ms'}"

@@ -42,9 +42,11 @@ class Counting:
     """Chunk q is 100 q + (0, 1, 2 ...), the gripper q + 1; each takes as long as it is told."""
 
     def __init__(self, ms: list[float]) -> None:
-        self.ms, self.asked = ms, 0
+        self.ms, self.asked, self.told = ms, 0, []
 
-    def infer_batch(self, observations, noise=None, **_):
+    def infer_batch(self, observations, noise=None, left_over=(None,), **_):
+        (left,) = left_over
+        self.told.append(None if left is None else (left.actions[:, 0].tolist(), left.inference_delay))
         actions = np.zeros((HORIZON, 4), np.float32)
         actions[:, 0], actions[:, -1] = 100 * self.asked + np.arange(HORIZON), self.asked + 1
         chunk = ActionChunk(actions, {"total": self.ms[min(self.asked, len(self.ms) - 1)]})
@@ -55,11 +57,22 @@ class Counting:
         pass
 
 
-def play(inject, max_steps: int, ms=(0.0,), conventions=DELTA, replan: int = 2, success_at=None):
+def play(
+    inject,
+    max_steps: int,
+    ms=(0.0,),
+    conventions=DELTA,
+    replan: int = 2,
+    success_at=None,
+    chunking="queue",
+    policy=None,
+):
     env, played = Stub(success_at), []
-    latency = None if inject is None else Latency(inject, conventions)
+    latency = None if inject is None else Latency(inject, conventions, chunking)
     config = RolloutConfig(max_steps=max_steps, replan_steps=replan, latency=latency)
-    rollout(Counting(list(ms)), [env], [Job("stand", 0, 0, 0)], config, noise_shape=None, on_episode=played.append)
+    rollout(
+        policy or Counting(list(ms)), [env], [Job("stand", 0, 0, 0)], config, noise_shape=None, on_episode=played.append
+    )
     (episode,) = played
     return env, episode
 
@@ -85,6 +98,24 @@ def test_a_latency_longer_than_the_chunk() -> None:
     assert env.told[:12] == [(0.0, -1.0)] * 10 + [(0, 1), (1, 1)]
     assert env.told[12:24] == [(2, 1), (3, 1), (4, 1)] + [(0, 1)] * 7 + [(103, 2), (104, 2)]
     assert env.told[24:] == [(0, 2)] * 10
+
+
+def test_in_real_time_the_policy_is_told_what_is_left_and_how_long_it_takes() -> None:
+    policy = Counting([0.0])
+    env, episode = play(101.0, 17, chunking="real_time", policy=policy)
+    assert (
+        policy.told == [None, ([2, 3, 4], 3), None, ([202, 203, 204], 3)][: len(policy.told)] and len(policy.told) > 2
+    )
+    assert env.told == play(101.0, 17)[0].told, "the robot does what it does with a queue"
+    assert episode.result.extra["chunking"] == "real_time"
+    measured = Counting([0.0, 60.0, 20.0])
+    play("measured", 12, chunking="real_time", policy=measured)
+    assert measured.told[1] == ([2, 3, 4], 0) and measured.told[2] == ([104], 1), "as long as the one before"
+
+
+def test_a_synchronous_robot_holds_still_and_skips_nothing() -> None:
+    env, _ = play(101.0, 10, chunking="synchronous")
+    assert env.told == [(0.0, -1.0)] * 3 + [(0, 1), (1, 1)] + [(0, 1)] * 3 + [(100, 2), (101, 2)]
 
 
 @pytest.mark.parametrize(("ms", "steps"), [(0.0, 0), (0.1, 1), (50.0, 1), (50.1, 2), (150.0, 3), (1000.0, 20)])

@@ -24,7 +24,7 @@ from foveate.models.common.remote import Remote
 from foveate.models.common.robots import RobotMapping
 from foveate.policy import LoadOptions, PolicySpec, TraceOptions
 from foveate.pruning import make_pruner
-from foveate.types import STAGES, ActionChunk, Observation, Span, TokenLayout, Trace
+from foveate.types import STAGES, ActionChunk, LeftOver, Observation, Span, TokenLayout, Trace
 
 if TYPE_CHECKING:
     from foveate.evaluation.sim.simulate import SimConfig
@@ -97,6 +97,7 @@ class RemotePolicy:
         *,
         evidence: TraceOptions | None = None,
         sessions: Sequence[str | None] | None = None,
+        left_over: Sequence[LeftOver | None] | None = None,
     ) -> list[ActionChunk]:
         """As `Policy.infer_batch`; `total` is what the robot waits: the way to the server and back is in it.
 
@@ -109,6 +110,9 @@ class RemotePolicy:
             message |= {"return_keep": evidence is not None, "session": (sessions[i] if sessions else None) or ""}
             if noise is not None:
                 message["noise"] = noise[i]
+            left = left_over[i] if left_over else None
+            if left is not None:
+                message |= {"prev_chunk_left_over": left.actions, "inference_delay": left.inference_delay}
         begun = time.perf_counter()
         answers = self.client.infer_batch(messages)
         ms = (time.perf_counter() - begun) * 1e3
@@ -119,6 +123,11 @@ class RemotePolicy:
         if not all(np.isfinite(chunk.actions).all() for chunk in chunks):
             raise ActionsNotFinite(f"{self.client.uri} answered actions that are not finite", chunks)
         return chunks
+
+    @property
+    def real_time_chunking(self) -> tuple[str, ...]:
+        """As `Policy.real_time_chunking`."""
+        return tuple(self.client.get_server_metadata().get("real_time_chunking", ())) if self.known else ()
 
     def reset(self, session: str | None = None) -> None:
         """The server forgets a session; None: all of this connection."""

@@ -29,7 +29,7 @@ import numpy as np
 from foveate.envs.base import EnvCrash, Snapshot, StepResult
 from foveate.errors import ActionsNotFinite, FoveateError, reason_of
 from foveate.evaluation.sim.latency import Latency
-from foveate.types import ActionChunk, EpisodeResult, Observation, Trace
+from foveate.types import ActionChunk, EpisodeResult, LeftOver, Observation, Trace
 from foveate.util.files import fault_of
 from foveate.util.noise import action_noise, stack_noise
 
@@ -100,6 +100,8 @@ class Query:
     step: int
     observation: Observation
     """As the policy saw it."""
+    left_over: LeftOver | None = None
+    """What the robot has left of the chunk before, where the policy is told."""
 
 
 @dataclass(frozen=True)
@@ -122,6 +124,7 @@ class BatchPolicy(Protocol):
         *,
         evidence: TraceOptions | None = None,
         sessions: Sequence[str | None] | None = None,
+        left_over: Sequence[LeftOver | None] | None = None,
     ) -> list[ActionChunk]: ...
     def reset(self, session: str | None = None) -> None: ...
 
@@ -194,7 +197,9 @@ def play(
     now.instruction = observation.prompt
     rest, action = np.empty((0, 0), np.float32), None
     while True:
-        query = Query(job, len(now.answers), now.steps, perceive(observation, job.task, job.episode))
+        before = now.answers[-1][1].chunk if now.answers else None
+        left = config.latency.left_over(rest, before) if config.latency else None
+        query = Query(job, len(now.answers), now.steps, perceive(observation, job.task, job.episode), left)
         now.instruction = query.observation.prompt
         answer = ask(query)
         waiting, first = config.latency.meanwhile(answer.chunk, rest, action) if config.latency else ([], 0)
@@ -300,7 +305,9 @@ def _infer(
     sessions = [session_of(query.job.task, query.job.episode) for query in queries]
     try:
         seen = [query.observation for query in queries]
-        return list(policy.infer_batch(seen, noise, evidence=evidence, sessions=sessions))
+        left = [query.left_over for query in queries]
+        told: dict[str, Any] = {} if all(one is None for one in left) else {"left_over": left}
+        return list(policy.infer_batch(seen, noise, evidence=evidence, sessions=sessions, **told))
     except ActionsNotFinite as error:
         return list(error.chunks)  # ends the episodes that they are of, see `play`
     except Exception as error:
@@ -461,6 +468,8 @@ def _conclude(
     if latency is not None:
         delay_steps = sum(answer.delay_steps for _, answer in now.answers)
         result.extra |= {"inject_latency": latency.inject, "delay_steps": delay_steps}
+        if latency.chunking != "queue":
+            result.extra["chunking"] = latency.chunking
     return Played(result, rows)
 
 

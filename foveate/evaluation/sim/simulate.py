@@ -24,7 +24,7 @@ from foveate.errors import ActionsNotFinite, FoveateError
 from foveate.evaluation.sim import agreement
 from foveate.evaluation.sim.collapse import KeepWatch
 from foveate.evaluation.sim.controls import Instruction, Perception, Vision, variant_name
-from foveate.evaluation.sim.latency import Inject, Latency, label
+from foveate.evaluation.sim.latency import Chunking, Inject, Latency, label
 from foveate.evaluation.sim.record import RecordKind, drop_unfinished, make_recorder
 from foveate.evaluation.sim.results import RunLog
 from foveate.evaluation.sim.rollout import Job, Played, Query, RolloutConfig, rollout
@@ -123,6 +123,9 @@ class SimConfig(SuiteConfig):
     """`shuffled` gives the instruction of another task: how much is language needed?"""
     inject_latency: Inject | None = None
     """The simulator goes on while the policy thinks: `measured`, or this many milliseconds; None: it waits."""
+    chunking: Chunking = "queue"
+    """Beside --inject_latency: the robot goes on with its old chunk (`queue`), the policy is told what is left of it
+    (`real_time`), or the robot holds still until the new one is there (`synchronous`)."""
     record: RecordKind | None = None
     """Record every frame: `droid` as DROID-format folders, `video` as mp4."""
     record_size: tuple[int, int] | None = None
@@ -157,6 +160,10 @@ class SimConfig(SuiteConfig):
                 )
         elif self.inject_latency is not None and not 0 <= self.inject_latency < float("inf"):
             raise FoveateError(f"inject_latency: expected milliseconds from 0 on, got {self.inject_latency:g}")
+        if self.chunking != "queue" and self.inject_latency is None:
+            raise FoveateError(
+                f"chunking {self.chunking}: is what happens during a latency; add --inject_latency 50, say"
+            )
         if self.record_size is not None and (self.record is None or min(self.record_size) < 16):
             raise FoveateError(
                 f"record_size {self.record_size}: expected a width and height of at least 16 pixels, beside --record"
@@ -200,7 +207,9 @@ def pruner_label(policy: Policy | RemotePolicy) -> str | None:
 def name_variant(config: SimConfig, policy: Policy | RemotePolicy) -> str:
     """The name given, or one from method, budget, controls and latency: `full`, `random_0.25_blind` ..."""
     made = variant_name(pruner_label(policy), config.vision, config.instruction)
-    return config.variant or (made if config.inject_latency is None else f"{made}_{label(config.inject_latency)}")
+    return config.variant or (
+        made if config.inject_latency is None else f"{made}_{label(config.inject_latency, config.chunking)}"
+    )
 
 
 def check_first(config: SimConfig) -> None:
@@ -245,6 +254,11 @@ def simulate(
             f"replan_steps {config.replan_steps}: the policy gives {policy.spec.action_horizon} actions at a time"
         )
     policy.spec.check_layers(_trace_options(config).attn_layers, "--trace_attn_layers")
+    if config.chunking == "real_time" and not policy.real_time_chunking:
+        raise FoveateError(
+            "chunking real_time: this policy can neither be guided (an engine that denoises eagerly can: "
+            "--engine.denoise eager) nor was it trained with rtc.max_delay; choose queue"
+        )
     with ExitStack() as stack:
         if config.record:
             stack.callback(drop_unfinished, log.folder)  # when all simulators have ended
@@ -252,7 +266,9 @@ def simulate(
         environment = agreement.agree(config, envs[0], policy.spec)
         for line in agreement.lines(environment):
             tell(line)
-        latency = None if config.inject_latency is None else Latency(config.inject_latency, envs[0].conventions)
+        latency = None
+        if config.inject_latency is not None:
+            latency = Latency(config.inject_latency, envs[0].conventions, config.chunking)
         perceive = _perception(config, envs[0], tasks)
         # A real observation through the policy: a missing view or a state of another size shows up here, and the
         # first inferences of either size, which are slow, are not measured.

@@ -1,9 +1,15 @@
-"""Real-time chunking: a new chunk that goes on where the robot is when it arrives (Black, Galliker and Levine 2025,
-"Real-Time Execution of Action Chunking Flow Policies").
+"""Real-time chunking: a new chunk that goes on where the robot is when it arrives.
 
-While a chunk is inferred the robot executes the one before. The flow is guided so that the chunk it ends in agrees with
-what is left of the old one: firmly in the actions that will be executed before the answer is there, less and less
-beyond. The paper's time runs from 0 (noise) to 1 (action), ours from 1 to 0; formulas are in ours.
+While a chunk is inferred the robot executes the one before. Two ways make the new one agree with it:
+
+- *guided*, with any flow model (Black, Galliker and Levine 2025, "Real-Time Execution of Action Chunking Flow
+  Policies"): the flow is pulled towards what is left of the old chunk, firmly in the actions that will be executed
+  before the answer is there, less and less beyond.
+- a *hard prefix*, with a model trained for it (Black, Ren, Equi and Levine 2025, "Training-Time Action Conditioning for
+  Efficient Real-Time Chunking"): the actions that will be executed are given as they are, at the flow's last time, and
+  the rest is denoised in their sight. It costs nothing.
+
+The papers' time runs from 0 (noise) to 1 (action), ours from 1 to 0; formulas are in ours.
 """
 
 from __future__ import annotations
@@ -28,6 +34,20 @@ class PreviousChunk:
     """float32 [B, H, A], normalised: entry k is meant for the same instant as action k of the new chunk."""
     weights: Tensor
     """float32 [B, H], how firmly each is held to, 0..1; 0 where nothing is left."""
+
+
+@dataclass(frozen=True)
+class GivenActions:
+    """The actions of the new chunk that are settled: those that are executed before it is there."""
+
+    actions: Tensor
+    """float32 [B, H, A], normalised; what stands where `mask` is False is not looked at."""
+    mask: Tensor
+    """bool [B, H]."""
+
+    def put(self, x_t: Tensor) -> Tensor:
+        """x_t [B, H, A] with the settled actions in their places."""
+        return torch.where(self.mask[..., None], self.actions, x_t)
 
 
 def prefix_weights(delay: int, end: int, horizon: int) -> np.ndarray:

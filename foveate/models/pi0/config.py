@@ -125,11 +125,14 @@ class Pi0Config:
     """Times of the Euler steps themselves, falling from at most 1 to above 0; null: as `time_grid` says."""
     query_projection: bool = False
     """Whether a linear map from the expert's width to the backbone's lets a pruner ask with actions."""
+    max_delay: int = 0
+    """Actions at a chunk's beginning that the model was trained to be given, at most (real-time chunking); 0: none."""
 
     def __post_init__(self) -> None:
         limits = {"action_dim": 4096, "action_horizon": 4096, "max_token_len": 65_536, "vocab_size": 16_777_216}
         for name, limit in {**limits, "num_steps": 1000}.items():
             whole(name, getattr(self, name), 1, limit)
+        whole("max_delay", self.max_delay, 0, self.action_horizon - 1)
         of_type("pi05", self.pi05, bool)
         of_type("query_projection", self.query_projection, bool)
         if self.times is not None:
@@ -172,6 +175,7 @@ class Pi0Config:
             heads=self.llm.num_heads,
             num_steps=self.num_steps,
             kv_width=2 * self.llm.num_kv_heads * self.llm.head_dim,
+            max_delay=self.max_delay,
         )
 
     def to_dict(self) -> dict[str, Any]:

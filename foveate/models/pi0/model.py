@@ -45,7 +45,7 @@ from foveate.models.common.layers import (
     loop,
     rope_table,
 )
-from foveate.models.common.real_time import PreviousChunk, guided
+from foveate.models.common.real_time import GivenActions, PreviousChunk, guided
 from foveate.models.pi0.config import GemmaConfig, Pi0Config
 from foveate.models.pi0.flops import gflops
 from foveate.types import Phase, Prefix, Span, TokenLayout
@@ -297,12 +297,19 @@ class Pi0(nn.Module):
         norms = [n for layer in self.expert.layers for n in (layer.input_layernorm, layer.post_attention_layernorm)]
         return [norm.modulation(cond) for norm in (*norms, self.expert.norm)]
 
-    def embed_suffix(self, state: Tensor | None, x_t: Tensor, time: Tensor) -> Tensor:
-        """x_t [B, H, A] -> [B, H, W], behind π0's state token [B, 1 + H, W] unless `state` is None."""
+    def embed_suffix(self, state: Tensor | None, x_t: Tensor, time: Tensor, given: Tensor | None = None) -> Tensor:
+        """x_t [B, H, A] -> [B, H, W], behind π0's state token [B, 1 + H, W] unless `state` is None.
+
+        Args:
+            given: bool [B, H], the actions that are at time 0; None: all are at `time`.
+        """
         actions: Tensor = self.action_in_proj(x_t)
         if self.config.pi05:
             return actions
         time_emb = self.time_embedding(time).to(actions.dtype)[:, None].expand_as(actions)
+        if given is not None:
+            ended = self.time_embedding(torch.zeros_like(time)).to(actions.dtype)[:, None]
+            time_emb = torch.where(given[..., None], ended, time_emb)
         actions = self.action_time_mlp_out(F.silu(self.action_time_mlp_in(torch.cat((actions, time_emb), -1))))
         return actions if state is None else torch.cat((self.state_proj(state)[:, None], actions), 1)
 
@@ -341,15 +348,21 @@ class Pi0(nn.Module):
             joined.append((torch.cat((keys, k), 2), torch.cat((values, v), 2)))
         return joined, masks, next_position + 1
 
-    def velocity(self, cache: PrefixCache, state: Tensor | None, x_t: Tensor, time: Tensor) -> Tensor:
+    def velocity(
+        self, cache: PrefixCache, state: Tensor | None, x_t: Tensor, time: Tensor, given: Tensor | None = None
+    ) -> Tensor:
         """One evaluation of the flow: v_t float32 [B, H, A] at x_t [B, H, A], time [B].
 
         Args:
             state: [B, A]; None where it is in the cache already.
+            given: bool [B, H], the actions that are at time 0; None: all are at `time`.
         """
         length = x_t.shape[1] + (not self.config.pi05 and state is not None)
         masks, rope = self.suffix_places(cache.keys_values, cache.masks, cache.runs, cache.next_position, length)
-        return self.flow(x_t, time, state, cache.keys_values, masks, cache.runs, rope, self.modulations(time))
+        table = self.modulations(time)
+        if table is not None and given is not None:
+            table = _where_given(given, self.modulations(torch.zeros_like(time)), table)
+        return self.flow(x_t, time, state, cache.keys_values, masks, cache.runs, rope, table, given)
 
     def suffix_places(
         self,
@@ -376,15 +389,16 @@ class Pi0(nn.Module):
         runs: Sequence[int],
         rope: tuple[Tensor, Tensor],
         table: Sequence[Tensor] | None,
+        given: Tensor | None = None,
     ) -> Tensor:
         """`velocity` with everything that stays the same over the steps at hand.
 
         Args:
             keys_values: of the prefix, per layer [B, G, N, K].
             masks: bool [B, 1, 1 or T, N + T] of each run of layers.
-            table: the modulations at `time`.
+            table: the modulations at `time`, of `given` actions at 0.
         """
-        x = self.embed_suffix(state, x_t, time).to(self.expert.dtype)
+        x = self.embed_suffix(state, x_t, time, given).to(self.expert.dtype)
         for i, (layer, past, seen) in enumerate(zip(self.expert.layers, keys_values, runs, strict=True)):
             if not past[0].shape[2]:  # skipped in the prefill
                 continue
@@ -417,12 +431,13 @@ class Pi0(nn.Module):
         num_steps: int | None = None,
         *,
         run: Run = as_written,
-        previous: PreviousChunk | None = None,
+        previous: PreviousChunk | GivenActions | None = None,
     ) -> Tensor:
         """Integrate the flow with Euler steps: noise [B, H, A] -> actions [B, H, A].
 
         Args:
-            previous: what the flow is guided towards; gradients are needed then.
+            previous: the chunk before that the flow is guided towards (gradients are needed then), or what is given of
+                it; either runs as written.
         """
         times = tuple(self.times(num_steps or self.config.num_steps))
         grid = torch.tensor([times], dtype=torch.float32, device=noise.device)
@@ -444,7 +459,7 @@ class Pi0(nn.Module):
         runs: list[int],
         next_position: Tensor,
         run: Run = as_written,
-        previous: PreviousChunk | None = None,
+        previous: PreviousChunk | GivenActions | None = None,
     ) -> Tensor:
         """All Euler steps; asks the device nothing.
 
@@ -452,7 +467,9 @@ class Pi0(nn.Module):
             times: of the steps; `grid` [1, steps] holds the same on the device.
             keys_values: with masks, runs and next_position, of a `PrefixCache`.
         """
-        table = self.modulations(grid[0])
+        given = previous if isinstance(previous, GivenActions) else None
+        # Behind those of the steps stand the modulations of time 0, which given actions are at.
+        table = self.modulations(grid[0] if given is None else F.pad(grid[0], (0, 1)))
         if not self.config.pi05:
             keys_values, masks, next_position = self.prefill_state(keys_values, masks, runs, next_position, state)
         masks, rope = self.suffix_places(keys_values, masks, runs, next_position, noise.shape[1])
@@ -462,6 +479,10 @@ class Pi0(nn.Module):
             time = grid[0, i].expand(len(noise))
             if previous is None:
                 v_t = run(self.flow, x_t, time, None, keys_values, masks, runs, rope, step)
+            elif isinstance(previous, GivenActions):
+                x_t = previous.put(x_t)
+                step = step and _where_given(previous.mask, [m[-1:] for m in table or ()], step)
+                v_t = self.flow(x_t, time, None, keys_values, masks, runs, rope, step, previous.mask)
             else:
                 same: dict[str, Any] = {
                     "keys_values": keys_values,
@@ -473,7 +494,7 @@ class Pi0(nn.Module):
                 v_t = guided(functools.partial(self.flow, time=time, state=None, **same), x_t, now, previous)
             # Evenly spaced, openpi's sums end a rounding error beside 0: the step is exactly 1 / n all the same.
             x_t = x_t - (v_t / len(times) if self.config.times is None else v_t * (now - then))
-        return x_t
+        return x_t if given is None else given.put(x_t)
 
     # ---- as an ActionModel --------------------------------------------------------------------------
 
@@ -492,9 +513,16 @@ class Pi0(nn.Module):
         return self.denoise(cache, inputs.state, noise, steps, run=run)
 
     def decode_after(
-        self, cache: PrefixCache, inputs: ModelInputs, noise: Tensor, steps: int | None, previous: PreviousChunk
+        self,
+        cache: PrefixCache,
+        inputs: ModelInputs,
+        noise: Tensor,
+        steps: int | None,
+        previous: PreviousChunk | GivenActions,
     ) -> Tensor:
-        """`decode`, guided towards what is left of the chunk before (real-time chunking)."""
+        """`decode` that goes on from the chunk before (real-time chunking): guided towards it, or with its actions."""
+        if isinstance(previous, GivenActions):
+            return self.denoise(cache, inputs.state, noise, steps, previous=previous)
         # Autograd keeps none of the tensors that inference mode has made: what goes in is copied.
         with torch.inference_mode(False), torch.no_grad():
             copied = dataclasses.replace(
@@ -547,6 +575,7 @@ class Pi0(nn.Module):
         noise: Tensor,
         time: Tensor,
         prune: Callable[[Tensor], Passage] | None = None,
+        given: Tensor | None = None,
     ) -> Tensor:
         """Flow-matching loss, element by element: (v_t - (noise - actions))^2 at x_t = t noise + (1 - t) actions.
 
@@ -555,20 +584,29 @@ class Pi0(nn.Module):
             noise: [B, F, H, A] or [B, H, A]; F flow samples share one prefix.
             time: [B, F] or [B], in (0, 1].
             prune: what drops tokens of the prefix, given the first flow sample's noisy actions [B, H, A].
+            given: bool, `noise`'s shape without the last axis: actions that enter without noise, at time 0.
         Returns:
-            float32, of the shape of `noise`.
+            float32, of the shape of `noise`; of given actions it means nothing.
         """
         shape = noise.shape
         if noise.ndim == 3:
-            noise, time = noise[:, None], time[:, None]
+            noise, time, given = noise[:, None], time[:, None], None if given is None else given[:, None]
         flows = noise.shape[1]
         x_t = time[..., None, None] * noise + (1 - time[..., None, None]) * actions[:, None]
+        if given is not None:
+            x_t = torch.where(given[..., None], actions[:, None], x_t)
+            given = given.flatten(0, 1)
         target = noise - actions[:, None]
         cache = passed(self, inputs, None if prune is None else prune(x_t[:, 0])).repeat(flows)
-        v_t = self.velocity(cache, inputs.state.repeat_interleave(flows, 0), x_t.flatten(0, 1), time.flatten())
+        v_t = self.velocity(cache, inputs.state.repeat_interleave(flows, 0), x_t.flatten(0, 1), time.flatten(), given)
         return F.mse_loss(target.flatten(0, 1), v_t, reduction="none").view(shape)
 
     loss = forward
+
+
+def _where_given(given: Tensor, ended: Sequence[Tensor] | None, now: Sequence[Tensor]) -> list[Tensor]:
+    """Modulations [B, 1, 3D] at the present time, and those of time 0 where an action is given: [B, H, 3D]."""
+    return [torch.where(given[..., None], last, one) for last, one in zip(ended or (), now, strict=True)]
 
 
 def _keys(mask: Tensor | None) -> Tensor | None:

@@ -12,6 +12,7 @@ from safetensors.torch import load_file
 
 from foveate.errors import FoveateError
 from foveate.models.base import pack
+from foveate.models.common.real_time import GivenActions
 from foveate.models.pi0.config import GemmaConfig, Pi0Config, VisionConfig
 from foveate.models.pi0.model import ModelInputs, Pi0
 from foveate.models.pi0.weights import load_weights
@@ -193,3 +194,46 @@ def test_config_round_trip_and_bad_keys() -> None:
         Pi0Config.from_dict({"action_horizn": 3})
     with pytest.raises(FoveateError, match=r"llm\.depth 3 differs from expert\.depth 2"):
         dataclasses.replace(TINY, expert=dataclasses.replace(TINY.expert, depth=2))
+
+
+@pytest.mark.parametrize("pi05", [True, False])
+@torch.no_grad()
+def test_given_actions_are_kept_and_seen_at_the_last_time(pi05: bool) -> None:
+    model, inputs = make_model(pi05), make_inputs()
+    noise, actions = torch.randn(2, 2, 4, 5, generator=torch.Generator().manual_seed(2))
+    cache = model.prefill(pack(model.embed_prefix(inputs)))
+
+    def decoded(counts: list[int], actions: torch.Tensor = actions) -> torch.Tensor:
+        given = GivenActions(actions, torch.arange(4) < torch.tensor(counts)[:, None])
+        return model.decode_after(cache, inputs, noise, 3, given)
+
+    free, held = model.decode(cache, inputs, noise, 3), decoded([2, 0])
+    torch.testing.assert_close(decoded([0, 0]), free)
+    torch.testing.assert_close(held[1], free[1])
+    assert torch.equal(held[0, :2], actions[0, :2])
+    assert (decoded([2, 0], actions + 1)[0, 2:] - held[0, 2:]).abs().max() > 1e-3, "the rest sees what is given"
+    torch.testing.assert_close(decoded([2, 0], actions.index_fill(1, torch.tensor([2, 3]), 9.0)), held)
+    # All given is the flow at time 0, and a mixture lies at both of its times.
+    time, x_t = torch.tensor([0.7, 0.7]), noise
+    every = torch.ones(2, 4, dtype=torch.bool)
+    ended = model.velocity(cache, inputs.state, x_t, torch.zeros(2))
+    torch.testing.assert_close(model.velocity(cache, inputs.state, x_t, time, every), ended)
+    some = model.velocity(cache, inputs.state, x_t, time, torch.arange(4) < torch.tensor([[2], [2]]))
+    assert min((some - other).abs().max() for other in (ended, model.velocity(cache, inputs.state, x_t, time))) > 1e-3
+
+
+@pytest.mark.parametrize("pi05", [True, False])
+def test_the_loss_sees_given_actions_without_noise(pi05: bool) -> None:
+    """Two flow samples of each row, against the velocity at what should enter, one flow sample at a time."""
+    model, inputs, rng = make_model(pi05), make_inputs(), torch.Generator().manual_seed(3)
+    actions, noise = torch.randn(2, 4, 5, generator=rng), torch.randn(2, 2, 4, 5, generator=rng)
+    time = torch.tensor([[0.2, 0.9], [0.5, 0.4]])
+    given = torch.arange(4) < torch.tensor([[[1], [0]], [[3], [2]]])
+    found = model(inputs, actions, noise, time, given=given)
+    cache = model.prefill(pack(model.embed_prefix(inputs)))
+    for flow in range(2):
+        t = time[:, flow, None, None]
+        x_t = torch.where(given[:, flow, :, None], actions, t * noise[:, flow] + (1 - t) * actions)
+        v_t = model.velocity(cache, inputs.state, x_t, time[:, flow], given[:, flow])
+        error = (noise[:, flow] - actions - v_t) ** 2
+        torch.testing.assert_close(found[:, flow], error, rtol=1e-4, atol=1e-5)

@@ -17,6 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from foveate.data.conversion.base import NEW_PICTURE
 from foveate.data.demos import DemoEpisode
 from foveate.data.lerobot.dataset import LeRobotDataset
 from foveate.data.lerobot.hub import REPO_ID
@@ -67,9 +68,12 @@ def lerobot_episodes(
         columns = find_columns(robot, path, info.cameras, {name: info.features[name].size for name in info.vectors})
         if unused := [camera for camera in info.cameras if camera not in columns.cameras.values()]:
             logging.getLogger("foveate").info("%s: cameras that the robot's mapping does not name: %s", path, unused)
-        dataset.load([*columns.vectors, *(["task_index"] if "task_index" in info.features else [])])
+        own = [name for name in ("task_index", NEW_PICTURE) if name in info.features]
+        dataset.load([*columns.vectors, *own])
         rows = {name: dataset.vectors(name) for name in columns.vectors}
         states, actions = columns.state_of(rows), columns.actions_of(rows)
+        # Where pictures were kept at every n-th step, the rows between show an old one: no samples for a policy.
+        is_new = dataset.column(NEW_PICTURE).ravel() != 0 if NEW_PICTURE in own else np.ones(len(states), bool)
         for number, episode in enumerate(dataset.episodes):
             here = slice(int(dataset.starts[number]), int(dataset.starts[number + 1]))
             tasks = tuple(dataset.task(row) for row in range(here.start, here.stop))
@@ -81,7 +85,7 @@ def lerobot_episodes(
                     success_step=0,
                     states=states[here],
                     actions=actions[here],
-                    frames=np.arange(episode.length),
+                    frames=np.flatnonzero(is_new[here]),
                     root=dataset.root,
                     first_row=here.start,
                     cameras=columns.cameras,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 from pathlib import Path
 
@@ -10,6 +11,9 @@ import pytest
 import torch
 import yaml
 
+from foveate.data.conversion.base import NEW_PICTURE, vector
+from foveate.data.conversion.lerobot import LeRobotSource
+from foveate.data.lerobot.writer import LeRobotWriter
 from foveate.errors import FoveateError
 from foveate.models.common.normalize import Normalizer, NormStats, save_norm_stats
 from foveate.models.common.robots import RobotMapping
@@ -107,6 +111,21 @@ def test_the_sets_own_norm_stats_are_taken(config: DataConfig) -> None:
     save_norm_stats(config.path[0], stats)
     found = norm_stats(load_demos(config), RobotMapping.load(config.robot), HORIZON, config)
     assert found["actions"].q99.tolist() == [3.0] * 3
+
+
+def test_rows_that_show_an_old_picture_are_no_samples(config: DataConfig, tmp_path: Path) -> None:
+    """A set made of demonstrations with pictures at every second step."""
+    source, root = LeRobotSource(config.path[0]), tmp_path / "every_second"
+    features = {**source.features, NEW_PICTURE: vector(NEW_PICTURE, 1)}
+    with LeRobotWriter(root, "v3.0", 20, features) as writer:
+        for number, length in enumerate(LENGTHS):
+            read = source.read(number)
+            is_new = (np.arange(length)[:, None] % 2 == 0).astype(np.float32)
+            writer.add({**read.columns, NEW_PICTURE: is_new}, read.pictures, read.tasks)
+        writer.finish()
+    episodes = load_demos(dataclasses.replace(config, path=(str(root),)))
+    assert [episode.frames.tolist() for episode in episodes] == [list(range(0, length, 2)) for length in LENGTHS]
+    assert [len(episode) for episode in episodes] == list(LENGTHS), "actions stay, of every step"
 
 
 def test_training_streams_a_lerobot_set(config: DataConfig, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

@@ -22,13 +22,13 @@ from foveate.models.pi0.model import Pi0
 from foveate.models.pi0.weights import load_weights
 from foveate.policy import TraceOptions, load_policy
 from foveate.pruning import make_pruner
-from foveate.training.config import DataConfig, LoopConfig, NoiseConfig, OptimConfig
+from foveate.training.config import DataConfig, LoopConfig, NoiseConfig, OptimConfig, RtcConfig
 from foveate.training.loop import Share
 from foveate.training.policy.data_test import MODEL, episode, source
-from foveate.training.policy.pi0.losses import FlowMatching
+from foveate.training.policy.pi0.losses import FlowMatching, sample_given
 from foveate.training.policy.recipe import begin
 from foveate.training.policy.train import TrainPolicyConfig, train_policy
-from foveate.types import Observation
+from foveate.types import LeftOver, Observation
 
 LOOP = LoopConfig(steps=4, batch_size=4, log_every=1, save_every=2, device="cpu")
 OPTIM = OptimConfig(lr=1e-3, final_lr=1e-4, warmup_steps=1)
@@ -146,6 +146,34 @@ def test_a_model_of_another_robot_begins_with_the_weights_that_fit(base: Path) -
         begin(TrainPolicyConfig(model=stranger, weights_from=str(base)))
     with pytest.raises(FoveateError, match="no such checkpoint folder"):
         begin(TrainPolicyConfig(model=MODEL, weights_from="/nowhere/at/all"))
+
+
+def test_a_policy_trained_for_delays_goes_on_from_given_actions(base: Path, demos: str, tmp_path: Path) -> None:
+    words = "--loop.steps 2 --loop.batch_size 4 --loop.device cpu --loop.log_every 1 --optim.warmup_steps 1"
+    tune = ["train", "policy", "--init_from", str(base), "--data.path", demos, *words.split()]
+    assert main([*tune, "--rtc.max_delay", "2", "--out", str(tmp_path / "rtc")]) == 0
+    policy = load_policy(tmp_path / "rtc" / "policy")
+    assert policy.real_time_chunking == ("hard_prefix",) and policy.spec.max_delay == 2
+    frames = [Observation({v: np.zeros((28, 28, 3), np.uint8) for v in MODEL.views}, np.zeros(4, np.float32), "go")] * 2
+    noise = np.zeros((2, *policy.spec.noise_shape), np.float32)
+    left = LeftOver(np.full((4, 4), 0.25, np.float32), inference_delay=3)  # of which it was trained for two
+    held, free = policy.infer_batch(frames, noise, left_over=[left, None])
+    np.testing.assert_allclose(held.actions[:2], left.actions[:2], atol=1e-5)
+    assert np.abs(held.actions[2:] - left.actions[2:]).max() > 1e-3
+    np.testing.assert_allclose(policy.infer(frames[1], noise[1]).actions, free.actions, atol=1e-6)
+    # Fine-tuned further it stays what it is, where nothing else is said.
+    further = dataclasses.replace(DATA, path=(demos,))
+    again = begin(TrainPolicyConfig(init_from=str(tmp_path / "rtc" / "policy"), data=further, loop=LOOP))
+    assert again.objective.model.config.max_delay == 2
+    with pytest.raises(FoveateError, match=r"rtc\.max_delay: expected a whole number of 0 to 3, got 9"):
+        begin(TrainPolicyConfig(init_from=str(base), data=further, loop=LOOP, rtc=RtcConfig(9)))
+
+
+def test_the_share_of_given_actions() -> None:
+    """0 to 3 of 4 with equal chance: 3/4 of the first are given, 2/4, 1/4, none of the last; always the first ones."""
+    given = sample_given((4000, 2), 4, 3, torch.Generator().manual_seed(0))
+    assert given.shape == (4000, 2, 4) and not (given[..., 1:] & ~given[..., :-1]).any()
+    np.testing.assert_allclose(given.double().mean((0, 1)), [0.75, 0.5, 0.25, 0], atol=0.02)
 
 
 def test_the_loss_falls_on_one_repeated_batch() -> None:

@@ -52,6 +52,8 @@ def begin(info: OFTInfo | None, config: TrainPolicyConfig) -> L1Recipe:
         raise FoveateError("\n  ".join([f"init_from {info.path}: cannot be trained, missing:", *info.missing]))
     if config.data.flow_samples != 1:
         raise FoveateError("data.flow_samples: L1 regression draws no noise; leave it out")
+    if config.rtc.max_delay:
+        raise FoveateError("rtc.max_delay: L1 regression has no flow that actions could be given to; leave it out")
     return L1Recipe(info, config)
 
 

@@ -26,7 +26,7 @@ from foveate.policy import TraceOptions, load_policy
 from foveate.pruning import make_config
 from foveate.testing.golden import REPO
 from foveate.testing.openvla_oft import runnable_checkpoint
-from foveate.training.config import DataConfig, LoopConfig, OptimConfig
+from foveate.training.config import DataConfig, LoopConfig, OptimConfig, RtcConfig
 from foveate.training.loop import Share
 from foveate.training.policy.augment import crop
 from foveate.training.policy.lora import LoraConfig
@@ -270,6 +270,7 @@ def test_what_cannot_be_trained_is_told(checkpoint: Path, demos: str, tmp_path: 
 
     refused("lora.targets: no layer ends in 'q_prj'", lora=LoraConfig(targets=("q_prj",)))
     refused("flow_samples: L1 regression draws no noise", data=DataConfig(flow_samples=2))
+    refused("rtc.max_delay: L1 regression has no flow", rtc=RtcConfig(2))
     refused("no statistics of the data set 'nowhere'", data=DataConfig(asset_id="nowhere"))
     raw = tmp_path / "raw"
     shutil.copytree(checkpoint, raw)

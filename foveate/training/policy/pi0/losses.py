@@ -33,6 +33,12 @@ def sample_time(shape: tuple[int, ...], generator: Generator) -> Tensor:
     return torch.rand(shape, generator=generator) ** (1 / 1.5) * TIME_SCALE + TIME_OFFSET
 
 
+def sample_given(shape: tuple[int, ...], horizon: int, max_delay: int, generator: Generator) -> Tensor:
+    """bool [*shape, horizon]: the first d actions of each, d uniform in 0 to `max_delay` (Black et al. 2025)."""
+    delay = torch.randint(max_delay + 1, (*shape, 1), generator=generator)
+    return torch.arange(horizon) < delay
+
+
 FLOAT32 = (
     "action_in_proj",
     "action_out_proj",
@@ -63,9 +69,11 @@ class FlowBatch:
     """float32 [B, F]."""
     mask: Tensor
     """bool [B, H]: False where the chunk reaches beyond the episode's end."""
+    given: Tensor | None = None
+    """bool [B, F, H]: actions that enter without noise (real-time chunking), and do not count; None: none does."""
 
     def to(self, device: torch.device | str) -> FlowBatch:
-        return FlowBatch(**{name: value.to(device) for name, value in vars(self).items()})
+        return FlowBatch(**{name: None if v is None else v.to(device) for name, v in vars(self).items()})
 
 
 class FlowMatching(PolicyObjective):
@@ -87,8 +95,9 @@ class FlowMatching(PolicyObjective):
         shares of a batch equal the batch's own loss, on which data-parallel training rests.
         """
         prune = None if self.pruner is None else self._prune(batch.inputs)
-        error = self.model(batch.inputs, batch.actions, batch.noise, batch.time, prune)
-        return (error * batch.mask[:, None, :, None]).mean()
+        error = self.model(batch.inputs, batch.actions, batch.noise, batch.time, prune, batch.given)
+        counted = batch.mask[:, None] if batch.given is None else batch.mask[:, None] & ~batch.given
+        return (error * counted[..., None]).mean()
 
     def _prune(self, inputs: ModelInputs) -> Callable[[Tensor], Pruning]:
         return lambda noisy_actions: Pruning(self.pruner, self.model, inputs, noisy_actions)

@@ -35,7 +35,8 @@ from foveate.training.loop import Share
 from foveate.training.policy.data import DemoSource, Samples, make_samples, norm_stats
 from foveate.training.policy.pi0.adapters import train_adapters
 from foveate.training.policy.pi0.export import export_policy
-from foveate.training.policy.pi0.losses import FlowBatch, FlowMatching, sample_time
+from foveate.training.policy.pi0.losses import FlowBatch, FlowMatching, sample_given, sample_time
+from foveate.util.checks import whole
 from foveate.util.shipped import TINY_TOKENIZER, find_policy
 
 if TYPE_CHECKING:
@@ -137,6 +138,11 @@ class FlowMatchingRecipe:
 
     def __init__(self, start: Start, config: TrainPolicyConfig) -> None:
         self.start, self.config, self.robot = start, config, start.robot
+        if config.rtc.max_delay is not None:
+            most = start.model.config.action_horizon - 1
+            delay = whole("rtc.max_delay", config.rtc.max_delay, 0, most)
+            start.model.config = dataclasses.replace(start.model.config, max_delay=delay)
+            start.model.spec = start.model.config.spec
         pruner, width = make_pruner(config.pruner), start.model.config.llm.width
         if pruner is not None:
             pruner.begin(width)
@@ -195,9 +201,11 @@ class FlowSource(DemoSource):
         states = self.samples.states[index]
         padded = torch.zeros(len(index), actions.shape[-1])
         padded[:, : states.shape[1]] = torch.from_numpy(states)
+        spec = self.processor.spec
+        given = sample_given(flows, spec.action_horizon, spec.max_delay, draws)[mine] if spec.max_delay else None
         present = self.samples.present.expand(images.shape[:2])
         inputs = ModelInputs(images, present, tokens, token_masks, padded)
-        return FlowBatch(inputs, actions, noise, time, self.samples.mask[index])
+        return FlowBatch(inputs, actions, noise, time, self.samples.mask[index], given)
 
     def _tokens(self, index: Tensor, states: np.ndarray) -> tuple[Tensor, Tensor]:
         """Token ids int64 [B, L] and mask bool [B, L], cut to the longest prompt of the share."""
