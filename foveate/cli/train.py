@@ -1,4 +1,4 @@
-"""`foveate train policy`, `foveate train vlm`: policies on demonstrations, image-text models on questions."""
+"""`foveate train policy`, `train plan`, `train vlm`: policies on demonstrations, image-text models on questions."""
 
 from __future__ import annotations
 
@@ -26,6 +26,47 @@ def policy(argv: list[str]) -> int:
     if is_main:
         print(f"policy: {folder}")
     return 0
+
+
+def plan(argv: list[str]) -> int:
+    """The verb's entry: predict the memory of a training and say how to start it; 1 where nothing fits."""
+    import shlex
+
+    from foveate.training.policy.plan import PlanConfig, plans
+    from foveate.util.progress import plain_console
+
+    config = policy_config(argv, "foveate train plan", PlanConfig)
+    console = plain_console()
+    console.print(f"{config.gpus} x {config.gpu_memory}; GB per device, predicted", highlight=False)
+    console.print("  weights  gradients  optimizer  average  activations  gathered   total", highlight=False)
+    for found in plans(config):
+        parts = vars(found.memory).values()
+        widths = (9, 11, 11, 9, 13, 10)
+        numbers = "".join(f"{part / 1e9:{width}.1f}" for part, width in zip(parts, widths, strict=True))
+        verdict = "fits" if found.fits else "too much"
+        told = f"{numbers}{found.memory.total / 1e9:8.1f}  {verdict}: {' '.join(found.changes) or 'as given'}"
+        console.print(told, highlight=False, soft_wrap=True)
+        if found.fits:
+            words = list(_without(argv, ("gpus", "gpu_memory")))
+            start = f"torchrun --standalone --nproc_per_node {config.gpus} -m foveate" if config.gpus > 1 else "foveate"
+            console.print(
+                " ".join([start, "train policy", shlex.join(words), *found.changes]), highlight=False, soft_wrap=True
+            )
+            return 0
+    console.print("nothing fits: more devices, more memory, a smaller batch or a smaller model", highlight=False)
+    return 1
+
+
+def _without(argv: list[str], flags: tuple[str, ...]) -> Iterator[str]:
+    """The words of a command line without these flags and their values."""
+    words = iter(argv)
+    for word in words:
+        name, equals, _ = word.removeprefix("--").partition("=")
+        if word.startswith("--") and name.replace("-", "_") in flags:
+            if not equals:
+                next(words, None)
+        else:
+            yield word
 
 
 def policy_config(argv: list[str], prog: str, config_cls: type[T]) -> T:

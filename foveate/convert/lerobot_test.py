@@ -19,6 +19,7 @@ from foveate.convert.statistics import read_stats
 from foveate.errors import FoveateError
 from foveate.models.common.robots import RobotMapping
 from foveate.models.pi0.config import GemmaConfig, Pi0Config, VisionConfig
+from foveate.models.pi0.detect import detect
 from foveate.models.pi0.model import Pi0
 from foveate.models.pi0.weights import TIED_EMBEDDING, UNUSED, openpi_state_dict
 from foveate.policy import load_policy
@@ -161,12 +162,44 @@ def test_the_command_line(openpi, tmp_path, capsys):
         assert "nothing is missing to run it" in capsys.readouterr().out
 
 
+def test_the_datas_range_stands_for_quantiles(openpi, tmp_path):
+    """MIN_MAX is the quantiles' formula with other numbers; the way back gives all that LeRobot had."""
+    source = tmp_path / "lerobot"
+    to_lerobot(openpi, source)
+    shutil.rmtree(source / "origin")
+    (source / "conversion.json").unlink()
+    for file in source.glob("policy_*.safetensors"):
+        tensors = load_file(file)
+        low = {key.replace("q01", "min"): value - 0.5 for key, value in tensors.items() if key.endswith("q01")}
+        high = {key.replace("q99", "max"): value + 0.25 for key, value in tensors.items() if key.endswith("q99")}
+        save_file(tensors | low | high, file)
+    for name in ("config", "policy_preprocessor", "policy_postprocessor"):
+        text = (source / f"{name}.json").read_text()
+        (source / f"{name}.json").write_text(text.replace("QUANTILES", "MIN_MAX").replace("MEAN_STD", "MIN_MAX"))
+    notes = to_openpi(source, tmp_path / "out").notes
+    assert "actions: min and max stand as q01 and q99, by which openpi computes the same" in notes
+    np.testing.assert_allclose(actions(tmp_path / "out"), actions(source), atol=1e-5)
+    to_lerobot(tmp_path / "out", tmp_path / "back")
+    for file in source.glob("policy_*"):
+        assert (tmp_path / "back" / file.name).read_bytes() == file.read_bytes(), file.name
+
+
 def test_what_lerobots_pipelines_do_not_do_is_told(openpi, tmp_path):
     robot = RobotMapping.load("libero", "pi0")
     robot = dataclasses.replace(robot, views={view: (view,) for view in SMALL.views}, state_in_prompt=False)
     (openpi / "robot.yaml").write_text(robot.to_yaml())
     notes = " ".join(to_lerobot(openpi, tmp_path / "lerobot").notes)
     assert "6 actions are relative to the state" in notes
+    found = detect(tmp_path / "lerobot").robot
+    assert found is not None and found.delta_mask == (*[True] * 6, False)
+    state_added = actions(tmp_path / "lerobot")
+    for file in (tmp_path / "lerobot").glob("policy_p*processor.json"):  # as LeRobot 0.5 calls the step, and without it
+        file.write_text(file.read_text().replace("relative_actions_processor", "delta_actions_processor"))
+    np.testing.assert_array_equal(actions(tmp_path / "lerobot"), state_added)
+    for file in (tmp_path / "lerobot").glob("policy_p*processor.json"):
+        file.write_text(file.read_text().replace('"enabled": true', '"enabled": false'))
+    added = state_added - actions(tmp_path / "lerobot")
+    np.testing.assert_allclose(added, np.tile([*OBSERVATION.state[:6], 0], (4, 1)), atol=1e-5)
     assert ("always writes it there" in notes) == json.loads((openpi / "config.json").read_text())["model"]["pi05"]
 
 
@@ -181,8 +214,8 @@ def test_what_cannot_be_converted(openpi, tmp_path):
 
     file = tmp_path / "lerobot" / "policy_preprocessor.json"
     original = file.read_text()
-    file.write_text(original.replace('"STATE": "', '"STATE": "MIN_MAX", "OLD": "'))
-    with pytest.raises(FoveateError, match=r"MIN_MAX.*min and max|state is normalised by MIN_MAX, actions by"):
+    file.write_text(original.replace('"STATE": "', '"STATE": "IDENTITY", "OLD": "'))
+    with pytest.raises(FoveateError, match="state is normalised by IDENTITY, actions by"):
         to_openpi(tmp_path / "lerobot", tmp_path / "out")
     file.write_text(original)
     for statistics in (tmp_path / "lerobot").glob("policy_*.safetensors"):

@@ -28,20 +28,17 @@ from foveate.convert.folder import (
     write_policy_files,
     write_record,
 )
-from foveate.convert.statistics import Stats, read_stats, stats_of_tensors, stats_text
+from foveate.convert.statistics import Ends, Stats, read_stats, stats_of_tensors, stats_text
 from foveate.convert.tensor_writer import Slot
 from foveate.errors import FoveateError
 from foveate.models.common.normalize import NORM_FILE
 from foveate.models.common.tensor_files import INDEX, WEIGHTS, Stored
 from foveate.models.pi0.config import Pi0Config
 from foveate.models.pi0.detect import TOKENIZER_NAMES, detect
-from foveate.models.pi0.lerobot import LeRobotPolicy, read_lerobot
+from foveate.models.pi0.lerobot import MODES, LeRobotPolicy, read_lerobot
 from foveate.models.pi0.weights import NORMALISERS, TIED_EMBEDDING, UNUSED, check_keys
 from foveate.util.files import read_json
 from foveate.util.progress import SILENT, Reporter
-
-_KINDS = {"QUANTILES": "quantile", "MEAN_STD": "zscore"}
-"""LeRobot's word for a normalisation that openpi has -> foveate's."""
 
 
 @dataclass(frozen=True)
@@ -74,7 +71,7 @@ def lerobot_to_openpi(config: LeRobotToOpenpiConfig, report: Reporter = SILENT) 
     if info.undetermined:
         raise FoveateError("\n  ".join([f"{source}: sizes that nothing tells:", *info.undetermined]))
     policy = read_lerobot(source, read_json(source / "config.json"), info.keys.stored)
-    kind, stats = _norms(source, policy)
+    kind, ends, stats = _norms(source, policy)
     stored = check_keys(info.weights, info.keys, info.config)
     keys = {entry.key: name for name, entry in info.keys.stored.items() if name in (*stored, *TIED_EMBEDDING, *UNUSED)}
     if UNUSED[0] in info.keys.stored:
@@ -82,6 +79,8 @@ def lerobot_to_openpi(config: LeRobotToOpenpiConfig, report: Reporter = SILENT) 
     others = [entry.key for name, entry in info.keys.stored.items() if entry.key not in keys]
     unused = tuple(key for key in others if not key.startswith(NORMALISERS))
     notes = list(info.assumed)
+    for group, (low, high) in ends.items():
+        notes.append(f"{group}: {low} and {high} stand as q01 and q99, by which openpi computes the same")
     if kind != ("quantile" if policy.pi05 else "zscore"):
         name, usual = ("π0.5", "quantiles") if policy.pi05 else ("π0", "mean and deviation")
         notes.append(
@@ -103,24 +102,29 @@ def lerobot_to_openpi(config: LeRobotToOpenpiConfig, report: Reporter = SILENT) 
         for name in TOKENIZER_NAMES:
             if (source / name).is_file():
                 shutil.copyfile(source / name, folder / name)
-        write_record(folder, {"converted": dataclasses.asdict(config), "keys": keys, "unused": unused, "notes": notes})
+        write_record(
+            folder,
+            {"converted": dataclasses.asdict(config), "keys": keys, "unused": unused, "ends": ends, "notes": notes},
+        )
     return Converted(count, unused, tuple(notes))
 
 
-def _norms(source: Path, policy: LeRobotPolicy) -> tuple[str, Stats]:
-    """How vectors are normalised, and `norm_stats.json`."""
-    state, action = (policy.modes.get(feature, "IDENTITY") for feature in ("STATE", "ACTION"))
-    if state != action or state not in _KINDS:
+def _norms(source: Path, policy: LeRobotPolicy) -> tuple[str, Ends, Stats]:
+    """How vectors are normalised, what stands for quantiles, and `norm_stats.json`."""
+    modes = {"state": policy.modes.get("STATE", "IDENTITY"), "actions": policy.modes.get("ACTION", "IDENTITY")}
+    kinds = {group: MODES[mode][0] if mode in MODES else "identity" for group, mode in modes.items()}
+    if kinds["state"] != kinds["actions"] or "identity" in kinds.values():
         raise FoveateError(
-            f"{source}: the state is normalised by {state}, actions by {action}; openpi's layout holds QUANTILES or "
-            "MEAN_STD, one for both (foveate runs the folder as it is)"
+            f"{source}: the state is normalised by {modes['state']}, actions by {modes['actions']}; openpi takes one "
+            "formula for both, that of quantiles (QUANTILES, MIN_MAX) or of MEAN_STD (foveate runs the folder as it is)"
         )
-    stats = stats_of_tensors(policy.statistics)
+    ends = {group: MODES[mode][1:] for group, mode in modes.items() if mode not in ("QUANTILES", "MEAN_STD")}
+    stats = stats_of_tensors(policy.statistics, ends)
     missing = [f"{group}.{name}" for group in stats for name in ("mean", "std") if name not in stats[group]]
     if policy.missing or missing:
         lacking = [*policy.missing, *([f"{', '.join(missing)}: openpi's file always has them"] if missing else [])]
         raise FoveateError("\n  ".join([f"{source}: statistics are missing:", *lacking]))
-    return _KINDS[state], stats
+    return kinds["state"], ends, stats
 
 
 def _expert_head(model: Pi0Config, stored: Mapping[str, Stored]) -> dict[str, Slot]:

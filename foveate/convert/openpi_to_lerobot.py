@@ -21,6 +21,7 @@ from typing import Any
 
 import torch
 from safetensors.torch import load_file, save_file
+from torch import Tensor
 
 from foveate.convert.folder import ORIGIN, RECORD, Converted, carry, copy_tensors, new_folder, write_record
 from foveate.convert.statistics import Stats, read_stats, tensors_of_stats
@@ -29,6 +30,7 @@ from foveate.models.common.robots import RobotMapping
 from foveate.models.common.tensor_files import WEIGHTS
 from foveate.models.pi0.config import GEMMA_2B, GEMMA_300M, SIGLIP_SO400M, Pi0Config
 from foveate.models.pi0.detect import TOKENIZER_NAMES, CheckpointInfo, detect, stored_dtype
+from foveate.models.pi0.lerobot import RELATIVE
 from foveate.models.pi0.processing import choose_asset
 from foveate.models.pi0.weights import TIED_EMBEDDING, UNUSED, check_keys
 from foveate.util.files import read_json
@@ -69,7 +71,8 @@ def openpi_to_lerobot(config: OpenpiToLeRobotConfig, report: Reporter = SILENT) 
         raise FoveateError(f"{source}: is a LeRobot policy already")
     asset_id, stats = _stats(info, config.asset_id)
     stored = check_keys(info.weights, info.keys, info.config)
-    before = _keys_before(source)
+    record = _record(source)
+    before: Mapping[str, str] = record.get("keys") or {}
     if UNUSED[0] in info.keys.stored:
         stored[UNUSED[0]] = info.keys.stored[UNUSED[0]]
     notes: list[str] = []
@@ -77,7 +80,7 @@ def openpi_to_lerobot(config: OpenpiToLeRobotConfig, report: Reporter = SILENT) 
         if before:
             stored[TIED_EMBEDDING[1]] = stored[TIED_EMBEDDING[0]]
             renamed = {key: stored[name] for key, name in before.items() if name in stored}
-            _as_it_was(source / ORIGIN, folder, stats)
+            _as_it_was(source / ORIGIN, folder, tensors_of_stats(stats, record.get("ends")))
         else:
             renamed = {f"model.{name}": entry for name, entry in stored.items()}
             assert info.robot is not None  # `_stats` has made sure
@@ -102,17 +105,14 @@ def _stats(info: CheckpointInfo, asset_id: str | None) -> tuple[str, Stats]:
     return chosen, read_stats(info.path / "assets" / chosen)
 
 
-def _keys_before(source: Path) -> Mapping[str, str]:
-    """LeRobot's key -> openpi's, of a folder that came from LeRobot with its pipelines; else empty."""
-    if not all((source / name).is_file() for name in (f"{ORIGIN}/{PREPROCESSOR}.json", RECORD)):
-        return {}
-    keys: Mapping[str, str] = read_json(source / RECORD).get("keys") or {}
-    return keys
+def _record(source: Path) -> Mapping[str, Any]:
+    """What was noted when the folder was made of a LeRobot policy with its pipelines; of another folder empty."""
+    came = all((source / name).is_file() for name in (f"{ORIGIN}/{PREPROCESSOR}.json", RECORD))
+    return read_json(source / RECORD) if came else {}
 
 
-def _as_it_was(origin: Path, folder: Path, stats: Stats) -> None:
+def _as_it_was(origin: Path, folder: Path, now: Mapping[str, Tensor]) -> None:
     """The small files of the LeRobot policy that the folder once was, with the statistics that it has now."""
-    now = tensors_of_stats(stats)
     for file in sorted(origin.iterdir()):
         if file.suffix == ".safetensors":
             tensors = load_file(file)
@@ -131,7 +131,10 @@ def _what_lerobot_lacks(robot: RobotMapping, model: Pi0Config) -> list[str]:
     """What foveate and openpi do for this robot, and the pipelines that are written here do not."""
     notes = []
     if any(robot.delta_mask):
-        notes.append(f"{sum(robot.delta_mask)} actions are relative to the state; LeRobot gives them as they are")
+        notes.append(
+            f"{sum(robot.delta_mask)} actions are relative to the state: LeRobot adds it from its version 0.6 on, and "
+            "earlier ones refuse the folder"
+        )
     if robot.gripper.dims or -1 in robot.joint_signs:
         notes.append(f"joints and grippers of {robot.name} are in the model's units; LeRobot does not convert them")
     if model.pi05 and robot.state_in_prompt is False:
@@ -151,7 +154,8 @@ def _write_policy(folder: Path, info: CheckpointInfo, robot: RobotMapping, stats
     cameras = [names[0] for view, names in robot.views.items() if names and view in model.views]
     inputs: dict[str, Any] = {f"observation.images.{name}": picture for name in cameras}
     inputs["observation.state"] = {"type": "STATE", "shape": [_width(info, "state", robot.state_dim, stats)]}
-    outputs = {"action": {"type": "ACTION", "shape": [_width(info, "actions", robot.action_dim, stats)]}}
+    actions = _width(info, "actions", robot.action_dim, stats)
+    outputs = {"action": {"type": "ACTION", "shape": [actions]}}
     modes = {"VISUAL": "IDENTITY", "STATE": _MODES[info.norm], "ACTION": _MODES[info.norm]}
     document = {
         "type": kind,
@@ -171,6 +175,10 @@ def _write_policy(folder: Path, info: CheckpointInfo, robot: RobotMapping, stats
         "tokenizer_max_length": model.max_token_len,
         "normalization_mapping": modes,
     }
+    relative = _relative(robot, actions)
+    if relative:
+        named = {"exclude_joints": "relative_exclude_joints", "action_names": "action_feature_names"}
+        document |= {"use_relative_actions": True, **{named[key]: value for key, value in relative.items()}}
     if model.vision.hidden_size != SIGLIP_SO400M.hidden_size:
         document["vision_heads"] = model.vision.num_attention_heads
     normaliser = {"eps": 1e-8, "features": inputs | outputs, "norm_map": modes}
@@ -188,18 +196,32 @@ def _write_policy(folder: Path, info: CheckpointInfo, robot: RobotMapping, stats
     else:
         place = 5
         steps = [rename, _step("to_batch_processor", {}), _step("pi0_new_line_processor", {}), tokenizer, device, None]
+    absolute = []
+    if relative:
+        steps.insert(place, _step(RELATIVE[0], {"enabled": True, **relative}))
+        absolute.append(_step("absolute_actions_processor", {"enabled": True}))
+        place += 1
     name = f"{before.format(place)}.safetensors"
     steps[place] = _step("normalizer_processor", normaliser, name)
     unnormaliser = _step("unnormalizer_processor", normaliser | {"features": outputs}, f"{after}.safetensors")
     documents = {
         "config": document,
         PREPROCESSOR: {"name": PREPROCESSOR, "steps": steps},
-        POSTPROCESSOR: {"name": POSTPROCESSOR, "steps": [unnormaliser, device]},
+        POSTPROCESSOR: {"name": POSTPROCESSOR, "steps": [unnormaliser, *absolute, device]},
     }
     for title, values in documents.items():
         (folder / f"{title}.json").write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
     for file in (name, f"{after}.safetensors"):
         save_file(tensors_of_stats(stats), folder / file)
+
+
+def _relative(robot: RobotMapping, width: int) -> dict[str, list[str]]:
+    """Which actions LeRobot takes relative to the state: all whose name contains none of the excluded ones."""
+    if not any(robot.delta_mask):
+        return {}
+    names = [f"action_{i:03}" for i in range(width)]
+    absolute = [name for i, name in enumerate(names) if i >= len(robot.delta_mask) or not robot.delta_mask[i]]
+    return {"exclude_joints": absolute, "action_names": names}
 
 
 def _step(name: str, config: Mapping[str, Any], state_file: str | None = None) -> dict[str, Any]:

@@ -19,6 +19,8 @@ FEATURES = {"state": "observation.state", "actions": "action"}
 """openpi's name of a vector -> LeRobot's."""
 NAMES = ("mean", "std", "q01", "q99")
 """Statistics that `norm_stats.json` holds; LeRobot has more."""
+Ends = Mapping[str, tuple[str, str]]
+"""openpi's name of a vector -> LeRobot's statistics that stand for q01 and q99: of MIN_MAX its `min` and `max`."""
 
 
 def read_stats(path: Path) -> Stats:
@@ -45,10 +47,19 @@ def stats_text(stats: Stats) -> str:
     return json.dumps({"norm_stats": stats}, indent=2) + "\n"
 
 
-def stats_of_tensors(found: Mapping[str, Mapping[str, Stored]]) -> Stats:
+def _lerobot_names(group: str, ends: Ends) -> dict[str, str]:
+    """Statistic of openpi -> LeRobot's that stands for it."""
+    return dict(zip(NAMES, ("mean", "std", *ends.get(group, NAMES[2:])), strict=True))
+
+
+def stats_of_tensors(found: Mapping[str, Mapping[str, Stored]], ends: Ends) -> Stats:
     """Of LeRobot's tensors, by feature and statistic."""
     return {
-        group: {name: _numbers(found[feature][name]) for name in NAMES if name in found.get(feature, {})}
+        group: {
+            name: _numbers(found[feature][theirs])
+            for name, theirs in _lerobot_names(group, ends).items()
+            if theirs in found.get(feature, {})
+        }
         for group, feature in FEATURES.items()
     }
 
@@ -59,15 +70,16 @@ def _numbers(entry: Stored) -> list[float]:
     return numbers
 
 
-def tensors_of_stats(stats: Stats) -> dict[str, Tensor]:
+def tensors_of_stats(stats: Stats, ends: Ends | None = None) -> dict[str, Tensor]:
     """`observation.state.mean` -> tensor, as LeRobot's normaliser keeps them.
 
     float32 where it holds all the numbers exactly; float64 elsewhere, which LeRobot reads too, so that nothing is lost.
     """
     tensors = {}
     for group, values in stats.items():
+        names = _lerobot_names(group, ends or {})
         for name, numbers in values.items():
             exact = torch.tensor(numbers, dtype=torch.float64)
             short = exact.float()
-            tensors[f"{FEATURES[group]}.{name}"] = short if torch.equal(short.double(), exact) else exact
+            tensors[f"{FEATURES[group]}.{names[name]}"] = short if torch.equal(short.double(), exact) else exact
     return tensors

@@ -340,11 +340,12 @@ def by_layer(tokens: int | Sequence[int], depth: int) -> list[int]:
 
 def embed_views(inputs: ModelInputs, tower: Callable[[Tensor], Tensor]) -> Tensor:
     """Tokens of all views, [B, V * P, D]; the tower [n, 3, H, W] -> [n, P, D] does not run for absent cameras."""
-    present, flat = inputs.on_host()[0].flatten(), inputs.images.flatten(0, 1)
-    if bool(present.all()):
+    # NumPy, so that it is known even where a step is planned on tensors without numbers.
+    present, flat = inputs.on_host()[0].numpy().ravel(), inputs.images.flatten(0, 1)
+    if present.all():
         embeds = tower(flat)
     else:
-        index = present.nonzero().squeeze(-1).to(flat.device)
+        index = torch.from_numpy(np.flatnonzero(present)).to(flat.device)
         seen = tower(flat[index])
         embeds = seen.new_zeros(flat.shape[0], *seen.shape[1:]).index_put((index,), seen)
     return embeds.reshape(len(inputs.images), -1, embeds.shape[-1])
@@ -358,13 +359,14 @@ def span_counts(layout: TokenLayout, present: Tensor, words: Tensor) -> np.ndarr
         words: bool [B, L], real tokens of the span named `text`.
     """
     counts, view = np.empty((len(present), len(layout.spans)), np.int64), 0
+    cameras, real = present.numpy(), words.numpy().sum(1)
     for i, span in enumerate(layout.spans):
         counts[:, i] = len(span)
         if span.kind == "image":
-            counts[:, i] *= present[:, view].numpy()
+            counts[:, i] *= cameras[:, view]
             view += 1
         elif span.name == "text":
-            counts[:, i] = words.sum(1).numpy()
+            counts[:, i] = real
     return counts
 
 
@@ -399,9 +401,11 @@ def pack(prefix: Prefix, keep: Tensor | None = None, *, length: int | None = Non
 
 
 def passed(model: ActionModel, inputs: ModelInputs, passage: Passage | None) -> PrefixCache:
-    """The prefix of a training step, prefilled; without a passage nothing is dropped or packed."""
+    """The prefix of a training step, prefilled. Without a passage only what every row lacks is dropped, as a camera."""
     if passage is None:
-        return model.prefill(model.embed_prefix(inputs))
+        prefix = model.embed_prefix(inputs)
+        shorter = prefix.at_most is not None and prefix.at_most.sum(1).max() < prefix.mask.shape[1]
+        return model.prefill(pack(prefix) if shorter else prefix)
     whole = model.embed_prefix(inputs, run=passage.vision(as_written))
     # The run comes after the choice: which layers it leaves out may depend on it.
     prefix = passage.before(whole, pack)

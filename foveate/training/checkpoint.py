@@ -15,18 +15,21 @@ from __future__ import annotations
 import logging
 import shutil
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors.torch import load_file, save_file
-from torch import Tensor, nn
+from torch import nn
 
 from foveate.errors import FoveateError
 from foveate.training.ema import Ema
+from foveate.training.shards import is_sharded, on_host, optimizer_state, place_optimizer, placed
 from foveate.util.files import draft_folder
 from foveate.util.words import plural
+from foveate.util.world import World
 
 FORMAT = 2
 STATE = "train_state"
@@ -46,33 +49,36 @@ class Progress:
 
 
 def save_checkpoint(
-    run: Path, progress: Progress, config: dict[str, Any], *, processes: int = 1, export: Export | None = None
+    run: Path, progress: Progress, config: dict[str, Any], *, world: World, export: Export | None = None
 ) -> Path:
-    """Write `run/STEP`, whole or not at all.
+    """Write `run/STEP`, whole or not at all. All processes take part, the main one writes.
 
     Args:
         config: what must be equal for a run to go on from here.
-        processes: that train together.
         export: adds to the folder what the averaged weights become.
     """
     final = run / str(progress.step)
-    with draft_folder(final, "the checkpoint") as begun:
+    with draft_folder(final, "the checkpoint") if world.is_main else nullcontext() as begun:
         if export is not None:
             with progress.ema.applied():
-                export(begun, progress.step)
-        (begun / STATE).mkdir()
+                if begun is not None:
+                    export(begun, progress.step)
         frozen = _frozen(progress.module)
         trained = {name: value for name, value in progress.module.state_dict().items() if name not in frozen}
-        save_file(_plain(trained), begun / STATE / "model.safetensors")
-        save_file(_plain(progress.ema.state_dict()), begun / STATE / "ema.safetensors")
+        for name, tensors in (("model", trained), ("ema", progress.ema.state_dict())):
+            copies = on_host(tensors, wanted=world.is_main)
+            if begun is not None:
+                (begun / STATE).mkdir(exist_ok=True)
+                save_file(copies, begun / STATE / f"{name}.safetensors")
         state = {
             "format": FORMAT,
             "step": progress.step,
-            "processes": processes,
+            "processes": world.size,
             "config": config,
-            "optimizer": progress.optimizer.state_dict(),
+            "optimizer": optimizer_state(progress.optimizer, wanted=world.is_main),
         }
-        torch.save(state, begun / STATE / "state.pt")
+        if begun is not None:
+            torch.save(state, begun / STATE / "state.pt")
     return final
 
 
@@ -97,7 +103,7 @@ def load_checkpoint(path: Path, progress: Progress, config: dict[str, Any], *, p
     """
     folder = path / STATE
     try:
-        state = torch.load(folder / "state.pt", map_location="cpu", weights_only=True)
+        state = torch.load(folder / "state.pt", map_location="cpu", weights_only=True, mmap=is_sharded(progress.module))
         weights, average = load_file(folder / "model.safetensors"), load_file(folder / "ema.safetensors")
     except Exception as error:
         raise FoveateError(
@@ -109,11 +115,13 @@ def load_checkpoint(path: Path, progress: Progress, config: dict[str, Any], *, p
         raise FoveateError(
             f"{path} was written with another config: {before}; use the same config to resume, or another --out"
         )
+    mine = progress.module.state_dict()
+    weights = {name: placed(value, mine[name]) if name in mine else value for name, value in weights.items()}
     missing, unexpected = progress.module.load_state_dict(weights, strict=False)
     if wrong := sorted({*missing} - _frozen(progress.module) | {*unexpected}):
         raise FoveateError(f"{path}: holds another model's weights, they differ in {wrong[0]!r}; choose another --out")
     progress.ema.load_state_dict(average)
-    progress.optimizer.load_state_dict(state["optimizer"])
+    place_optimizer(progress.optimizer, state["optimizer"])
     progress.step = state["step"]
     if state["processes"] != processes:
         logging.getLogger("foveate").info(
@@ -128,8 +136,3 @@ def load_checkpoint(path: Path, progress: Progress, config: dict[str, Any], *, p
 def _frozen(module: nn.Module) -> set[str]:
     """Weights that are not trained, by name."""
     return {name for name, parameter in module.named_parameters() if not parameter.requires_grad}
-
-
-def _plain(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Contiguous host copies; a tensor that shares memory with another (tied weights) becomes its own."""
-    return {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}

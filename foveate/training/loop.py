@@ -11,7 +11,7 @@ import contextlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol, cast
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -32,6 +32,7 @@ from foveate.training.ema import Ema
 from foveate.training.lock import sole_training
 from foveate.training.log import RunLog
 from foveate.training.schedule import learning_rate
+from foveate.training.shards import is_sharded, whole
 from foveate.util.world import World
 
 ORDER, DRAWS, MODEL = range(3)
@@ -113,6 +114,7 @@ def fit(
     identity: dict[str, Any] | None = None,
     export: Export | None = None,
     evaluate: Evaluate | None = None,
+    carrier: nn.Module | None = None,
 ) -> Ema:
     """Train to `loop.steps`, going on from the newest checkpoint in `out`, if there is one.
 
@@ -121,6 +123,7 @@ def fit(
         identity: what must be equal for a checkpoint to be resumed: the config, as plain values.
         export: adds to each checkpoint what the averaged weights become.
         evaluate: looks at each checkpoint; what it says is logged.
+        carrier: where the objective is in parts (`shards`), the same module whole, for `export`.
     Returns:
         the averaged weights; `with ema.applied(): ...` evaluates or exports them.
     Raises:
@@ -129,7 +132,7 @@ def fit(
     """
     if loop.threads:
         torch.set_num_threads(loop.threads)
-    progress = Progress(objective, Ema(objective, optim.ema_decay), make_optimizer(objective, optim))
+    progress = Progress(objective, Ema(objective, optim.ema_decay, carrier), make_optimizer(objective, optim))
     if there := checkpoints(out):
         load_checkpoint(there[-1], progress, identity or {}, processes=world.size)
     forward = _wrap(objective, loop, world)
@@ -140,7 +143,7 @@ def fit(
             numbers = objective.begin_step(step, loop.steps)
             torch.manual_seed(seed_of(seed, MODEL, step, world.rank))
             total += _backward(forward, source, shares(step, loop, world), loop, world)
-            norm = nn.utils.clip_grad_norm_(progress.ema.parameters.values(), optim.clip_norm)
+            norm = whole(nn.utils.clip_grad_norm_(progress.ema.parameters.values(), optim.clip_norm))
             rate = _set_rate(progress.optimizer, step, loop, optim)
             progress.optimizer.step()
             progress.optimizer.zero_grad(set_to_none=True)
@@ -154,10 +157,11 @@ def fit(
                 numbers |= {"loss": loss, "lr": rate, "grad_norm": float(norm)} | objective.metrics()
                 run_log.metrics(progress.step, numbers)
                 total, since = torch.zeros((), device=world.device), 0
-            if saves and world.is_main:
-                saved = save_checkpoint(out, progress, identity or {}, processes=world.size, export=export)
-                prune_checkpoints(out, loop.keep_checkpoints, loop.keep_period)
-                run_log.evaluation(progress.step, {} if evaluate is None else evaluate(saved))
+            if saves:
+                saved = save_checkpoint(out, progress, identity or {}, world=world, export=export)
+                if world.is_main:
+                    prune_checkpoints(out, loop.keep_checkpoints, loop.keep_period)
+                    run_log.evaluation(progress.step, {} if evaluate is None else evaluate(saved))
     world.barrier()
     return progress.ema
 
@@ -165,7 +169,7 @@ def fit(
 def _wrap(objective: nn.Module, loop: LoopConfig, world: World) -> nn.Module:
     if loop.compile:
         objective.compile(dynamic=False)
-    if world.size == 1:
+    if world.size == 1 or is_sharded(objective):
         return objective
     # The backbone's last layer gives keys and values alone, so a part of its weights has no gradient. Gradients live in
     # the buckets that are exchanged, or each would be there twice.
@@ -177,8 +181,10 @@ def _backward(forward: nn.Module, source: Source, portions: list[Share], loop: L
     total = torch.zeros((), device=world.device)
     for i, share in enumerate(portions):
         batch = source.batch(share).to(world.device)
-        syncs = world.size == 1 or i == len(portions) - 1  # gradients are exchanged once per step
-        with contextlib.nullcontext() if syncs else cast(DistributedDataParallel, forward).no_sync():
+        # Whole gradients are exchanged once per step; parts at each portion, or each process would hold whole ones.
+        last = i == len(portions) - 1
+        replicas = forward if isinstance(forward, DistributedDataParallel) else None
+        with contextlib.nullcontext() if last or replicas is None else replicas.no_sync():
             with _arithmetic(loop, world):
                 loss = forward(batch) / len(portions)
             loss.backward()

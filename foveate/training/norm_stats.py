@@ -22,10 +22,8 @@ from foveate.models.common.columns import find_columns
 from foveate.models.common.normalize import NormStats, RunningStats, save_norm_stats
 from foveate.models.common.robots import RobotMapping
 from foveate.training.preset import read_preset
+from foveate.training.spread import with_width
 from foveate.util.progress import SILENT, Reporter
-
-CONSTANT = 1e-6
-"""What varies less, as a share of its size or absolutely, is taken for constant; openpi divides by 1e-6 there."""
 
 
 @dataclass(frozen=True)
@@ -118,9 +116,10 @@ def dataset_stats(
                 ahead = np.minimum(np.arange(len(moves)) + offset, len(moves) - 1)
                 actions.update(robot.to_model_actions(moves[ahead][:, None], states))
             bar.advance(len(states))
-    warnings: list[str] = []
-    names = {key: _entries(dataset, getattr(columns, key)) for key in ("state", "actions")}
-    stats = {key: _guarded(key, r, names[key], warnings) for key, r in (("state", state), ("actions", actions))}
+    stats, warnings = {}, []
+    for key, running in (("state", state), ("actions", actions)):
+        stats[key], told = with_width(running, _entries(dataset, getattr(columns, key)))
+        warnings += [f"{key}{line}" for line in told]
     return stats, warnings
 
 
@@ -155,28 +154,3 @@ def resolve(config: NormStatsConfig) -> NormStatsConfig:
 def _entries(dataset: LeRobotDataset, columns: tuple[str, ...]) -> list[str]:
     features: list[Feature] = [dataset.info.features[name] for name in columns]
     return [feature.entry(i) for feature in features for i in range(math.prod(feature.shape))]
-
-
-def _guarded(key: str, running: RunningStats, names: list[str], warnings: list[str]) -> NormStats:
-    """The statistics, with a width for entries that have none: they would divide by nothing.
-
-    A constant c gets the quantiles c - 1 and c + 1 and the deviation 1, so that it becomes 0 and what is near it stays
-    near. Where only the quantiles agree (a gripper that is hardly ever closed), least and greatest value take their
-    place.
-    """
-    found = running.result()
-    assert found.q01 is not None and found.q99 is not None
-    std, q01, q99 = found.std.copy(), found.q01.copy(), found.q99.copy()
-    for i, name in enumerate(names):
-        low, high = running.low[i], running.high[i]
-        least = CONSTANT * max(1.0, abs(low), abs(high))
-        if high - low <= least:
-            q01[i], q99[i], std[i] = low - 1, high + 1, 1
-            warnings.append(f"{key}[{i}], {name}: constant at {low:g}; it is normalised to 0")
-        elif q99[i] - q01[i] <= least:
-            warnings.append(
-                f"{key}[{i}], {name}: {q01[i]:g} in 98 % of the rows; its least and greatest value, {low:g} and "
-                f"{high:g}, stand for q01 and q99"
-            )
-            q01[i], q99[i] = low, high
-    return NormStats(found.mean, std, q01, q99)

@@ -27,13 +27,16 @@ from foveate.util.files import read_json
 _IMAGES = "observation.images."
 _STATE, _ACTION = "observation.state", "action"
 _EPS = 1e-8
-_MODES: dict[str, tuple[NormKind, str, str]] = {
+MODES: dict[str, tuple[NormKind, str, str]] = {
     "QUANTILES": ("quantile", "q01", "q99"),
     "QUANTILE10": ("quantile", "q10", "q90"),
     # The same formula as for quantiles, with the data's range in their place.
     "MIN_MAX": ("quantile", "min", "max"),
     "MEAN_STD": ("zscore", "mean", "std"),
 }
+"""LeRobot's word for a normalisation -> its formula, and the two statistics that it takes."""
+RELATIVE = ("relative_actions_processor", "delta_actions_processor")
+"""The step that makes actions relative to the state: its name in LeRobot 0.6, and in 0.5."""
 
 
 @dataclass(frozen=True)
@@ -110,7 +113,7 @@ def read_lerobot(folder: Path, config: Mapping[str, Any], weights: Mapping[str, 
             views=views,
             state=(("state", dims[_STATE]),),
             action_dim=dims[_ACTION],
-            delta_mask=_delta_mask(steps.get("relative_actions_processor", {}), dims[_ACTION]),
+            delta_mask=_delta_mask(next((steps[n] for n in RELATIVE if n in steps), {}), dims[_ACTION]),
         ),
         state_norm=norms[_STATE],
         action_norm=norms[_ACTION],
@@ -217,11 +220,11 @@ def _statistics(
 def _normalizer(key: str, mode: str, stats: Mapping[str, Stored], missing: list[str]) -> Normalizer | None:
     if mode == "IDENTITY":
         return None
-    if mode not in _MODES:
-        raise unknown(f"LeRobot normalisation of {key}:", mode, [*_MODES, "IDENTITY"])
-    kind, low, high = _MODES[mode]
+    if mode not in MODES:
+        raise unknown(f"LeRobot normalisation of {key}:", mode, [*MODES, "IDENTITY"])
+    kind, low, high = MODES[mode]
     if low not in stats or high not in stats:
-        known = sorted({name for _, *names in _MODES.values() for name in names} & set(stats))
+        known = sorted({name for _, *names in MODES.values() for name in names} & set(stats))
         missing.append(f"norm stats: {mode} of {key!r} needs {low} and {high}, found {known or 'none'}")
         return None
     low_value, high_value = (read_floats(stats[name]).numpy() for name in (low, high))

@@ -78,6 +78,10 @@ class GemmaLayer(nn.Module):
         normed = self.input_layernorm(x) if modulation is None else self.input_layernorm(x, modulation[0])[0]
         return self.self_attn.queries_keys(normed, rope)
 
+    def keys_values(self, x: Tensor, rope: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+        """Of a layer whose output is not used: its keys (after RoPE) and values alone, without modulation."""
+        return self.self_attn.keys_values(self.input_layernorm(x), rope)
+
     def forward(
         self,
         x: Tensor,
@@ -266,7 +270,7 @@ class Pi0(nn.Module):
                 x, own = layer(x, rope, mask)
                 x = self.llm.norm(x)
             else:
-                own = layer.self_attn.keys_values(layer.input_layernorm(x), rope)
+                own = layer.keys_values(x, rope)
             keys_values.append(own)
         return x, keys_values
 

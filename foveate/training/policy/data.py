@@ -30,6 +30,7 @@ from foveate.training.norm_stats import norm_stats_folder
 from foveate.training.policy.augment import crop, recolour, shift, tinge, uniform
 from foveate.training.policy.fake import FAKE, fake_episodes
 from foveate.training.policy.stream import Prepare, StreamedImages, at_size, is_lerobot, lerobot_episodes, streamed
+from foveate.training.spread import with_width
 from foveate.util.words import plural
 
 GREY = 128
@@ -119,15 +120,7 @@ def norm_stats(
         chunk, mask = chunks(episode, np.arange(len(episode)), horizon)
         state.update(robot.to_model_state(episode.states))
         actions.update(robot.to_model_actions(chunk, episode.states)[mask])
-    return {"state": _widened(state.result()), "actions": _widened(actions.result())}
-
-
-def _widened(stats: NormStats) -> NormStats:
-    assert stats.q01 is not None and stats.q99 is not None
-    spread = stats.q99 - stats.q01
-    missing = np.maximum(MIN_SPREAD * max(float(spread.max()), 1e-3) - spread, 0)
-    std = np.maximum(stats.std, MIN_SPREAD * max(float(stats.std.max()), 1e-3))
-    return NormStats(stats.mean, std, stats.q01 - missing / 2, stats.q99 + missing / 2)
+    return {key: with_width(found, min_share=MIN_SPREAD)[0] for key, found in (("state", state), ("actions", actions))}
 
 
 @dataclass
@@ -292,7 +285,7 @@ class DemoSource(ABC):
 
     def states(self, index: Tensor, mine: slice, size: int, draws: Generator) -> np.ndarray:
         """float [B, S]: normalised states, with noise on them."""
-        states = self.samples.states[index]
+        states = self.samples.states[index.numpy()]
         jitter = torch.randn(size, states.shape[1], generator=draws)[mine].numpy()
         noisy: np.ndarray = states + self.config.state_noise * jitter
         return noisy

@@ -44,8 +44,8 @@ def test_portions_give_the_gradient_of_the_large_batch() -> None:
     loss = whole(batches.batch(Share(3, 0, 6, 6)))
     loss.backward()
     total = torch.zeros(())
-    for start in (0, 2, 4):
-        part = cut(batches.batch(Share(3, start, start + 2, 6))) / 3
+    for start, stop in ((0, 1), (1, 5), (5, 6)):  # one row is a portion too
+        part = cut(batches.batch(Share(3, start, stop, 6))) * (stop - start) / 6
         part.backward()
         total += part.detach()
     torch.testing.assert_close(total, loss.detach(), rtol=1e-5, atol=1e-6)
@@ -69,6 +69,28 @@ def test_recomputing_changes_memory_alone(pruner: str | None, pi05: bool) -> Non
     for name, value in kept[False][1].items():
         torch.testing.assert_close(kept[True][1][name], value, rtol=1e-6, atol=1e-8, msg=name)
     assert kept[True][2] < 0.6 * kept[False][2]
+
+
+def test_a_camera_that_every_row_lacks_costs_nothing_and_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    batch = source(DATA).batch(Share(3, 0, 4, 4))
+    there = batch.inputs.image_masks.clone()
+    there[:, 0] = False
+    batch = dataclasses.replace(batch, inputs=dataclasses.replace(batch.inputs, image_masks=there))
+    lengths, found = [], []
+    for whole in (False, True):
+        if whole:
+            monkeypatch.setattr("foveate.models.base.pack", lambda prefix: prefix)
+        module = objective()
+        prefill = module.model.prefill
+        monkeypatch.setattr(module.model, "prefill", lambda p, r=prefill: lengths.append(p.mask.shape[1]) or r(p))
+        loss = module(batch)
+        loss.backward()
+        found.append((loss.detach(), gradients(module)))
+    patches = MODEL.vision.grid[0] * MODEL.vision.grid[1]
+    assert lengths[1] - lengths[0] >= patches
+    torch.testing.assert_close(found[0][0], found[1][0], rtol=1e-5, atol=1e-6)
+    for name, value in found[1][1].items():
+        torch.testing.assert_close(found[0][1][name], value, rtol=1e-4, atol=1e-6, msg=name)
 
 
 def test_small_steps_reach_float32_weights() -> None:

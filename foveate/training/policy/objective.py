@@ -17,16 +17,20 @@ from foveate.pruning.lightvla import LightVLAPruner
 from foveate.training.config import NoiseConfig
 from foveate.training.schedule import pruner_noise
 from foveate.util.checks import number
+from foveate.util.world import World
 
 log = logging.getLogger("foveate")
 
 
+def stacked_layers(model: nn.Module) -> list[nn.Module]:
+    """Every layer of the model's stacks: what gradient checkpointing recomputes one by one."""
+    return [layer for stack in model.modules() if isinstance(stack, nn.ModuleList) for layer in stack]
+
+
 def recompute_layers(model: nn.Module) -> None:
     """Gradient checkpointing (Chen et al. 2016) of every layer of the model's stacks; names of parameters stay."""
-    for stack in model.modules():
-        if isinstance(stack, nn.ModuleList):
-            for layer in stack:
-                layer.forward = functools.partial(checkpoint, layer.forward, use_reentrant=False)
+    for layer in stacked_layers(model):
+        layer.forward = functools.partial(checkpoint, layer.forward, use_reentrant=False)
 
 
 class PolicyObjective(nn.Module):
@@ -50,6 +54,16 @@ class PolicyObjective(nn.Module):
         if recompute:
             recompute_layers(model)
         self._kept: list[float] = []
+
+    def shard(self, world: World) -> None:
+        """Leave each process its part of what all hold alike (FSDP2), on `world.device`.
+
+        Raises:
+            FoveateError: the family does not say what is gathered together.
+        """
+        raise FoveateError(
+            f"fsdp: {type(self.model).__name__} is not trained in parts; lora and gradient_checkpointing save memory"
+        )
 
     def set_token_pruner_noise_scale(self, scale: float | None) -> None:
         """Scale of the pruner's exploration noise; None: no noise. Without a pruner it is checked and not used."""

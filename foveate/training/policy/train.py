@@ -6,11 +6,14 @@ Each checkpoint of a run is a policy folder as well, OUT/STEP. With a preset and
 
 from __future__ import annotations
 
+import copy
 import logging
 import shutil
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+
+from torch import nn
 
 from foveate.errors import FoveateError
 from foveate.models.pi0.config import Pi0Config
@@ -20,7 +23,7 @@ from foveate.training.config import RESUME_FREE, DataConfig, EvalConfig, LoopCon
 from foveate.training.loop import Evaluate, fit
 from foveate.training.policy.data import check_path, load_demos
 from foveate.training.policy.lora import LoraConfig
-from foveate.training.policy.recipe import begin
+from foveate.training.policy.recipe import Recipe, begin
 from foveate.training.policy.stream import StreamedImages
 from foveate.util.run_folder import to_dict
 from foveate.util.words import plural
@@ -55,6 +58,8 @@ class TrainPolicyConfig:
     """Low-rank adapters, trained in place of the large matrices."""
     gradient_checkpointing: bool = False
     """Keep of each layer its input alone and compute the rest anew in the backward pass: less memory, more time."""
+    fsdp: bool = False
+    """Under torchrun each process holds a part of weights, gradients and moments, not all of them (FSDP2)."""
     pruner: PrunerConfig | None = None
     """Pruning method during training, which the finished policy remembers."""
     pruner_noise: NoiseConfig = field(default_factory=NoiseConfig)
@@ -92,6 +97,8 @@ class TrainPolicyConfig:
         begins = [name for name in ("init_from", "weights_from", "pytorch_weight_path") if getattr(self, name)]
         if len(begins) > 1:
             raise FoveateError(f"{' and '.join(begins)} exclude each other: training begins with one set of weights")
+        if self.loop.compile and self.fsdp:
+            raise FoveateError("loop.compile does not go with fsdp: weights are gathered between the compiled parts")
         if self.loop.compile and self.pruner is not None:
             raise FoveateError(
                 "loop.compile does not go with a pruner: compiling its data-dependent choice takes minutes"
@@ -108,6 +115,7 @@ def identity(config: TrainPolicyConfig) -> dict[str, Any]:
         "out",
         "overwrite",
         "gradient_checkpointing",
+        "fsdp",
         "eval",
     ):
         del values[name]
@@ -135,7 +143,7 @@ def _train(config: TrainPolicyConfig, world: World, progress: Any, evaluate: Eva
     source = recipe.source(episodes)
     told = plural(len(episodes), "episode"), plural(len(source.samples), "sample")
     logging.getLogger("foveate").info("%s, %s", *told)
-    objective = recipe.objective.to(world.device)
+    objective, carrier = _on_device(recipe, config, world)
     values = to_dict(config)
     if config.init_from:
         del values["model"]  # sizes came from there
@@ -158,13 +166,24 @@ def _train(config: TrainPolicyConfig, world: World, progress: Any, evaluate: Eva
         identity=identity(config),
         export=export,
         evaluate=evaluate,
+        carrier=carrier,
     )
     if isinstance(source.samples.images, StreamedImages):
         logging.getLogger("foveate").info("%s", source.samples.images.loader.report)
     if config.exp_name:
         return out / str(config.loop.steps)
-    if world.is_main:
-        with ema.applied():
+    with ema.applied():
+        if world.is_main:
             export(out / "policy", config.loop.steps)
     world.barrier()
     return out / "policy"
+
+
+def _on_device(recipe: Recipe, config: TrainPolicyConfig, world: World) -> tuple[nn.Module, nn.Module | None]:
+    """What trains, and beside one in parts the whole one that is exported, in the main process's host memory."""
+    if not config.fsdp or world.size == 1:
+        return recipe.objective.to(world.device), None
+    trained = copy.deepcopy(recipe.objective)
+    trained.shard(world)
+    carrier = recipe.objective if world.is_main else recipe.objective.to("meta")
+    return trained, carrier

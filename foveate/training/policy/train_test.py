@@ -88,7 +88,13 @@ def test_an_interrupted_run_goes_on_as_if_nothing_had_happened(base: Path, demos
 
 
 def test_fine_tuning_with_a_pruner_from_the_command_line(base: Path, demos: str, tmp_path: Path) -> None:
-    words = f"--init_from {base} --data.path {demos} --out {tmp_path} --pruner lightvla --pruner.train_form paper"
+    before = Path(shutil.copytree(base, tmp_path / "before"))
+    other = before / "assets" / "another_robot" / "norm_stats.json"  # the first by name is not the robot's
+    other.parent.mkdir()
+    other.write_text(
+        (before / "assets" / "metaworld" / "norm_stats.json").read_text().replace("mean", "mean_of_others")
+    )
+    words = f"--init_from {before} --data.path {demos} --out {tmp_path} --pruner lightvla --pruner.train_form paper"
     short = "--loop.steps 3 --loop.batch_size 4 --loop.log_every 1 --loop.device cpu --pruner-noise.start 0.5"
     assert main(["train", "policy", *words.split(), *short.split()]) == 0
     metrics = _metrics(tmp_path)

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 from torch import Generator, Tensor, nn
+from torch.distributed.fsdp import register_fsdp_forward_method
 
 from foveate.models.base import ModelInputs
 from foveate.models.pi0.model import Pi0
@@ -21,6 +22,9 @@ from foveate.pruning.base import TokenPruner
 from foveate.pruning.inference import Pruning
 from foveate.training.config import NoiseConfig
 from foveate.training.policy.objective import PolicyObjective
+from foveate.training.policy.pi0.units import units
+from foveate.training.shards import shard
+from foveate.util.world import World
 
 TIME_SCALE, TIME_OFFSET = 0.999, 0.001
 
@@ -87,6 +91,11 @@ class FlowMatching(PolicyObjective):
         super().__init__(model, noise, pruner, recompute=recompute)
         for layer in (getattr(model, name) for name in FLOAT32 if hasattr(model, name)):
             layer.forward = functools.partial(_in_float32, layer)
+
+    def shard(self, world: World) -> None:
+        shard(self, units(self.model), world)
+        # Of the backbone's last layer keys and values alone are needed: it is entered beside `forward`.
+        register_fsdp_forward_method(self.model.llm.layers[-1], "keys_values")
 
     def forward(self, batch: FlowBatch) -> Tensor:
         """The mean squared error over all elements of the batch; masked ones count as 0.

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from foveate.data.demos import DemoEpisode
-from foveate.errors import FoveateError, unknown
+from foveate.errors import FoveateError
 from foveate.models.base import ModelInputs
 from foveate.models.common.normalize import Normalizer, NormStats, load_norm_stats
 from foveate.models.common.robots import RobotMapping
@@ -27,7 +27,7 @@ from foveate.models.common.tokenizer import PromptTokenizer
 from foveate.models.pi0.config import Pi0Config
 from foveate.models.pi0.detect import TOKENIZER_NAMES, CheckpointInfo, detect, find_tokenizer
 from foveate.models.pi0.model import Pi0
-from foveate.models.pi0.processing import Processor
+from foveate.models.pi0.processing import Processor, choose_asset
 from foveate.models.pi0.weights import load_weights
 from foveate.pruning import LightVLA, make_pruner
 from foveate.training.config import DataConfig
@@ -126,9 +126,7 @@ def _stored(info: CheckpointInfo, asset_id: str) -> Start:
     if info.missing or info.robot is None or info.tokenizer is None or info.format == "lerobot":
         need = info.missing or ("openpi's layout: `foveate convert lerobot-to-openpi` makes it of a LeRobot policy",)
         raise FoveateError("\n  ".join([f"init_from {info.path}: cannot be trained, missing:", *need]))
-    if asset_id and asset_id not in info.asset_ids:
-        raise unknown(f"data.asset_id in {info.path}", asset_id, info.asset_ids)
-    stats = load_norm_stats(info.path / "assets" / (asset_id or info.asset_ids[0]))
+    stats = load_norm_stats(info.path / "assets" / choose_asset(info, asset_id or None))
     model = load_weights(info.weights, dataclasses.replace(info.config, dtype="float32")).float()
     return Start(model, info.robot.restricted(info.config.views), info.tokenizer, stats)
 
@@ -198,7 +196,7 @@ class FlowSource(DemoSource):
         time = sample_time(flows, draws)[mine]
         images = self.images(index, mine, share.size, draws)
         tokens, token_masks = self._tokens(index, self.states(index, mine, share.size, draws))
-        states = self.samples.states[index]
+        states = self.samples.states[index.numpy()]
         padded = torch.zeros(len(index), actions.shape[-1])
         padded[:, : states.shape[1]] = torch.from_numpy(states)
         spec = self.processor.spec
