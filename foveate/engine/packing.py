@@ -14,7 +14,7 @@ import torch.nn.functional as F
 
 PAYS = 1.1
 """Speed-up from which on it does. At 1.03 a machine where it gains nothing chose it in one run and not in the next, and
-then compiled all anew: what is frozen is other code. Where it does gain it was 1.2 to 1.4."""
+then compiled all anew: what is frozen is other code."""
 SHAPE = 256, 512, 1024
 """Rows, inner size and columns of the product that is tried."""
 SERIES = 7
