@@ -1,51 +1,36 @@
 """Success over latency: what a slower engine, more denoising steps or more tokens cost while the simulator goes on.
 
-    python benchmarks/steps_in_closed_loop/at_latency.py measure                    # minutes; latency.json
     python benchmarks/steps_in_closed_loop/at_latency.py play                       # resumable; hours
     python benchmarks/steps_in_closed_loop/at_latency.py play --policies metaworld_tiny --steps 1 --waits 7 16
     python benchmarks/steps_in_closed_loop/at_latency.py table                      # what is there, into README.md
 
 An inference of so many milliseconds lasts a whole number of control steps, and nothing else of an engine reaches the
-simulator. So every number of steps that pass is played once (a constant `--inject_latency`), and the success of a row
-at its latency is looked up there. The rows' milliseconds are processor time of one thread, in turn in one run: what the
-clock shows where nothing else runs, and nearly that where something does.
+simulator. So every number of steps that pass is played once (a constant `--inject_latency`), and what an engine costs
+in success on some device is looked up there.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import math
-import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import torch
 from table import HERE, POLICIES, put, success, table
 
-from foveate.bench.clock import spread
 from foveate.bench.variants import CHECKPOINT, Variant, has_pruner, set_up
-from foveate.engine.config import Compiled, Eager
-from foveate.engine.registry import make_engine
 from foveate.evaluation.sim.evaluate import evaluate
 from foveate.evaluation.sim.simulate import SimConfig
-from foveate.policy import Policy, load_policy
 from foveate.util.files import write_json
 from foveate.util.progress import Reporter, plain_console
-from foveate.util.provenance import provenance
 
-RESULTS, LATENCIES = HERE / "at_latency.json", HERE / "latency.json"
+RESULTS = HERE / "at_latency.json"
 CONTROL_HZ = 80.0
 """Of Meta-World; held against what each run says."""
-STEPS, ALL_STEPS = (1, 10), (1, 2, 3, 5, 10)
-BUCKETS = (48, 192)
-"""Prefix lengths of the compiled engine: pruned, and not."""
-WAITS = (7, 16, 3, 1, 2, 4, 5, 10, 12, 20, 24, 32)
+STEPS = (1, 10)
+WAITS = (7, 16, 32, 3, 24, 12, 1)
 """Control steps that an inference lasts, those that decide most first. 83.5 ms are seven."""
-SLOWER = (1, 4, 8)
-"""This machine, and such as take so many times as long."""
 
 
 def play(policies: list[str], steps: list[int], waits: list[int], episodes: int, out: Path) -> None:
@@ -60,36 +45,6 @@ def play(policies: list[str], steps: list[int], waits: list[int], episodes: int,
                 injected = {"inject_latency": 1e3 * wait / CONTROL_HZ, "variant": named, "out": str(out / named)}
                 config = replace(shared, num_steps=number, **injected)
                 evaluate(config, report, set_up(policy, Variant("eager", pruning, number), policy.engine))
-
-
-def measure(rounds: int = 15) -> None:
-    """Processor time of an inference of every engine, policy and number of steps, on a made-up observation."""
-    torch.set_num_threads(1)
-    rows = []
-    for name in POLICIES:
-        policy = load_policy(name)
-        pruning = CHECKPOINT if has_pruner(policy) else "none"
-        seen, noise = policy.example(), np.random.default_rng(0).standard_normal(policy.spec.noise_shape, np.float32)
-        inputs = policy.processor.inputs([seen])
-        runs: dict[tuple[str, int], Policy] = {}
-        for label, config in (("eager", Eager()), ("compiled", Compiled(buckets=BUCKETS))):
-            engine = make_engine(policy.engine.model, config)
-            engine.prepare(inputs, torch.from_numpy(noise[None]), policy.pruner)
-            runs |= {(label, steps): set_up(policy, Variant(label, pruning, steps), engine) for steps in ALL_STEPS}
-        taken: dict[tuple[str, int], list[float]] = {key: [] for key in runs}
-        for turn in range(-2, rounds):
-            for key, one in runs.items():
-                start = time.process_time()
-                one.infer(seen, noise)
-                if turn >= 0:
-                    taken[key].append(1e3 * (time.process_time() - start))
-        kept = policy.get_token_pruning_stats()["last_kept_per_sample"] if has_pruner(policy) else None
-        for (label, steps), ms in taken.items():
-            row = {"policy": name, "engine": label, "denoising_steps": steps, "kept": kept, "processor_ms": spread(ms)}
-            rows.append(row)
-    write_json(LATENCIES, {"rows": rows, **provenance()})
-    for row in rows:
-        print(row["policy"], row["engine"], row["denoising_steps"], row["kept"], f"{row['processor_ms']['p50']:.1f} ms")
 
 
 def read_runs(out: Path) -> list[dict[str, Any]]:
@@ -111,28 +66,12 @@ def read_runs(out: Path) -> list[dict[str, Any]]:
 
 def over_latency(found: dict[tuple[str, int, int], dict[str, Any]]) -> str:
     """A line for each number of control steps, a column for each policy and number of denoising steps."""
-    columns = [(policy, steps) for policy in POLICIES for steps in STEPS]
+    columns = [(p, s) for p in POLICIES for s in STEPS if any(key[:2] == (p, s) and key[2] for key in found)]
     head = ["control steps", "ms", *(f"{POLICIES[p]}, {s} step{'s' * (s > 1)}" for p, s in columns)]
     rows = []
     for wait in sorted({key[2] for key in found}):
         ms = f"{1e3 * (wait - 1) / CONTROL_HZ:g} to {1e3 * wait / CONTROL_HZ:g}" if wait else "0"
         rows.append([str(wait), ms, *(success(found.get((policy, steps, wait))) for policy, steps in columns)])
-    return table(head, rows)
-
-
-def by_row(found: dict[tuple[str, int, int], dict[str, Any]], document: dict[str, Any]) -> str:
-    """A line for each engine, pruning and number of denoising steps, a column for each device."""
-    head = ["tokens", "engine", "steps", "ms"]
-    head += ["success at it", *(f"{times} times as long: ms, success" for times in SLOWER[1:])]
-    rows = []
-    for row in document["rows"]:
-        policy, steps = row["policy"], row["denoising_steps"]
-        if steps not in STEPS:
-            continue
-        ms = row["processor_ms"]["p50"]
-        outcomes = [success(found.get((policy, steps, math.ceil(k * ms * CONTROL_HZ / 1e3)))) for k in SLOWER]
-        slower = [f"{k * ms:.0f}: {told}" for k, told in zip(SLOWER[1:], outcomes[1:], strict=True)]
-        rows.append([POLICIES[policy], f"`{row['engine']}`", str(steps), f"{ms:.1f}", outcomes[0], *slower])
     return table(head, rows)
 
 
@@ -145,22 +84,18 @@ def write(out: Path) -> None:
             if row["engine"] == "eager" and row["denoising_steps"] in STEPS:
                 found[policy, row["denoising_steps"], 0] = row
     put("over-latency", over_latency(found))
-    if LATENCIES.is_file():
-        put("at-latency", by_row(found, json.loads(LATENCIES.read_text(encoding="utf-8"))))
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=("measure", "play", "table"))
+    parser.add_argument("what", choices=("play", "table"))
     parser.add_argument("--policies", nargs="+", choices=tuple(POLICIES), default=[*POLICIES])
     parser.add_argument("--steps", nargs="+", type=int, default=[*STEPS], help="denoising steps")
     parser.add_argument("--waits", nargs="+", type=int, default=[*WAITS], help="control steps of 12.5 ms")
     parser.add_argument("--episodes", type=int, default=8, help="of each of the seven tasks (default: 8)")
     parser.add_argument("--out", type=Path, default=Path("runs/at_latency"), help="of the run folders")
     args = parser.parse_args()
-    if args.what == "measure":
-        measure()
-    elif args.what == "play":
+    if args.what == "play":
         play(args.policies, args.steps, args.waits, args.episodes, args.out)
     else:
         write(args.out)
