@@ -19,6 +19,7 @@ from torch import Tensor
 
 from foveate.engine.base import Engine, Inference, Prefilled
 from foveate.engine.config import PRESETS, Eager, EngineConfig, as_environment_says
+from foveate.engine.gate import calibration_of, settled
 from foveate.engine.plan import read_buckets
 from foveate.engine.registry import make_engine
 from foveate.engine.reuse import PrefixReuse
@@ -89,6 +90,11 @@ class LoadOptions(ModelOptions):
             _, info = detect(find_policy(self.policy), self)
             check_layers(layers, info.spec.depth, option)
 
+    def settled_engine(self, environ: Mapping[str, str] = os.environ) -> Eager:
+        """The engine as the environment says, and `fast` as its check on this machine allowed."""
+        engine = as_environment_says(self.engine, environ)
+        return engine if engine.exact else settled(engine, find_policy(self.policy), self.dtype, self.device)
+
     def load(self, report: Reporter = SILENT, environ: Mapping[str, str] = os.environ) -> Policy:
         """The policy, ready to act; an engine that compiles has done so.
 
@@ -112,8 +118,9 @@ class LoadOptions(ModelOptions):
         if pruner is not None:
             pruner.load(folder)
             pruner.eval().to(self.device)
-        config = as_environment_says(self.engine, environ)
-        engine = make_engine(model, config, buckets=read_buckets(folder))
+        config = self.settled_engine(environ)
+        scales = calibration_of(config, folder)
+        engine = make_engine(model, config, buckets=read_buckets(folder), calibration=scales)
         policy = Policy(
             engine,
             processor,

@@ -9,6 +9,7 @@ choice of a length, and what lies between the stages), `policy` (with pre- and p
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field, replace
@@ -24,7 +25,10 @@ from foveate.bench.peak import SECONDS, Peak, measure_peak
 from foveate.bench.variants import CHECKPOINT, Variant, engines_of, has_pruner, matrix, pruner_config, set_up
 from foveate.bench.work import Work, count_work
 from foveate.engine.base import Engine, Inference
+from foveate.engine.calibration import LEAST_OBSERVATIONS, Calibration, calibrate
 from foveate.engine.config import Eager
+from foveate.engine.fp8 import Fp8
+from foveate.engine.gate import calibration_of
 from foveate.engine.plan import read_buckets
 from foveate.engine.registry import make_engine
 from foveate.engine.timer import StageTimer
@@ -248,6 +252,13 @@ def observation(policy: Policy, views: int | None, prompt: str) -> Observation:
     return Observation(pictures, np.zeros(policy.spec.state_dim, np.float32), prompt)
 
 
+def made_up_calibration(policy: Policy) -> Calibration:
+    """Scales of random weights, which have no data: every layer in float8, whatever its error, for time alone."""
+    seen = [policy.example(seed) for seed in range(LEAST_OBSERVATIONS)]
+    inputs = [policy.processor.inputs([one]).to(policy.device) for one in seen]
+    return Calibration("", len(seen), math.inf, *calibrate(policy.engine.model, inputs, Fp8()))
+
+
 def variants_of(config: LatencyConfig, policy: Policy) -> list[Variant]:
     """The rows, the one that others are compared with first."""
     pruning = config.pruning or (("none", CHECKPOINT) if has_pruner(policy) else ("none",))
@@ -268,8 +279,15 @@ def measure_latency(config: LatencyConfig, report: Reporter = SILENT) -> Measure
             else replace(config, engine=Eager()).load(environ={})
         )
     presets, buckets = engines_of(config.engines, config), None
+    scales: dict[str, Calibration | None] = {}
     if config.policy:
-        buckets = read_buckets(find_policy(config.policy))
+        folder = find_policy(config.policy)
+        buckets = read_buckets(folder)
+        presets = {name: replace(config, engines=(), engine=one).settled_engine({}) for name, one in presets.items()}
+        scales = {name: calibration_of(one, folder) for name, one in presets.items()}
+    elif any(one.rounds_to_float8 for one in presets.values()):
+        made_up = made_up_calibration(policy)
+        scales = dict.fromkeys(presets, made_up)
     variants = variants_of(config, policy)
     before = conditions(config.device)
     engines: dict[tuple[str, str, int | None], Engine] = {}
@@ -280,7 +298,12 @@ def measure_latency(config: LatencyConfig, report: Reporter = SILENT) -> Measure
         start = time.perf_counter()
         key = variant.engine, variant.pruning, variant.views
         if fresh := key not in engines:
-            engines[key] = make_engine(policy.engine.model, presets[variant.engine], buckets=buckets)
+            engines[key] = make_engine(
+                policy.engine.model,
+                presets[variant.engine],
+                buckets=buckets,
+                calibration=scales.get(variant.engine),
+            )
         runners[variant] = Runner(policy, engines[key], variant, config.prompt)
         if fresh:
             runners[variant].prepare(report)

@@ -1,4 +1,4 @@
-"""`foveate engine`: choose prefix lengths for static shapes, and hold an engine against eager float32."""
+"""`foveate engine`: choose prefix lengths for static shapes, scales for float8, and an engine held against eager."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from foveate.errors import FoveateError
-from foveate.util.words import percent
+from foveate.util.words import percent, plural
 
 
 @dataclass(frozen=True)
@@ -72,6 +72,38 @@ def plan(argv: list[str]) -> int:
     return int(made.padding > config.max_padding)
 
 
+def calibrate(argv: list[str]) -> int:
+    """The verb: errors by kind of layer, and the layers that stay as they are."""
+    from collections import defaultdict
+
+    from rich.table import Table
+
+    from foveate.cli.config import parse
+    from foveate.evaluation.calibration import CalibrateConfig, calibrate_policy
+    from foveate.util.progress import Reporter, plain_console
+
+    aliases = {"pretrained_checkpoint": "policy"}
+    config = parse(CalibrateConfig, argv, "foveate engine calibrate", aliases=aliases)
+    console = plain_console()
+    done = calibrate_policy(config, Reporter(console))
+    made = done.calibration
+    kinds = defaultdict(list)
+    for name, layer in made.layers.items():
+        kinds[name.partition(".")[2]].append(layer)
+    table = Table("layer", "of them", "largest input", "error, least", "worst")
+    for kind, layers in kinds.items():
+        errors = [layer.error for layer in layers]
+        largest = max(layer.input_max for layer in layers)
+        table.add_row(kind, str(len(layers)), f"{largest:.4g}", percent(min(errors), 1), percent(max(errors), 1))
+    console.print(f"{plural(made.observations, 'observation')} of {plural(len(done.tasks), 'task')}")
+    console.print(table)
+    console.print(f"{plural(len(made.quantised), 'layer')} in float8; stay as they are: {len(made.kept) or 'none'}")
+    for name, why in made.kept.items():
+        console.print(f"  {name}: {why}", soft_wrap=True)
+    console.print(f"{done.path}: kept beside the checkpoint", soft_wrap=True)
+    return int(not made.quantised)
+
+
 def check(argv: list[str]) -> int:
     """The verb: a line of numbers. 0: within the bound, and recorded; 1: it is off."""
     from foveate.cli.config import parse
@@ -92,6 +124,9 @@ def check(argv: list[str]) -> int:
         console.print(f"the pruner chose other patches in {done.keep_differs} of {done.samples} samples")
     told = ", ".join(f"{name} {value}" for name, value in done.report.items() if name in ("compile_s", "compiled"))
     console.print(f"median: eager {done.ms[0]:.1f} ms, {done.engine} {done.ms[1]:.1f} ms{told and f'; {told}'}")
+    if "fp8" in done.report:
+        rounded = done.report["fp8"]
+        console.print(f"{plural(rounded['layers'], 'layer')} in float8, {len(rounded['kept'])} as they were")
     if done.record is not None:
         console.print(f"record: {done.record}", soft_wrap=True)
     return int(not done.passed)

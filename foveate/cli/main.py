@@ -120,6 +120,7 @@ VERBS: dict[tuple[str, ...], tuple[str, str, str]] = {
     ("check", "env"): ("foveate.cli.check", "env", "is it your environment? which convention of LIBERO is off"),
     ("check", "golden"): ("foveate.cli.check", "golden", "compare this installation with golden numbers"),
     ("engine", "plan"): ("foveate.cli.engine", "plan", "choose prefix lengths for static shapes, out of traced runs"),
+    ("engine", "calibrate"): ("foveate.cli.engine", "calibrate", "scales for a prefill in float8, from recordings"),
     ("engine", "check"): ("foveate.cli.engine", "check", "hold an engine against eager float32 on this machine"),
     ("inspect",): ("foveate.cli.inspect", "run", "what a checkpoint is, and what is missing to run it"),
     ("bench", "trace"): ("foveate.cli.bench.trace", "trace", "what tracing costs, interleaved in one run"),

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch._dynamo.utils import counters
 from torch._inductor.runtime.cache_dir_utils import default_cache_dir
 
-from foveate.engine import compiled, packing, registry
+from foveate.engine import compiled, packing, precision, registry
 from foveate.engine.base import fell_back
 from foveate.engine.buckets import Buckets
 from foveate.engine.compiled import CACHE, CompiledParts, keep_code, no_compilation
@@ -244,8 +244,8 @@ def test_a_cache_folder_that_cannot_be_written_is_told(monkeypatch: pytest.Monke
         ("compield", "engine 'compield'.*did you mean 'compiled'"),
         (Compiled(vision="cuda_grph"), "backend of vision 'cuda_grph'.*did you mean 'cuda_graph'"),
         (Compiled(denoise="cuda_graph"), "engine.denoise cuda_graph: it needs a CUDA device"),
-        (Compiled(vision="tensorrt"), "engine.vision tensorrt: it needs a CUDA device and torch_tensorrt"),
-        (Compiled(prefill_precision="fp8"), "fp8 needs a GPU with fp8 units"),
+        (Compiled(vision="tensorrt"), "engine.vision tensorrt: it needs a CUDA device"),
+        (Compiled(prefill_precision="fp8"), "fp8: it needs a GPU with float8 units.*and the policy is on 'cpu'"),
     ],
 )
 def test_what_is_not_there_is_refused_by_name(engine: Compiled | str, told: str) -> None:
@@ -255,9 +255,9 @@ def test_what_is_not_there_is_refused_by_name(engine: Compiled | str, told: str)
 
 @pytest.mark.parametrize(("name", "feature"), [("bf16", "avx512_bf16"), ("int8", "vnni")])
 def test_number_formats_that_the_processor_has_no_units_for(monkeypatch, name: str, feature: str) -> None:
-    monkeypatch.setattr(registry, "cpu_features", lambda: frozenset({"avx2"}))
+    monkeypatch.setattr(precision, "cpu_features", lambda: frozenset({"avx2"}))
     with pytest.raises(FoveateError, match=f"engine.prefill_precision {name}: this processor has no {feature}"):
         make_engine(pi0.make_model(True), Compiled(prefill_precision=name))  # type: ignore[arg-type]
-    monkeypatch.setattr(registry, "cpu_features", lambda: frozenset({feature}))
-    with pytest.raises(FoveateError, match="not in this version yet"):
+    monkeypatch.setattr(precision, "cpu_features", lambda: frozenset({feature}))
+    with pytest.raises(FoveateError, match=r"not in this version yet|add --dtype bfloat16"):
         make_engine(pi0.make_model(True), Compiled(prefill_precision=name))  # type: ignore[arg-type]

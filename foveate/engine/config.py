@@ -20,7 +20,7 @@ from foveate.util.checks import whole
 STAGES = ("vision", "prefill", "denoise")
 FASTEST = "fastest"
 """Instead of a backend: the one that suits the policy's device."""
-Precision = Literal["bf16", "fp8", "int8"]
+Precision = Literal["bf16", "fp8", "fp8_reference", "int8"]
 COMPILE, COMPILE_PRUNED = "OPENPI_TORCH_COMPILE", "OPENPI_TORCH_COMPILE_PRUNING"
 """Environment variables of openpi's pruning: 1 means compiled and 0 eager; 0 keeps pruned queries eager."""
 
@@ -30,13 +30,15 @@ class Eager:
     """PyTorch as written; any shape, any device."""
 
     vision: str = "eager"
-    """Backend of the vision tower: eager, compiled, cuda_graph."""
+    """Backend of the vision tower: eager, compiled, cuda_graph, tensorrt."""
     prefill: str = "eager"
     """Backend of the language backbone over the prefix (kv_cache): eager, compiled, cuda_graph."""
     denoise: str = "eager"
     """Backend of the denoising steps: eager, compiled, cuda_graph."""
     prefill_precision: Precision | None = None
     """Number format of the backbone's matrices, where it is another than the policy's dtype."""
+    vision_precision: Literal["fp16"] | None = None
+    """Number format of a tensorrt vision tower, where it is another than the policy's dtype."""
     buckets: tuple[int, ...] | None = None
     """Prefix lengths that a compiled prefill is prepared for; null: those of the policy folder, or evenly spaced."""
     max_buckets: int = 8
@@ -67,14 +69,25 @@ class Eager:
     @property
     def exact(self) -> bool:
         """Whether it is the reference itself: eager in every stage, in the policy's own number format."""
-        return set(self.backends.values()) == {"eager"} and self.prefill_precision is None
+        return set(self.backends.values()) == {"eager"} and not self.rounds
+
+    @property
+    def rounds(self) -> bool:
+        """Whether a stage computes in fewer digits than the policy's own number format has."""
+        return self.prefill_precision is not None or self.vision_precision is not None
+
+    @property
+    def rounds_to_float8(self) -> bool:
+        """Whether the prefill needs a calibration."""
+        return self.prefill_precision in ("fp8", "fp8_reference")
 
     @property
     def label(self) -> str:
         """What tells it from others in a sentence: `compiled`, or its stages."""
         names = list(dict.fromkeys(self.backends.values()))
         text = names[0] if len(names) == 1 else ", ".join(f"{stage} {name}" for stage, name in self.backends.items())
-        return text if self.prefill_precision is None else f"{text}, prefill in {self.prefill_precision}"
+        formats = {"vision": self.vision_precision, "prefill": self.prefill_precision}
+        return ", ".join([text, *(f"{stage} in {name}" for stage, name in formats.items() if name)])
 
 
 @dataclass(frozen=True, kw_only=True)

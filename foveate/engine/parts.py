@@ -66,6 +66,14 @@ class PreparedParts(ABC):
             longest: tokens of the longest bucket.
         """
 
+    def facts(self) -> dict[str, Any]:
+        """What results say about it; plain values."""
+        return {}
+
+    def notes(self) -> list[str]:
+        """What a user should know of what was prepared."""
+        return []
+
     @contextmanager
     def preparing(self) -> Iterator[None]:
         """Make what is met and not there yet."""

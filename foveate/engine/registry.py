@@ -6,47 +6,56 @@ engine = make_engine(model, Compiled(vision="eager"))        # a backend for one
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable, Sequence
-from pathlib import Path
+from importlib.util import find_spec
+from typing import Any
 
 import torch
 from torch import nn
 
 from foveate.engine.buckets import Buckets
+from foveate.engine.calibration import Calibration
 from foveate.engine.compiled import CompiledParts, keep_code, missing_compiler
 from foveate.engine.config import FASTEST, PRESETS, Eager
 from foveate.engine.graphs import CapturedParts
 from foveate.engine.packing import packing_pays
+from foveate.engine.precision import backbone_in
 from foveate.engine.staged import StagedEngine
+from foveate.engine.tensorrt import PACKAGE, TensorRTParts
 from foveate.errors import FoveateError, unknown
 from foveate.models.base import ActionModel
 from foveate.models.common.layers import Run, as_written
 
+TENSORRT = "tensorrt"
 BACKENDS: dict[str, Callable[[bool], Run]] = {
     "eager": lambda freeze: as_written,
     "compiled": lambda freeze: CompiledParts(freeze=freeze),
     "cuda_graph": lambda freeze: CapturedParts(),
+    TENSORRT: lambda freeze: TensorRTParts(),
 }
 """Name -> what makes one, told whether it may hold copies of its part's weights."""
-NOT_YET = {"tensorrt": "a CUDA device and torch_tensorrt"}
-"""Backends that this version knows by name alone -> what they need."""
-PRECISIONS = {
-    "bf16": ("avx512_bf16", "without it bfloat16 runs at a quarter of float32's speed"),
-    "int8": ("vnni", "without it int8 products are unpacked to wider ones"),
-    "fp8": ("", "fp8 needs a GPU with fp8 units (Hopper or later)"),
+NO_TENSORRT = {
+    "prefill": "ModelOpt's FP8 MLP in TensorRT is not built in: a pruned prefix has many lengths, such an engine one, "
+    "and there was no GPU to test it on; the same layers run in float8 with --engine.prefill cuda_graph "
+    "--engine.prefill_precision fp8",
+    "denoise": "TensorRT runs the vision tower alone; choose cuda_graph",
 }
-"""Number format of the prefill -> the processor's feature that it needs, and why it is refused without."""
+"""Stage that TensorRT does not run -> why, and what to choose."""
 
 
 def make_engine(
-    model: ActionModel, engine: Eager | str = "eager", *, buckets: Sequence[int] | None = None
+    model: ActionModel,
+    engine: Eager | str = "eager",
+    *,
+    buckets: Sequence[int] | None = None,
+    calibration: Calibration | None = None,
 ) -> StagedEngine:
     """An engine for a model.
 
     Args:
         engine: how it is run, or the name of a preset.
         buckets: prefix lengths to prepare where the config names none.
+        calibration: the policy's scales, for a prefill in float8.
     Raises:
         FoveateError: an unknown preset or backend; one that this machine or this version does not have.
     """
@@ -54,12 +63,18 @@ def make_engine(
         if engine not in PRESETS:
             raise unknown("engine", engine, PRESETS)
         engine = PRESETS[engine]()
-    for stage, name in engine.backends.items():
-        _check_backend(stage, _settled(name, model), model)
+    backends = {stage: _settled(stage, name, model) for stage, name in engine.backends.items()}
+    for stage, name in backends.items():
+        _check_backend(stage, name, model)
+    if engine.vision_precision is not None and backends["vision"] != TENSORRT:
+        raise FoveateError(
+            f"engine.vision_precision {engine.vision_precision}: it is for --engine.vision tensorrt, and vision runs "
+            f"{backends['vision']}"
+        )
+    backbone, facts = model, dict[str, Any]()
     if engine.prefill_precision is not None:
-        _check_precision(engine.prefill_precision)
+        backbone, facts = backbone_in(engine.prefill_precision, model, calibration)
     told = []
-    backends = {stage: _settled(name, model) for stage, name in engine.backends.items()}
     if "compiled" in backends.values():
         # First: torch settles on its own folder where it is asked for a compiler.
         unkept = keep_code()
@@ -71,20 +86,29 @@ def make_engine(
     static = backends["prefill"] != "eager" or backends["denoise"] == "cuda_graph"
     return StagedEngine(
         model,
-        {
-            stage: BACKENDS[name](name == "compiled" and _may_freeze(model, stage, engine))
-            for stage, name in backends.items()
-        },
+        {stage: _run_of(stage, name, model, engine) for stage, name in backends.items()},
         Buckets(engine.buckets or buckets or (), engine.max_buckets, engine.max_bucket_mb << 20) if static else None,
+        backbone=backbone,
         backends=backends,
+        facts=facts,
         compile_pruned=engine.compile_pruned,
         told=told,
     )
 
 
-def _settled(name: str, model: ActionModel) -> str:
+def _run_of(stage: str, name: str, model: ActionModel, engine: Eager) -> Run:
+    if name == TENSORRT:
+        return TensorRTParts(half=engine.vision_precision == "fp16")
+    return BACKENDS[name](name == "compiled" and _may_freeze(model, stage, engine))
+
+
+def _settled(stage: str, name: str, model: ActionModel) -> str:
     """The backend that `fastest` means."""
-    return name if name != FASTEST else "cuda_graph" if on_cuda(model) else "compiled"
+    if name != FASTEST:
+        return name
+    if not on_cuda(model):
+        return "compiled"
+    return TENSORRT if stage == "vision" and find_spec(PACKAGE) is not None else "cuda_graph"
 
 
 def _may_freeze(model: ActionModel, stage: str, engine: Eager) -> bool:
@@ -103,39 +127,20 @@ def _may_freeze(model: ActionModel, stage: str, engine: Eager) -> bool:
 
 
 def _check_backend(stage: str, name: str, model: ActionModel) -> None:
-    if name not in (*BACKENDS, *NOT_YET):
-        raise unknown(f"backend of {stage}", name, [*BACKENDS, *NOT_YET, FASTEST])
+    if name not in BACKENDS:
+        raise unknown(f"backend of {stage}", name, [*BACKENDS, FASTEST])
+    if name == TENSORRT and stage in NO_TENSORRT:
+        raise FoveateError(f"engine.{stage} {name}: {NO_TENSORRT[stage]}")
     here = "" if torch.cuda.is_available() else ", and this machine has no CUDA device"
-    if name in NOT_YET:
-        raise FoveateError(
-            f"engine.{stage} {name}: it needs {NOT_YET[name]}{here}; this version does not have it yet: choose "
-            "compiled or eager"
-        )
-    if name == "cuda_graph" and not on_cuda(model):
+    if name in ("cuda_graph", TENSORRT) and not on_cuda(model):
         device = here or ", and the policy is not on one: add --device cuda"
         raise FoveateError(f"engine.{stage} {name}: it needs a CUDA device{device}; choose compiled or eager")
+    if name == TENSORRT and find_spec(PACKAGE) is None:
+        raise FoveateError(
+            f'engine.{stage} {name}: {PACKAGE} is not installed; pip install "foveate[tensorrt]", or choose cuda_graph'
+        )
 
 
 def on_cuda(model: ActionModel) -> bool:
     """Whether the model's weights are on a CUDA device."""
     return isinstance(model, nn.Module) and next(model.parameters()).is_cuda
-
-
-def _check_precision(name: str) -> None:
-    """None has been measured to pay on a machine that was at hand: each is refused, with its reason."""
-    feature, why = PRECISIONS[name]
-    lacks = f"this processor has no {feature}: {why}" if feature and feature not in cpu_features() else ""
-    raise FoveateError(
-        f"engine.prefill_precision {name}: {lacks or (why if not feature else 'not in this version yet')}; leave it out"
-    )
-
-
-@functools.cache
-def cpu_features() -> frozenset[str]:
-    """The processor's features, as Linux names them, and `vnni` for any form of it."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        return frozenset()
-    flags = next((line.partition(":")[2].split() for line in lines if line.startswith(("flags", "Features"))), [])
-    return frozenset(flags) | ({"vnni"} if any("vnni" in flag for flag in flags) else set())

@@ -39,7 +39,9 @@ class StagedEngine:
         runs: Mapping[str, Run] = AS_WRITTEN,
         buckets: Buckets | None = None,
         *,
+        backbone: ActionModel | None = None,
         backends: Mapping[str, str] | None = None,
+        facts: Mapping[str, Any] | None = None,
         compile_pruned: bool = True,
         told: Sequence[str] = (),
     ) -> None:
@@ -47,7 +49,9 @@ class StagedEngine:
         Args:
             runs: stage -> how its parts are called.
             buckets: lengths that prefixes are padded to; None: they are packed exactly.
+            backbone: a stand-in for the model whose prefill is run, in fewer bits; None: the model's own.
             backends: stage -> name of its backend, for reports.
+            facts: what else reports say.
             compile_pruned: False: pruned queries run as written.
             told: what a user should know about this engine; `prepare` says it.
         """
@@ -56,7 +60,9 @@ class StagedEngine:
             if next(model.parameters()).device.type == "cpu":
                 transpose_storage(model)
         self.model, self.buckets = model, buckets
+        self._backbone = model if backbone is None else backbone
         self._runs, self._backends, self._told = runs, dict(backends or {}), list(told)
+        self._facts = dict(facts or {})
         self._compile_pruned = compile_pruned
         self._as_written: Counter[str] = Counter()
         """Why queries ran as written -> how many did."""
@@ -104,8 +110,9 @@ class StagedEngine:
                     watch = capture_attention(attention, prefix, model.attention_stacks(), spec.action_horizon, asked)
                     result = stack.enter_context(watch)
                 after = {layer: _told(drop, layer, result) for layer, drop in pruning.after(fit).items()}
+                backbone = self._backbone if runs is self._runs else model
                 with timer("prefill"):
-                    cache = model.prefill(prefix, after=after, run=pruning.prefill(runs["prefill"]))
+                    cache = backbone.prefill(prefix, after=after, run=pruning.prefill(runs["prefill"]))
                     cache = self._cache_for(runs["denoise"], cache)
                 prefilled = Prefilled(whole.layout, pruning.keep, whole.mask, cache)
             else:
@@ -148,10 +155,10 @@ class StagedEngine:
 
     def _runs_of(self, pruner: TokenPruner | None, attention: AttentionRequest | None) -> Mapping[str, Run]:
         """How the parts of this query are called."""
-        if not self.prepared:
+        if not self.prepared and self._backbone is self.model:
             return self._runs
         if attention is not None:
-            # Attention is observed inside of layers; it never runs in the path that is measured.
+            # Attention is observed inside of the model's layers; it never runs in the path that is measured.
             self._as_written["attention asked for"] += 1
             return AS_WRITTEN
         if pruner is not None and pruner.looks_inside:
@@ -206,9 +213,12 @@ class StagedEngine:
                         self._forget(self.buckets.add(length, _bytes(cache)))
                     bar.advance()
                 denoise = self._runs["denoise"]
-                longest = cache or self.model.prefill(pack(whole), after=after)
+                longest = cache or self._backbone.prefill(pack(whole), after=after)
                 self.model.decode(self._cache_for(denoise, longest), given, start, None, run=denoise)
                 bar.advance()
+        for run in self.prepared:
+            for line in run.notes():
+                report.warn(line)
 
     def _forget(self, lengths: Sequence[int]) -> None:
         run = self._runs["prefill"]
@@ -220,18 +230,20 @@ class StagedEngine:
         """Run the backbone over the first tokens of a prefix at one length."""
         first = torch.arange(whole.mask.shape[1], device=whole.mask.device) < length
         prefix = pack(whole, first.expand_as(whole.mask), length=length)
-        return self.model.prefill(prefix, after=after, run=self._runs["prefill"])
+        return self._backbone.prefill(prefix, after=after, run=self._runs["prefill"])
 
     def report(self) -> dict[str, Any]:
         """Backends, buckets, compilation, and queries that ran as written; plain values, for results."""
-        facts: dict[str, Any] = {"backends": self._backends}
+        facts: dict[str, Any] = {"backends": self._backends, **self._facts}
         if self.prepared:
             facts |= {
                 "compile_s": round(sum(run.seconds for run in self.prepared), 1),
                 "compiled": sum(len(run) for run in self.prepared),
                 "parts_as_written": sum(run.unprepared for run in self.prepared),
-                "queries_as_written": dict(self._as_written),
+                **{name: fact for run in self.prepared for name, fact in run.facts().items()},
             }
+        if self.prepared or self._backbone is not self.model:
+            facts["queries_as_written"] = dict(self._as_written)
         if self.buckets is not None:
             facts["buckets"] = self.buckets.report()
         return facts

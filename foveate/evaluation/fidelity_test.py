@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from foveate.engine import registry
+from foveate.engine import record, registry
 from foveate.engine.config import Compiled, Eager
 from foveate.errors import FoveateError
 from foveate.evaluation.fidelity import EngineCheckConfig, check_engine, require_check
@@ -74,13 +74,21 @@ def test_a_record_holds_for_its_weights_and_its_backends_alone(policy: str) -> N
         require_check(LoadOptions(policy=policy, engine=Compiled()))
 
 
+def test_a_record_of_another_version_is_not_accepted(policy: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert check_engine(check(policy)).passed
+    monkeypatch.setattr(record, "__version__", "0.0.1")
+    with pytest.raises(FoveateError, match=r"there is a record of it with another version of foveate\)"):
+        require_check(LoadOptions(policy=policy, engine=Compiled()))
+
+
 def test_an_engine_that_is_off_leaves_no_record(policy: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert check_engine(check(policy)).passed
     monkeypatch.setitem(registry.BACKENDS, "compiled", lambda freeze: Off(1.05))
     done = check_engine(check(policy))
     assert not done.passed and done.error > done.bound.error and done.record is None
     monkeypatch.setitem(registry.BACKENDS, "compiled", lambda freeze: Off(float("nan")))
     assert not check_engine(check(policy)).passed, "NaN is no small error"
-    with pytest.raises(FoveateError, match="has not been compared"):
+    with pytest.raises(FoveateError, match="has not been compared"):  # the earlier record went
         require_check(LoadOptions(policy=policy, engine=Compiled()))
 
 

@@ -1,0 +1,45 @@
+"""`fast` in fewer digits, where the check on this machine allowed them.
+
+engines = candidates(Fast(), folder, "cuda")          # what `foveate engine check` tries, in order
+engine = settled(Fast(), folder, "bfloat16", "cuda")  # what runs: the first of them that has a record
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+
+from foveate.engine.calibration import Calibration, read_calibration
+from foveate.engine.config import Eager, Fast, Precision
+from foveate.engine.fp8 import missing_units
+from foveate.engine.record import CALIBRATION, identity, read_record
+
+
+def candidates(engine: Eager, folder: Path, device: str) -> list[Eager]:
+    """The engines that may stand for this one; the last is the engine itself."""
+    if not isinstance(engine, Fast) or engine.prefill_precision is not None:
+        return [engine]
+    return [*(replace(engine, prefill_precision=name) for name in _formats(folder, device)), engine]
+
+
+def _formats(folder: Path, device: str) -> list[Precision]:
+    """Number formats of the prefill to try on a device, the fastest first."""
+    calibrated = (folder / CALIBRATION).is_file()
+    return ["fp8"] if calibrated and missing_units(torch.device(device)) is None else []
+
+
+def settled(engine: Eager, folder: Path, dtype: str, device: str) -> Eager:
+    """The first candidate that was checked on this machine with this checkpoint; none: the engine itself."""
+    *fewer, itself = candidates(engine, folder, device)
+    return next((one for one in fewer if read_record(identity(folder, one, dtype, device)) is not None), itself)
+
+
+def calibration_of(engine: Eager, folder: Path) -> Calibration | None:
+    """The scales that an engine needs, where the folder has some.
+
+    Raises:
+        FoveateError: they were made with another checkpoint, or are damaged.
+    """
+    return read_calibration(folder) if engine.rounds_to_float8 else None

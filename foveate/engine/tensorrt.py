@@ -1,0 +1,126 @@
+"""TensorRT for the vision tower, through torch_tensorrt (an extra): one engine for each number of pictures.
+
+    run = TensorRTParts()
+    with run.preparing():
+        model.embed_prefix(inputs, run=run)        # builds what it meets
+
+Networks are strongly typed: TensorRT computes in the policy's types (bfloat16, the patch embedding in float32) and
+chooses none itself. `half` builds the tower in float16 and gives its tokens back in the policy's type, as
+`VisionWrapper(tower).half()` does with a cast to bfloat16 behind it.
+"""
+
+from __future__ import annotations
+
+import operator
+from collections import Counter
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from foveate.engine.parts import Prepared, PreparedParts, plain_cache
+from foveate.engine.stand_in import stand_in
+from foveate.errors import FoveateError
+from foveate.models.base import PrefixCache
+from foveate.util.words import plural
+
+PACKAGE = "torch_tensorrt"
+IN_PYTORCH = "_run_on_gpu"
+"""What torch_tensorrt calls a submodule of operations that TensorRT does not run."""
+
+
+class TensorRTParts(PreparedParts):
+    """A `Run` that calls a part's TensorRT engine."""
+
+    def __init__(self, half: bool = False) -> None:
+        """
+        Args:
+            half: float16 throughout, whatever the policy's type is.
+        """
+        super().__init__()
+        self._half = half
+        self.fallen_back: Counter[str] = Counter()
+        """Operations that PyTorch runs -> how many of them."""
+
+    def cache(self, cache: PrefixCache, longest: int) -> PrefixCache:
+        return plain_cache(cache)
+
+    def facts(self) -> dict[str, Any]:
+        return {"tensorrt": {"half": self._half, "fallen_back": dict(self.fallen_back)}}
+
+    def notes(self) -> list[str]:
+        if not self.fallen_back:
+            return []
+        names = ", ".join(f"{name} ({count})" for name, count in self.fallen_back.most_common())
+        return [f"TensorRT: {plural(self.fallen_back.total(), 'operation')} of the tower fell back to PyTorch: {names}"]
+
+    def _make(self, part: Callable[..., Any], arguments: tuple[Any, ...]) -> tuple[Prepared, Any]:
+        import torch_tensorrt
+
+        # An exported program cannot hold tensors of inference mode.
+        with torch.inference_mode(False), torch.no_grad():
+            own = tuple(argument.clone() for argument in arguments)
+            module = _Half(part, own) if self._half else _Part(part)
+            try:
+                made = torch_tensorrt.compile(
+                    module, ir="dynamo", inputs=list(own), use_explicit_typing=True, min_block_size=1
+                )
+            except torch.OutOfMemoryError:
+                raise
+            except Exception as error:  # TensorRT and torch.export raise many kinds
+                reason = next(filter(None, str(error).splitlines()), type(error).__name__)
+                raise FoveateError(
+                    f"engine.vision tensorrt: the tower cannot be built here ({reason[:200]}); choose cuda_graph"
+                ) from error
+        self.fallen_back.update(left_to_pytorch(made))
+        return made, made(*arguments)
+
+
+class _Part(nn.Module):
+    """A method of a model as a module of its own."""
+
+    def __init__(self, part: Callable[..., Any]) -> None:
+        super().__init__()
+        self.model: nn.Module = part.__self__  # type: ignore[attr-defined]
+        self._name = part.__name__
+
+    def forward(self, *arguments: Tensor) -> Tensor:
+        out: Tensor = getattr(self.model, self._name)(*arguments)
+        return out
+
+
+class _Half(_Part):
+    """The same in float16, over float16 copies of the weights that it reads; its result has the part's own type."""
+
+    def __init__(self, part: Callable[..., Any], arguments: tuple[Tensor, ...]) -> None:
+        super().__init__(part)
+        self.dtype = part(*arguments).dtype
+        self.model = stand_in(self.model)
+        for module in _called(self.model, self._name, arguments):
+            for name, weight in module.named_parameters(recurse=False):
+                setattr(module, name, nn.Parameter(weight.half(), requires_grad=False))
+
+    def forward(self, *arguments: Tensor) -> Tensor:
+        return super().forward(*(argument.half() for argument in arguments)).to(self.dtype)
+
+
+def _called(model: nn.Module, name: str, arguments: tuple[Tensor, ...]) -> list[nn.Module]:
+    """The modules that a method of the model calls."""
+    called: dict[nn.Module, None] = {}
+    handles = [m.register_forward_pre_hook(lambda module, _: called.setdefault(module)) for m in model.modules()]
+    try:
+        getattr(model, name)(*arguments)
+    finally:
+        for handle in handles:
+            handle.remove()
+    return list(called)
+
+
+def left_to_pytorch(made: nn.Module) -> Counter[str]:
+    """The operations of what torch_tensorrt made that TensorRT does not run, by name."""
+    outside = [child for name, child in made.named_children() if name.startswith(IN_PYTORCH)]
+    graphs = [module.graph for module in (made, *outside) if isinstance(module, torch.fx.GraphModule)]
+    operations = ("call_function", "call_method")
+    targets = [node.target for graph in graphs for node in graph.nodes if node.op in operations]
+    return Counter(str(target) for target in targets if target is not operator.getitem)
