@@ -28,6 +28,8 @@ from foveate.util.words import plural
 PACKAGE = "torch_tensorrt"
 IN_PYTORCH = "_run_on_gpu"
 """What torch_tensorrt calls a submodule of operations that TensorRT does not run."""
+SHOWN = 8
+"""Operations that fell back that are named in a warning; reports name all."""
 
 
 class TensorRTParts(PreparedParts):
@@ -41,7 +43,7 @@ class TensorRTParts(PreparedParts):
         super().__init__()
         self._half = half
         self.fallen_back: Counter[str] = Counter()
-        """Operations that PyTorch runs -> how many of them."""
+        """Operations that PyTorch runs, with their layer -> how many of them."""
 
     def cache(self, cache: PrefixCache, longest: int) -> PrefixCache:
         return plain_cache(cache)
@@ -52,8 +54,10 @@ class TensorRTParts(PreparedParts):
     def notes(self) -> list[str]:
         if not self.fallen_back:
             return []
-        names = ", ".join(f"{name} ({count})" for name, count in self.fallen_back.most_common())
-        return [f"TensorRT: {plural(self.fallen_back.total(), 'operation')} of the tower fell back to PyTorch: {names}"]
+        names = [f"{name} ({count})" for name, count in self.fallen_back.most_common(SHOWN)]
+        more = len(self.fallen_back) - len(names)
+        told = ", ".join([*names, *([f"{more} more"] if more else [])])
+        return [f"TensorRT: {plural(self.fallen_back.total(), 'operation')} of the tower fell back to PyTorch: {told}"]
 
     def _make(self, part: Callable[..., Any], arguments: tuple[Any, ...]) -> tuple[Prepared, Any]:
         import torch_tensorrt
@@ -122,5 +126,12 @@ def left_to_pytorch(made: nn.Module) -> Counter[str]:
     outside = [child for name, child in made.named_children() if name.startswith(IN_PYTORCH)]
     graphs = [module.graph for module in (made, *outside) if isinstance(module, torch.fx.GraphModule)]
     operations = ("call_function", "call_method")
-    targets = [node.target for graph in graphs for node in graph.nodes if node.op in operations]
-    return Counter(str(target) for target in targets if target is not operator.getitem)
+    nodes = [node for graph in graphs for node in graph.nodes if node.op in operations]
+    return Counter(_named(node) for node in nodes if node.target is not operator.getitem)
+
+
+def _named(node: torch.fx.Node) -> str:
+    """An operation, and the layer that it belongs to where the graph tells."""
+    name = getattr(node.target, "__name__", str(node.target))
+    stack = node.meta.get("nn_module_stack")
+    return f"{name} in {list(stack.values())[-1][0]}" if stack else name
