@@ -12,9 +12,13 @@ import pytest
 import torch
 from torch import nn
 
+from foveate.engine import registry
 from foveate.engine.calibration import MOST_ERROR, Calibration, calibrate, read_calibration, write_calibration
-from foveate.engine.config import Compiled, Eager
+from foveate.engine.compiled_test import needs_compiler
+from foveate.engine.config import Eager
 from foveate.engine.fp8 import Fp8, Fp8Linear, in_fp8
+from foveate.engine.graphs import CapturedParts
+from foveate.engine.graphs_test import recorded
 from foveate.engine.record import hash_folder
 from foveate.engine.registry import make_engine
 from foveate.engine.stand_in import backbone_linears, stand_in
@@ -108,18 +112,16 @@ def test_calibration_and_a_prefill_in_float8(family: str) -> None:
     assert linears.keys() == fewer.kept.keys(), "only these are plain linear layers still"
 
 
-def test_compiled_prefills_in_float8_at_every_length() -> None:
+@pytest.mark.parametrize("prefill", ["cuda_graph", pytest.param("compiled", marks=[pytest.mark.slow, needs_compiler])])
+def test_a_prepared_prefill_in_float8_at_every_length(prefill: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(registry.BACKENDS, "cuda_graph", lambda freeze: CapturedParts(recorded))
+    monkeypatch.setattr(registry, "on_cuda", lambda model: True)
     model, inputs = pi0.make_model(), pi0.make_inputs(1)
     noise = model.draw_noise(1, "cpu", torch.Generator().manual_seed(0))
     calibration = Calibration("", 8, 1, *calibrate(model, batches(8), Fp8()))
-    eager, engine = (
-        make_engine(model, config(prefill_precision="fp8_reference", **options), calibration=calibration)
-        for config, options in (
-            (Eager, {}),
-            (Compiled, {"buckets": (8, 12, 16), "vision": "eager", "denoise": "eager"}),
-        )
-    )
-    engine._runs["prefill"]._backend = "eager"  # traces and guards, and generates no code
+    rounding = {"prefill_precision": "fp8_reference"}
+    eager = make_engine(model, Eager(**rounding), calibration=calibration)
+    engine = make_engine(model, Eager(prefill=prefill, buckets=(8, 12, 16), **rounding), calibration=calibration)
     engine.prepare(inputs, noise)
     for pruner in (None, make_pruner({"name": "stride", "keep_tokens": 2})):
         expected = eager.run(inputs, noise, pruner=pruner).actions

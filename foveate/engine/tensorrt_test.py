@@ -50,9 +50,8 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
 
     def compile(module: nn.Module, **options: Any) -> nn.Module:
         program = torch.export.export(module, tuple(options["inputs"]))
-        calls.append(
-            options | {"types": {node.meta["val"].dtype for node in program.graph.nodes if "val" in node.meta}}
-        )
+        values = [node.meta.get("val") for node in program.graph.nodes]
+        calls.append(options | {"types": {value.dtype for value in values if isinstance(value, Tensor)}})
         return Split(program)
 
     package = types.ModuleType("torch_tensorrt")
