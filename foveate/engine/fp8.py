@@ -77,6 +77,7 @@ class Fp8Linear(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """x [..., K] -> [..., N], of the same type."""
         inputs = rounded(x.flatten(0, -2), self.input_scale)
+        out: Tensor
         if self.reference:
             out = (F.linear(inputs.float(), self.rounded_weight) * (self.input_scale * self.scale)).to(x.dtype)
         else:
