@@ -147,8 +147,9 @@ def test_openpi_s_command_line_carries_over():
 
 
 def test_openpi_s_client_line_becomes_a_remote_evaluation():
+    as_it_is = ["--args.resize-size", "224", "--args.num-steps-wait=10"]
     words = carry_over_client(
-        ["--args.task-suite-name", "libero_spatial", "--args.host", "0.0.0.0", "--args.port=8001"]
+        ["--args.task-suite-name", "libero_spatial", "--args.host", "0.0.0.0", "--args.port=8001", *as_it_is]
     )
     config = parse(SimConfig, words, "foveate eval sim", aliases=ALIASES)
     assert (config.policy, config.task_suite_name, config.env.name) == (
@@ -157,6 +158,8 @@ def test_openpi_s_client_line_becomes_a_remote_evaluation():
         "libero",
     )
     assert config.remote
+    with pytest.raises(FoveateError, match=r"openpi's flag has no counterpart.*--record video"):
+        carry_over_client(["--args.video-out-path", "videos"])
     with pytest.raises(FoveateError, match=r"--args\.port needs a value"):
         carry_over_client(["--args.port"])
 

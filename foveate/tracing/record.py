@@ -21,7 +21,8 @@ from foveate.tracing.lightvla import adopt
 from foveate.tracing.schema import lookup
 from foveate.tracing.store import iter_dumps, named, read_dump
 
-_PLACE = re.compile(r"task(\d+)\D+ep(\d+)(?:\D+step(\d+))?")
+_PLACE = re.compile(r"task(\d+)\D+ep(\d+)(?:\D+step(\d+)|.*?_t(\d+)_q\d+)?")
+"""Of foveate's paths, `task000/ep000/step00010.pt`, and of LightVLA's, `task000/ep000/task000_ep000_t0010_q000_...`."""
 _FILE_NAME = re.compile(r"\w[\w.+-]{0,150}")
 
 
@@ -260,8 +261,8 @@ def _stages(said: Mapping[str, Any]) -> dict[str, float]:
 def place_of(path: PurePath) -> tuple[int | None, int | None, int | None]:
     """Task number, episode and step, as far as the path of a dump or of a picture tells them."""
     found = _PLACE.search("/".join(path.parts[-3:]))
-    task, episode, step = found.groups() if found else (None, None, None)
-    return _number(task), _number(episode), _number(step)
+    task, episode, step, other = found.groups() if found else (None,) * 4
+    return _number(task), _number(episode), _number(step or other)
 
 
 def _number(text: str | None) -> int | None:

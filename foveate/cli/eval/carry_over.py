@@ -54,6 +54,9 @@ FIXED = {
     "run_id_note": Fixed(None, "name the run with --variant NAME, and its folder with --out DIR"),
     "local_log_dir": Fixed(None, FOLDER),
     "save_rollout_video": Fixed("false", "--record video films every episode into the run folder"),
+    "args.resize_size": Fixed("224", "the policy's side makes pictures as large as the model needs them"),
+    "args.num_steps_wait": Fixed("10", "every protocol settles 10 steps"),
+    "args.video_out_path": Fixed(None, "--record video films every episode into the run folder, --out DIR"),
     "use_wandb": Fixed("false", NOWHERE),
     "wandb_entity": Fixed(None, NOWHERE),
     "wandb_project": Fixed(None, NOWHERE),
@@ -89,7 +92,8 @@ def carry_over(argv: Sequence[str]) -> list[str]:
             value = words.pop(0) if words and not words[0].startswith("--") else "true"
         is_so, instead = FIXED[name]
         if is_so is None or value.strip("'\"").lower() != is_so:
-            raise FoveateError(f"--{name} {value}: run_libero_eval's flag has no counterpart here; {instead}")
+            whose = "openpi's" if name.startswith("args.") else "run_libero_eval's"
+            raise FoveateError(f"--{name} {value}: {whose} flag has no counterpart here; {instead}")
     if server:
         host, port = ({**SERVER, **server}[name] for name in SERVER)
         left += ["--policy", f"ws://{'127.0.0.1' if host == '0.0.0.0' else host}:{port}"]

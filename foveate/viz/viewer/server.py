@@ -213,8 +213,12 @@ class Viewer:
     def moments(self, run: int, key: str) -> dict[str, Any]:
         """The inferences of an episode, and what the logs say of each."""
         episode = self._run(run).episode(key)
+        summary = _summary(episode)
+        if not summary["instruction"]:  # no log tells it; a dump may
+            first = self._read(run, episode, 1)[0]
+            summary["instruction"] = first[0][1].meta.get("instruction", "") if first else ""
         return {
-            **_summary(episode),
+            **summary,
             "steps": [moment.step for moment in episode.moments],
             "dumps": [moment.dump is not None for moment in episode.moments],
             "series": _series([moment.row for moment in episode.moments]),
