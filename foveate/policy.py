@@ -21,6 +21,7 @@ from foveate.engine.base import Engine, Inference, Prefilled
 from foveate.engine.config import PRESETS, Eager, EngineConfig, as_environment_says
 from foveate.engine.gate import calibration_of, settled
 from foveate.engine.plan import read_buckets
+from foveate.engine.record import hash_folder
 from foveate.engine.registry import make_engine
 from foveate.engine.reuse import PrefixReuse
 from foveate.errors import ActionsNotFinite, FoveateError, unknown
@@ -29,6 +30,7 @@ from foveate.models.common.real_time import GivenActions, PreviousChunk, prefix_
 from foveate.models.registry import detect
 from foveate.pruning import PrunerConfig, make_config, make_pruner
 from foveate.pruning.base import ROBOT_STATE, Evidence, State, TokenPruner, pruning_stats
+from foveate.pruning.fitted import Fitted, is_fitted, read_fitted
 from foveate.pruning.given import GivenPatches
 from foveate.types import ActionChunk, AttentionMaps, AttentionRequest, LeftOver, Observation, Phase, Trace
 from foveate.util.progress import SILENT, Reporter
@@ -77,7 +79,7 @@ class LoadOptions(ModelOptions):
     policy: str
     """Checkpoint folder, or the name of a policy that ships with foveate; in `eval sim` also a server, ws://host:port."""
     pruner: PrunerConfig | None = None
-    """Pruning method; null: what the checkpoint was trained with; `none`: all tokens."""
+    """Pruning method, or a fit.yaml that names one; null: what the checkpoint was trained with; `none`: all tokens."""
     engine: EngineConfig = field(default_factory=Eager)
     """How the policy is run."""
 
@@ -528,13 +530,19 @@ def _on_pictures(maps: AttentionMaps, shown: Mapping[str, np.ndarray]) -> Attent
     return replace(maps, maps=maps.maps * valid, valid=valid)
 
 
+def check_fitted(file: Fitted, policy: str | Path) -> None:
+    """Raises FoveateError where a `fit.yaml` was made for another checkpoint than this one."""
+    file.check(hash_folder(find_policy(policy)), str(policy))
+
+
 def load_policy(path: str | Path, **options: Any) -> Policy:
     """Load a policy folder of any family that foveate knows, or a policy that ships with foveate by its name.
 
     Args:
-        options: fields of `LoadOptions`. `pruner` may be a config of `foveate.pruning`, its short name (`lightvla`), or
-            a mapping with `name`; left out, or `checkpoint`: what the checkpoint was trained with; None or `none`: all
-            tokens. `engine` may be a config of `foveate.engine.config`, or the name of a preset.
+        options: fields of `LoadOptions`. `pruner` may be a config of `foveate.pruning`, its short name (`lightvla`), a
+            mapping with `name`, or the path of a `fit.yaml` made for this checkpoint; left out, or `checkpoint`: what
+            the checkpoint was trained with; None or `none`: all tokens. `engine` may be a config of
+            `foveate.engine.config`, or the name of a preset.
     Raises:
         FoveateError: an unknown option; something is missing, damaged or does not fit; the text says what to do.
     """
@@ -549,5 +557,9 @@ def load_policy(path: str | Path, **options: Any) -> Policy:
     if "pruner" in options:
         # Here None is said, and means none; among `LoadOptions` it is what nobody said.
         said = options["pruner"]
+        if isinstance(said, str) and is_fitted(said):
+            file = read_fitted(said)
+            check_fitted(file, path)
+            said = file.pruner
         options["pruner"] = None if said == "checkpoint" else make_config("none" if said is None else said)
     return LoadOptions(policy=str(path), **options).load()

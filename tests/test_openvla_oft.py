@@ -15,9 +15,12 @@ from safetensors.torch import load_file
 
 import foveate
 from foveate.cli.main import main
+from foveate.data.demos import DemoEpisode, write_episode, write_meta
 from foveate.models.base import ModelInputs
 from foveate.models.openvla_oft.processing import EMPTY, pad_prompts
 from foveate.policy import Policy, TraceOptions
+from foveate.studies.fit.config import FitConfig
+from foveate.studies.fit.fit import fit_pruning
 from foveate.testing.golden import golden_dir
 from foveate.testing.openvla_oft import oft_observation, runnable_checkpoint
 from foveate.testing.pruning import WITHOUT_WEIGHTS, quarter
@@ -183,6 +186,22 @@ def test_every_verb_takes_it(
     if verb == "eval sim":
         (episode,) = [json.loads(line) for line in (tmp_path / "sim/episodes.jsonl").read_text().splitlines()]
         assert episode["status"] == "success" and 0 < episode["kept_mean"] < 512 and episode["gflops_mean"] > 0
+
+
+def test_a_fit_tries_what_prunes_it(checkpoint: Path, tmp_path: Path) -> None:
+    """Two episodes of LIBERO's robot: no noise to draw again, and a tower whose attention VisionZip can read."""
+    rng = np.random.default_rng(0)
+    for number in range(2):
+        states = (np.tile(oft_observation().state, (9, 1)) + rng.normal(0, 0.01, (9, 8))).astype(np.float32)
+        images = {view: rng.integers(0, 256, (2, 64, 64, 3), np.uint8) for view in ("image", "wrist_image")}
+        actions, frames = rng.uniform(-1, 1, (9, 7)).astype(np.float32), np.array([0, 8])
+        write_episode(tmp_path, number, DemoEpisode("go", "go", number, 9, states, actions, images, frames), 0, 20.0)
+    write_meta(tmp_path, ["go"], 20.0, 8, {"complete": True})
+    options = {"methods": ("visionzip",), "budgets": (0.25,), "replan_steps": 8, "out": str(tmp_path / "fit")}
+    done = fit_pruning(FitConfig(policy=str(checkpoint), episodes=str(tmp_path), **options))
+    assert (done.table.frames, done.table.noise, done.left_out) == (4, {}, {})
+    assert {row.method: row.kept for row in done.table.rows} == dict.fromkeys(("random", "stride", "visionzip"), 128)
+    assert done.recommendation.row is None and "name more episodes" in done.recommendation.lines[0]
 
 
 def test_a_layer_that_is_not_there_is_refused_before_the_weights_are_read(

@@ -8,7 +8,8 @@ in order, and flags win over files. `_` and `-` are the same in flags; `--flag` 
 
 A field that is a union of dataclasses (`pruner: PrunerConfig | None`) is a choice by name:
 `--pruner lightvla --pruner.keep_ratio 0.25`; in YAML `pruner: lightvla`, or a mapping with `name: lightvla` in it.
-It is settled before options are read: an option of a dataclass that is not chosen is an unknown option.
+It is settled before options are read: an option of a dataclass that is not chosen is an unknown option. In place of a
+pruner's name stands the path of a `fit.yaml`, which names one and says for which checkpoint.
 
 jsonargparse reads each value by the type of its field. Given whole dataclasses it would look for the types of inherited
 fields in the wrong module, and accept anything where it does not find them.
@@ -24,7 +25,7 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import MISSING, dataclass
 from pathlib import Path
 from types import NoneType
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import jsonargparse
 import yaml
@@ -33,6 +34,9 @@ from foveate.cli.help import Field, about, in_words, items_of, names_of, print_h
 from foveate.errors import FoveateError, unknown
 from foveate.util.choices import choices_of, members, named
 from foveate.util.files import read_text
+
+if TYPE_CHECKING:
+    from foveate.pruning.fitted import Fitted
 
 T = TypeVar("T")
 Chosen = dict[str, type | None]
@@ -101,6 +105,7 @@ def parse(
 
     said = [pair for flag in flags if flag.name == "config" for pair in _read_yaml(Path(flag.take()), aliases)]
     said += [(flag.name, flag.take()) for flag in flags if flag.name in naming]
+    said, fitted = _from_files(said)
     rest = [flag for flag in flags[1:] if flag.name not in ("config", *naming)]
     chosen, values = _choose(choices, said, [flag.name for flag in rest])
     options = {field.key: field for field in _options(config_cls, chosen)}
@@ -128,9 +133,42 @@ def parse(
     if missing := [f"--{key}" for key, value in read.items() if value is MISSING]:
         raise FoveateError(f"{', '.join(missing)}: a value is needed; `{prog} --help` lists the options")
     try:
-        return _build(config_cls, read, chosen)
+        config = _build(config_cls, read, chosen)
     except (ValueError, TypeError) as error:
         raise FoveateError(str(error)) from error
+    for file in fitted:
+        _check_fitted(file, config)
+    return config
+
+
+def _from_files(said: Iterable[tuple[str, Any]]) -> tuple[list[tuple[str, Any]], list[Fitted]]:
+    """The same with every `fit.yaml` replaced by the method and the options that it names; and the last such file."""
+    named: list[tuple[str, Any]] = []
+    files: list[Fitted] = []
+    for key, value in said:
+        if key not in (f"pruner{tag}" for tag in TAGS):
+            named.append((key, value))
+            continue
+        files = []  # a later name takes the place of an earlier one
+        if not (isinstance(value, str) and value.endswith((".yaml", ".yml"))):
+            named.append((key, value))
+            continue
+        from foveate.pruning.fitted import read_fitted
+
+        files = [read_fitted(value)]
+        options = sorted(files[0].pruner.items(), key=lambda item: item[0] != "name")
+        named += [("pruner" if name == "name" else f"pruner.{name}", option) for name, option in options]
+    return named, files
+
+
+def _check_fitted(file: Fitted, config: Any) -> None:
+    """Raises FoveateError where the policy of a config is not the one that the file was made for."""
+    from foveate.policy import check_fitted
+
+    policy = getattr(config, "policy", None) or getattr(config, "init_from", None)
+    if not policy:
+        raise FoveateError(f"pruner {file.path}: was made for one checkpoint, and none is named; name a method instead")
+    check_fitted(file, str(policy))
 
 
 def _split(words: Sequence[str], aliases: Mapping[str, str]) -> list[Flag]:

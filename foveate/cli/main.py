@@ -52,6 +52,7 @@ VERBS: dict[tuple[str, ...], tuple[str, str, str]] = {
         "oracle",
         "the cheapest action that is right, question by question",
     ),
+    ("fit",): ("foveate.cli.fit", "run", "which pruning does my checkpoint bear? recorded episodes, no simulator"),
     ("trace", "predict"): (
         "foveate.cli.trace.predict",
         "predict",

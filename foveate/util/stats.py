@@ -1,4 +1,4 @@
-"""For small samples: Wilson's interval, bootstrap over groups, permutation test, Holm's correction."""
+"""For small samples: Wilson's interval, bootstrap over groups, permutation and rank tests, Holm's correction."""
 
 from __future__ import annotations
 
@@ -132,6 +132,69 @@ def sign_test(a: Sequence[bool], b: Sequence[bool]) -> float:
     second = sum(bool(y) and not x for x, y in zip(a, b, strict=True))
     tail = sum(math.comb(first + second, k) for k in range(min(first, second) + 1))
     return float(min(1.0, 2 * tail / 2 ** (first + second)))
+
+
+def signed_rank(differences: Sequence[float]) -> float:
+    """Two-sided p-value that paired differences lie around 0 (F. Wilcoxon, 1945); exact for small samples without ties.
+
+    Returns:
+        p in (0, 1]; 1 where all are 0, NaN where there is none.
+    """
+    values = np.asarray(differences, np.float64)
+    values = values[np.isfinite(values)]
+    if not len(values):
+        return math.nan
+    if not values.any():
+        return 1.0
+    from scipy.stats import wilcoxon
+
+    return float(wilcoxon(values).pvalue)
+
+
+def spearman(
+    x: Sequence[float],
+    y: Sequence[float],
+    groups: Sequence[object] | None = None,
+    *,
+    resamples: int = 2000,
+    confidence: float = 0.95,
+    seed: int = 0,
+) -> tuple[float, float, float]:
+    """Rank correlation (C. Spearman, 1904; ties share their mean rank) and its percentile bootstrap interval.
+
+    Args:
+        groups: the group of each pair; whole groups are resampled. None: every pair is one.
+    Returns:
+        rho, low, high; NaN where fewer than three pairs are finite or a side is constant.
+    """
+    pairs = np.stack([np.asarray(x, np.float64), np.asarray(y, np.float64)])
+    finite = np.isfinite(pairs).all(0)
+    names = np.arange(len(finite)) if groups is None else np.unique(list(map(str, groups)), return_inverse=True)[1]
+    pairs, names = pairs[:, finite], np.unique(names[finite], return_inverse=True)[1]
+    if pairs.shape[1] < 3:
+        return math.nan, math.nan, math.nan
+    rho = float(_rank_correlation(pairs, np.ones((1, pairs.shape[1])))[0])
+    drawn = [_rank_correlation(pairs, counts[:, names]) for counts in resample_counts(names.max() + 1, resamples, seed)]
+    rhos = np.concatenate(drawn)
+    known: np.ndarray = rhos[np.isfinite(rhos)]
+    tail = (1 - confidence) / 2
+    low, high = np.quantile(known, [tail, 1 - tail]) if known.size and names.any() else (math.nan, math.nan)
+    return rho, float(low), float(high)
+
+
+def _rank_correlation(pairs: np.ndarray, counts: np.ndarray) -> np.ndarray:
+    """Spearman's rho of pairs [2, n] that occur so often: counts [R, n] -> [R]; NaN where a side is constant."""
+    centred = []
+    for values in pairs:
+        _, place = np.unique(values, return_inverse=True)
+        ties = np.zeros((len(counts), place.max() + 1))
+        np.add.at(ties.T, place, counts.T)
+        ranks = (ties.cumsum(1) - ties + (ties + 1) / 2)[:, place]  # those that tie share their mean rank
+        centred.append(ranks - (counts * ranks).sum(1, keepdims=True) / counts.sum(1, keepdims=True))
+    a, b = centred
+    scale = np.sqrt((counts * a * a).sum(1) * (counts * b * b).sum(1))
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return np.where(scale > 1e-9, (counts * a * b).sum(1) / scale, np.nan)
 
 
 def holm(p_values: Sequence[float]) -> list[float]:

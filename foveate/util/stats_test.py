@@ -5,7 +5,16 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from foveate.util.stats import bootstrap_mean, holm, paired_difference, permutation_test, sign_test, wilson
+from foveate.util.stats import (
+    bootstrap_mean,
+    holm,
+    paired_difference,
+    permutation_test,
+    sign_test,
+    signed_rank,
+    spearman,
+    wilson,
+)
 
 
 def test_permutation_test_counts_all_divisions():
@@ -110,3 +119,24 @@ def test_sign_test_counts_the_trials_that_differ():
     assert sign_test([True] * 6, [False] * 6) == pytest.approx(2 / 64)
     with pytest.raises(ValueError, match="expected pairs"):
         sign_test([True], [])
+
+
+def test_spearman_is_scipys_and_resamples_groups():
+    rng = np.random.default_rng(3)
+    x, y = rng.integers(0, 6, 30).astype(float), rng.normal(size=30)
+    x[:10] += y[:10] * 3
+    rho, low, high = spearman(x, y)
+    assert rho == pytest.approx(stats.spearmanr(x, y).statistic) and low < rho < high
+    _, grouped_low, grouped_high = spearman(x, y, np.repeat(np.arange(3), 10))
+    assert (grouped_low, grouped_high) != (low, high), "whole groups are drawn"
+    y[0] = np.nan
+    assert spearman(x, y)[0] == pytest.approx(stats.spearmanr(x[1:], y[1:]).statistic)
+    assert spearman([1, 2, 3], [3, 2, 1])[0] == pytest.approx(-1)
+    assert np.isnan(spearman([1, 1, 1, 1], [1, 2, 3, 4])).all() and np.isnan(spearman([1, 2], [1, 2])).all()
+
+
+def test_signed_rank_by_hand():
+    assert signed_rank([1, 2, 3, 4, 5]) == pytest.approx(2 / 32)
+    # Ranks 1 + 3 + 5 against 2 + 4: of 32 signs, 13 give a smaller sum of at most 6 on one of the sides.
+    assert signed_rank([1, -2, 3, -4, 5]) == pytest.approx(2 * 13 / 32)
+    assert signed_rank([0, 0]) == 1 and np.isnan(signed_rank([])) and np.isnan(signed_rank([np.nan]))

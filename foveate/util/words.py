@@ -19,6 +19,11 @@ def percent(share: float, digits: int = 0) -> str:
     return "–" if math.isnan(share) else f"{100 * share:.{digits}f} %"
 
 
+def share(value: float) -> str:
+    """`25 %` of 0.25, `12.5 %` of 0.125: a budget, with no more digits than it has."""
+    return f"{100 * value:g} %"
+
+
 def percents(low: float, high: float, digits: int = 0) -> str:
     """`21–100 %` of the shares 0.21 and 1; for intervals that cannot be negative."""
     return f"{100 * low:.{digits}f}–{100 * high:.{digits}f} %"

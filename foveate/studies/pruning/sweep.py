@@ -25,15 +25,11 @@ from foveate.evaluation.sim.evaluate import Evaluated, evaluate
 from foveate.evaluation.sim.simulate import SimConfig, SuiteConfig, check_first
 from foveate.policy import Policy, at_least_one
 from foveate.pruning import CONFIGS
-from foveate.pruning.base import Budget
+from foveate.studies.pruning.methods import CONTROLS, METHODS, able, label_of
 from foveate.studies.pruning.table import SweepRow, compared, outcomes, write_table
 from foveate.util.files import FolderHeld
 from foveate.util.progress import SILENT, Reporter
 
-CONTROLS = ("random", "stride", "topk_norm", "downsample", "depth_drop")
-"""What a method has to beat, cheapest first."""
-METHODS = (*CONTROLS, *(n for n, config in CONFIGS.items() if issubclass(config, Budget) and n not in CONTROLS))
-"""Everything that takes a budget, controls first."""
 SHIPPED = {"metaworld": "metaworld_tiny", "libero": "libero_tiny"}
 """Simulator -> the policy that ships for it."""
 OF_A_ROW = ("policy", "pruner", "engine", "num_trials_per_task")
@@ -149,13 +145,14 @@ def sweep_pruning(config: SweepPruningConfig, report: Reporter = SILENT) -> Swee
     check_first(untuned)
     with report.status("loading the policy"):
         policy = untuned.load(environ={})
-    able, left_out = _able(config, policy)
+    wanted = [method for method in METHODS if not config.methods or method in ("random", *config.methods)]
+    methods, left_out = able(policy, wanted, config.methods, config.budgets[0])
     for method, reason in left_out.items():
         report.warn(f"{method}: left out ({reason})")
-    entries = _entries(config, able)
+    entries = _entries(config, methods)
     runs = _play(config, policy, entries, None, report)
     if config.finalists is not None:
-        best = _best(able, runs, config)[: config.finalists]
+        best = _best(methods, runs, config)[: config.finalists]
         report.line(f"second round: {', '.join(best)} and the controls")
         longer = [entry for entry in entries if entry.tuned or entry.method in ("none", *CONTROLS, *best)]
         runs |= _play(config, policy, longer, config.final_trials, report)
@@ -165,37 +162,16 @@ def sweep_pruning(config: SweepPruningConfig, report: Reporter = SILENT) -> Swee
     return Sweep(config, rows, left_out, files)
 
 
-def _label(method: str, budget: float) -> str:
-    return f"{method}_{budget:g}"
-
-
-def _entries(config: SweepPruningConfig, able: Sequence[str]) -> list[Entry]:
+def _entries(config: SweepPruningConfig, methods: Sequence[str]) -> list[Entry]:
     """Rows in the order of the table."""
-    labels = ["none", *(_label(method, budget) for method in able for budget in sorted(config.budgets, reverse=True))]
+    budgets = sorted(config.budgets, reverse=True)
+    labels = ["none", *(label_of(method, budget) for method in methods for budget in budgets)]
     entries = []
     for label in labels:
         entries.append(Entry(label))
         if config.tuned is not None and (Path(config.tuned) / label).is_dir():
             entries.append(Entry(label, tuned=True))
     return entries
-
-
-def _able(config: SweepPruningConfig, policy: Policy) -> tuple[list[str], dict[str, str]]:
-    """Methods that run on this policy, in the order of the table, and why others do not."""
-    wanted = [method for method in METHODS if not config.methods or method in ("random", *config.methods)]
-    able, left_out = [], {}
-    for method in wanted:
-        try:
-            tried = set_up(
-                policy, Variant("eager", _label(method, config.budgets[0]), policy.spec.num_steps), policy.engine
-            )
-            tried.infer(policy.example(), session="tried")
-            able.append(method)
-        except FoveateError as error:
-            if method in config.methods:
-                raise
-            left_out[method] = str(error)
-    return able, left_out
 
 
 def _play(
@@ -227,14 +203,14 @@ def _played(
     return evaluate(simulation, report, set_up(own, variant, own.engine, NO_REUSE))
 
 
-def _best(able: Sequence[str], runs: Mapping[Entry, Evaluated], config: SweepPruningConfig) -> list[str]:
+def _best(methods: Sequence[str], runs: Mapping[Entry, Evaluated], config: SweepPruningConfig) -> list[str]:
     """Methods that are no controls, by successes over all budgets; of equals the first in the table."""
 
     def successes(method: str) -> int:
-        entries = [Entry(_label(method, budget)) for budget in config.budgets]
+        entries = [Entry(label_of(method, budget)) for budget in config.budgets]
         return sum(runs[entry].summary["total"]["successes"] for entry in entries)
 
-    return sorted((method for method in able if method not in CONTROLS), key=lambda method: -successes(method))
+    return sorted((method for method in methods if method not in CONTROLS), key=lambda method: -successes(method))
 
 
 def _milliseconds(config: SweepPruningConfig, labels: Sequence[str], report: Reporter) -> dict[str, dict[str, float]]:

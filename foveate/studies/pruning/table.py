@@ -14,7 +14,7 @@ from foveate.evaluation.sim.results import RunLog
 from foveate.util.files import write_text
 from foveate.util.provenance import provenance
 from foveate.util.stats import holm, paired_difference, sign_test
-from foveate.util.words import percent, percents
+from foveate.util.words import percents, share
 from foveate.viz.pruning import plot_sweep
 
 SCHEMA_VERSION = "foveate.sweep.pruning/v1"
@@ -127,7 +127,7 @@ def cells(row: SweepRow, engines: Sequence[str]) -> list[str]:
         difference = f"{100 * row.difference:+.0f} ({100 * low:+.0f} to {100 * high:+.0f})"
     return [
         f"{row.method}, tuned" if row.tuned else row.method,
-        "-" if row.budget is None else percent(row.budget, 1 if row.budget * 100 % 1 else 0),
+        "-" if row.budget is None else share(row.budget),
         f"{row.successes}/{row.episodes} ({percents(*row.ci95)})" + (f", {row.crashes} crashed" if row.crashes else ""),
         "-" if row.kept is None else f"{row.kept:.1f}",
         "-" if row.gflops is None else f"{row.gflops:.3g}",

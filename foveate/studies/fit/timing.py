@@ -1,0 +1,76 @@
+"""Milliseconds of every variant on this machine, in turn, with the engine asked for.
+
+Variants of one budget share an engine: their prefixes are equally long, and so is what it compiles.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from foveate.bench.clock import Rounds, sample
+from foveate.bench.variants import Variant, set_up
+from foveate.engine.config import Eager
+from foveate.engine.gate import calibration_of
+from foveate.engine.plan import read_buckets
+from foveate.engine.registry import make_engine
+from foveate.policy import Policy
+from foveate.types import ActionChunk, Observation
+from foveate.util.noise import action_noise
+from foveate.util.progress import Reporter
+
+ROUNDS = Rounds(least=7, most=15, share=0.05, warmup=1)
+
+
+@dataclass(frozen=True)
+class Timed:
+    """Medians of one variant, in milliseconds."""
+
+    total: float
+    stages: dict[str, float]
+    """vision, prune, prefill, denoise."""
+
+
+def time_variants(
+    policy: Policy,
+    folder: Path,
+    engine: Eager,
+    groups: Sequence[Sequence[str]],
+    observation: Observation,
+    report: Reporter,
+) -> dict[str, Timed]:
+    """Label -> its times on one observation.
+
+    Args:
+        folder: of the checkpoint, which may say what lengths its engine prepares.
+        groups: labels that share an engine.
+    """
+    runs = {}
+    buckets, scales = read_buckets(folder), calibration_of(engine, folder)
+    noise = action_noise(policy.spec.noise_shape, 0)
+
+    def asked(one: Policy) -> ActionChunk:
+        return one.infer(observation, noise, session="timing")
+
+    for labels in groups:
+        shared = make_engine(policy.engine.model, engine, buckets=buckets, calibration=scales)
+        for i, label in enumerate(labels):
+            one = set_up(policy, Variant(engine.label, label, policy.spec.num_steps), shared)
+            if i == 0 and not engine.exact:
+                one.prepare(report)
+            runs[label] = one
+    with report.bar("timing", "rounds", ROUNDS.most) as bar:
+        taken = sample(
+            {label: (lambda one=one: asked(one)) for label, one in runs.items()},
+            lambda chunk: chunk.timings_ms["total"],
+            ROUNDS,
+            lambda done, widest: bar.advance(int(done > 0)),
+        )
+    timed = {}
+    for label, chunks in taken.items():
+        ms = {name: float(np.median([chunk.timings_ms[name] for chunk in chunks])) for name in chunks[0].timings_ms}
+        timed[label] = Timed(ms.pop("total"), ms)
+    return timed
