@@ -157,8 +157,9 @@ def test_recordings_that_say_nothing_are_refused(policy: Path, demos: Path, tmp_
         fit_pruning(FitConfig(episodes=str(same), out=str(tmp_path / "a"), **options))
     with pytest.raises(FoveateError, match=r"robot 'libero' expects|no camera"):
         fit_pruning(FitConfig(episodes=str(same), out=str(tmp_path / "b"), **{**options, "policy": "libero_tiny"}))
+    (tmp_path / "empty").mkdir()
     with pytest.raises(FoveateError, match="no format that is known"):
-        fit_pruning(FitConfig(episodes=str(tmp_path), out=str(tmp_path / "c"), **options))
+        fit_pruning(FitConfig(episodes=str(tmp_path / "empty"), out=str(tmp_path / "c"), **options))
     wrong = [
         ({"methods": ("fastvv",)}, "did you mean 'fastv'"),
         ({"budgets": (2.0,)}, "shares between"),

@@ -102,7 +102,7 @@ def critical(facts: Sequence[Mapping[str, Any]]) -> dict[Kind, np.ndarray]:
     if grip.shape[1] and len(facts):
         whole = grip[..., 1].max(0) - grip[..., 0].min(0)
         change = (grip[..., 1] - grip[..., 0]) / np.where(whole > 0, whole, np.inf)
-        found["gripper"] = (change > CHANGE).any(1)
+        found["gripper"] = np.asarray((change > CHANGE).any(axis=1))
     usual = float(np.median(before[before > 0])) if (before > 0).any() else np.inf
     found["contact"] = np.asarray((before >= usual / 2) & (after <= STOP * before))
     # The direction of a hand that hardly moves means nothing.

@@ -152,7 +152,8 @@ class _Frames:
 
     def errors(self, values: np.ndarray) -> dict[str, Estimate]:
         """`critical`, `all`, and by kind."""
-        masks = {"critical": self.any, "all": np.ones_like(self.any), **self.kinds}
+        masks: dict[str, np.ndarray] = {"critical": self.any, "all": np.ones_like(self.any)}
+        masks |= {str(kind): mask for kind, mask in self.kinds.items()}
         return {name: _estimate(values[mask], self.episode[mask]) for name, mask in masks.items()}
 
     def episode_means(self, values: np.ndarray) -> list[float]:

@@ -5,7 +5,7 @@ Variants of one budget share an engine: their prefixes are equally long, and so 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -52,8 +52,8 @@ def time_variants(
     buckets, scales = read_buckets(folder), calibration_of(engine, folder)
     noise = action_noise(policy.spec.noise_shape, 0)
 
-    def asked(one: Policy) -> ActionChunk:
-        return one.infer(observation, noise, session="timing")
+    def asking(one: Policy) -> Callable[[], ActionChunk]:
+        return lambda: one.infer(observation, noise, session="timing")
 
     for labels in groups:
         shared = make_engine(policy.engine.model, engine, buckets=buckets, calibration=scales)
@@ -64,7 +64,7 @@ def time_variants(
             runs[label] = one
     with report.bar("timing", "rounds", ROUNDS.most) as bar:
         taken = sample(
-            {label: (lambda one=one: asked(one)) for label, one in runs.items()},
+            {label: asking(one) for label, one in runs.items()},
             lambda chunk: chunk.timings_ms["total"],
             ROUNDS,
             lambda done, widest: bar.advance(int(done > 0)),
