@@ -53,9 +53,8 @@ def run(argv: list[str]) -> int:
 def _print_validation(console: Console, found: Validation) -> None:
     from rich.table import Table
 
-    table = Table(
-        "column", "Spearman", "95 %", "within budgets", "95 %", "rows", title=f"against success in {found.sweep}"
-    )
+    columns = ("column", "Spearman", "95 %", "within budgets", "95 %", "rows")
+    table = Table(*columns, title=f"against success in {found.sweep}, {found.episodes} episodes each")
     for row in found.rows:
         table.add_row(
             row.column, f"{row.rho:+.2f}", "{:+.2f} to {:+.2f}".format(*row.ci95), f"{row.within:+.2f}",

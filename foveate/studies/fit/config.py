@@ -38,7 +38,7 @@ class FitConfig(LoadOptions):
     seed: int = 0
     """Of noise, of the order of episodes and of random covers."""
     against: str | None = None
-    """Folder of a finished `foveate sweep pruning`: says how well each column ranks its success rates."""
+    """Folder of a `foveate sweep pruning` of the same policy: says how well each column ranks its success rates."""
     out: str | None = None
     """Folder of the results, fit.yaml among them; default runs/fit_<policy>."""
 

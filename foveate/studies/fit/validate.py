@@ -20,8 +20,7 @@ from scipy.stats import rankdata
 
 from foveate.errors import FoveateError
 from foveate.studies.fit.table import COLUMNS, FitRow, Table
-from foveate.studies.pruning.table import SCHEMA_VERSION
-from foveate.util.files import read_json, write_json
+from foveate.util.files import read_json_lines, write_json
 from foveate.util.stats import spearman
 
 COSTS = ("kept", "gflops")
@@ -47,41 +46,43 @@ class Validation:
     """All columns, errors first."""
 
     sweep: str
+    episodes: int
+    """Of each method and budget."""
     rows: list[Correlation]
     left_out: tuple[str, ...]
-    """Rows of one side that the other has not."""
+    """Fitted methods and budgets that were not played, or not to the end."""
 
 
 def validate(sweep: str, table: Table) -> Validation:
-    """Compare with a finished `foveate sweep pruning`.
+    """Compare with the run folders of a `foveate sweep pruning`; those with fewer episodes than others are not done.
 
     Raises:
-        FoveateError: no such sweep, or fewer than three of its rows are rows of the fit.
+        FoveateError: fewer than three rows of the fit were played.
     """
-    path = Path(sweep) / "pruning.json"
-    document = read_json(path)
-    if document.get("schema_version") != SCHEMA_VERSION:
-        raise FoveateError(f"{path}: expected what `foveate sweep pruning` writes ({SCHEMA_VERSION})")
-    played = {(row["method"], row["budget"]): row for row in _untuned(document["rows"])}
-    shared = [row for row in table.rows if (row.method, row.budget) in played]
+    played = {row.label: found for row in table.rows if (found := _played(Path(sweep) / row.label, row.label))}
+    most = max((episodes for _, episodes in played.values()), default=0)
+    shared = [row for row in table.rows if row.label in played and played[row.label][1] == most]
     if len(shared) < 3:
-        raise FoveateError(f"{path}: {len(shared)} of its methods and budgets were fitted; expected 3 at least")
-    success = [played[row.method, row.budget]["success_rate"] for row in shared]
-    here = {(row.method, row.budget) for row in table.rows}
-    strange = [key for key in (*(here - played.keys()), *(played.keys() - here)) if key[0] != "none"]
+        raise FoveateError(
+            f"{sweep}: {len(shared)} of the fitted methods and budgets were played there, expected 3 at least; name "
+            "the folder of a `foveate sweep pruning` of the same policy"
+        )
+    success = [played[row.label][0] / most for row in shared]
     found = [_correlation(name, [row.columns[name].mean for row in shared], success, shared) for name in COLUMNS]
     found += [_correlation(name, [getattr(row, name) for row in shared], success, shared) for name in COSTS]
-    return Validation(sweep, found, tuple(sorted(f"{method} {budget}" for method, budget in strange)))
+    return Validation(sweep, most, found, tuple(row.label for row in table.rows if row not in shared))
 
 
-def _untuned(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Rows that were played with the policy as it is."""
-    return [row for row in rows if row["episodes"] and not row.get("tuned")]
+def _played(run: Path, label: str) -> tuple[int, int] | None:
+    """Successes and episodes of a run folder; None: there is none, or it is empty."""
+    path = run / "episodes.jsonl"
+    rows = [row for row in read_json_lines(path) if row["variant"] == label] if path.exists() else []
+    return (sum(row["status"] == "success" for row in rows), len(rows)) if rows else None
 
 
 def write_validation(folder: Path, found: Validation) -> Path:
     """`validation.json` beside the fit."""
-    document: dict[str, Any] = {"sweep": found.sweep, "left_out": list(found.left_out)}
+    document: dict[str, Any] = {"sweep": found.sweep, "episodes": found.episodes, "left_out": list(found.left_out)}
     write_json(folder / "validation.json", {**document, "rows": [asdict(row) for row in found.rows]})
     return folder / "validation.json"
 
