@@ -31,7 +31,7 @@ class FitConfig(LoadOptions):
     """Actions of a chunk that count, and steps between two moments at least: what a robot executes before it looks."""
     causal_frames: int = 1
     """Moments of each episode at which the dropped patches are covered in the pictures; 0: none."""
-    tolerance: float = 0.25
+    tolerance: float = 0.15
     """Largest error on critical frames that is recommended, as a share of that of a policy that sees grey pictures."""
     batch: int = 8
     """Observations per inference."""
