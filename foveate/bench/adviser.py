@@ -282,10 +282,12 @@ def advise(base: Base, rows: Sequence[Row], target_hz: float) -> Advice:
     """Put the arithmetic together.
 
     Args:
-        rows: measured in the same run, the base's own first; those of its engine are foretold from it.
+        rows: measured in the same run, the base's own first; those of its engine, also with an 8-bit prefill, are
+            foretold from it.
     """
-    mine = [row for row in rows if row.engine == rows[0].engine]
-    like = [row for row in mine if (row.pruning, row.views) == (rows[0].pruning, rows[0].views)]
+    mine = [row for row in rows if row.engine in (rows[0].engine, _in_int8(rows[0]))]
+    same = (rows[0].engine, rows[0].pruning, rows[0].views)
+    like = [row for row in mine if (row.engine, row.pruning, row.views) == same]
     line = (
         fit_steps({row.denoising_steps: row.stages_ms["denoise"]["p50"] for row in like if row.denoising_steps})
         if base.steps is not None
@@ -316,7 +318,7 @@ def advise(base: Base, rows: Sequence[Row], target_hz: float) -> Advice:
         knee_tokens=at_knee,
         line=line,
         remedies=[remedy(plan) for plan in single],
-        predictions=[_prediction(base, row, line) for row in mine[1:]],
+        predictions=[_prediction(base, row, line, row.engine == _in_int8(rows[0])) for row in mine[1:]],
         target_hz=target_hz,
         needs=needs(base, budget),
         plan=named[reaching[0][2]] if reaching else None,
@@ -324,12 +326,18 @@ def advise(base: Base, rows: Sequence[Row], target_hz: float) -> Advice:
     )
 
 
-def _prediction(base: Base, row: Row, line: Linear | None) -> Prediction:
+def _in_int8(row: Row) -> str:
+    """The engine of a row with the prefill in 8 bits."""
+    return f"{row.engine}+int8"
+
+
+def _prediction(base: Base, row: Row, line: Linear | None, int8: bool) -> Prediction:
     """What the base foretells of a row, the row's own cost of pruning taken as it was measured."""
     plan = Plan(
         tokens=row.tokens_after if row.tokens_after != base.tokens else None,
         steps=row.denoising_steps if row.denoising_steps != base.steps else None,
         views=row.views if row.views != base.views else None,
+        int8_prefill=int8,
     )
     ms = predict(base, plan, line)
     ms["prune"] = row.stages_ms["prune"]["p50"]

@@ -55,7 +55,8 @@ class LatencyConfig(LoadOptions):
     random_weights: Literal["pi05", "pi0", "pi05_mid", "pi0_mid"] | None = None
     """A model of this size with random weights instead: the published ones, or 65 M parameters; three cameras."""
     engines: tuple[str, ...] = ()
-    """Presets to compare (eager, compiled, fast); speed-ups are over the first one; left out: what --engine says."""
+    """Presets to compare (eager, compiled, fast; compiled+int8 with the prefill in that number format); speed-ups are
+    over the first one; left out: what --engine says."""
     pruning: tuple[str, ...] = ()
     """none, checkpoint, or methods with a budget (random_0.25, stride_16); left out: none, and what the policy has."""
     denoising_steps: tuple[int, ...] = ()

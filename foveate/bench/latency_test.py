@@ -10,6 +10,7 @@ import pytest
 from foveate.bench.latency import LatencyConfig, measure_latency
 from foveate.bench.variants import Variant, matrix, pruner_config
 from foveate.cli.main import main
+from foveate.engine import precision
 from foveate.errors import FoveateError
 from foveate.models.pi0.flops_test import TINY
 from foveate.training.policy import untrained
@@ -52,6 +53,29 @@ def test_a_matrix_is_measured_and_told(tmp_path, capsys):
     assert document["peak"]["products_gflops"] and document["conditions"]["before"]["load_average"] >= 0
 
 
+def test_each_remedy_alone_and_all_together_are_foretold_and_measured(monkeypatch):
+    monkeypatch.setattr(precision, "int8_speed", lambda: 1.7)
+    config = LatencyConfig(
+        random_weights="pi05_mid",
+        quick=True,
+        engines=("eager", "eager+int8"),
+        pruning=("none", "random_0.25"),
+        denoising_steps=(4, 1),
+    )
+    measured = measure_latency(config)
+    names = [p.name for p in measured.advice.predictions]
+    assert names == [
+        "eager, none, 1 denoising step",
+        "eager, random_0.25, prune to 19 tokens",
+        "eager, random_0.25, prune to 19 tokens + 1 denoising step",
+        "eager+int8, none, 8-bit prefill",
+        "eager+int8, none, 1 denoising step + 8-bit prefill",
+        "eager+int8, random_0.25, prune to 19 tokens + 8-bit prefill",
+        "eager+int8, random_0.25, prune to 19 tokens + 1 denoising step + 8-bit prefill",
+    ]
+    assert measured.facts["engines"][2]["int8"]["layers"] > 0
+
+
 def test_rows_of_one_policy_differ_in_what_they_say_alone():
     measured = measure_latency(LatencyConfig(random_weights="pi05_mid", quick=True))
     (row,) = measured.rows
@@ -66,6 +90,7 @@ def test_rows_of_one_policy_differ_in_what_they_say_alone():
         (["--random_weights", "pi05_mid", "--policy", "x"], "one of them"),
         (["--random_weights", "pi05_mdi"], "did you mean 'pi05_mid'"),
         (["--random_weights", "pi05_mid", "--engines", "eger"], "did you mean 'eager'"),
+        (["--random_weights", "pi05_mid", "--engines", "eager+int"], "did you mean 'int8'"),
         (["--random_weights", "pi05_mid", "--engines", "eager", "--engine", "compiled"], "one of them"),
         (["--random_weights", "pi05_mid", "--pruning", "lightvl"], "did you mean 'lightvla'"),
         (["--random_weights", "pi05_mid", "--pruning", "random_few"], "a share below 1 or a number of patches"),

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import product
+from typing import get_args
 
 from foveate.engine.base import Engine
-from foveate.engine.config import PRESETS, Eager
+from foveate.engine.config import PRESETS, Eager, Precision
 from foveate.engine.reuse import PrefixReuse
 from foveate.errors import FoveateError, unknown
 from foveate.policy import LoadOptions, Policy
@@ -66,19 +67,26 @@ def has_pruner(policy: Policy) -> bool:
 
 
 def engines_of(names: Sequence[str], config: LoadOptions) -> dict[str, Eager]:
-    """Name -> config of the engines to compare: presets by their names; none of them: the config's own engine.
+    """Name -> config of the engines to compare; none of them: the config's own engine.
 
+    Args:
+        names: presets, each alone or with the prefill's number format: `compiled+int8`.
     Raises:
-        FoveateError: an unknown preset, or presets beside an engine of the config's own.
+        FoveateError: an unknown preset or format, or presets beside an engine of the config's own.
     """
     if not names:
         return {config.engine.label: config.engine}
     if not config.engine.exact:
         raise FoveateError("engines names presets, and engine another one: give --engines or --engine, one of them")
+    engines = {}
     for name in names:
-        if name not in PRESETS:
-            raise unknown("engine", name, PRESETS)
-    return {name: PRESETS[name]() for name in names}
+        preset, plus, form = name.partition("+")
+        if preset not in PRESETS:
+            raise unknown("engine", preset, PRESETS)
+        if plus and form not in get_args(Precision):
+            raise unknown("number format of the prefill", form, get_args(Precision))
+        engines[name] = PRESETS[preset](prefill_precision=form or None)  # type: ignore[arg-type]
+    return engines
 
 
 def set_up(policy: Policy, variant: Variant, engine: Engine, prefix_cache: PrefixReuse = NO_REUSE) -> Policy:

@@ -50,16 +50,11 @@ class Inference:
 
 
 def fell_back(report: Mapping[str, Any]) -> list[str]:
-    """Sentences about what an engine that prepares ran as written all the same, out of its report."""
-    reasons = report.get("queries_as_written", {})
-    told = [f"queries ran as written, not by {_prepared(report)}: {reason}" for reason in reasons]
+    """Sentences about what ran as written all the same, out of an engine's report."""
+    told = [f"queries ran as written, whatever the engine: {reason}" for reason in report.get("queries_as_written", {})]
     if report.get("parts_as_written"):
-        told.append(f"shapes that {_prepared(report)} was not prepared for ran as written")
+        told.append("shapes that the engine was not prepared for ran as written")
     return told
-
-
-def _prepared(report: Mapping[str, Any]) -> str:
-    return " and ".join(dict.fromkeys(name for name in report["backends"].values() if name != "eager"))
 
 
 class Engine(Protocol):

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import functools
-from pathlib import Path
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -11,18 +10,17 @@ from torch import nn
 
 from foveate.engine.calibration import Calibration
 from foveate.engine.fp8 import in_fp8, missing_units
+from foveate.engine.int8 import PAYS, in_int8, int8_layers, int8_speed
+from foveate.engine.processor import cpu_features
 from foveate.engine.stand_in import backbone_linears
 from foveate.errors import FoveateError
 from foveate.models.base import ActionModel
 
-FEATURES = {
-    "bf16": ("avx512_bf16", "without it bfloat16 runs at a quarter of float32's speed"),
-    "int8": ("vnni", "without it int8 products are unpacked to wider ones"),
-}
-"""Format -> the feature that a processor needs for it, and why it is refused without."""
+Facts = Callable[[], dict[str, Any]]
+"""What results say about a format; plain values."""
 
 
-def backbone_in(name: str, model: ActionModel, calibration: Calibration | None) -> tuple[ActionModel, dict[str, Any]]:
+def backbone_in(name: str, model: ActionModel, calibration: Calibration | None) -> tuple[ActionModel, Facts]:
     """What runs the prefill in this format, and what results say about it.
 
     Args:
@@ -35,16 +33,17 @@ def backbone_in(name: str, model: ActionModel, calibration: Calibration | None) 
     assert isinstance(model, nn.Module)
     device = next(model.parameters()).device
     option = f"engine.prefill_precision {name}"
-    if name in FEATURES and device.type == "cpu":
-        feature, why = FEATURES[name]
-        if feature not in cpu_features():
-            raise FoveateError(f"{option}: this processor has no {feature}: {why}; leave it out")
+    if name == "int8":
+        return _in_int8(option, model, device)
+    if name == "bf16" and device.type == "cpu" and "avx512_bf16" not in cpu_features():
+        raise FoveateError(
+            f"{option}: this processor has no avx512_bf16: without it bfloat16 runs at a quarter of float32's speed; "
+            "leave it out"
+        )
     if name == "bf16":
         if next(iter(backbone_linears(model).values())).weight.dtype != torch.bfloat16:
             raise FoveateError(f"{option}: the policy is loaded in float32; add --dtype bfloat16, or leave it out")
-        return model, {}
-    if name == "int8":
-        raise FoveateError(f"{option}: not in this version yet; leave it out")
+        return model, dict
     lacks = missing_units(device) if name == "fp8" else None
     if lacks is not None:
         raise FoveateError(
@@ -57,15 +56,21 @@ def backbone_in(name: str, model: ActionModel, calibration: Calibration | None) 
             "--data DATA` first"
         )
     made: ActionModel = in_fp8(model, calibration, reference=name == "fp8_reference")
-    return made, {"fp8": {"layers": len(calibration.quantised), "kept": calibration.kept}}
+    told = {"fp8": {"layers": len(calibration.quantised), "kept": calibration.kept}}
+    return made, lambda: told
 
 
-@functools.cache
-def cpu_features() -> frozenset[str]:
-    """The processor's features, as Linux names them, and `vnni` for any form of it."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        return frozenset()
-    flags = next((line.partition(":")[2].split() for line in lines if line.startswith(("flags", "Features"))), [])
-    return frozenset(flags) | ({"vnni"} if any("vnni" in flag for flag in flags) else set())
+def _in_int8(option: str, model: nn.Module, device: torch.device) -> tuple[ActionModel, Facts]:
+    if device.type != "cpu":
+        raise FoveateError(
+            f"{option}: it is for CPUs, and the policy is on {device.type!r}; choose fp8, or leave it out"
+        )
+    if next(iter(backbone_linears(model).values())).weight.dtype != torch.float32:
+        raise FoveateError(f"{option}: the policy is not loaded in float32; leave --dtype out, or this")
+    if (speed := int8_speed()) < PAYS:
+        raise FoveateError(
+            f"{option}: its products run at {speed:.2f} of float32's rate on this machine, rounding included; leave it "
+            "out"
+        )
+    made: ActionModel = in_int8(model)  # type: ignore[assignment]
+    return made, lambda: {"int8": int8_layers(made)}  # type: ignore[arg-type]

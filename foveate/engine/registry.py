@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from importlib.util import find_spec
-from typing import Any
 
 import torch
 from torch import nn
@@ -19,7 +18,7 @@ from foveate.engine.compiled import CompiledParts, keep_code, missing_compiler
 from foveate.engine.config import FASTEST, PRESETS, Eager
 from foveate.engine.graphs import CapturedParts
 from foveate.engine.packing import packing_pays
-from foveate.engine.precision import backbone_in
+from foveate.engine.precision import Facts, backbone_in
 from foveate.engine.staged import StagedEngine
 from foveate.engine.tensorrt import PACKAGE, TensorRTParts
 from foveate.errors import FoveateError, unknown
@@ -71,7 +70,8 @@ def make_engine(
             f"engine.vision_precision {engine.vision_precision}: it is for --engine.vision tensorrt, and vision runs "
             f"{backends['vision']}"
         )
-    backbone, facts = model, dict[str, Any]()
+    backbone = model
+    facts: Facts = dict
     if engine.prefill_precision is not None:
         backbone, facts = backbone_in(engine.prefill_precision, model, calibration)
     told = []

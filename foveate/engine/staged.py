@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from typing import Any
 
@@ -41,7 +41,7 @@ class StagedEngine:
         *,
         backbone: ActionModel | None = None,
         backends: Mapping[str, str] | None = None,
-        facts: Mapping[str, Any] | None = None,
+        facts: Callable[[], Mapping[str, Any]] = dict,
         compile_pruned: bool = True,
         told: Sequence[str] = (),
     ) -> None:
@@ -62,7 +62,7 @@ class StagedEngine:
         self.model, self.buckets = model, buckets
         self._backbone = model if backbone is None else backbone
         self._runs, self._backends, self._told = runs, dict(backends or {}), list(told)
-        self._facts = dict(facts or {})
+        self._facts = facts
         self._compile_pruned = compile_pruned
         self._as_written: Counter[str] = Counter()
         """Why queries ran as written -> how many did."""
@@ -196,6 +196,9 @@ class StagedEngine:
         whole = self.model.embed_prefix(inputs)
         lengths = self.buckets.to_prepare(span_of(whole, pruner)) if self.buckets is not None else ()
         after = NOTHING_AFTER if pruner is None or pruner.layer is None else {pruner.layer: _as_it_is}
+        if self._backbone is not self.model:
+            # Layers may settle by the first numbers that they see: before they are compiled.
+            self._backbone.prefill(pack(whole), after=after)
         with ExitStack() as stack:
             for run in self.prepared:
                 stack.enter_context(run.preparing())
@@ -234,7 +237,7 @@ class StagedEngine:
 
     def report(self) -> dict[str, Any]:
         """Backends, buckets, compilation, and queries that ran as written; plain values, for results."""
-        facts: dict[str, Any] = {"backends": self._backends, **self._facts}
+        facts: dict[str, Any] = {"backends": self._backends, **self._facts()}
         if self.prepared:
             facts |= {
                 "compile_s": round(sum(run.seconds for run in self.prepared), 1),

@@ -45,7 +45,7 @@ def test_fast_runs_in_float8_where_the_check_allows_it(
     assert kept["tasks"] == {"task 0": 3, "task 1": 3, "task 2": 3} and kept["data"] == "recordings"
 
     # As on a GPU with float8 units.
-    monkeypatch.setattr(gate, "_formats", lambda folder, device: ["fp8_reference"])
+    monkeypatch.setattr(gate, "_formats", lambda folder, dtype, device: ["fp8_reference"])
     config = EngineCheckConfig(policy=policy, engine=Fast(), observations=2, noises=1)
     done = check_engine(config)
     assert done.passed and done.engine == "fastest, prefill in fp8_reference" and done.bound == fidelity.ROUNDED

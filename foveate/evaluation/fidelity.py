@@ -106,7 +106,9 @@ def check_engine(config: EngineCheckConfig, report: Reporter = SILENT) -> Engine
         expected = _samples(config, reference)
         del reference
         gc.collect()
-    *fewer, itself = candidates(as_environment_says(config.engine), find_policy(config.policy), config.device)
+    *fewer, itself = candidates(
+        as_environment_says(config.engine), find_policy(config.policy), config.dtype, config.device
+    )
     for engine in fewer:
         done = _compare(config, engine, expected, report)
         if done.passed:

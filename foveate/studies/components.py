@@ -50,7 +50,8 @@ class ComponentsConfig(SuiteConfig):
     num_workers: int = 1
     """Simulators that run in parallel; what they take of the machine is missing from the milliseconds."""
     engines: tuple[str, ...] = ()
-    """Presets to compare (eager, compiled, fast); speed-ups are over `eager`; left out: what --engine says."""
+    """Presets to compare (eager, compiled, fast; compiled+int8 with the prefill in that number format); speed-ups are
+    over `eager`; left out: what --engine says."""
     pruning: tuple[str, ...] = ()
     """none, checkpoint, or methods with a budget (random_0.25, stride_16); left out: what the policy came with."""
     denoising_steps: tuple[int, ...] = ()
