@@ -29,9 +29,6 @@ class EnginePlanConfig:
             raise FoveateError("name at least one run folder: foveate engine plan runs/try")
 
 
-TILE = {"cpu": 1, "gpu": 64}
-
-
 def plan(argv: list[str]) -> int:
     """The verb: a table of buckets."""
     from rich.table import Table
@@ -42,6 +39,7 @@ def plan(argv: list[str]) -> int:
     words = ["--runs", *argv[:bare], *argv[bare:]] if bare else argv
     config = parse(EnginePlanConfig, words, "foveate engine plan", whole=("runs",))
 
+    from foveate.engine.buckets import GPU_TILE
     from foveate.engine.plan import FILE, cache_mb, lengths_of, write_buckets
     from foveate.engine.plan import plan as choose
     from foveate.models.base import ModelOptions
@@ -51,7 +49,7 @@ def plan(argv: list[str]) -> int:
 
     console = plain_console()
     lengths = [length for run in config.runs for length in lengths_of(run)]
-    made = choose(lengths, config.max_buckets, config.max_padding, TILE[config.device])
+    made = choose(lengths, config.max_buckets, config.max_padding, GPU_TILE if config.device == "gpu" else 1)
     folder = None if config.policy is None else find_policy(config.policy)
     spec = None if folder is None else detect(folder, ModelOptions())[1].spec
     middle = sorted(lengths)[len(lengths) // 2]

@@ -20,6 +20,8 @@ from foveate.util.checks import shown, whole
 
 MOST_WASTE = 0.15
 """Padding, as a share of the real tokens, that a choice of buckets should stay below on a CPU."""
+GPU_TILE = 64
+"""Lengths that are chosen for a GPU are multiples of it, as its matrix products are cut."""
 LONGEST = 65_536
 """Tokens of a prefix, at most."""
 
@@ -58,14 +60,17 @@ def aligned(length: int, align: int) -> int:
 class Buckets:
     """The lengths of one engine, with their use counted; the least recently used one goes where too many are added."""
 
-    def __init__(self, lengths: Sequence[int] = (), most: int = 8, most_bytes: int = 1 << 30) -> None:
+    def __init__(
+        self, lengths: Sequence[int] = (), most: int = 8, most_bytes: int = 1 << 30, *, align: int = 1
+    ) -> None:
         """
         Args:
             lengths: ascending; empty: none yet.
             most: lengths held at once.
             most_bytes: of memory that all of them together may hold, as `add` is told.
+            align: lengths that are chosen where none are given are multiples of it.
         """
-        self.most, self.most_bytes = most, most_bytes
+        self.most, self.most_bytes, self._align = most, most_bytes, align
         self._bytes: OrderedDict[int, int] = OrderedDict()
         self.above: Counter[int] = Counter()
         """Length -> queries that were longer than every bucket, and so were packed exactly."""
@@ -97,7 +102,7 @@ class Buckets:
     def to_prepare(self, span: tuple[int, int]) -> tuple[int, ...]:
         """The lengths to prepare: those that are held, and those that were too long for every one; where none were
         given, also such as are spread over the span from its shortest to its longest prefix."""
-        wanted = {*self.lengths, *self.above} | (set() if self._given else set(ladder(*span, self.most)))
+        wanted = {*self.lengths, *self.above} | (set() if self._given else set(ladder(*span, self.most, self._align)))
         self.above.clear()
         return tuple(sorted(wanted))
 

@@ -158,6 +158,7 @@ def test_a_ladder_wastes_no_more_than_it_says() -> None:
     assert lengths[0] <= 100 * (1 + MOST_WASTE) + 1
     assert len(ladder(20, 700, 8)) == 8 and ladder(560, 560, 8) == (560,)
     assert all(length % 64 == 0 for length in ladder(100, 700, 50, align=64))
+    assert Buckets(most=4, align=64).to_prepare((100, 560)) == (192, 256, 384, 576), "on a GPU"
 
 
 def test_buckets_span_what_queries_can_be() -> None:

@@ -12,7 +12,7 @@ from importlib.util import find_spec
 import torch
 from torch import nn
 
-from foveate.engine.buckets import Buckets
+from foveate.engine.buckets import GPU_TILE, Buckets
 from foveate.engine.calibration import Calibration
 from foveate.engine.compiled import CompiledParts, keep_code, missing_compiler
 from foveate.engine.config import FASTEST, PRESETS, Eager
@@ -87,13 +87,18 @@ def make_engine(
     return StagedEngine(
         model,
         {stage: _run_of(stage, name, model, engine) for stage, name in backends.items()},
-        Buckets(engine.buckets or buckets or (), engine.max_buckets, engine.max_bucket_mb << 20) if static else None,
+        _buckets(engine.buckets or buckets or (), model, engine) if static else None,
         backbone=backbone,
         backends=backends,
         facts=facts,
         compile_pruned=engine.compile_pruned,
         told=told,
     )
+
+
+def _buckets(lengths: Sequence[int], model: ActionModel, engine: Eager) -> Buckets:
+    align = GPU_TILE if on_cuda(model) else 1
+    return Buckets(lengths, engine.max_buckets, engine.max_bucket_mb << 20, align=align)
 
 
 def _run_of(stage: str, name: str, model: ActionModel, engine: Eager) -> Run:
