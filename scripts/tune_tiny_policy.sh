@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Fine-tunes the shipped Meta-World policy for what it was not trained for, each variant alike and on the same demonstrations:
 #
-#   rtc        real-time chunking: up to MAX_DELAY actions of a chunk are given (ships as metaworld_tiny_rtc)
+#   rtc        real-time chunking: up to MAX_DELAY actions of a chunk are given
 #   grids      GridS at KEEP tokens a view
 #   lightvla   LightVLA, which finds its own number of patches
 #   stride     every n-th patch, KEEP of each view
