@@ -32,6 +32,8 @@ def build(model: Pi0, source: Path) -> nn.Module:
         "vlm_config_hf.vision_config.intermediate_size = 4304": "pass",
         "vlm_config_hf.vision_config.projection_dim = 2048": "pass",
         "257152": str(config.vocab_size),
+        # Of transformers 5.23 features come as the backbone takes them; 5.3, for which this was written, divided them.
+        " * self.paligemma.config.text_config.hidden_size**0.5": "",
     }
     for there, instead in sizes.items():
         assert there in text, f"lerobot's source has no {there}; version 0.5.1 has"
@@ -60,6 +62,8 @@ def build(model: Pi0, source: Path) -> nn.Module:
     )
     state = openpi_state_dict(model)
     state[TIED_EMBEDDING[1]] = state[TIED_EMBEDDING[0]]
+    # transformers has left out a level of SigLIP's names since lerobot was written.
+    state = {name.replace("vision_tower.vision_model.", "vision_tower."): value for name, value in state.items()}
     missing, unexpected = peer.load_state_dict(state, strict=False)
     assert not unexpected and all("lm_head" in name or "inv_freq" in name for name in missing), (missing, unexpected)
     # The expert's head, which nothing reads, has no gradient; neither has that of the backbone.
