@@ -80,7 +80,7 @@ def serve_replicas(config: ServeConfig, access: Access, report: Reporter = SILEN
                 ray.init(log_to_driver=False, logging_level=logging.ERROR)
         _check_room(ray, config, kind)
         stack.callback(_shut_down, serve)
-        deployment: Any = serve.deployment(serve.ingress()(Replica)).options(
+        deployed = serve.deployment(
             name=NAME,
             num_replicas=config.replicas,
             ray_actor_options={f"num_{kind.lower()}s": 1},
@@ -88,7 +88,7 @@ def serve_replicas(config: ServeConfig, access: Access, report: Reporter = SILEN
             health_check_period_s=LOOK_S,
             health_check_timeout_s=DEAD_S,
             graceful_shutdown_timeout_s=5.0,
-        )
+        )(serve.ingress()(Replica))
         try:
             serve.start(
                 proxy_location="EveryNode",
@@ -96,7 +96,7 @@ def serve_replicas(config: ServeConfig, access: Access, report: Reporter = SILEN
                 logging_config={"log_level": "ERROR", "enable_access_log": False},
             )
             with report.status(f"{config.replicas} replicas load the policy"):
-                handle = serve.run(deployment.bind(config, access), name=NAME)
+                handle = serve.run(deployed.bind(config, access), name=NAME)
         except (RuntimeError, ray.exceptions.RayError) as error:
             raise FoveateError(f"--replicas: no replica could be started: {cause(error)}") from error
         report.line(

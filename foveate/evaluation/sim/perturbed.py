@@ -13,7 +13,7 @@ import csv
 import io
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from foveate.envs.libero.suites import perturbed
 from foveate.evaluation.sim.evaluate import Evaluated, evaluate, policy_of
@@ -55,9 +55,10 @@ def evaluate_perturbed(config: SimConfig, report: Reporter = SILENT) -> list[Per
     suites |= {change: ",".join(perturbed(config.task_suite_name, (change,))) for change in changes}
     check_first(config)
     policy = policy_of(config, report)
-    variants = {name_variant(config, policy): (policy, config)}
+    variants: dict[str, tuple[Any, SimConfig]] = {name_variant(config, policy): (policy, config)}
     if not config.remote and policy.pruner is not None and policy.pruner.enabled:
-        full = Policy(policy.engine, policy.processor, None, name=policy.spec.name, device=policy.device)
+        here = cast(Policy, policy)
+        full = Policy(here.engine, here.processor, None, name=here.spec.name, device=here.device)
         none = replace(config, pruner=make_config("none"), variant=None)
         variants = {name_variant(none, full): (full, none)} | variants
     folder = folder_of(config)
