@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import threading
 import time
 from dataclasses import replace
@@ -178,6 +179,17 @@ def test_openpi_s_client_line_becomes_a_remote_evaluation():
 def test_what_cannot_be_served_is_told(words, told, capsys):
     assert main(["serve", "--policy", "metaworld_tiny", *words]) == 1
     assert told in capsys.readouterr().err
+
+
+def test_a_port_in_use_is_told_before_anything_is_loaded(monkeypatch, capsys):
+    monkeypatch.setattr(ServeConfig, "load", lambda *_: pytest.fail("loaded"))
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        assert main(["serve", "--policy", "metaworld_tiny", "--port", str(port)]) == 1
+    assert f"port {port} of 127.0.0.1 is in use by " in (told := capsys.readouterr().err)
+    assert f"(process {os.getpid()}); choose another with --port" in told
 
 
 def test_every_robot_says_what_its_clients_send():
