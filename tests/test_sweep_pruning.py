@@ -85,6 +85,8 @@ def test_processes_share_a_sweep_and_tuned_policies_stand_beside(policy: Path, t
     of_the_run = (tmp_path / "sweep/random_0.5_tuned/config.yaml").read_text()
     assert f"policy: {tuned / 'random_0.5'}" in of_the_run
     assert "| random, tuned | 50 % |" in (tmp_path / "sweep/pruning.md").read_text()
+    with pytest.raises(FoveateError, match=r"holds no folder named as a row of the sweep: none, random_0.5"):
+        sweep_pruning(dataclasses.replace(config, tuned=str(tmp_path)))
 
 
 def test_differences_are_of_the_same_episodes_and_corrected_together() -> None:

@@ -12,6 +12,7 @@ from torch import Tensor
 import foveate
 from foveate.errors import FoveateError
 from foveate.pruning import DART, Downsample, FastV, UniformStride, VisionZip
+from foveate.pruning.generate import _cut
 from foveate.testing.vlm import samples, tiny_vlm
 
 KINDS = ("qwen3_vl", "qwen2_5_vl", "llava")
@@ -130,6 +131,18 @@ def test_any_kernel_gives_the_same(kind: str, attention: str) -> None:
     model.set_attn_implementation(attention)
     with foveate.prune(model, {"name": "stride", "keep_ratio": 0.5}):
         assert torch.equal(answered(model, inputs, 3).sequences[:, picture.shape[1] :], expected)
+
+
+def test_masks_of_every_kind_are_cut_alike() -> None:
+    """Of tokens 0, 2 and 3; the second row keeps two, behind padding. A mask that was left out is a causal one."""
+    order, columns = torch.tensor([[0, 2, 3], [1, 2, 3]]), torch.tensor([[True] * 3, [False, True, True]])
+    whole = torch.ones(2, 1, 4, 4, dtype=torch.bool).tril()
+    expected = torch.tensor([[[1, 0, 0], [1, 1, 0], [1, 1, 1]], [[0, 0, 0], [0, 1, 0], [0, 1, 1]]]).bool()[:, None]
+    cut = _cut({"full": None, "sliding": whole}, order, columns)
+    assert torch.equal(cut["full"], expected) and torch.equal(cut["sliding"], expected)
+    least = torch.finfo(torch.float32).min
+    added = _cut(torch.zeros(2, 1, 4, 4).masked_fill(~whole, least), order, columns)
+    assert torch.equal(added == 0, expected) and torch.equal(_cut(None, order, columns), columns.long())
 
 
 def test_frames_of_a_video_are_pruned_one_by_one() -> None:

@@ -163,7 +163,11 @@ def sweep_pruning(config: SweepPruningConfig, report: Reporter = SILENT) -> Swee
 
 
 def _entries(config: SweepPruningConfig, methods: Sequence[str]) -> list[Entry]:
-    """Rows in the order of the table."""
+    """Rows in the order of the table.
+
+    Raises:
+        FoveateError: no policy in the folder of fine-tuned ones is of any row.
+    """
     budgets = sorted(config.budgets, reverse=True)
     labels = ["none", *(label_of(method, budget) for method in methods for budget in budgets)]
     entries = []
@@ -171,6 +175,10 @@ def _entries(config: SweepPruningConfig, methods: Sequence[str]) -> list[Entry]:
         entries.append(Entry(label))
         if config.tuned is not None and (Path(config.tuned) / label).is_dir():
             entries.append(Entry(label, tuned=True))
+    if config.tuned is not None and not any(entry.tuned for entry in entries):
+        raise FoveateError(
+            f"tuned: {config.tuned} holds no folder named as a row of the sweep: {', '.join(labels[:4])} ..."
+        )
     return entries
 
 

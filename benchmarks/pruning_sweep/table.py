@@ -1,0 +1,80 @@
+"""The table of docs/methods.md, out of `pruning.json` of a sweep and `latency_*.json` of `foveate bench latency`.
+
+python benchmarks/pruning_sweep/table.py            # out of those beside it, into docs/methods.md
+python benchmarks/pruning_sweep/table.py /tmp/sweep # printed only
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+from foveate.studies.pruning.sweep import CONTROLS
+from foveate.util.words import percent, percents
+
+HERE = Path(__file__).parent
+PAGE = HERE.parents[1] / "docs/methods.md"
+BEGIN, END = "<!-- measured:begin -->", "<!-- measured:end -->"
+ENGINES = ("eager", "compiled")
+
+
+def success(row: dict[str, Any] | None) -> str:
+    """`19/40 (33–63 %) +45, p 0.001`: episodes, Wilson's interval, points over random, Holm's p."""
+    if row is None:
+        return "-"
+    told = f"{row['successes']}/{row['episodes']} ({percents(*row['ci95'])})"
+    if row["difference"] is None:
+        return told
+    return f"{told} {100 * row['difference']:+.0f}, p {row['p_holm']:.2g}"
+
+
+def markdown(document: dict[str, Any], ms: dict[tuple[str, str], float]) -> str:
+    """A row per method, controls first; arithmetic and milliseconds are those of the smallest budget.
+
+    Args:
+        ms: of an inference, by method with its budget (`random_0.125`) and engine.
+    """
+    rows = {(row["method"], row["budget"], row["tuned"]): row for row in document["rows"]}
+    budgets = sorted({budget for _, budget, _ in rows if budget is not None}, reverse=True)
+    tuned = sorted({budget for _, budget, tuned in rows if tuned and budget is not None})
+    short = [percent(budget, 1 if budget * 100 % 1 else 0) for budget in budgets]
+    head = ["method", *short, *(f"fine-tuned, {short[budgets.index(budget)]}" for budget in tuned), "kept", "GFLOP"]
+    lines = [[*head, *(f"ms, {engine}" for engine in ENGINES)]]
+    lines.append(["---"] * len(lines[0]))
+    for method in dict.fromkeys(method for method, _, _ in rows):
+        own = [rows.get((method, budget, False)) for budget in budgets]
+        if method == "none":
+            own = [rows[method, None, False]] * len(budgets)
+        mine = [rows.get((method, budget if method != "none" else None, True)) for budget in tuned]
+        last = next(row for row in reversed(own) if row is not None)
+        label = method if method == "none" else f"{method}_{budgets[-1]:g}"
+        told = [ms.get((label, engine)) for engine in ENGINES]
+        lines.append(
+            [
+                f"*{method}*" if method in CONTROLS else "unpruned" if method == "none" else f"`{method}`",
+                *map(success, [*own, *mine]),
+                f"{last['kept']:.0f}",
+                f"{last['gflops']:.3f}",
+                *("-" if one is None else f"{one:.1f}" for one in told),
+            ]
+        )
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def main() -> None:
+    folder = Path(sys.argv[1]) if len(sys.argv) > 1 else HERE
+    document = json.loads((folder / "pruning.json").read_text(encoding="utf-8"))
+    measured = [json.loads(path.read_text(encoding="utf-8")) for path in sorted(folder.glob("latency_*.json"))]
+    text = markdown(
+        document, {(row["pruning"], row["engine"]): row["policy_ms"]["p50"] for one in measured for row in one["rows"]}
+    )
+    print(text)
+    if folder.resolve() == HERE.resolve():
+        before, rest = PAGE.read_text(encoding="utf-8").split(BEGIN)
+        PAGE.write_text(f"{before}{BEGIN}\n{text}\n{END}{rest.split(END)[1]}", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
