@@ -77,7 +77,7 @@ class FlowBatch:
     """bool [B, F, H]: actions that enter without noise (real-time chunking), and do not count; None: none does."""
 
     def to(self, device: torch.device | str) -> FlowBatch:
-        return FlowBatch(**{name: None if v is None else v.to(device) for name, v in vars(self).items()})
+        return FlowBatch(**{name: value.to(device) for name, value in vars(self).items() if value is not None})
 
 
 class FlowMatching(PolicyObjective):
