@@ -27,7 +27,8 @@ def write_demos(root: Path, every: int = 2, fps: float = 80) -> Path:
     for index in (0, 1):
         rows, length = rows_of(index, LENGTHS[index]), LENGTHS[index]
         frames = np.arange(0, length, every)
-        images = {"front": np.stack(pictures_of(index, FRONT, length))[frames]}
+        cameras = {"front": FRONT, "wrist": WRIST}
+        images = {view: np.stack(pictures_of(index, camera, length))[frames] for view, camera in cameras.items()}
         states, actions = rows["observation.state"], rows["action"]
         demo = DemoEpisode(TASKS[index], "push-v3", 40 + index, length, states, actions, images, frames)
         write_episode(root, index, demo, index, fps)
@@ -70,6 +71,8 @@ def test_demonstrations_there_and_back(tmp_path: Path) -> None:
     assert dataset.fps == 80 and dataset.tasks == dict(enumerate(TASKS)) and len(dataset) == 34
     seen = [seen_in(picture)[2] for _, picture in dataset.pictures(FRONT, range(6))]
     assert seen == [0, 0, 2, 2, 4, 4]  # the rows between show the last picture again
+    for camera, number in ((FRONT, 0), (WRIST, 1)):
+        assert {seen_in(picture)[1] for _, picture in dataset.pictures(camera, range(6))} == {number}
     assert dataset.column("picture_is_new")[:4].ravel().tolist() == [1, 0, 1, 0]
     assert convert(ConvertConfig(str(tmp_path / "set"), str(tmp_path / "back"), "demos")) == 2
     first, back = (DemoDataset.load(folder).episodes for folder in (source, tmp_path / "back"))
@@ -77,7 +80,8 @@ def test_demonstrations_there_and_back(tmp_path: Path) -> None:
         assert (a.task, len(a)) == (b.task, len(b))
         for name in ("states", "actions", "frames"):
             np.testing.assert_array_equal(getattr(a, name), getattr(b, name))
-        np.testing.assert_array_equal(a.images["front"], b.images["front"])
+        for view in ("front", "wrist"):
+            np.testing.assert_array_equal(a.images[view], b.images[view])
 
 
 def test_a_folder_of_demonstrations_becomes_one_set(tmp_path: Path) -> None:

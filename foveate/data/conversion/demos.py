@@ -42,7 +42,8 @@ class DemosSource:
         is_new = np.isin(np.arange(len(episode)), episode.frames).astype(np.float32)
         return Recording(
             columns={STATE: episode.states, ACTION: episode.actions, NEW_PICTURE: is_new[:, None]},
-            pictures={f"{IMAGES}{view}": (p[i] for i in shown) for view, p in episode.images.items()},
+            # A generator would look p up when it runs: every camera would show the last one's pictures.
+            pictures={f"{IMAGES}{view}": map(p.__getitem__, shown) for view, p in episode.images.items()},
             tasks=(episode.task,) * len(episode),
             about={"env_task": episode.env_task, "seed": episode.seed, "success_step": episode.success_step},
         )
