@@ -20,7 +20,7 @@ import yaml
 
 from foveate.errors import FoveateError, unknown
 from foveate.models.common.remote import Remote
-from foveate.util.checks import of_type, one_of, whole
+from foveate.util.checks import of_type, one_of, shown, whole
 
 ROBOTS_DIR = Path(__file__).resolve().parents[2] / "robots"
 MAX_DIM = 4096
@@ -292,9 +292,18 @@ class RobotMapping:
         for key in ("views", "state", "action_dim"):
             if key not in values:
                 raise FoveateError(f"the robot mapping lacks {key!r}; see foveate/robots/droid.yaml for an example")
+        read: dict[str, Any] = {}
+        faults = (TypeError, ValueError, AttributeError, KeyError)
+        for key, value in values.items():
+            try:
+                read[key] = _READERS.get(key, lambda v: v)(value)
+            except faults:
+                raise FoveateError(
+                    f"robot mapping: {key} has the wrong form, got {shown(value)}; compare foveate/robots/droid.yaml"
+                ) from None
         try:
-            return cls(**{key: _READERS.get(key, lambda v: v)(value) for key, value in values.items()})
-        except (TypeError, ValueError, AttributeError, KeyError) as error:
+            return cls(**read)
+        except faults as error:
             raise FoveateError(f"robot mapping: a value has the wrong form ({error!r:.200})") from None
 
     def to_dict(self) -> dict[str, Any]:

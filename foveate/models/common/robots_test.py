@@ -134,7 +134,10 @@ def test_a_user_writes_their_own(tmp_path: Path) -> None:
         ("views: {}\nstate: []", "lacks 'action_dim'"),
         ("views: {a: b}\nstate: [{name: x, dim: 2}]\naction_dim: 2\ndelta_mask: [1]", "delta_mask has 1 entries"),
         ("views: {a: b}\nstate: [{name: x, dim: 2}]\naction_dim: 2\njoint_signs: [1, 0]", "1 or -1"),
-        ("views: {a: b}\nstate: [{size: 2}]\naction_dim: 2", "wrong form"),
+        (
+            "views: {a: b}\nstate: [{size: 2}]\naction_dim: 2",
+            "state has the wrong form, got .*size",
+        ),
         ("views: {a: b}\nstate: [{name: x, dim: 2}]\naction_dim: 2\noptional_views: [c]", "optional_views"),
         (
             "views: {a: b}\nstate: [{name: x, dim: 1}]\naction_dim: 1\n"
