@@ -168,7 +168,7 @@ def spearman(
         rho, low, high; NaN where fewer than three pairs are finite or a side is constant.
     """
     pairs = np.stack([np.asarray(x, np.float64), np.asarray(y, np.float64)])
-    finite: np.ndarray = np.isfinite(pairs).all(axis=0)
+    finite = np.asarray(np.isfinite(pairs).all(axis=0))
     names = np.arange(finite.size) if groups is None else np.unique(list(map(str, groups)), return_inverse=True)[1]
     pairs, names = pairs[:, finite], np.unique(names[finite], return_inverse=True)[1]
     if pairs.shape[1] < 3:

@@ -59,7 +59,7 @@ def validate(sweep: str, table: Table) -> Validation:
     Raises:
         FoveateError: fewer than three rows of the fit were played.
     """
-    played = {row.label: found for row in table.rows if (found := _played(Path(sweep) / row.label, row.label))}
+    played = {row.label: run for row in table.rows if (run := _played(Path(sweep) / row.label, row.label))}
     most = max((episodes for _, episodes in played.values()), default=0)
     shared = [row for row in table.rows if row.label in played and played[row.label][1] == most]
     if len(shared) < 3:
