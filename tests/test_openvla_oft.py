@@ -14,6 +14,7 @@ from PIL import Image
 from safetensors.torch import load_file
 
 import foveate
+from foveate.bench.clock import Rounds
 from foveate.cli.main import main
 from foveate.data.demos import DemoEpisode, write_episode, write_meta
 from foveate.models.base import ModelInputs
@@ -188,8 +189,9 @@ def test_every_verb_takes_it(
         assert episode["status"] == "success" and 0 < episode["kept_mean"] < 512 and episode["gflops_mean"] > 0
 
 
-def test_a_fit_tries_what_prunes_it(checkpoint: Path, tmp_path: Path) -> None:
+def test_a_fit_tries_what_prunes_it(checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Two episodes of LIBERO's robot: no noise to draw again, and a tower whose attention VisionZip can read."""
+    monkeypatch.setattr("foveate.studies.fit.timing.ROUNDS", Rounds(least=1, most=1, warmup=0))
     rng = np.random.default_rng(0)
     for number in range(2):
         states = (np.tile(oft_observation().state, (9, 1)) + rng.normal(0, 0.01, (9, 8))).astype(np.float32)
