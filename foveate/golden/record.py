@@ -169,4 +169,16 @@ def record_training(model: Pi0, inputs: ModelInputs, actions: Tensor, noise: Ten
         loss = model(inputs, actions, noise, time)
     out["train.loss"] = loss.detach()
     loss.mean().backward()
+    with torch.no_grad():
+        mask = model.embed_prefix(inputs).mask
+    out["train.prefix_out"] = _in_place(out["train.prefix_out"], mask)
     return out
+
+
+def _in_place(packed: Tensor, mask: Tensor) -> Tensor:
+    """Rows that training has packed, [B, N, D], where they were in the prefix, bool mask [B, S]: [B, S, D]."""
+    if packed.shape[:2] == mask.shape:  # not packed
+        return packed
+    whole = packed.new_zeros(*mask.shape, packed.shape[-1])
+    whole[mask] = packed[torch.arange(packed.shape[1], device=mask.device) < mask.sum(1, keepdim=True)]
+    return whole

@@ -59,7 +59,8 @@ def test_what_is_so_anyway_changes_nothing(name: str) -> None:
 
 @pytest.mark.parametrize("name", FIXED)
 def test_what_has_no_counterpart_is_refused_with_what_to_do(name: str) -> None:
-    said = f"--{name} other: run_libero_eval's flag has no counterpart here; {FIXED[name].instead}"
+    whose = "openpi" if name.startswith("args.") else "run_libero_eval"
+    said = f"--{name} other: {whose}'s flag has no counterpart here; {FIXED[name].instead}"
     with pytest.raises(FoveateError, match=re.escape(said)):
         read("--policy", "p", f"--{name}", "other")
 

@@ -263,7 +263,7 @@ def test_a_port_in_use_is_named():
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         port = taken.getsockname()[1]
-        with pytest.raises(FoveateError, match=rf"port {port} .* in use by .*pytest.*process {os.getpid()}\).*--port"):
+        with pytest.raises(FoveateError, match=rf"port {port} .* in use by .*python.*process {os.getpid()}\).*--port"):
             _listen(port)
     with pytest.raises(FoveateError, match=r"cannot listen on 127\.0\.0\.1:70000"):
         _listen(70000)
