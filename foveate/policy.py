@@ -19,10 +19,8 @@ from torch import Tensor
 
 from foveate.engine.base import Engine, Inference, Prefilled
 from foveate.engine.config import PRESETS, Eager, EngineConfig, as_environment_says
-from foveate.engine.gate import calibration_of, settled
-from foveate.engine.plan import read_buckets
+from foveate.engine.gate import engine_for, settled
 from foveate.engine.record import hash_folder
-from foveate.engine.registry import make_engine
 from foveate.engine.reuse import PrefixReuse
 from foveate.errors import ActionsNotFinite, FoveateError, unknown
 from foveate.models.base import ModelInputs, ModelOptions, Processor
@@ -121,10 +119,8 @@ class LoadOptions(ModelOptions):
             pruner.load(folder)
             pruner.eval().to(self.device)
         config = self.settled_engine(environ)
-        scales = calibration_of(config, folder)
-        engine = make_engine(model, config, buckets=read_buckets(folder), calibration=scales)
         policy = Policy(
-            engine,
+            engine_for(model, config, folder),
             processor,
             pruner,
             name=folder.resolve().name,

@@ -19,12 +19,13 @@ from foveate.data.conversion.demos import DemosSource
 from foveate.data.conversion.droid import write_droid
 from foveate.data.demos import DemoEpisode, write_episode, write_meta
 from foveate.errors import FoveateError
+from foveate.evaluation.recorded import columns_of
 from foveate.evaluation.sim.simulate import SimConfig
 from foveate.pruning import DivPrune, UniformStride
 from foveate.pruning.fitted import read_fitted, write_fitted
 from foveate.studies.fit import timing
 from foveate.studies.fit.config import FitConfig
-from foveate.studies.fit.episodes import columns_of, open_episodes, read_episode
+from foveate.studies.fit.episodes import open_episodes, read_episode
 from foveate.studies.fit.fit import fit_pruning
 from foveate.testing.runs import write_run
 from foveate.training.policy.train import TrainPolicyConfig

@@ -28,10 +28,11 @@ from foveate.evaluation.sim.remote import RemotePolicy
 from foveate.evaluation.sim.simulate import EnvConfig, SimConfig
 from foveate.models.common.robots import RobotMapping
 from foveate.serving.config import ServeConfig
-from foveate.testing.serving import free_port, served, started
+from foveate.testing.serving import served, started
 from foveate.training.policy.untrained import TINY, random_policy
 from foveate.util import msgpack_numpy
 from foveate.util.files import read_json_lines
+from foveate.util.ports import check_port
 
 
 def config_of(uri, out, **more):
@@ -109,7 +110,7 @@ def test_an_openpi_server_is_evaluated_once_the_robot_is_named(tmp_path):
 @pytest.mark.slow
 def test_a_server_that_is_killed_and_started_again_under_an_evaluation(tmp_path, monkeypatch):
     monkeypatch.setenv("FAKE_DELAY", "0.1")
-    port = free_port()
+    port = check_port("127.0.0.1", 0)
     server = started(port, "policy:checkpoint", "--policy.dir", "metaworld_tiny")
     run = []
     config = config_of(f"ws://127.0.0.1:{port}", tmp_path / "run", num_trials_per_task=3, num_workers=1)

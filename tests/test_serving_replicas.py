@@ -17,7 +17,8 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from foveate.cli.main import main
 from foveate.client import ConnectionLost, PolicyClient, ServerError
-from foveate.testing.serving import free_port, started
+from foveate.testing.serving import started
+from foveate.util.ports import check_port
 
 IMAGE = np.zeros((224, 224, 3), np.uint8)
 OBSERVATION = {
@@ -90,7 +91,7 @@ def test_a_replica_that_is_killed_costs_no_more_than_its_running_answers(tmp_pat
     tokens = tmp_path / "tokens"
     tokens.write_text(TOKEN)
     tokens.chmod(0o600)
-    port, stop = free_port(), threading.Event()
+    port, stop = check_port("127.0.0.1", 0), threading.Event()
     server = started(port, "--policy", "metaworld_tiny", "--replicas", "2", "--token_file", str(tokens), seconds=300)
     try:
         with pytest.raises(ConnectionLost, match="a token is needed"):

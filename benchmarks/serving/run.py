@@ -15,7 +15,6 @@ import argparse
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
@@ -33,7 +32,7 @@ from websockets.sync.client import connect
 
 from foveate.util import msgpack_numpy
 from foveate.util.files import write_json
-from foveate.util.ports import allow_open_files
+from foveate.util.ports import allow_open_files, check_port
 from foveate.util.provenance import machine
 
 HERE = Path(__file__).resolve().parent
@@ -61,12 +60,6 @@ ms = float(sys.argv[2])
 worker = InferenceWorker(StubPolicy(before=lambda observations: time.sleep(ms / 1e3)))
 asyncio.run(PolicyServer(worker, port=int(sys.argv[1])).run())
 """
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 @contextmanager
@@ -130,7 +123,7 @@ def memory_mb(process: subprocess.Popen[bytes]) -> float:
 def throughput(policy: str, seconds: float) -> dict[str, Any]:
     """The bare engine at batch 1 and 8, and served to 1, 8 and 32 clients."""
     found: dict[str, Any] = {"bare_per_s": {batch: bare(policy, batch, min(seconds, 15)) for batch in (1, 8)}}
-    port = free_port()
+    port = check_port("127.0.0.1", 0)
     with process(serve(policy, port), port):
         found["served"] = [load(port, clients, seconds) for clients in CLIENTS]
     best = max(found["bare_per_s"].values())
@@ -139,7 +132,7 @@ def throughput(policy: str, seconds: float) -> dict[str, Any]:
 
 def wire(seconds: float) -> dict[str, float]:
     """A policy that takes no time: what two pictures of 224 pixels cost on their way."""
-    port = free_port()
+    port = check_port("127.0.0.1", 0)
     with process([sys.executable, "-c", STUB, str(port), "0"], port):
         return load(port, 1, min(seconds, 10))
 
@@ -149,7 +142,7 @@ def against_openpi(openpi: Path, seconds: float) -> dict[str, Any]:
     paths = os.pathsep.join([str(openpi / "src"), str(openpi / "packages/openpi-client/src")])
     found = {}
     for name, script, env in (("openpi", OPENPI, {"PYTHONPATH": paths}), ("foveate", STUB, {})):
-        port = free_port()
+        port = check_port("127.0.0.1", 0)
         with process([sys.executable, "-c", script, str(port), str(STUB_MS)], port, **env):
             found[name] = [load(port, clients, min(seconds, 10)) for clients in CLIENTS]
     return found
@@ -157,7 +150,7 @@ def against_openpi(openpi: Path, seconds: float) -> dict[str, Any]:
 
 def faults(policy: str, frames: int, seconds: float) -> dict[str, Any]:
     """Hostile frames and a thousand idle connections beside good clients."""
-    port = free_port()
+    port = check_port("127.0.0.1", 0)
     with process(serve(policy, port), port) as server:
         load(port, 4, 3, think_ms=50)
         quiet, before = load(port, 4, min(seconds, 20), think_ms=50), memory_mb(server)
@@ -191,7 +184,7 @@ def faults(policy: str, frames: int, seconds: float) -> dict[str, Any]:
 
 def restart(policy: str) -> dict[str, Any]:
     """`eval sim` through a server that is killed and started again under it."""
-    port, kills = free_port(), 0
+    port, kills = check_port("127.0.0.1", 0), 0
     with tempfile.TemporaryDirectory() as folder:
         server = subprocess.Popen(serve(policy, port), stdout=subprocess.DEVNULL)
         try:

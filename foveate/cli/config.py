@@ -149,12 +149,12 @@ def _from_files(said: Iterable[tuple[str, Any]]) -> tuple[list[tuple[str, Any]],
         if key not in (f"pruner{tag}" for tag in TAGS):
             named.append((key, value))
             continue
+        from foveate.pruning.fitted import is_fitted, read_fitted
+
         files = []  # a later name takes the place of an earlier one
-        if not (isinstance(value, str) and value.endswith((".yaml", ".yml"))):
+        if not (isinstance(value, str) and is_fitted(value)):
             named.append((key, value))
             continue
-        from foveate.pruning.fitted import read_fitted
-
         files = [read_fitted(value)]
         options = sorted(files[0].pruner.items(), key=lambda item: item[0] != "name")
         named += [("pruner" if name == "name" else f"pruner.{name}", option) for name, option in options]

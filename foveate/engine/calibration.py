@@ -20,16 +20,14 @@ import torch
 from torch import Tensor, nn
 
 from foveate.engine.record import CALIBRATION, hash_folder
-from foveate.engine.stand_in import backbone_linears
+from foveate.engine.stand_in import NOT_WHOLE, backbone_linears, relative_error, too_far
 from foveate.errors import FoveateError
 from foveate.models.base import ActionModel, ModelInputs, pack
 from foveate.util.checks import number, of_type, whole
 from foveate.util.files import read_json, write_json
-from foveate.util.words import percent, plural
+from foveate.util.words import plural
 
 LEAST_OBSERVATIONS = 8
-MOST_ERROR = 0.05
-"""Of a layer's outputs over calibration's observations, the worst of them: norm of the difference over the norm."""
 
 
 @dataclass(frozen=True)
@@ -39,7 +37,7 @@ class LayerScale:
     input_max: float
     """Largest magnitude of its inputs."""
     error: float
-    """Of its outputs in float8, the worst observation; see `MOST_ERROR`."""
+    """Of its outputs in float8, the worst observation; see `stand_in.MOST_ERROR`."""
 
 
 @dataclass(frozen=True)
@@ -64,7 +62,7 @@ class Calibration:
     def kept(self) -> dict[str, str]:
         """Layers that stay as they are -> why."""
         over = {
-            name: f"error {percent(layer.error, 1)}, over {percent(self.max_error, 1)}"
+            name: too_far(layer.error, self.max_error)
             for name, layer in self.layers.items()
             if layer.error > self.max_error
         }
@@ -113,9 +111,8 @@ class _Seen:
             raise _NotFinite(name)
         self.largest[name] = max(self.largest.get(name, 0.0), largest)
         if name in trial:
-            exact = out.float()
-            off = (trial[name](x).float() - exact).norm() / exact.norm().clamp_min(1e-12)
-            self.error[name] = max(self.error.get(name, 0.0), off.item())
+            off = relative_error(trial[name](x).float(), out.float())
+            self.error[name] = max(self.error.get(name, 0.0), off)
 
 
 @torch.inference_mode()
@@ -154,7 +151,7 @@ def calibrate(
                     "look for NaN in its state and in the checkpoint"
                 ) from None
         trial = {name: form.trial(linears[name], largest) for name, largest in seen.largest.items()}
-    left_out |= {name: "the prefill does not run it as a whole" for name in linears if name not in seen.largest}
+    left_out |= {name: NOT_WHOLE for name in linears if name not in seen.largest}
     return {name: LayerScale(seen.largest[name], seen.error[name]) for name in seen.largest}, left_out
 
 

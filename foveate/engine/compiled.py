@@ -31,7 +31,7 @@ from foveate.engine.parts import NotPrepared, Prepared, PreparedParts, free_axes
 from foveate.errors import FoveateError
 from foveate.models.base import PrefixCache
 from foveate.models.common.layers import as_written
-from foveate.util.files import user_cache
+from foveate.util.files import try_writing, user_cache
 
 CACHE = "TORCHINDUCTOR_CACHE_DIR"
 """Environment variable: the folder that compiled code is kept in between runs."""
@@ -62,9 +62,7 @@ def keep_code() -> str | None:
         asked = None  # torch itself writes it there, in a folder that a restart empties; nobody chose it
     folder = Path(asked or user_cache() / "inductor")
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=folder):
-            pass
+        try_writing(folder)
     except OSError as error:
         os.environ[CACHE] = tempfile.mkdtemp(prefix="foveate-inductor-")
         return (

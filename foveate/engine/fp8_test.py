@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from foveate.engine import registry
-from foveate.engine.calibration import MOST_ERROR, Calibration, calibrate, read_calibration, write_calibration
+from foveate.engine.calibration import Calibration, calibrate, read_calibration, write_calibration
 from foveate.engine.compiled_test import needs_compiler
 from foveate.engine.config import Eager
 from foveate.engine.fp8 import Fp8, Fp8Linear, in_fp8
@@ -21,7 +21,7 @@ from foveate.engine.graphs import CapturedParts
 from foveate.engine.graphs_test import recorded
 from foveate.engine.record import hash_folder
 from foveate.engine.registry import make_engine
-from foveate.engine.stand_in import backbone_linears, stand_in
+from foveate.engine.stand_in import MOST_ERROR, backbone_linears, stand_in
 from foveate.errors import FoveateError
 from foveate.models.base import ModelInputs
 from foveate.models.openvla_oft import model_test as oft

@@ -2,6 +2,7 @@
 
 engines = candidates(Fast(), folder, "bfloat16", "cuda")   # what `foveate engine check` tries, in order
 engine = settled(Fast(), folder, "bfloat16", "cuda")       # what runs: the first of them that has a record
+engine_for(model, engine, folder)                          # with what the folder keeps for engines
 """
 
 from __future__ import annotations
@@ -15,7 +16,11 @@ from foveate.engine.calibration import Calibration, read_calibration
 from foveate.engine.config import Eager, Fast, Precision
 from foveate.engine.fp8 import missing_units
 from foveate.engine.int8 import PAYS, int8_speed
+from foveate.engine.plan import read_buckets
 from foveate.engine.record import CALIBRATION, identity, read_record
+from foveate.engine.registry import make_engine
+from foveate.engine.staged import StagedEngine
+from foveate.models.base import ActionModel
 
 
 def candidates(engine: Eager, folder: Path, dtype: str, device: str) -> list[Eager]:
@@ -46,3 +51,12 @@ def calibration_of(engine: Eager, folder: Path) -> Calibration | None:
         FoveateError: they were made with another checkpoint, or are damaged.
     """
     return read_calibration(folder) if engine.rounds_to_float8 else None
+
+
+def engine_for(model: ActionModel, engine: Eager, folder: Path) -> StagedEngine:
+    """`make_engine` with what the checkpoint's folder keeps for engines: planned prefix lengths and scales.
+
+    Raises:
+        FoveateError: as `make_engine` and `calibration_of`.
+    """
+    return make_engine(model, engine, buckets=read_buckets(folder), calibration=calibration_of(engine, folder))

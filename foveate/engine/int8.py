@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import functools
 import itertools
-import time
 import warnings
 import weakref
 from collections.abc import Callable
@@ -22,17 +21,19 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from foveate.engine.processor import cpu_features
-from foveate.engine.stand_in import replace_linears, stand_in
-from foveate.util.words import percent
+from foveate.engine.processor import TRIED, cpu_features, fastest_of
+from foveate.engine.stand_in import (
+    MOST_ERROR,
+    NOT_WHOLE,
+    backbone_parts,
+    relative_error,
+    replace_linears,
+    stand_in,
+    too_far,
+)
 
-MOST_ERROR = 0.05
-"""Of a layer's outputs, norm of the difference over the norm. A layer that is off by more stays in float32."""
 PAYS = 1.2
 """Speed-up of a product, rounding its inputs included, from which on it pays."""
-SHAPE = 256, 512, 1024
-"""Rows, inner size and columns of the product that is tried."""
-SERIES = 7
 Model = TypeVar("Model", bound=nn.Module)
 
 
@@ -90,7 +91,7 @@ class Int8Linear(nn.Module):
         """x float32 [..., K] -> [..., N]."""
         if self.error is None:
             exact = self.linear(x)
-            self.error = float((self._product(x) - exact).norm() / exact.norm().clamp_min(1e-12))
+            self.error = relative_error(self._product(x), exact)
         out: Tensor = self.linear(x) if self.error > MOST_ERROR else self._product(x)
         return out
 
@@ -108,15 +109,13 @@ def in_int8(model: Model) -> Model:
 
 def int8_layers(model: nn.Module) -> dict[str, Any]:
     """What results say: `layers` that run in 8 bits, and those `kept` in float32 -> why; plain values."""
-    layers = enumerate(model.attention_stacks()["prefix"])  # type: ignore[operator]
-    parts = {f"{number}.{name}": part for number, layer in layers for name, part in layer.named_modules()}
-    made = {name: part for name, part in parts.items() if isinstance(part, Int8Linear)}
+    made = backbone_parts(model, Int8Linear)
     kept = {
-        name: f"error {percent(part.error, 1)}, over {percent(MOST_ERROR, 1)}"
+        name: too_far(part.error, MOST_ERROR)
         for name, part in made.items()
         if part.error is not None and part.error > MOST_ERROR
     }
-    kept |= {name: "the prefill does not run it as a whole" for name, part in made.items() if part.error is None}
+    kept |= {name: NOT_WHOLE for name, part in made.items() if part.error is None}
     return {"layers": len(made) - len(kept), "kept": kept}
 
 
@@ -132,16 +131,11 @@ def int8_product(rows: int, inner: int, columns: int) -> Callable[[], Tensor] | 
 @functools.cache
 def int8_speed() -> float:
     """Rate of an 8-bit product over that of a float32 one on this machine; takes some 0.1 s of processor time."""
-    rows, inner, columns = SHAPE
+    rows, inner, columns = TRIED
     rounded = int8_product(rows, inner, columns)
     if rounded is None:
         return 0.0
     x, weight = torch.randn(rows, inner), torch.randn(inner, columns).t()
-    fastest = [float("inf")] * 2
     with torch.inference_mode():
-        for _ in range(SERIES):
-            for i, product in enumerate((lambda: F.linear(x, weight), rounded)):
-                start = time.process_time()  # whatever else the machine does
-                product()
-                fastest[i] = min(fastest[i], time.process_time() - start)
-    return fastest[0] / fastest[1]
+        exact_s, rounded_s = fastest_of(lambda: F.linear(x, weight), rounded)
+    return exact_s / rounded_s

@@ -9,7 +9,6 @@ from __future__ import annotations
 import functools
 import hashlib
 import json
-import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +16,7 @@ import torch
 
 from foveate.engine.config import Eager
 from foveate.engine.plan import FILE as BUCKETS
-from foveate.util.files import CannotWrite, user_cache, write_json
+from foveate.util.files import CannotWrite, try_writing, user_cache, write_json
 from foveate.util.provenance import machine
 from foveate.version import __version__
 
@@ -73,9 +72,7 @@ def ready_for_records() -> None:
     """
     folder = _folder()
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=folder):
-            pass
+        try_writing(folder)
     except OSError as error:
         raise CannotWrite(folder, error, "the record of the comparison") from error
 

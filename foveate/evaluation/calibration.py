@@ -11,9 +11,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from foveate.data.conversion.convert import open_source
-from foveate.engine.calibration import LEAST_OBSERVATIONS, MOST_ERROR, Calibration, calibrate, write_calibration
+from foveate.engine.calibration import LEAST_OBSERVATIONS, Calibration, calibrate, write_calibration
 from foveate.engine.fp8 import Fp8
 from foveate.engine.record import hash_folder
+from foveate.engine.stand_in import MOST_ERROR
 from foveate.errors import FoveateError
 from foveate.evaluation.recorded import stratified
 from foveate.policy import LoadOptions

@@ -3,36 +3,28 @@
 from __future__ import annotations
 
 import json
-import shutil
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from foveate.cli.main import main
-from foveate.engine import gate, registry
+from foveate.engine import gate
 from foveate.engine.config import Eager, Fast
 from foveate.errors import FoveateError
 from foveate.evaluation import calibration, fidelity
 from foveate.evaluation.calibration import CalibrateConfig
 from foveate.evaluation.fidelity import Bound, EngineCheckConfig, check_engine, require_check
 from foveate.evaluation.recorded_test import Recorded
-from foveate.models.common.layers import as_written
 from foveate.policy import LoadOptions
-from foveate.util.shipped import find_policy
+from foveate.testing.engines import policy_as_written
 
 
 @pytest.fixture
 def policy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     """A copy of a shipped policy, and recordings; `compiled` runs as written."""
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    monkeypatch.delenv("OPENPI_TORCH_COMPILE", raising=False)
-    monkeypatch.setitem(registry.BACKENDS, "compiled", lambda freeze: as_written)
-    monkeypatch.setattr(registry, "missing_compiler", lambda: None)
-    monkeypatch.setattr(registry, "keep_code", lambda: None)
     monkeypatch.setattr(calibration, "open_source", lambda data: Recorded())
-    shutil.copytree(find_policy("metaworld_tiny"), tmp_path / "policy")
-    return str(tmp_path / "policy")
+    return policy_as_written(tmp_path, monkeypatch)
 
 
 def test_fast_runs_in_float8_where_the_check_allows_it(

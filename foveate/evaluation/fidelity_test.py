@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 from pathlib import Path
 
 import pytest
@@ -13,9 +12,8 @@ from foveate.engine import record, registry
 from foveate.engine.config import Compiled, Eager
 from foveate.errors import FoveateError
 from foveate.evaluation.fidelity import EngineCheckConfig, check_engine, require_check
-from foveate.models.common.layers import as_written
 from foveate.policy import LoadOptions
-from foveate.util.shipped import find_policy
+from foveate.testing.engines import policy_as_written
 
 
 class Off:
@@ -32,13 +30,7 @@ class Off:
 @pytest.fixture
 def policy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     """A copy of a shipped policy; `compiled` runs as written, and records lie in a folder of the test."""
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    monkeypatch.delenv("OPENPI_TORCH_COMPILE", raising=False)
-    monkeypatch.setitem(registry.BACKENDS, "compiled", lambda freeze: as_written)
-    monkeypatch.setattr(registry, "missing_compiler", lambda: None)
-    monkeypatch.setattr(registry, "keep_code", lambda: None)
-    shutil.copytree(find_policy("metaworld_tiny"), tmp_path / "policy")
-    return str(tmp_path / "policy")
+    return policy_as_written(tmp_path, monkeypatch)
 
 
 def check(policy: str, **options) -> EngineCheckConfig:

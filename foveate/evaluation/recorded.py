@@ -32,15 +32,24 @@ class Recorded:
     row: int
 
 
+def columns_of(source: Source, robot: RobotMapping) -> Columns:
+    """Which columns of the recordings are the robot's.
+
+    Raises:
+        FoveateError: they are of another robot: a camera, the state or the actions do not fit.
+    """
+    cameras = [name for name, feature in source.features.items() if feature.is_camera]
+    sizes = {name: feature.size for name, feature in source.features.items() if not feature.is_camera}
+    return find_columns(robot, source.name, cameras, sizes)
+
+
 def stratified(source: Source, robot: RobotMapping, count: int) -> list[Recorded]:
     """So many moments: tasks take turns, and moments go from the beginning of episodes to their end.
 
     Raises:
         FoveateError: the recordings do not fit the robot, hold no episode, or a state is not finite.
     """
-    cameras = [name for name, feature in source.features.items() if feature.is_camera]
-    sizes = {name: feature.size for name, feature in source.features.items() if not feature.is_camera}
-    columns = find_columns(robot, source.name, cameras, sizes)
+    columns = columns_of(source, robot)
     episodes = np.unique(np.linspace(0, len(source) - 1, min(len(source), MOST_EPISODES)).astype(int)).tolist()
     by_task: defaultdict[str, list[int]] = defaultdict(list)
     for number in episodes:

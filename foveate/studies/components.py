@@ -21,9 +21,7 @@ from foveate.bench.clock import spread
 from foveate.bench.variants import CHECKPOINT, Variant, engines_of, has_pruner, matrix, pruner_config, set_up
 from foveate.engine.base import Engine
 from foveate.engine.config import Eager
-from foveate.engine.gate import calibration_of
-from foveate.engine.plan import read_buckets
-from foveate.engine.registry import make_engine
+from foveate.engine.gate import engine_for
 from foveate.errors import FoveateError
 from foveate.evaluation.fidelity import require_check
 from foveate.evaluation.sim.evaluate import Evaluated, evaluate
@@ -228,16 +226,13 @@ def bench_components(config: ComponentsConfig, report: Reporter = SILENT) -> Com
         policy = replace(config, engine=Eager()).load(environ={})
     pruning = config.pruning or ((CHECKPOINT,) if has_pruner(policy) else ("none",))
     folder = find_policy(config.policy)
-    buckets = read_buckets(folder)
     engines: dict[tuple[str, str], Engine] = {}
     rows = []
     for variant in matrix(policy, [*config.presets], pruning, config.denoising_steps):
         preset = replace(config.first, engine=config.presets[variant.engine]).settled_engine({})
         key = variant.engine, variant.pruning
         if fresh := key not in engines:
-            engines[key] = make_engine(
-                policy.engine.model, preset, buckets=buckets, calibration=calibration_of(preset, folder)
-            )
+            engines[key] = engine_for(policy.engine.model, preset, folder)
         one = set_up(policy, variant, engines[key], preset.prefix_cache)
         if fresh:
             one.prepare(report)

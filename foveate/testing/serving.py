@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import socket
 import subprocess
 import sys
 import threading
@@ -145,12 +144,6 @@ def served(policy: Any, *, worker: dict[str, Any] | None = None, **options: Any)
         server.stop()
         thread.join(60)
         assert not thread.is_alive(), "the server did not end"
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def started(port: int, *words: str, seconds: float = 120) -> subprocess.Popen[str]:

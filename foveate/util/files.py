@@ -18,6 +18,7 @@ import math
 import os
 import re
 import shutil
+import tempfile
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, ParamSpec, TypeVar
@@ -35,6 +36,17 @@ FULL_TEXTS = r"os error (28|122|27)\b|PytorchStreamWriter|inline_container.*unex
 def user_cache() -> Path:
     """The folder of what may be made again and is worth keeping, of this user on this machine."""
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "foveate"
+
+
+def try_writing(folder: Path) -> None:
+    """Make a folder and a file in it that is gone again.
+
+    Raises:
+        OSError: one of them cannot be made.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryFile(dir=folder):
+        pass
 
 
 class CannotWrite(FoveateError):

@@ -19,7 +19,7 @@ import numpy as np
 from foveate.data.conversion.base import NEW_PICTURE, Source
 from foveate.data.conversion.convert import open_source
 from foveate.errors import FoveateError
-from foveate.models.common.columns import Columns, find_columns
+from foveate.models.common.columns import Columns
 from foveate.models.common.robots import RobotMapping
 from foveate.studies.fit.dumps import DumpSource, has_dumps
 from foveate.types import Observation
@@ -53,17 +53,6 @@ def open_episodes(path: str, robot: RobotMapping) -> Source:
     if (folder / "droid").is_dir():
         return open_source(str(folder / "droid"))
     return DumpSource(folder, robot) if has_dumps(folder) else open_source(path)
-
-
-def columns_of(source: Source, robot: RobotMapping) -> Columns:
-    """Which columns of the recordings are the robot's.
-
-    Raises:
-        FoveateError: they are of another robot: a camera, the state or the actions do not fit.
-    """
-    cameras = [name for name, feature in source.features.items() if feature.is_camera]
-    sizes = {name: feature.size for name, feature in source.features.items() if name not in cameras}
-    return find_columns(robot, source.name, cameras, sizes)
 
 
 def read_episode(source: Source, number: int, columns: Columns, apart: int, most: int) -> RecordedEpisode:

@@ -13,9 +13,10 @@ from pathlib import Path
 from foveate.engine.config import Eager
 from foveate.engine.record import hash_folder
 from foveate.errors import FoveateError
+from foveate.evaluation.recorded import columns_of
 from foveate.evaluation.scene import load_for_droid
 from foveate.studies.fit.config import MAY_CHANGE, FitConfig
-from foveate.studies.fit.episodes import columns_of, open_episodes, read_episode
+from foveate.studies.fit.episodes import open_episodes, read_episode
 from foveate.studies.fit.measure import UNPRUNED, measure
 from foveate.studies.fit.recommend import Recommendation, recommend
 from foveate.studies.fit.table import BARS, Table, tabulate

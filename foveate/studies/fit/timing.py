@@ -14,9 +14,7 @@ import numpy as np
 from foveate.bench.clock import Rounds, sample
 from foveate.bench.variants import Variant, set_up
 from foveate.engine.config import Eager
-from foveate.engine.gate import calibration_of
-from foveate.engine.plan import read_buckets
-from foveate.engine.registry import make_engine
+from foveate.engine.gate import engine_for
 from foveate.policy import Policy
 from foveate.types import ActionChunk, Observation
 from foveate.util.noise import action_noise
@@ -49,14 +47,13 @@ def time_variants(
         groups: labels that share an engine.
     """
     runs = {}
-    buckets, scales = read_buckets(folder), calibration_of(engine, folder)
     noise = action_noise(policy.spec.noise_shape, 0)
 
     def asking(one: Policy) -> Callable[[], ActionChunk]:
         return lambda: one.infer(observation, noise, session="timing")
 
     for labels in groups:
-        shared = make_engine(policy.engine.model, engine, buckets=buckets, calibration=scales)
+        shared = engine_for(policy.engine.model, engine, folder)
         for i, label in enumerate(labels):
             one = set_up(policy, Variant(engine.label, label, policy.spec.num_steps), shared)
             if i == 0 and not engine.exact:
