@@ -77,13 +77,39 @@ def check_same_config(out_dir: str | Path, config: Any, may_change: Sequence[str
 
 
 def differing_options(out_dir: str | Path, config: Any) -> dict[str, tuple[Any, Any]]:
-    """Dotted option -> (value of the run in the folder, value now), where they differ; none without a run."""
+    """Dotted option -> (value of the run in the folder, value now), where they differ; none without a run.
+
+    An option that the folder does not know, since it is newer, had its default there.
+    """
     record = Path(out_dir) / "config.yaml"
     if not record.exists():
         return {}
-    before, now = _dotted(yaml.safe_load(record.read_text(encoding="utf-8")) or {}), _dotted(to_dict(config))
+    recorded = _with_newer_options(yaml.safe_load(record.read_text(encoding="utf-8")) or {}, config)
+    before, now = _dotted(recorded), _dotted(to_dict(config))
     keys = sorted(before.keys() | now.keys())
     return {key: (before.get(key), now.get(key)) for key in keys if not _same(before.get(key), now.get(key))}
+
+
+def _with_newer_options(recorded: Any, config: Any) -> Any:
+    """A record of options with those of the config that it lacks at their defaults.
+
+    What it says otherwise stays: a field that was null, or another choice, had none of this one's options.
+    """
+    if not dataclasses.is_dataclass(config) or isinstance(config, type) or not isinstance(recorded, Mapping):
+        return recorded
+    if recorded.get("name") != to_dict(config).get("name", recorded.get("name")):
+        return recorded
+    names = field_names(type(config))
+    known = {name: _with_newer_options(recorded[name], getattr(config, name)) for name in names if name in recorded}
+    fields = [f for f in dataclasses.fields(config) if f.name in names and f.name not in recorded]
+    defaults = {f.name: f.default for f in fields if f.default is not dataclasses.MISSING}
+    defaults |= {f.name: f.default_factory() for f in fields if f.default_factory is not dataclasses.MISSING}
+    try:
+        # As a whole: a config settles what nobody said from its other options.
+        settled = to_dict(dataclasses.replace(config, **defaults))
+    except FoveateError:
+        settled = {}
+    return {**recorded, **known, **{name: settled[name] for name in defaults if name in settled}}
 
 
 def _same(before: Any, now: Any) -> bool:

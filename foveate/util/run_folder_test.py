@@ -46,6 +46,51 @@ def test_a_run_goes_on_with_the_options_it_began_with(tmp_path: Path) -> None:
         check_same_config(tmp_path, Run("π", pruner=Sharp(0.25), workers=2), may_change=("workers",))
 
 
+@dataclass(frozen=True)
+class SharpSince(Sharp):
+    """Has an option that older runs do not know."""
+
+    steps: int = 3
+
+
+@dataclass(frozen=True, kw_only=True)
+class Later:
+    """A `Run` of a later version."""
+
+    policy: str
+    pruner: SharpSince | Blind | None = None
+    chunking: str = "queue"
+    trials: int | None = None
+    told: str
+
+    def __post_init__(self) -> None:
+        if self.chunking == "queue" and self.told == "aloud":
+            raise FoveateError("not aloud")
+        object.__setattr__(self, "trials", self.trials or 10)
+
+
+def test_an_option_newer_than_the_folder_had_its_default(tmp_path: Path) -> None:
+    def differing(recorded: dict, now: Later) -> dict:
+        (tmp_path / "config.yaml").write_text(json.dumps(recorded))
+        return differing_options(tmp_path, now)
+
+    sharp = {"name": "sharp_since", "keep_ratio": 0.5}
+    before = {"policy": "π", "pruner": sharp, "told": ""}
+    assert differing(before, Later(policy="π", pruner=SharpSince(), told="")) == {}
+    now = Later(policy="π", pruner=SharpSince(steps=4), chunking="real_time", trials=20, told="")
+    found = {"chunking": ("queue", "real_time"), "pruner.steps": (3, 4), "trials": (10, 20)}
+    assert differing(before, now) == found
+    # Null or another choice: the folder's run had no such option, nor its default.
+    found = differing({**before, "pruner": None}, Later(policy="π", pruner=SharpSince(), told=""))
+    assert found["pruner.steps"] == (None, 3)
+    found = differing({**before, "pruner": {"name": "blind"}}, Later(policy="π", pruner=SharpSince(), told=""))
+    assert found["pruner.name"] == ("blind", "sharp_since")
+    # Nobody knows what it was without a default, or where the default is refused.
+    assert differing({"policy": "π", "pruner": None}, Later(policy="π", told="x")) == {"told": (None, "x")}
+    found = differing({**before, "told": "aloud"}, Later(policy="π", chunking="real_time", told="aloud"))
+    assert found["chunking"] == (None, "real_time")
+
+
 def test_another_spelling_of_a_path_is_the_same_option(tmp_path: Path, monkeypatch) -> None:
     (tmp_path / "weights").mkdir()
     monkeypatch.chdir(tmp_path)
