@@ -18,7 +18,7 @@ from foveate.util.words import percents, plural
 HERE = Path(__file__).parent
 POLICIES = {"metaworld_tiny": "full", "metaworld_tiny_lightvla": "LightVLA"}
 COMPONENTS = ("total", "vision", "kv_cache", "denoise")
-HEAD = ["tokens", "engine", "steps", "success", "patches", "total ms", *COMPONENTS[1:]]
+HEAD = ["tokens", "engine", "steps", "success", "at its latency", "patches", "total ms", *COMPONENTS[1:]]
 
 
 def put(name: str, text: str) -> None:
@@ -43,7 +43,8 @@ def cells(tokens: str, row: dict[str, Any]) -> list[str]:
     parts = row["component_latencies"]
     ms = [f"{parts[name]['p50']:.1f}" if name in parts else "-" for name in COMPONENTS]
     kept = "-" if row["kept"] is None else f"{row['kept']:.1f}"
-    return [tokens, f"`{row['engine']}`", str(row["denoising_steps"]), success(row), kept, *ms]
+    outcomes = success(row), success(row.get("at_latency"))
+    return [tokens, f"`{row['engine']}`", str(row["denoising_steps"]), *outcomes, kept, *ms]
 
 
 def markdown(documents: dict[str, dict[str, Any]]) -> str:
