@@ -7,7 +7,8 @@
 #
 # DEMOS: folder of `foveate data libero-demos` folders, as scripts/train_libero_tiny.sh records them; it is made where it is
 # missing. Every stage goes on where it was interrupted. Needs `pip install .[train]` and `make libero`.
-# PYTHON, TASKS (numbers within libero_object), EPISODES (per task), STEPS and TUNE_STEPS may be set in the environment.
+# PYTHON, TASKS (numbers within libero_object), EPISODES (per task), STEPS and TUNE_STEPS (those of the two rounds of
+# fine-tuning) may be set in the environment.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -17,9 +18,12 @@ PYTHON=${PYTHON:-$([ -x .venv/bin/python ] && echo .venv/bin/python || echo pyth
 TASKS=${TASKS:-2 3 9}
 EPISODES=${EPISODES:-17}
 STEPS=${STEPS:-1600}
-TUNE_STEPS=${TUNE_STEPS:-800}
+TUNE_STEPS=${TUNE_STEPS:-600 600}
 export OMP_WAIT_POLICY=passive OMP_NUM_THREADS=${OMP_NUM_THREADS:-1} LP_NUM_THREADS=1
 foveate() { "$PYTHON" -m foveate "$@"; }
+# Two processes of one thread are faster on two cores than one of two threads.
+train() { "$PYTHON" -m torch.distributed.run --standalone --nproc_per_node 2 -m foveate train policy "$@" \
+  --repo_id "$SET" --checkpoint_base_dir "$RUNS" --batch_size 32 --save_interval 400 --loop.threads 1; }
 SET=$OUT/sets/object
 RUNS=$OUT/checkpoints
 
@@ -29,18 +33,23 @@ RUNS=$OUT/checkpoints
 done
 foveate data convert "$DEMOS" "$SET" --to v3.0
 [ -f "$SET/norm_stats.json" ] || foveate norm-stats "$SET" --robot libero_state --action_horizon 10
-foveate train policy libero_tiny --exp_name base --repo_id "$SET" --checkpoint_base_dir "$RUNS" --batch_size 16 \
-  --num_train_steps "$STEPS" --save_interval 400 --loop.threads 1
+train libero_tiny --exp_name base --num_train_steps "$STEPS"
 BASE=$RUNS/libero_tiny/base/$STEPS
-foveate train policy metaworld_tiny_finetune --exp_name libero_lightvla --repo_id "$SET" --checkpoint_base_dir "$RUNS" \
-  --init_from "$BASE" --pruner lightvla --pruner.train_form deduplicated --batch_size 16 --num_train_steps "$TUNE_STEPS" \
-  --optim.warmup_steps 20 --save_interval 400 --loop.threads 1
-LIGHTVLA=$RUNS/metaworld_tiny_finetune/libero_lightvla/$TUNE_STEPS
+# LightVLA explores in the first round and settles in the second, under little noise.
+read -r EXPLORE SETTLE <<<"$TUNE_STEPS"
+lightvla() { # EXP_NAME STEPS OPTIONS...
+  train metaworld_tiny_finetune --exp_name "$1" --num_train_steps "$2" --pruner lightvla --pruner.train_form deduplicated \
+    --optim.warmup_steps 20 "${@:3}"
+}
+TUNED=$RUNS/metaworld_tiny_finetune
+lightvla libero_lightvla_explore "$EXPLORE" --init_from "$BASE"
+lightvla libero_lightvla "$SETTLE" --init_from "$TUNED/libero_lightvla_explore/$EXPLORE" --pruner_noise.start 0.3
+LIGHTVLA=$TUNED/libero_lightvla/$SETTLE
 
 SUITE=$(printf 'libero_object/%s,' $TASKS)
 score() { # NAME POLICY: initial states 0 and up, from which no demonstration began
   foveate eval sim --policy "$2" --task_suite_name "${SUITE%,}" --variant "$1" --num_trials_per_task "$EPISODES" \
-    --replan_steps 10 --num_workers 1 --out "$OUT/evaluation/$1"
+    --replan_steps 10 --num_workers 2 --out "$OUT/evaluation/$1"
 }
 score full "$BASE"
 score lightvla "$LIGHTVLA"
