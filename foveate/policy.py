@@ -23,7 +23,7 @@ from foveate.engine.gate import engine_for, settled
 from foveate.engine.record import hash_folder
 from foveate.engine.reuse import PrefixReuse
 from foveate.errors import ActionsNotFinite, FoveateError, unknown
-from foveate.models.base import ModelInputs, ModelOptions, Processor
+from foveate.models.base import ActionModel, ModelInputs, ModelOptions, Processor
 from foveate.models.common.real_time import GivenActions, PreviousChunk, prefix_weights
 from foveate.models.registry import detect
 from foveate.pruning import PrunerConfig, make_config, make_pruner
@@ -34,6 +34,8 @@ from foveate.types import ActionChunk, AttentionMaps, AttentionRequest, LeftOver
 from foveate.util.progress import SILENT, Reporter
 from foveate.util.shipped import find_policy
 from foveate.util.words import plural
+from foveate.vision_value.looking import Looking, Rule, make_looking
+from foveate.vision_value.looking.sight import Glance, Sight
 
 """Policies that ship with foveate; `load_policy` takes their bare names."""
 
@@ -80,6 +82,8 @@ class LoadOptions(ModelOptions):
     """Pruning method, or a fit.yaml that names one; null: what the checkpoint was trained with; `none`: all tokens."""
     engine: EngineConfig = field(default_factory=Eager)
     """How the policy is run."""
+    looking: Looking | None = None
+    """How closely each view is looked at, step by step; null: at full resolution always, as with `full`."""
 
     def __post_init__(self) -> None:
         at_least_one(self, "num_steps", "action_horizon")
@@ -126,6 +130,7 @@ class LoadOptions(ModelOptions):
             name=folder.resolve().name,
             device=self.device,
             prefix_cache=config.prefix_cache,
+            looking=self.looking,
         )
         if not config.exact:
             policy.prepare(report)
@@ -188,13 +193,18 @@ class Policy:
         name: str = "policy",
         device: str = "cpu",
         prefix_cache: PrefixReuse = PrefixReuse(),  # noqa: B008  # frozen
+        looking: Rule | None = None,
     ) -> None:
         """
         Args:
             prefix_cache: when a session's inference goes on from the prefix of an earlier one; by default never.
+            looking: how closely each view is looked at; None: at full resolution.
+        Raises:
+            FoveateError: the model cannot look coarsely, or something else does not go with `looking`.
         """
         self.engine, self.processor, self.pruner, self.device = engine, processor, pruner, device
-        self.prefix_cache = prefix_cache
+        self.prefix_cache, self.looking = prefix_cache, looking
+        self._sight = None if looking is None else _sight(looking, engine.model, pruner, prefix_cache)
         self._states: dict[str, State] = {}
         self._prefixes: dict[str, tuple[Observation, Prefilled]] = {}
         """Session -> its last prefix that was made anew, and what it was made of."""
@@ -234,7 +244,7 @@ class Policy:
             noise: float32 [*noise_shape], standard normal; None draws it from torch's generator.
             evidence: what the chunk's `trace` shall hold; None: no trace.
             keep: bool [P], the patches to leave, instead of the pruner's choice.
-            session: the episode that the observation belongs to, for a pruner with a history; see `reset`.
+            session: the episode that the observation belongs to, for whatever has a history; see `reset`.
         Raises:
             ActionsNotFinite: the actions hold NaN or infinity.
         """
@@ -304,7 +314,9 @@ class Policy:
         return ("guided",) if getattr(self.engine, "guides", False) else ()
 
     def reset(self, session: str | None = None) -> None:
-        """Forget what is remembered of a session, a pruner's history and the last prefix; None: of all."""
+        """Forget what is remembered of a session: a pruner's history, the last prefix, the last looks; None: of all."""
+        if self._sight is not None:
+            self._sight.reset(session)
         for remembered in (self._states, self._prefixes):
             if session is None:
                 remembered.clear()
@@ -341,6 +353,23 @@ class Policy:
         """
         return self.engine.model.flops(views, tokens, self.spec.num_steps)
 
+    def cost(self, trace: Trace) -> Mapping[str, float]:
+        """GFLOP of a traced inference by stage, and their `total`: of the views that it looked at, as it did."""
+        assert trace.keep is not None
+        tokens = trace.layer_tokens or trace.seq_lens["post_seq_len"]
+        if trace.decision is None:
+            views = sum(bool(trace.keep["valid"][part].any()) for part in trace.layout.view_slices.values())
+            return self.flops(views, tokens)
+        levels = list(trace.decision.level.values())
+        coarse = {"coarse": levels.count("COARSE")} if "COARSE" in levels else {}
+        return self.engine.model.flops(levels.count("FULL"), tokens, self.spec.num_steps, **coarse)
+
+    @property
+    def has_history(self) -> bool:
+        """Whether something goes by what a session saw before, so that its inferences belong in order, one by one."""
+        looks = self.looking is not None and self.looking.has_history
+        return looks or (self.pruner is not None and self.pruner.has_history)
+
     def get_token_pruning_stats(self) -> dict[str, Any]:
         """Of the last inference: `enabled, noise_scale, last_kept_per_sample` (totals), `last_kept_per_view`."""
         return pruning_stats(self.pruner)
@@ -359,6 +388,9 @@ class Policy:
         inputs = self.processor.inputs(observations).to(self.device)
         earlier = self._earlier(observations, sessions) if pruner is self.pruner and request is None else None
         previous = self._previous(observations, left_over)
+        glance = self._glance(observations, sessions)
+        if glance is not None:
+            inputs = replace(inputs, looks=glance.looks)
         result = self.engine.run(
             inputs,
             self._noise(noise, len(observations)),
@@ -373,8 +405,13 @@ class Policy:
         if earlier is None and pruner is self.pruner:
             self._remember(observations, sessions, result.prefilled)
         actions = self.processor.actions(result.actions.float().cpu(), observations)
+        if glance is not None and self._sight is not None and result.patches is not None:
+            self._sight.remember(glance, result.patches, actions)
         timings = {**result.stages_ms, "total": (time.perf_counter() - start) * 1e3}
         traces = self._traces(result, observations, timings, evidence) if evidence else [None] * len(observations)
+        for trace, decision in zip(traces, glance.decisions if glance is not None else (), strict=False):
+            if trace is not None:
+                trace.decision = decision
         for trace in traces if self.prefix_cache.pixels is not None else ():
             if trace is not None:
                 trace.seq_lens["prefix_reused"] = int(earlier is not None)
@@ -387,6 +424,13 @@ class Policy:
                 chunks,
             )
         return chunks, inputs, result
+
+    def _glance(self, observations: Sequence[Observation], sessions: Sequence[str | None] | None) -> Glance | None:
+        """What these observations are looked at like; None: all at full resolution."""
+        if self._sight is None:
+            return None
+        pictures = [self.processor.source_images(observation) for observation in observations]
+        return self._sight.glance(pictures, [observation.state for observation in observations], sessions)
 
     def _earlier(self, observations: Sequence[Observation], sessions: Sequence[str | None] | None) -> Prefilled | None:
         """The prefix to go on from, of a single sample whose session has seen nearly the same; None: look anew."""
@@ -512,6 +556,26 @@ class Policy:
         return traces
 
 
+def _sight(rule: Rule, model: ActionModel, pruner: TokenPruner | None, prefix_cache: PrefixReuse) -> Sight:
+    """Raises FoveateError where the rule does not go with the rest."""
+    if not hasattr(model, "embed_coarse"):
+        raise FoveateError(
+            f"looking {rule.label}: {type(model).__name__} has no coarse look at a view; π0 and π0.5 have. Leave "
+            "looking out"
+        )
+    if pruner is not None and pruner.whole_views:
+        raise FoveateError(
+            f"looking {rule.label}: {type(pruner).__name__.removesuffix('Pruner')} reads a view as a whole picture, of "
+            "which a coarse look has every fourth patch; choose another method (lightvla, divprune, stride), or leave "
+            "looking out"
+        )
+    if prefix_cache.pixels is not None:
+        raise FoveateError(
+            f"looking {rule.label} and engine.prefix_cache both reuse what was seen; leave one of them out"
+        )
+    return Sight(rule, model.spec)
+
+
 def _of_pruner(evidence: TraceOptions | None) -> Evidence:
     """What a pruner's KeepSet shall hold for a trace."""
     if evidence is None or not (evidence.routing or evidence.raw_score):
@@ -550,6 +614,8 @@ def load_policy(path: str | Path, **options: Any) -> Policy:
         if options["engine"] not in PRESETS:
             raise unknown("engine", options["engine"], PRESETS)
         options["engine"] = PRESETS[options["engine"]]()
+    if "looking" in options:
+        options["looking"] = make_looking(options["looking"])
     if "pruner" in options:
         # Here None is said, and means none; among `LoadOptions` it is what nobody said.
         said = options["pruner"]

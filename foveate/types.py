@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import numpy as np
 
@@ -211,6 +211,9 @@ class Selection:
 
 
 VisionLevel = Literal["NO", "COARSE", "FULL"]
+LEVELS: tuple[VisionLevel, ...] = get_args(VisionLevel)
+"""How closely to look, in the order of every array of three: at a question's picture, or at a robot's view."""
+NO, COARSE, FULL = range(3)
 
 
 @dataclass(frozen=True)
@@ -218,7 +221,9 @@ class VisionDecision:
     """Whether, and how closely, to look at each view."""
 
     level: Mapping[str, VisionLevel]
+    """View -> level, of the views that are there."""
     scores: Mapping[str, float] = field(default_factory=dict)
+    """View -> what the decision was made by, where it was by a number."""
     token_budget: int | None = None
 
 

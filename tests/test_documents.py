@@ -92,7 +92,8 @@ def test_commands_of_the_documents_are_understood(verb: tuple[str, ...], options
     with contextlib.suppress(SystemExit):
         main([*verb, "--help"])
     told = set(re.findall(r"--[\w.-]+", capsys.readouterr().out))
-    assert {option for option in options if not option.startswith("--pruner.")} <= told  # those are the method's own
+    # Those of a method or a rule are its own.
+    assert {option for option in options if not option.startswith(("--pruner.", "--looking."))} <= told
 
 
 def test_the_readme_is_read_in_minutes() -> None:

@@ -110,6 +110,26 @@ def test_a_traced_run_leaves_everything(policy, tmp_path, capsys):
     assert "lightvla" in shown and "3/3 (44–100 %)" in shown and "index.html" in shown
 
 
+def test_looking_is_told_query_by_query_and_a_run_goes_on_with_the_same_alone(policy, tmp_path, capsys):
+    out = tmp_path / "run"
+    assert main(command(policy, out, "--looking", "alternate", traced=True)) == 0
+    queries = lines(out / "queries.jsonl")
+    first, *later = [(q["look_corner"], q["look_gripperPOV"]) for q in queries if q["episode"] == 0]
+    assert first == ("FULL", "FULL") and later and set(later) <= {("FULL", "NO"), ("NO", "FULL"), ("FULL", "FULL")}
+    shares = json.loads((out / "summary.json").read_text())["total"]["looks"]
+    assert shares["COARSE"] == 0 and 0 < shares["NO"] < 0.5 and sum(shares.values()) == pytest.approx(1)
+    (variant,) = {e["variant"] for e in lines(out / "episodes.jsonl")}
+    assert variant == "full_look_alternate" and lines(out / "episodes.jsonl")[0]["extra"]["look_coarse"] == 0
+    dump = torch.load(sorted((out / "dumps").rglob("*.pt"))[0], weights_only=True)
+    assert dump["decision"]["level"] == {"corner": "FULL", "gripperPOV": "FULL"}
+    assert main(command(policy, out, "--looking", "motion", traced=True)) == 1
+    assert "looking" in capsys.readouterr().err
+    assert main(command(policy, out, "--looking", "motoin")) == 1
+    assert "did you mean 'motion'" in capsys.readouterr().err
+    assert main(["eval", "sim", "--policy", "ws://127.0.0.1:1", "--looking", "coarse"]) == 1
+    assert "looking: the server at ws://127.0.0.1:1 settles that" in capsys.readouterr().err
+
+
 def test_a_capped_trace_spreads_over_the_run_and_the_summary_says_how_much(policy, tmp_path, capsys):
     out = tmp_path / "run"
     assert main(command(policy, out, "--trace_max_dumps_per_run", "6", traced=True)) == 0

@@ -94,7 +94,7 @@ def set_up(policy: Policy, variant: Variant, engine: Engine, prefix_cache: Prefi
     config = pruner_config(variant.pruning)
     pruner = policy.pruner if config is None else make_pruner(config)
     facts = {"name": policy.spec.name, "device": policy.device}
-    one = Policy(engine, policy.processor, pruner, **facts, prefix_cache=prefix_cache)
+    one = Policy(engine, policy.processor, pruner, **facts, prefix_cache=prefix_cache, looking=policy.looking)
     one.spec = replace(one.spec, num_steps=variant.steps)
     return one
 

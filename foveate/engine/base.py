@@ -47,6 +47,8 @@ class Inference:
     """The attention asked for."""
     prefilled: Prefilled | None = None
     """To go on from; None where an engine does not hand it out."""
+    patches: Tensor | None = None
+    """[B, P, D]: the patches before pruning, where views are looked at at several levels; None: they are not."""
 
 
 def fell_back(report: Mapping[str, Any]) -> list[str]:

@@ -11,6 +11,7 @@ import numpy as np
 
 from foveate.types import Observation
 from foveate.util.checks import number
+from foveate.util.pictures import difference
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,10 +35,4 @@ class PrefixReuse:
         if before.state.shape != now.state.shape or np.abs(before.state - now.state).max(initial=0) > self.state:
             return False
         most = self.pixels
-        return all(_difference(before.images[view], now.images[view]) <= most for view in now.images)
-
-
-def _difference(before: np.ndarray, now: np.ndarray) -> float:
-    if before.shape != now.shape:
-        return float("inf")
-    return float(np.abs(before.astype(np.int16) - now).mean() / 255)
+        return all(difference(before.images[view], now.images[view]) <= most for view in now.images)

@@ -20,7 +20,7 @@ from foveate.errors import FoveateError
 from foveate.models.base import NOTHING_AFTER, ActionModel, LayerPruner, ModelInputs, PrefixCache, pack
 from foveate.models.common.layers import Run, as_written, transpose_storage
 from foveate.models.common.real_time import GivenActions, PreviousChunk
-from foveate.pruning.base import Evidence, State, TokenPruner
+from foveate.pruning.base import Evidence, State, TokenPruner, patches_of
 from foveate.pruning.inference import Pruning
 from foveate.tracing.capture import AttentionResult, capture_attention
 from foveate.types import AttentionRequest, Prefix
@@ -90,19 +90,22 @@ class StagedEngine:
         if isinstance(previous, PreviousChunk) and not self.guides:
             raise FoveateError(self._cannot_guide())
         timer = StageTimer(inputs.images.device)
-        runs = self._runs_of(pruner, attention)
+        runs = self._runs_of(inputs, pruner, attention)
         pruning = Pruning(pruner, model, inputs, noise, state=state, evidence=evidence)
 
         def fit(prefix: Prefix) -> Prefix:
             return self.buckets.pack(prefix) if self.buckets is not None and runs is self._runs else pack(prefix)
 
         result: AttentionResult | None = None
+        patches: Tensor | None = None
         with ExitStack() as stack:
             if self.prepared:
                 stack.enter_context(no_compilation())
             if prefilled is None or attention is not None:
                 with timer("vision"):
                     whole = model.embed_prefix(inputs, run=pruning.vision(runs["vision"]))
+                if inputs.looks is not None:
+                    patches = patches_of(whole)
                 with timer("prune"):
                     prefix = pruning.before(whole, fit)
                 if attention is not None:
@@ -129,7 +132,7 @@ class StagedEngine:
         lengths = prefilled.cache.prefix.mask.sum(1)
         there = (prefilled.layout, prefilled.keep, prefilled.mask)
         by_layer = prefilled.cache.lengths() if pruning.uneven else None
-        return Inference(actions, *there, lengths, by_layer, timer.ms, result, prefilled)
+        return Inference(actions, *there, lengths, by_layer, timer.ms, result, prefilled, patches)
 
     @property
     def guides(self) -> bool:
@@ -153,10 +156,15 @@ class StagedEngine:
             return cache
         return run.cache(cache, self.buckets.lengths[-1] if self.buckets is not None and self.buckets.lengths else 0)
 
-    def _runs_of(self, pruner: TokenPruner | None, attention: AttentionRequest | None) -> Mapping[str, Run]:
+    def _runs_of(
+        self, inputs: ModelInputs, pruner: TokenPruner | None, attention: AttentionRequest | None
+    ) -> Mapping[str, Run]:
         """How the parts of this query are called."""
         if not self.prepared and self._backbone is self.model:
             return self._runs
+        if inputs.looks is not None and not inputs.looks.full:
+            self._as_written["views looked at at several levels"] += 1
+            return AS_WRITTEN
         if attention is not None:
             # Attention is observed inside of the model's layers; it never runs in the path that is measured.
             self._as_written["attention asked for"] += 1
@@ -281,7 +289,7 @@ def _too_many(lengths: Sequence[int], length: int) -> FoveateError:
 
 def first_sample(inputs: ModelInputs) -> ModelInputs:
     """The first observation of a batch, alone."""
-    fields = {name: value[:1] for name, value in vars(inputs).items() if isinstance(value, Tensor)}
+    fields: dict[str, Any] = {name: value[:1] for name, value in vars(inputs).items() if isinstance(value, Tensor)}
     views, words = inputs.on_host()
     return ModelInputs(**fields, host_masks=(views[:1], words[:1]))
 

@@ -24,6 +24,7 @@ from torch import Tensor, nn
 
 from foveate.errors import FoveateError
 from foveate.models.common.layers import Run, as_written
+from foveate.models.common.looks import Looks
 from foveate.models.common.robots import RobotMapping
 from foveate.types import Observation, Phase, Prefix, Selection, TokenLayout
 
@@ -77,10 +78,12 @@ class ModelInputs:
     """float32 [B, state_dim], normalised, zero-padded. π0 and OpenVLA-OFT read it; π0.5 has it in the prompt."""
     host_masks: tuple[Tensor, Tensor] | None = None
     """`image_masks` and `token_masks` on the host, from before they went to a device; see `on_host`."""
+    looks: Looks | None = None
+    """How closely each view is looked at, for a family that can choose; None: all at full resolution."""
 
     def to(self, device: torch.device | str) -> ModelInputs:
-        moved = {f.name: getattr(self, f.name).to(device) for f in dataclasses.fields(self) if f.name != "host_masks"}
-        return ModelInputs(**moved, host_masks=self.on_host())
+        moved: dict[str, Any] = {name: v.to(device) for name, v in vars(self).items() if isinstance(v, Tensor)}
+        return dataclasses.replace(self, **moved, host_masks=self.on_host())
 
     def on_host(self) -> tuple[Tensor, Tensor]:
         """`image_masks` and `token_masks` on the host; asks the device only where nobody has kept them."""
@@ -148,7 +151,10 @@ class ActionModel(Protocol):
     spec: ModelSpec
 
     def embed_prefix(self, inputs: ModelInputs, *, run: Run = as_written) -> Prefix:
-        """Images and text as tokens, unpacked; masked tokens take part in no attention."""
+        """Images and text as tokens, unpacked; masked tokens take part in no attention.
+
+        A family that can look at a view at half the resolution has `embed_coarse` beside it, and heeds `inputs.looks`.
+        """
         ...
 
     def extra_queries(self, inputs: ModelInputs, noise: Tensor | None, wanted: str) -> Tensor | None:
@@ -351,19 +357,20 @@ def embed_views(inputs: ModelInputs, tower: Callable[[Tensor], Tensor]) -> Tenso
     return embeds.reshape(len(inputs.images), -1, embeds.shape[-1])
 
 
-def span_counts(layout: TokenLayout, present: Tensor, words: Tensor) -> np.ndarray:
+def span_counts(layout: TokenLayout, present: Tensor, words: Tensor, seen: np.ndarray | None = None) -> np.ndarray:
     """int64 [B, spans]: real tokens of each span, of masks on the host.
 
     Args:
         present: bool [B, V], views that are there.
         words: bool [B, L], real tokens of the span named `text`.
+        seen: int64 [B, V], tokens of each view; None: all of the views that are there.
     """
     counts, view = np.empty((len(present), len(layout.spans)), np.int64), 0
     cameras, real = present.numpy(), words.numpy().sum(1)
     for i, span in enumerate(layout.spans):
         counts[:, i] = len(span)
         if span.kind == "image":
-            counts[:, i] *= cameras[:, view]
+            counts[:, i] = counts[:, i] * cameras[:, view] if seen is None else seen[:, view]
             view += 1
         elif span.name == "text":
             counts[:, i] = real

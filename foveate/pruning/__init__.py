@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from foveate.errors import FoveateError, unknown
-from foveate.pruning.base import TokenPruner, from_options
+from foveate.pruning.base import TokenPruner
 from foveate.pruning.cdpruner import CDPruner
 from foveate.pruning.dart import DART
 from foveate.pruning.depth_drop import DepthDrop
@@ -29,6 +29,7 @@ from foveate.pruning.uniform_stride import UniformStride
 from foveate.pruning.visionzip import VisionZip
 from foveate.pruning.vla_adp import VLAADP
 from foveate.pruning.vla_pruner import VLAPruner
+from foveate.util.choices import from_options
 
 PrunerConfig = (
     LightVLA

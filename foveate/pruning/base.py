@@ -9,11 +9,10 @@ Shapes: B batch, N tokens, D width, P patches of all views, G blocks (views, usu
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, MutableMapping, Sequence
+from collections.abc import Callable, MutableMapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -104,6 +103,8 @@ class TokenPruner(nn.Module, ABC):
     """Whether `select` needs the session's state."""
     within_budget: bool = False
     """Whether the budget, per view, is never exceeded."""
+    whole_views: bool = False
+    """Whether the method reads a view as a picture of which every patch is there."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -388,13 +389,3 @@ def grid_of(span: Span) -> tuple[int, int]:
 def centres(parts: int, length: int) -> list[int]:
     """The cells nearest the centres of `parts` equal parts of `length` cells; the first of two that are as near."""
     return [math.ceil((2 * i + 1) * length / (2 * parts)) - 1 for i in range(parts)]
-
-
-def from_options(kind: str, cls: type, options: Mapping[str, Any]) -> Any:
-    """Build a config dataclass, naming an unknown option and those there are."""
-    fields = {f.name for f in dataclasses.fields(cls)}
-    if strange := sorted(set(options) - fields):
-        raise FoveateError(
-            f"{kind}: unknown option {', '.join(map(repr, strange))}; options: {', '.join(sorted(fields))}"
-        )
-    return cls(**options)

@@ -29,6 +29,7 @@ class DownsamplePruner(TokenPruner):
     marks these patches. Differentiable: in training the gradient reaches every patch of the cell.
     """
 
+    whole_views = True
     within_budget = True
 
     def __init__(self, config: Downsample) -> None:

@@ -131,6 +131,7 @@ class GridSPruner(TokenPruner):
     dropped in training too, which sees exactly what evaluation sees.
     """
 
+    whole_views = True
     within_budget = True
 
     def __init__(self, config: GridS | None = None) -> None:

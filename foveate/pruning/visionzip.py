@@ -51,6 +51,7 @@ class VisionZipPruner(TokenPruner):
     """
 
     looks_at = frozenset({"tower"})
+    whole_views = True
     within_budget = True
 
     def __init__(self, config: VisionZip) -> None:

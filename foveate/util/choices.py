@@ -10,7 +10,7 @@ import typing
 from collections.abc import Mapping
 from typing import Any
 
-from foveate.errors import unknown
+from foveate.errors import FoveateError, unknown
 
 Names = Mapping[str, type | None]
 """Name -> dataclass, or None where the field may hold none."""
@@ -54,3 +54,13 @@ def named(field: str, said: str, names: Names) -> type | None:
 
 def _fold(name: str) -> str:
     return name.rpartition(".")[2].replace("_", "").replace("-", "").lower()
+
+
+def from_options(kind: str, cls: type, options: Mapping[str, Any]) -> Any:
+    """Build a config dataclass, naming an unknown option and those there are."""
+    fields = {f.name for f in dataclasses.fields(cls)}
+    if strange := sorted(set(options) - fields):
+        raise FoveateError(
+            f"{kind}: unknown option {', '.join(map(repr, strange))}; options: {', '.join(sorted(fields))}"
+        )
+    return cls(**options)

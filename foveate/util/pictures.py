@@ -88,6 +88,13 @@ def encoded(source: Source | None) -> bytes:
         return b""
 
 
+def difference(before: np.ndarray, now: np.ndarray) -> float:
+    """Mean absolute difference of two pictures, of 1; infinite where their sizes differ."""
+    if before.shape != now.shape:
+        return float("inf")
+    return float(np.abs(before.astype(np.int16) - now).mean() / 255)
+
+
 def is_file(path: str | Path) -> bool:
     """Whether a regular file is there, whatever stands in place of a path."""
     try:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 
+from foveate.types import COARSE
 from foveate.vision_value.config import HeadConfig
 from foveate.vision_value.cost import action_costs
-from foveate.vision_value.outcomes import COARSE
 
 LAMBDAS = (0.0, *(round(float(x), 4) for x in np.geomspace(0.01, 3.0, 40)))
 """Nats per answer token that a FULL look must earn: where a curve is read off."""

@@ -9,10 +9,9 @@ from dataclasses import dataclass
 from typing import Literal
 
 from foveate.errors import FoveateError
+from foveate.types import VisionLevel
 
-LEVELS = ("NO", "COARSE", "FULL")
-"""The actions, in the order of every array of three."""
-Action = Literal["NO", "COARSE", "FULL"]
+Action = VisionLevel
 
 BaselineName = Literal[
     "always_full",

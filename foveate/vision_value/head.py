@@ -18,8 +18,9 @@ import torch
 from torch import Tensor, nn
 
 from foveate.errors import FoveateError
+from foveate.types import COARSE
 from foveate.vision_value.config import Activation, FeatureMode, HeadConfig
-from foveate.vision_value.outcomes import COARSE, Outcomes
+from foveate.vision_value.outcomes import Outcomes
 
 ACTIVATIONS: dict[Activation, type[nn.Module]] = {
     "gelu": nn.GELU,

@@ -8,12 +8,13 @@ from typing import Any
 
 import numpy as np
 
+from foveate.types import COARSE, FULL, NO
 from foveate.vision_value.baselines.base import EVERY_PASS, Rule
 from foveate.vision_value.baselines.uncertainty_threshold import unsure
 from foveate.vision_value.choose import best_action
 from foveate.vision_value.config import HeadConfig, Look
 from foveate.vision_value.head import ValueHead
-from foveate.vision_value.outcomes import COARSE, FULL, NO, Decisions, Outcomes
+from foveate.vision_value.outcomes import Decisions, Outcomes
 
 
 @dataclass(frozen=True)

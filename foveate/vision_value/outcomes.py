@@ -12,8 +12,6 @@ from dataclasses import dataclass
 
 import numpy as np
 
-NO, COARSE, FULL = 0, 1, 2
-
 
 @dataclass(frozen=True)
 class Outcomes:

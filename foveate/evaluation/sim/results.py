@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from foveate.errors import FoveateError
-from foveate.types import STAGES, EpisodeResult
+from foveate.types import LEVELS, STAGES, EpisodeResult
 from foveate.util.files import JsonLines, write_text
 from foveate.util.stats import bootstrap_mean, wilson
 
@@ -116,7 +116,13 @@ def aggregate(episodes: Sequence[EpisodeResult], queries: Sequence[Mapping[str, 
         "batch_mean": _mean([q["batch"] for q in queries if "batch" in q]),
         "gflops": _mean(flops),
         "prefix_reused": _mean([q["prefix_reused"] for q in queries if "prefix_reused" in q]),
+        "looks": _shares([level for q in queries for name, level in q.items() if name.startswith("look_")]),
     }
+
+
+def _shares(levels: Sequence[str]) -> dict[str, float] | None:
+    """How often each level was chosen, over views and inferences; None where nothing chose."""
+    return {level: levels.count(level) / len(levels) for level in LEVELS} if levels else None
 
 
 def write_results(log: RunLog, *, provenance: Mapping[str, Any], warnings: Sequence[str] = ()) -> dict[str, Any]:

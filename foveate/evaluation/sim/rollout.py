@@ -29,7 +29,7 @@ import numpy as np
 from foveate.envs.base import EnvCrash, Snapshot, StepResult
 from foveate.errors import ActionsNotFinite, FoveateError, reason_of
 from foveate.evaluation.sim.latency import Latency
-from foveate.types import ActionChunk, EpisodeResult, LeftOver, Observation, Trace
+from foveate.types import LEVELS, ActionChunk, EpisodeResult, LeftOver, Observation, Trace
 from foveate.util.files import fault_of
 from foveate.util.noise import action_noise, stack_noise
 
@@ -428,6 +428,8 @@ def _conclude(
         trace = answer.chunk.trace
         row = {"variant": variant, "task": job.task, "episode": job.episode, "query": query.index, "step": query.step}
         row |= {"batch": answer.batch, **({"delay_steps": answer.delay_steps} if latency else {}), **_kept(trace)}
+        if trace is not None and trace.decision is not None:
+            row |= {f"look_{view}": level for view, level in trace.decision.level.items()}
         if trace is not None and "prefix_reused" in trace.seq_lens:
             row["prefix_reused"] = trace.seq_lens["prefix_reused"]
         row |= {f"{stage}_ms": round(ms, 3) for stage, ms in answer.chunk.timings_ms.items()}
@@ -465,6 +467,8 @@ def _conclude(
         error=error,
         extra={"task_id": job.task_id, **now.scene},
     )
+    if looks := [level for row in rows for name, level in row.items() if name.startswith("look_")]:
+        result.extra |= {f"look_{level.lower()}": round(looks.count(level) / len(looks), 6) for level in LEVELS}
     if latency is not None:
         delay_steps = sum(answer.delay_steps for _, answer in now.answers)
         result.extra |= {"inject_latency": latency.inject, "delay_steps": delay_steps}

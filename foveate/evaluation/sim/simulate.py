@@ -11,7 +11,6 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field, replace
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -30,7 +29,7 @@ from foveate.evaluation.sim.results import RunLog
 from foveate.evaluation.sim.rollout import Job, Played, Query, RolloutConfig, rollout
 from foveate.policy import LoadOptions, Policy, TraceOptions, at_least_one
 from foveate.tracing.store import TraceStore, forget_unfinished
-from foveate.types import ActionChunk, Trace
+from foveate.types import ActionChunk
 from foveate.util.choices import name_of
 from foveate.util.words import plural
 
@@ -207,6 +206,8 @@ def pruner_label(policy: Policy | RemotePolicy) -> str | None:
 def name_variant(config: SimConfig, policy: Policy | RemotePolicy) -> str:
     """The name given, or one from method, budget, controls and latency: `full`, `random_0.25_blind` ..."""
     made = variant_name(pruner_label(policy), config.vision, config.instruction)
+    if config.looking is not None:
+        made += f"_look_{config.looking.label}"
     return config.variant or (
         made if config.inject_latency is None else f"{made}_{label(config.inject_latency, config.chunking)}"
     )
@@ -329,7 +330,7 @@ def simulate(
             on_episode=finish,
             on_inference=on_inference,
             perceive=perceive,
-            gflops=partial(_gflops, policy) if isinstance(policy, Policy) else None,
+            gflops=(lambda trace: policy.cost(trace)["total"]) if isinstance(policy, Policy) else None,
             recorder=make_recorder(
                 config.record,
                 log.folder,
@@ -419,10 +420,3 @@ def _meta(config: SimConfig, query: Query, variant: str) -> dict[str, Any]:
         "variant": variant,
         "seed": query.job.seed,
     }
-
-
-def _gflops(policy: Policy, trace: Trace) -> float:
-    assert trace.keep is not None
-    views = sum(bool(trace.keep["valid"][part].any()) for part in trace.layout.view_slices.values())
-    tokens = trace.layer_tokens or trace.seq_lens["post_seq_len"]
-    return policy.flops(views, tokens)["total"]

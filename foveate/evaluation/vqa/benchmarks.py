@@ -10,7 +10,7 @@ import numpy as np
 from foveate.evaluation.vqa.metrics import circular_accuracy
 from foveate.evaluation.vqa.rows import RuleResult
 from foveate.evaluation.vqa.scored import ScoredPasses
-from foveate.vision_value.config import LEVELS
+from foveate.types import LEVELS
 
 
 def circular_accuracies(

@@ -19,8 +19,8 @@ from foveate.errors import FoveateError
 from foveate.evaluation.vqa.oracle import ChanceCorrected
 from foveate.evaluation.vqa.rows import COLUMNS, RuleResult
 from foveate.evaluation.vqa.scored import PrunedOutcomes, ScoredPasses
+from foveate.types import LEVELS
 from foveate.util.files import draft, write_json, write_text
-from foveate.vision_value.config import LEVELS
 
 SCHEMA_VERSION = "foveate.vqa/v1"
 SLICE_COLUMNS = (

@@ -12,9 +12,9 @@ from foveate.evaluation.vqa.files import PLOTS, RUN_FILES, SCHEMA_VERSION, by_ca
 from foveate.evaluation.vqa.oracle import analyse
 from foveate.evaluation.vqa.rows import rule_results
 from foveate.evaluation.vqa.scored import ScoredPasses
-from foveate.types import VQASample
+from foveate.types import LEVELS, VQASample
 from foveate.vision_value.baselines import Always
-from foveate.vision_value.config import LEVELS, HeadConfig
+from foveate.vision_value.config import HeadConfig
 from foveate.vision_value.outcomes import Outcomes
 
 RIGHT = [[1, 1, 1], [0, 1, 1], [0, 0, 0], [1, 0, 0]]

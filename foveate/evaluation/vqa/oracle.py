@@ -8,8 +8,9 @@ from typing import Any
 import numpy as np
 
 from foveate.evaluation.vqa.scored import ScoredPasses
+from foveate.types import LEVELS
 from foveate.vision_value.baselines import Oracle
-from foveate.vision_value.config import LEVELS, HeadConfig
+from foveate.vision_value.config import HeadConfig
 from foveate.vision_value.cost import action_costs
 
 

@@ -25,9 +25,8 @@ from foveate.models.vlm.budget import VisionBudget, resize
 from foveate.models.vlm.decoding import Decoding
 from foveate.models.vlm.images import decode
 from foveate.pruning import make_pruner
-from foveate.types import VisionLevel, VQASample
+from foveate.types import LEVELS, VisionLevel, VQASample
 from foveate.util.pictures import MAX_PIXELS, ImageError
-from foveate.vision_value.config import LEVELS
 
 if TYPE_CHECKING:
     from foveate.models.vlm.model import Answer

@@ -24,8 +24,7 @@ from foveate.evaluation.vqa.passes import TEXT_PASS, PassOptions, PrunedPass, VL
 from foveate.evaluation.vqa.profile import spread, synchronize
 from foveate.evaluation.vqa.rows import RuleResult
 from foveate.evaluation.vqa.scored import PrunedOutcomes, ScoredPasses
-from foveate.types import VQASample
-from foveate.vision_value.config import LEVELS
+from foveate.types import LEVELS, VQASample
 
 PATH_COLUMNS = ("gflops", "gflops_share", "path_ms", "path_ms_share")
 AFTER_TEXT = " after text"

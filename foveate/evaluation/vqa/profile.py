@@ -23,7 +23,7 @@ from foveate.evaluation.vqa.oracle import ChanceCorrected
 from foveate.evaluation.vqa.passes import TEXT_PASS, PassOptions, VLMLike, answer_pass
 from foveate.evaluation.vqa.rows import RuleResult
 from foveate.evaluation.vqa.scored import PrunedOutcomes, ScoredPasses
-from foveate.vision_value.config import LEVELS
+from foveate.types import LEVELS
 from foveate.vision_value.outcomes import Outcomes
 
 if TYPE_CHECKING:

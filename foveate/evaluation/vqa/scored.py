@@ -14,9 +14,8 @@ from foveate.errors import FoveateError
 from foveate.evaluation.vqa.cache import PassCache, data_hash, image_bytes, sample_key, unpack_hidden
 from foveate.evaluation.vqa.metrics import circular_index
 from foveate.evaluation.vqa.passes import FAULT_PASS, TEXT_PASS, TOKENS_PASS, PrunedPass
-from foveate.types import VQASample
+from foveate.types import LEVELS, VQASample
 from foveate.util.words import plural
-from foveate.vision_value.config import LEVELS
 from foveate.vision_value.outcomes import Outcomes
 
 Scorer = Callable[[VQASample, Mapping[str, Any]], tuple[float, bool]]

@@ -280,8 +280,16 @@ class SiglipTower(nn.Module):
 
     def embeddings(self, images: Tensor) -> Tensor:
         """images float32 [B, 3, H, W] in [-1, 1] -> float32 [B, P, D], patches row by row."""
-        patches: Tensor = self.patch_embedding(images).flatten(2).transpose(1, 2)
-        return patches + self.position_embedding
+        patches: Tensor = self.patch_embedding(images)
+        places = self.positions((patches.shape[2], patches.shape[3]))
+        return patches.flatten(2).transpose(1, 2) + places
+
+    def positions(self, grid: tuple[int, int]) -> Tensor:
+        """Position embeddings [P, D] of a grid; of one that the tower was not made for, interpolated."""
+        if grid == self.grid:
+            return self.position_embedding
+        learnt = self.position_embedding.t().unflatten(1, self.grid)[None]
+        return F.interpolate(learnt, grid, mode="bilinear")[0].flatten(1).t()
 
     def forward(self, images: Tensor) -> Tensor:
         x = self.embeddings(images).to(self.post_layernorm.weight.dtype)

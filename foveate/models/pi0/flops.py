@@ -13,13 +13,19 @@ from foveate.models.base import by_layer
 from foveate.models.pi0.config import GemmaConfig, Pi0Config
 
 
-def vision_flops(config: Pi0Config, views: int) -> float:
-    """The SigLIP tower and the projector, over `views` images."""
+def vision_flops(config: Pi0Config, views: int, coarse: int = 0) -> float:
+    """The SigLIP tower and the projector, over `views` images, and over `coarse` further ones of half the side."""
+    patches = config.vision.grid[0] * config.vision.grid[1]
+    return views * _tower(config, patches) + coarse * _tower(config, patches // 4)
+
+
+def _tower(config: Pi0Config, n: int) -> float:
+    """Tower and projector over one image of `n` patches."""
     v = config.vision
-    n, h = v.grid[0] * v.grid[1], v.hidden_size
+    h = v.hidden_size
     embed = 2 * n * 3 * v.patch_size**2 * h
     layer = 8 * n * h * h + 4 * n * n * h + 4 * n * h * v.intermediate_size
-    return views * (embed + v.num_hidden_layers * layer + 2 * n * h * v.projection_dim)
+    return embed + v.num_hidden_layers * layer + 2 * n * h * v.projection_dim
 
 
 def prefill_flops(config: Pi0Config, tokens: int | Sequence[int]) -> float:
@@ -43,15 +49,18 @@ def denoise_flops(config: Pi0Config, tokens: int | Sequence[int], num_steps: int
     return state + num_steps * (step + 6 * horizon * width * width)
 
 
-def gflops(config: Pi0Config, *, views: int, tokens: int | Sequence[int], num_steps: int) -> dict[str, float]:
+def gflops(
+    config: Pi0Config, *, views: int, tokens: int | Sequence[int], num_steps: int, coarse: int = 0
+) -> dict[str, float]:
     """GFLOP of one inference by stage, and their `total`.
 
     Args:
         views: images that are really there.
         tokens: prefix tokens that the backbone saw, `post_seq_len` in a trace; or those of each layer.
+        coarse: further images that are looked at at half the side.
     """
     stages = {
-        "vision": vision_flops(config, views) / 1e9,
+        "vision": vision_flops(config, views, coarse) / 1e9,
         "prefill": prefill_flops(config, tokens) / 1e9,
         "denoise": denoise_flops(config, tokens, num_steps) / 1e9,
     }

@@ -16,6 +16,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -45,6 +46,7 @@ from foveate.models.common.layers import (
     loop,
     rope_table,
 )
+from foveate.models.common.looks import embed_looks
 from foveate.models.common.real_time import GivenActions, PreviousChunk, guided
 from foveate.models.pi0.config import GemmaConfig, Pi0Config
 from foveate.models.pi0.flops import gflops
@@ -170,22 +172,41 @@ class Pi0(nn.Module):
         embeds: Tensor = self.projector(self.vision(images))
         return embeds
 
+    def embed_coarse(self, images: Tensor) -> Tensor:
+        """images [n, 3, H, W] -> [n, P / 4, D]: the same at half the side."""
+        return self.embed_images(F.avg_pool2d(images, 2))
+
     def embed_prefix(self, inputs: ModelInputs, *, run: Run = as_written) -> Prefix:
-        """Tokens of all views and of the text, unpacked; masked tokens take part in no attention."""
+        """Tokens of all views and of the text, unpacked; masked tokens take part in no attention.
+
+        Positions are counted over all patches of the cameras that are there, however closely each is looked at: text
+        and actions stand where they always do.
+        """
         V = len(self.config.views)
         if inputs.images.shape[1] != V:
             raise FoveateError(f"images: expected {V} views {self.config.views}, got {inputs.images.shape[1]}")
-        image_embeds = embed_views(inputs, functools.partial(run, self.embed_images))
+        full, looks = functools.partial(run, self.embed_images), inputs.looks
+        there: np.ndarray | None = None
+        if looks is None or looks.full:
+            image_embeds = embed_views(inputs, full)
+        else:
+            coarse, present = functools.partial(run, self.embed_coarse), inputs.on_host()[0].numpy()
+            grid, like = self.config.vision.grid, self.projector.weight
+            image_embeds, there = embed_looks(inputs.images, present, looks, grid, full, coarse, like)
         text = self.embed_tokens(inputs.tokens) * math.sqrt(self.config.llm.width)
         patches = image_embeds.shape[1] // V
         mask = torch.cat((inputs.image_masks.repeat_interleave(patches, 1), inputs.token_masks), 1)
+        position_ids = mask.cumsum(1) - 1
+        if there is not None:
+            mask = torch.cat((torch.from_numpy(there).to(mask.device), inputs.token_masks), 1)
         layout = self.layout(inputs.tokens.shape[1])
+        seen = None if there is None else there.reshape(len(there), V, patches).sum(-1)
         return Prefix(
             embeds=torch.cat((image_embeds, text.to(image_embeds.dtype)), 1),
             mask=mask,
-            position_ids=mask.cumsum(1) - 1,
+            position_ids=position_ids,
             layout=layout,
-            at_most=span_counts(layout, *inputs.on_host()),
+            at_most=span_counts(layout, *inputs.on_host(), seen),
         )
 
     def extra_queries(self, inputs: ModelInputs, noise: Tensor | None, wanted: str) -> Tensor | None:
@@ -549,8 +570,16 @@ class Pi0(nn.Module):
     def tower(self) -> TowerLayer:
         return TowerLayer(self.vision.layers[-1])
 
-    def flops(self, views: int, tokens: int | Sequence[int], steps: int | None = None) -> dict[str, float]:
-        return gflops(self.config, views=views, tokens=tokens, num_steps=steps or self.config.num_steps)
+    def flops(
+        self, views: int, tokens: int | Sequence[int], steps: int | None = None, coarse: int = 0
+    ) -> dict[str, float]:
+        """As an `ActionModel`'s.
+
+        Args:
+            coarse: further images that are looked at at half the side.
+        """
+        steps = steps or self.config.num_steps
+        return gflops(self.config, views=views, tokens=tokens, num_steps=steps, coarse=coarse)
 
     # ---- whole passes -------------------------------------------------------------------------------
 

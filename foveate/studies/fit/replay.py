@@ -29,13 +29,13 @@ class Replay:
 def replay(
     policy: Policy, observations: Sequence[Observation], noise: Sequence[np.ndarray | None], batch: int, session: str
 ) -> Replay:
-    """Ask at every keyframe, in order; a pruner with a history sees the episode from its beginning.
+    """Ask at every keyframe, in order; what has a history sees the episode from its beginning.
 
     Args:
         noise: of each keyframe, the same for whoever is compared.
         batch: observations per inference; one with a history goes alone.
     """
-    one_by_one = policy.pruner is not None and policy.pruner.has_history
+    one_by_one = policy.has_history
     size = 1 if one_by_one else batch
     policy.reset(session)
     chunks = []
@@ -51,10 +51,9 @@ def replay(
     traces = [chunk.trace for chunk in chunks]
     kept = [trace.keep for trace in traces if trace is not None and trace.keep is not None]
     costs = []
-    for trace, keep in zip(traces, kept, strict=True):
+    for trace in traces:
         assert trace is not None
-        views = sum(bool(keep["valid"][part].any()) for part in trace.layout.view_slices.values())
-        costs.append(policy.flops(views, trace.layer_tokens or trace.seq_lens["post_seq_len"])["total"])
+        costs.append(policy.cost(trace)["total"])
     return Replay(
         actions=np.stack([chunk.actions for chunk in chunks]),
         keep=np.stack([keep["keep_mask"] for keep in kept]),

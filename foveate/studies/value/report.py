@@ -27,11 +27,11 @@ from foveate.evaluation.vqa.matrix import Experiment, reuse_note
 from foveate.evaluation.vqa.rows import RuleResult
 from foveate.evaluation.vqa.submission import write_submission
 from foveate.studies.value.result import EvaluationResult, Row, asked_mode, data_facts
+from foveate.types import LEVELS
 from foveate.util.files import write_json
 from foveate.util.provenance import provenance
 from foveate.util.run_folder import to_dict, write_run_files
 from foveate.vision_value.checkpoint import TrainedHead
-from foveate.vision_value.config import LEVELS
 from foveate.viz.value.bars import plot_errors
 from foveate.viz.value.curves import plot_rows
 

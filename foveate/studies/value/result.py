@@ -14,10 +14,10 @@ from foveate.evaluation.vqa.config import VqaConfig
 from foveate.evaluation.vqa.path import PathCosts
 from foveate.evaluation.vqa.rows import PRUNING, RuleResult
 from foveate.evaluation.vqa.scored import PrunedOutcomes, ScoredPasses
+from foveate.types import LEVELS
 from foveate.util.words import plural
 from foveate.vision_value.baselines import Rule
 from foveate.vision_value.checkpoint import TrainedHead
-from foveate.vision_value.config import LEVELS
 
 Rules = Callable[[VqaConfig, ScoredPasses, Sequence[TrainedHead]], "list[Rule | PrunedOutcomes]"]
 """(configuration, passes over a data set, heads) -> the rules that have a row."""

@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 
 from foveate.errors import FoveateError
+from foveate.types import COARSE
 from foveate.util.words import plural
 from foveate.vision_value.baselines import Cascade, Rule, UncertaintyThreshold
 from foveate.vision_value.baselines.string_lookup import fit_lookup
@@ -30,7 +31,7 @@ from foveate.vision_value.config import HeadConfig, TrainingConfig
 from foveate.vision_value.cost import action_costs
 from foveate.vision_value.head import HeadShape, ValueHead, features
 from foveate.vision_value.losses import gain_ranking, gain_regression, soft_mixture, straight_through
-from foveate.vision_value.outcomes import COARSE, Outcomes
+from foveate.vision_value.outcomes import Outcomes
 
 GRID = 15
 """Quantiles of an uncertainty that are tried as thresholds on validation."""

@@ -7,7 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from foveate.vision_value.config import LEVELS, Action
+from foveate.types import LEVELS
+from foveate.vision_value.config import Action
 from foveate.vision_value.outcomes import Decisions, Outcomes
 
 NAMES: dict[Action, str] = {"NO": "no_vision", "COARSE": "always_coarse", "FULL": "always_full"}

@@ -7,10 +7,11 @@ from typing import Any
 
 import numpy as np
 
+from foveate.types import COARSE, FULL, NO
 from foveate.vision_value.baselines.base import EVERY_ANSWER
 from foveate.vision_value.baselines.uncertainty_threshold import unsure
 from foveate.vision_value.config import Uncertainty
-from foveate.vision_value.outcomes import COARSE, FULL, NO, Decisions, Outcomes
+from foveate.vision_value.outcomes import Decisions, Outcomes
 
 
 @dataclass(frozen=True)

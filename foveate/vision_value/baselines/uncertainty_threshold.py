@@ -8,8 +8,9 @@ from typing import Any
 
 import numpy as np
 
+from foveate.types import COARSE, FULL, NO
 from foveate.vision_value.config import Look, Uncertainty
-from foveate.vision_value.outcomes import COARSE, FULL, NO, Decisions, Outcomes
+from foveate.vision_value.outcomes import Decisions, Outcomes
 
 
 def unsure(entropy: np.ndarray, margin: np.ndarray, uncertainty: Uncertainty, threshold: float) -> np.ndarray:
