@@ -2,10 +2,13 @@
 # Three real steps of π0.5 at its published size with random weights on one GPU: all weights, LoRA, and both with less kept for
 # the backward pass; memory as measured and as `foveate train plan` predicts it, steps per second. The first needs about 80 GB.
 # Nothing is downloaded. A case that does not fit is named and the others go on.
+# DRY_RUN=1: one sample of 65 M parameters on the CPU, to see that the script runs; a case that fails ends it.
 set -euo pipefail
 here=$(cd "$(dirname "$0")" && pwd)
 export PYTHONPATH="$here/../..${PYTHONPATH:+:$PYTHONPATH}"
-for options in "--batch 8 --gradient_checkpointing" "--batch 8 --lora 16" "--batch 8 --lora 16 --gradient_checkpointing"; do
+what="--size pi05 --batch 8"
+[ -z "${DRY_RUN:-}" ] || what="--size pi05_mid --batch 1 --device cpu"
+for options in "--gradient_checkpointing" "--lora 16" "--lora 16 --gradient_checkpointing"; do
   # shellcheck disable=SC2086
-  timeout 150 python "$here/train.py" --size pi05 $options || echo "failed: $options"
+  timeout 150 python "$here/train.py" $what $options || { echo "failed: $options"; [ -z "${DRY_RUN:-}" ]; }
 done

@@ -69,8 +69,8 @@ class LoaderReport:
         share = self.waited / self.elapsed if self.elapsed else 0.0
         rate = self.samples / self.elapsed if self.elapsed else 0.0
         return (
-            f"loader: {rate:.0f} samples/s, {self.decoded} of {self.samples} samples decoded, training waited for it "
-            f"in {percent(share)} of the time"
+            f"loader: {rate:.0f} samples/s, {self.samples} used, {self.decoded} decoded, training waited for it in "
+            f"{percent(share)} of the time"
         )
 
 
@@ -187,6 +187,7 @@ class FrameLoader:
             self.plan(wanted)
         while not self._ready.issuperset(wanted):
             self._receive()
+        waited = time.monotonic() - begun
         pictures = np.take(self.buffer, [self._slots[number] for number in wanted], axis=0, out=out)
         for number in wanted:
             self._wanted[number] -= 1
@@ -194,13 +195,13 @@ class FrameLoader:
                 del self._wanted[number]
                 self._loose[number] = None
         self._send()
-        self._count(len(wanted), begun)
+        self._count(len(wanted), waited)
         return pictures
 
-    def _count(self, samples: int, begun: float) -> None:
+    def _count(self, samples: int, waited: float) -> None:
         now = time.monotonic()
         self.report.samples += samples
-        self.report.waited += now - begun
+        self.report.waited += waited
         self.report.elapsed = now - (self._begun or begun)
         if now - self._told > REPORT_SECONDS:
             self._told = now

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -53,6 +54,29 @@ def test_pictures_are_exact_whatever_the_memory(root: Path, samples: int) -> Non
         # What fits into the memory is decoded once.
         assert frames.report.decoded <= N if samples > N else frames.report.decoded > N
         assert "training waited" in str(frames.report)
+
+
+def test_the_report_counts_what_training_waited(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By a clock that a second passes on for each look into the workers' post, and three for each step of training."""
+    now = [1.0]
+    monkeypatch.setattr("foveate.data.lerobot.loader.time", SimpleNamespace(monotonic=lambda: now[0]))
+    with loader(root, 1000) as frames:
+        receive = frames._receive
+
+        def slow() -> None:
+            now[0] += 1
+            receive()
+
+        monkeypatch.setattr(frames, "_receive", slow)
+        frames.plan(np.arange(N))
+        for first in range(0, N, 6):
+            frames.get(np.arange(N)[first : first + 6])
+            now[0] += 3
+        report = frames.report
+    trained = 3 * (-(-N // 6) - 1)  # the last step's time comes after the last `get`
+    assert report.waited > 0 and report.elapsed == report.waited + trained and report.samples == N
+    rate, share = N / report.elapsed, 100 * report.waited / report.elapsed
+    assert f"{rate:.0f} samples/s" in str(report) and f"waited for it in {share:.0f} % of" in str(report)
 
 
 def test_what_is_not_planned_is_decoded_all_the_same(root: Path) -> None:
