@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from foveate.errors import FoveateError
-from foveate.util.checks import number
+from foveate.util.checks import number, one_of, whole
 
 
 @dataclass(frozen=True)
@@ -178,6 +178,35 @@ class RtcConfig:
     def __post_init__(self) -> None:
         if self.max_delay is not None and self.max_delay < 0:
             raise FoveateError(f"rtc.max_delay: expected at least 0, got {self.max_delay}")
+
+
+@dataclass(frozen=True)
+class LookingConfig:
+    """Random levels of looking, for each view of each sample: the policy learns to act on what `--looking` gives it."""
+
+    coarse: float = 0.0
+    """Share of the views that are looked at at half the resolution."""
+    no: float = 0.0
+    """Share of the views at which nobody looks."""
+    no_means: Literal["reuse", "leave_out"] = "reuse"
+    """A view at which nobody looks shows an earlier picture of its episode (`reuse`), or is left out."""
+    max_age: int = 4
+    """Pictures of the demonstration that a reused one is behind, at most; each view draws 1 to so many."""
+
+    def __post_init__(self) -> None:
+        for name in ("coarse", "no"):
+            number(f"looking.{name}", getattr(self, name), 0)
+        if self.coarse + self.no > 1 or self.no == 1:
+            raise FoveateError(
+                f"looking: shares of the views: expected at most 1 together, and no below 1, got coarse "
+                f"{self.coarse:g} and no {self.no:g}"
+            )
+        one_of("looking.no_means", self.no_means, ("reuse", "leave_out"))
+        whole("looking.max_age", self.max_age, 1, 1000)
+
+    @property
+    def on(self) -> bool:
+        return self.coarse > 0 or self.no > 0
 
 
 @dataclass(frozen=True)

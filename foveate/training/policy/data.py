@@ -139,6 +139,8 @@ class Samples:
     """[N]."""
     present: Tensor
     """bool [V]: the views that there are pictures of; the others are black."""
+    since: Tensor
+    """int64 [N]: pictures of its episode before each sample's, which stand in the rows before it."""
 
     def __len__(self) -> int:
         return len(self.prompts)
@@ -175,7 +177,7 @@ def make_samples(
         images = StreamedImages(on_disk, robot, one, size, config)
     else:
         images = torch.empty(total, len(spec.views), 3, size, size, dtype=torch.uint8)
-    states, actions, masks, prompts = [], [], [], []
+    states, actions, masks, prompts, since = [], [], [], [], []
     done = 0
     for episode in episodes:
         starts = episode.frames[::stride]
@@ -188,9 +190,12 @@ def make_samples(
         actions.append(processor.targets(chunk, episode.states[starts]))
         masks.append(torch.from_numpy(mask))
         prompts += [episode.prompt(int(row)) for row in starts]
+        since.append(torch.arange(len(starts)))
     cameras = torch.tensor([bool(names) for names in robot.views.values()])
     present = images.present if isinstance(images, StreamedImages) else cameras
-    return Samples(images, np.concatenate(states), torch.cat(actions), torch.cat(masks), prompts, present)
+    return Samples(
+        images, np.concatenate(states), torch.cat(actions), torch.cat(masks), prompts, present, torch.cat(since)
+    )
 
 
 def _take_over(
@@ -253,12 +258,13 @@ class DemoSource(ABC):
         """Where one step's random numbers come from."""
         return Generator().manual_seed(seed_of(self.seed, DRAWS, step))
 
-    def images(self, index: Tensor, mine: slice, size: int, draws: Generator) -> Tensor:
+    def images(self, index: Tensor, mine: slice, size: int, draws: Generator, ages: Tensor | None = None) -> Tensor:
         """float32 [B, V, 3, S, S] in [-1, 1], augmented.
 
         Args:
             index: int64 [B], the samples.
             mine: their rows in the step's batch of `size`.
+            ages: int64 [B, V], how many pictures earlier each view is shown; None: none is.
         """
         config = self.config
         views = self.samples.images.shape[1]
@@ -268,7 +274,11 @@ class DemoSource(ABC):
 
         moves = torch.randint(-config.shift_px, config.shift_px + 1, (size, views, 2), generator=draws)[mine]
         brightness, contrast = draw(config.brightness), draw(config.contrast)
-        images = self.samples.images[index].flatten(0, 1)
+        if ages is None:
+            images = self.samples.images[index].flatten(0, 1)
+        else:
+            assert isinstance(self.samples.images, Tensor), "pictures that are streamed are not shown again"
+            images = self.samples.images[index[:, None] - ages, torch.arange(views)].flatten(0, 1)
         if config.blind:
             return (torch.full(images.shape, GREY / 127.5 - 1)).unflatten(0, (-1, views))
         if config.shift_px:

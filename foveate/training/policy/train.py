@@ -19,7 +19,16 @@ from foveate.errors import FoveateError
 from foveate.models.pi0.config import Pi0Config
 from foveate.pruning import PrunerConfig
 from foveate.training.checkpoint import checkpoints
-from foveate.training.config import RESUME_FREE, DataConfig, EvalConfig, LoopConfig, NoiseConfig, OptimConfig, RtcConfig
+from foveate.training.config import (
+    RESUME_FREE,
+    DataConfig,
+    EvalConfig,
+    LookingConfig,
+    LoopConfig,
+    NoiseConfig,
+    OptimConfig,
+    RtcConfig,
+)
 from foveate.training.loop import Evaluate, fit
 from foveate.training.policy.data import check_path, load_demos
 from foveate.training.policy.lora import LoraConfig
@@ -66,6 +75,8 @@ class TrainPolicyConfig:
     """Exploration noise of a pruner that explores."""
     rtc: RtcConfig = field(default_factory=RtcConfig)
     """Training for real-time chunking; π0 and π0.5."""
+    looking: LookingConfig = field(default_factory=LookingConfig)
+    """Views looked at at random levels; π0 and π0.5."""
     model: Pi0Config = field(default_factory=Pi0Config)
     """Sizes of π0 or π0.5; not for `init_from`."""
     data: DataConfig = field(default_factory=DataConfig)

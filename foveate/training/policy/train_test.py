@@ -87,6 +87,20 @@ def test_an_interrupted_run_goes_on_as_if_nothing_had_happened(base: Path, demos
     assert (tmp_path / "policy" / "model.safetensors").read_bytes() == (base / "model.safetensors").read_bytes()
 
 
+def test_random_levels_of_looking_go_on_as_if_nothing_had_happened(base: Path, demos: str, tmp_path: Path) -> None:
+    def train(out: str, steps: int) -> list[float]:
+        words = f"--init_from {base} --data.path {demos} --out {tmp_path / out} --looking.coarse 0.4 --looking.no 0.4"
+        short = f"--loop.steps {steps} --loop.batch_size 4 --loop.log_every 1 --loop.save_every 1 --loop.device cpu"
+        assert main(["train", "policy", *words.split(), *short.split()]) == 0
+        return [m["loss"] for m in _metrics(tmp_path / out)]
+
+    whole = train("whole", 3)
+    shutil.copytree(tmp_path / "whole", tmp_path / "cut")
+    shutil.rmtree(tmp_path / "cut" / "3")
+    assert train("cut", 3) == whole
+    assert yaml.safe_load((tmp_path / "cut" / "policy" / "train_config.yaml").read_text())["looking"]["coarse"] == 0.4
+
+
 def test_fine_tuning_with_a_pruner_from_the_command_line(base: Path, demos: str, tmp_path: Path) -> None:
     before = Path(shutil.copytree(base, tmp_path / "before"))
     other = before / "assets" / "another_robot" / "norm_stats.json"  # the first by name is not the robot's

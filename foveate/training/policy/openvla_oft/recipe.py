@@ -54,6 +54,8 @@ def begin(info: OFTInfo | None, config: TrainPolicyConfig) -> L1Recipe:
         raise FoveateError("data.flow_samples: L1 regression draws no noise; leave it out")
     if config.rtc.max_delay:
         raise FoveateError("rtc.max_delay: L1 regression has no flow that actions could be given to; leave it out")
+    if config.looking.on:
+        raise FoveateError("looking: OpenVLA-OFT has no coarse look at a view; leave it out")
     return L1Recipe(info, config)
 
 

@@ -15,11 +15,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Generator, Tensor
 
 from foveate.data.demos import DemoEpisode
 from foveate.errors import FoveateError
 from foveate.models.base import ModelInputs
+from foveate.models.common.looks import Looks
 from foveate.models.common.normalize import Normalizer, NormStats, load_norm_stats
 from foveate.models.common.robots import RobotMapping
 from foveate.models.common.tensor_files import find_weights
@@ -30,9 +31,10 @@ from foveate.models.pi0.model import Pi0
 from foveate.models.pi0.processing import Processor, choose_asset
 from foveate.models.pi0.weights import load_weights
 from foveate.pruning import LightVLA, make_pruner
-from foveate.training.config import DataConfig
-from foveate.training.loop import Share
+from foveate.training.config import DataConfig, LookingConfig
+from foveate.training.loop import DRAWS, Share, seed_of
 from foveate.training.policy.data import DemoSource, Samples, make_samples, norm_stats
+from foveate.training.policy.looks import DrawnLooks, check_looking, draw_looks
 from foveate.training.policy.pi0.adapters import train_adapters
 from foveate.training.policy.pi0.export import export_policy
 from foveate.training.policy.pi0.losses import FlowBatch, FlowMatching, sample_given, sample_time
@@ -146,6 +148,7 @@ class FlowMatchingRecipe:
             pruner.begin(width)
         if config.lora is not None:
             train_adapters(start.model, config.lora, config.loop.precision)
+        check_looking(config.looking, start.model.spec, pruner, config.loop.compile)
         self.objective = FlowMatching(start.model, config.pruner_noise, pruner, recompute=config.gradient_checkpointing)
         if isinstance(config.pruner, LightVLA):
             logging.getLogger("foveate").info("Enabled LightVLA-style token pruning (hidden_size=%d)", width)
@@ -156,7 +159,13 @@ class FlowMatchingRecipe:
         self._stats = start.stats or norm_stats(episodes, start.robot, start.model.config.action_horizon, data)
         processor = start.processor(self._stats)
         samples = make_samples(episodes, processor, data)
-        return FlowSource(samples, processor, data, self.config.seed)
+        looking = self.config.looking
+        if looking.no > 0 and looking.no_means == "reuse" and not isinstance(samples.images, Tensor):
+            raise FoveateError(
+                "looking.no: earlier pictures of a LeRobot data set are not at hand when it is streamed; train on "
+                "demonstrations (`foveate data convert`), or with looking.no_means leave_out"
+            )
+        return FlowSource(samples, processor, data, self.config.seed, looking)
 
     def export(self, out: Path, steps: int, train_config: Mapping[str, Any], tasks: list[str]) -> None:
         assert self._stats is not None, "the source comes first: it computes the statistics of a new policy"
@@ -182,9 +191,20 @@ class FlowMatchingRecipe:
 class FlowSource(DemoSource):
     """Batches with their noise and times, and prompts as the tokenizer pads them."""
 
-    def __init__(self, samples: Samples, processor: Processor, config: DataConfig, seed: int) -> None:
+    def __init__(
+        self,
+        samples: Samples,
+        processor: Processor,
+        config: DataConfig,
+        seed: int,
+        looking: LookingConfig | None = None,
+    ) -> None:
+        """
+        Args:
+            looking: levels at which views are looked at; None: all at full resolution.
+        """
         super().__init__(samples, config, seed)
-        self.processor = processor
+        self.processor, self.looking = processor, looking or LookingConfig()
 
     def batch(self, share: Share) -> FlowBatch:
         draws = self.draws(share.step)
@@ -194,7 +214,8 @@ class FlowSource(DemoSource):
         flows = (share.size, self.config.flow_samples)
         noise = torch.randn(*flows, *actions.shape[1:], generator=draws)[mine]
         time = sample_time(flows, draws)[mine]
-        images = self.images(index, mine, share.size, draws)
+        drawn = self._looks(share)
+        images = self.images(index, mine, share.size, draws, None if drawn is None else drawn.ages[mine])
         tokens, token_masks = self._tokens(index, self.states(index, mine, share.size, draws))
         states = self.samples.states[index.numpy()]
         padded = torch.zeros(len(index), actions.shape[-1])
@@ -202,8 +223,17 @@ class FlowSource(DemoSource):
         spec = self.processor.spec
         given = sample_given(flows, spec.action_horizon, spec.max_delay, draws)[mine] if spec.max_delay else None
         present = self.samples.present.expand(images.shape[:2])
-        inputs = ModelInputs(images, present, tokens, token_masks, padded)
+        looks = None if drawn is None else Looks(drawn.levels[mine])
+        inputs = ModelInputs(images, present, tokens, token_masks, padded, looks=looks)
         return FlowBatch(inputs, actions, noise, time, self.samples.mask[index], given)
+
+    def _looks(self, share: Share) -> DrawnLooks | None:
+        """Of the whole batch; drawn apart, so that all else is what it is without."""
+        if not self.looking.on:
+            return None
+        generator = Generator().manual_seed(seed_of(self.seed, DRAWS, share.step, 1))
+        since = self.samples.since[self.rows(share.step, share.size)]
+        return draw_looks(self.looking, since, len(self.processor.spec.views), generator)
 
     def _tokens(self, index: Tensor, states: np.ndarray) -> tuple[Tensor, Tensor]:
         """Token ids int64 [B, L] and mask bool [B, L], cut to the longest prompt of the share."""
