@@ -406,7 +406,7 @@ class Policy:
             self._remember(observations, sessions, result.prefilled)
         actions = self.processor.actions(result.actions.float().cpu(), observations)
         if glance is not None and self._sight is not None and result.patches is not None:
-            self._sight.remember(glance, result.patches, actions)
+            self._sight.remember(glance, result.patches)
         timings = {**result.stages_ms, "total": (time.perf_counter() - start) * 1e3}
         traces = self._traces(result, observations, timings, evidence) if evidence else [None] * len(observations)
         for trace, decision in zip(traces, glance.decisions if glance is not None else (), strict=False):

@@ -104,6 +104,11 @@ VERBS: dict[tuple[str, ...], tuple[str, str, str]] = {
     ("norm-stats",): ("foveate.cli.norm_stats", "run", "openpi's norm_stats.json of a LeRobot data set, in one pass"),
     ("train", "policy"): ("foveate.cli.train", "policy", "train or fine-tune a policy, pruned or not"),
     ("train", "plan"): ("foveate.cli.train", "plan", "will a training fit into memory, and how is it started"),
+    ("train", "looking"): (
+        "foveate.cli.train",
+        "looking",
+        "train the head that chooses NO, COARSE or FULL per camera and step",
+    ),
     ("train", "vlm"): ("foveate.cli.train", "vlm", "train an image-text model on questions, at several levels"),
     ("train", "value"): (
         "foveate.cli.value.verbs",

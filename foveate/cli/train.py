@@ -1,4 +1,4 @@
-"""`foveate train policy`, `train plan`, `train vlm`: policies on demonstrations, image-text models on questions."""
+"""`foveate train policy`, `plan`, `looking`, `vlm`: policies on demonstrations, image-text models on questions."""
 
 from __future__ import annotations
 
@@ -94,6 +94,28 @@ def vlm(argv: list[str]) -> int:
         folder = train_vlm(config)
     if is_main:
         print(f"model: {folder}")
+    return 0
+
+
+def looking(argv: list[str]) -> int:
+    """The verb's entry: gains, a head, and what it is worth on the test episodes."""
+    from rich.table import Table
+
+    from foveate.cli.config import parse
+    from foveate.studies.looking.config import LookingTrainConfig
+    from foveate.studies.looking.train import train_looking
+    from foveate.util.progress import Reporter, plain_console
+
+    config = parse(LookingTrainConfig, argv, "foveate train looking", positional=("policy", "episodes"))
+    console = plain_console()
+    done = train_looking(config, Reporter(console))
+    motion = min(done.curve["motion"], key=lambda one: abs(one[0] - done.chosen[0]))
+    points = {"full": done.curve["full"][0], "coarse": done.curve["coarse"][0], "no": done.curve["no"][0]}
+    table = Table("chooses", "cost", "action error", caption="test episodes; cost 0: the cheapest, 1: always FULL")
+    for name, (cost, error) in {**points, "motion, at about the head's cost": motion, "head": done.chosen}.items():
+        table.add_row(name, f"{cost:.3f}", f"{error:.4f}")
+    console.print(table)
+    console.print(f"head: {done.checkpoint}, lambda {done.chosen_lambda:g}", soft_wrap=True, highlight=False)
     return 0
 
 

@@ -7,8 +7,10 @@ done.recommendation.lines[0], done.table.rows[0].label
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from foveate.engine.config import Eager
 from foveate.engine.record import hash_folder
@@ -60,7 +62,8 @@ def fit_pruning(config: FitConfig, report: Reporter = SILENT) -> Fit:
         checkpoint = hash_folder(find_policy(config.policy))
     source = open_episodes(config.episodes, policy.processor.robot)
     columns = columns_of(source, policy.processor.robot)
-    _same_study(out, config, {"checkpoint": checkpoint, "episodes": f"{source.name}, {len(source)} episodes"})
+    known = {"checkpoint": checkpoint, "episodes": f"{source.name}, {len(source)} episodes"}
+    same_study(out, config, known, MAY_CHANGE, "fit")
     wanted = [method for method in METHODS if not config.methods or method in (*BARS, *config.methods)]
     methods, left_out = able(policy, wanted, config.methods, min(config.budgets))
     for method, reason in left_out.items():
@@ -87,17 +90,22 @@ def fit_pruning(config: FitConfig, report: Reporter = SILENT) -> Fit:
     return Fit(config, table, verdict, left_out, found, files)
 
 
-def _same_study(out: Path, config: FitConfig, now: dict[str, str]) -> None:
-    """Refuse a folder with a fit of something else, and note what this one is of."""
+def same_study(out: Path, config: Any, now: dict[str, str], may_change: Sequence[str], kind: str) -> None:
+    """Refuse a folder with a study of something else, and note what this one is of.
+
+    Args:
+        may_change: options that may differ.
+        kind: of the study, for the refusal: `fit`.
+    """
     note = out / "study.json"
     if note.exists():
         timed = (option for option in differing_options(out, config) if option.startswith("engine."))
-        check_same_config(out, config, (*MAY_CHANGE, *timed))
+        check_same_config(out, config, (*may_change, *timed))
         before = read_json(note)
         for what, value in now.items():
             if before.get(what) != value:
                 raise FoveateError(
-                    f"{out}: holds the fit of another {what.rstrip('s')} ({before.get(what)}, now {value}); choose "
+                    f"{out}: holds the {kind} of another {what.rstrip('s')} ({before.get(what)}, now {value}); choose "
                     "another folder with --out"
                 )
     write_json(note, now)

@@ -137,14 +137,10 @@ class Episodes:
         return action_noise(self.policy.spec.noise_shape, self.config.seed, episode.number, step, draw)
 
     def _normalised(self, actions: np.ndarray, states: np.ndarray) -> np.ndarray:
-        """float64 [K, n, A]: as the policy was trained to give them."""
-        values = self.policy.processor.targets(actions, states).numpy()
-        return values[..., : self.policy.spec.action_dim].astype(np.float64)
+        return normalised(self.policy, actions, states)
 
     def _errors(self, episode: RecordedEpisode, reference: Replay, answers: Replay) -> list[float]:
-        states, count = episode.states[list(episode.keyframes)], self.config.replan_steps
-        a, b = (self._normalised(found.actions, states)[:, :count] for found in (reference, answers))
-        return _rms(a - b)
+        return errors(self.policy, episode, reference.actions, answers.actions, self.config.replan_steps)
 
     def _of_episode(self, episode: RecordedEpisode) -> Row:
         facts = window_facts(
@@ -207,6 +203,26 @@ class Episodes:
                     found[label]["covered"].append(moved[label])
                     found[label]["covered_random"].append(float(np.mean(control)))
         return found
+
+
+def normalised(policy: Policy, actions: np.ndarray, states: np.ndarray) -> np.ndarray:
+    """float64 [K, n, A]: actions as the policy was trained to give them."""
+    values = policy.processor.targets(actions, states).numpy()
+    return values[..., : policy.spec.action_dim].astype(np.float64)
+
+
+def errors(
+    policy: Policy, episode: RecordedEpisode, reference: np.ndarray, answers: np.ndarray, count: int
+) -> list[float]:
+    """How far answers at an episode's keyframes are from a reference, in the units that the policy was trained in.
+
+    Args:
+        reference, answers: [K, H, A], in the robot's units.
+        count: actions of a chunk that are executed.
+    """
+    states = episode.states[list(episode.keyframes)]
+    a, b = (normalised(policy, actions, states)[:, :count] for actions in (reference, answers))
+    return _rms(a - b)
 
 
 def _rms(difference: np.ndarray) -> list[float]:

@@ -15,10 +15,11 @@ from foveate.util.choices import from_options
 from foveate.vision_value.looking.alternate import Alternate
 from foveate.vision_value.looking.always import Coarse, Full
 from foveate.vision_value.looking.base import Rule
+from foveate.vision_value.looking.head import Head
 from foveate.vision_value.looking.motion import Motion
 from foveate.vision_value.looking.wrist import Wrist
 
-Looking = Full | Coarse | Alternate | Motion | Wrist
+Looking = Full | Coarse | Alternate | Motion | Wrist | Head
 
 CONFIGS: dict[str, type] = {
     "full": Full,
@@ -26,9 +27,10 @@ CONFIGS: dict[str, type] = {
     "alternate": Alternate,
     "motion": Motion,
     "wrist": Wrist,
+    "head": Head,
 }
 
-__all__ = ["CONFIGS", "Alternate", "Coarse", "Full", "Looking", "Motion", "Rule", "Wrist", "make_looking"]
+__all__ = ["CONFIGS", "Alternate", "Coarse", "Full", "Head", "Looking", "Motion", "Rule", "Wrist", "make_looking"]
 
 
 def make_looking(spec: Rule | str | Mapping[str, Any] | None) -> Any:

@@ -47,8 +47,8 @@ class Memory:
     """Inferences so far."""
     looks: dict[str, Look] = field(default_factory=dict)
     """View -> the last look at it."""
-    actions: np.ndarray | None = None
-    """float32 [H, A]: the last chunk, in the robot's units."""
+    state: np.ndarray | None = None
+    """float32 [S]: the robot's state at the last inference."""
 
     def change(self, view: str, picture: np.ndarray) -> float:
         """How much a picture differs from what was seen at the last look: mean absolute difference, of 1."""

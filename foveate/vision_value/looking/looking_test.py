@@ -21,6 +21,7 @@ from foveate.models.common.looks import coarse_slots
 from foveate.policy import LoadOptions, Policy, TraceOptions
 from foveate.pruning import CONFIGS, make_pruner
 from foveate.training.policy import untrained
+from foveate.training.policy.data_test import open_gates
 from foveate.training.policy.untrained import random_policy
 from foveate.types import Prefix
 from foveate.vision_value.looking import Alternate, Motion, Wrist, make_looking
@@ -35,6 +36,7 @@ P = 16
 @pytest.fixture(scope="module")
 def plain() -> Iterator[Policy]:
     with random_policy(TINY, None) as built:
+        open_gates(built.engine.model)  # or actions would not depend on what is seen
         yield built
 
 

@@ -3,7 +3,7 @@
 sight = Sight(rule, model.spec)
 glance = sight.glance(pictures, states, sessions)
 ...                                                 # run the model with `glance.looks`
-sight.remember(glance, patches, actions)
+sight.remember(glance, patches)
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ class Glance:
 
     decisions: list[VisionDecision]
     looks: Looks
-    pictures: Sequence[Mapping[str, np.ndarray]]
+    seen: list[Now]
     memories: list[Memory]
 
 
@@ -76,11 +76,9 @@ class Sight:
                 "and call reset(session) when it ends"
             )
         memories = [Memory() if name is None else self._memories.setdefault(name, Memory()) for name in names]
-        decisions = [
-            self.rule.decide(Now(seen, state), memory)
-            for seen, state, memory in zip(pictures, states, memories, strict=True)
-        ]
-        return Glance(decisions, self._looks(decisions, memories), pictures, memories)
+        seen = [Now(each, state) for each, state in zip(pictures, states, strict=True)]
+        decisions = [self.rule.decide(now, memory) for now, memory in zip(seen, memories, strict=True)]
+        return Glance(decisions, self._looks(decisions, memories), seen, memories)
 
     def _looks(self, decisions: Sequence[VisionDecision], memories: Sequence[Memory]) -> Looks:
         views = self.spec.views
@@ -98,23 +96,23 @@ class Sight:
                     earlier[b, v], masks[b, v] = memory.looks[view].tokens, memory.looks[view].mask
         return Looks(levels, earlier, masks)
 
-    def remember(self, glance: Glance, patches: Tensor, actions: np.ndarray) -> None:
+    def remember(self, glance: Glance, patches: Tensor) -> None:
         """Take in what was seen.
 
         Args:
             patches: [B, V * P, D], before pruning.
-            actions: float32 [B, H, A], the answers, in the robot's units.
         """
         if not self.rule.has_history:
             return
         views, grid = self.spec.views, self.spec.grids[0]
         tokens = patches.unflatten(1, (len(views), -1))
         masks = glance.looks.slots(np.ones(glance.looks.levels.shape, bool), grid)
-        for b, (memory, decision) in enumerate(zip(glance.memories, glance.decisions, strict=True)):
+        for b, (memory, decision, now) in enumerate(zip(glance.memories, glance.decisions, glance.seen, strict=True)):
             for view, level in decision.level.items():
                 if level != "NO":
                     v = views.index(view)
-                    picture = glance.pictures[b][view]
-                    memory.looks[view] = Look(picture, level, memory.query, tokens[b, v].clone(), masks[b, v])
+                    memory.looks[view] = Look(
+                        now.pictures[view], level, memory.query, tokens[b, v].clone(), masks[b, v]
+                    )
             memory.query += 1
-            memory.actions = actions[b]
+            memory.state = now.state
