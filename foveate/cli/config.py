@@ -127,7 +127,7 @@ def parse(
 
     if not set(HELP).isdisjoint(argv):
         fields = [*(field._replace(default=chosen[field.key]) for field in choices), *options.values()]
-        print_help(prog, description or about(config_cls), fields, aliases, positional)
+        print_help(prog, description or about(config_cls), fields, aliases, positional, whole)
         raise SystemExit(0)
     read = {key: _read(key, values[key], f.kind) if key in values else f.default for key, f in options.items()}
     if missing := [f"--{key}" for key, value in read.items() if value is MISSING]:

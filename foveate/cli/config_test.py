@@ -243,7 +243,7 @@ def test_types_of_inherited_fields_hold_wherever_the_class_was_defined() -> None
             parse(config_cls, ["--policy", "p", place, "here", "--num_steps", "many"], "x")
 
 
-def test_sentences_and_paths_may_hold_commas() -> None:
+def test_sentences_and_paths_may_hold_commas(capsys) -> None:
     def tasks(*argv: str) -> Run:
         return parse(Run, ["--policy", "p", *argv], "x", whole=("tasks",), positional=("out",))
 
@@ -251,6 +251,9 @@ def test_sentences_and_paths_may_hold_commas() -> None:
     assert tasks("--tasks=a,b", "there") == Run("p", tasks=("a,b",), out=Path("there"))
     with pytest.raises(FoveateError, match="--tasks needs a value"):
         tasks("--tasks")
+    with pytest.raises(SystemExit):
+        tasks("--help")
+    assert "--tasks A B ..." in capsys.readouterr().out
 
 
 def test_an_alias_may_stand_for_a_field_inside(tmp_path: Path) -> None:

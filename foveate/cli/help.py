@@ -55,7 +55,12 @@ def in_words(kind: Any, words: Mapping[Any, str] = ONE) -> str:
 
 
 def print_help(
-    prog: str, description: str, fields: Collection[Field], aliases: Mapping[str, str], positional: Sequence[str]
+    prog: str,
+    description: str,
+    fields: Collection[Field],
+    aliases: Mapping[str, str],
+    positional: Sequence[str],
+    whole: Collection[str] = (),
 ) -> None:
     """Print the options in groups, one per dataclass.
 
@@ -63,6 +68,7 @@ def print_help(
         fields: of a field that is a choice, `default` is the dataclass that is chosen now.
         aliases: other name of a flag -> its field.
         positional: fields that bare words fill; those that may be left out stand in brackets.
+        whole: fields whose words no comma divides.
     """
     needed = [field.key for field in fields if field.default is MISSING]
     words = [key.upper() if key in needed else f"[{key.upper()}]" for key in positional]
@@ -89,7 +95,8 @@ def print_help(
             groups[section] = parser.add_argument_group(headline(owner).rstrip(".") or section)
         flags = [f"--{flag}" for flag in (key, *aliases) if aliases.get(flag, flag) == key]
         names = names_of(kind)
-        metavar = f"{{{','.join(names)}}}" if names else "A,B,..." if items_of(kind) else name.upper()
+        several = "A B ..." if key in whole else "A,B,..."
+        metavar = f"{{{','.join(names)}}}" if names else several if items_of(kind) else name.upper()
         facts = [] if names or kind is str else [in_words(kind)]
         facts += ["required" if default is MISSING else f"default: {_written(default)}"]
         text = f"{note} ({', '.join(facts)})".replace("%", "%%")

@@ -177,6 +177,8 @@ class DemoDataset:
         """
         paths, infos = [], []
         for root in map(Path, roots):
+            if not root.exists():
+                raise FoveateError(f"{root}: no such folder; name one of demonstrations, or a LeRobot data set")
             if not (root / "meta" / "info.json").exists():
                 raise FoveateError(
                     f"{root}: no demonstrations (meta/info.json is missing); record some with "

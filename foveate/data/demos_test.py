@@ -68,8 +68,11 @@ def test_several_folders_and_progress(root):
 
 
 def test_errors_name_the_file(root, tmp_path):
-    with pytest.raises(FoveateError, match=r"nowhere: no demonstrations .*metaworld-demos"):
+    with pytest.raises(FoveateError, match=r"nowhere: no such folder"):
         DemoDataset.load(tmp_path / "nowhere")
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(FoveateError, match=r"empty: no demonstrations .*metaworld-demos"):
+        DemoDataset.load(tmp_path / "empty")
     path = episode_path(root, 0)
     path.write_bytes(path.read_bytes()[:200])
     with pytest.raises(FoveateError, match="episode_000000"):
