@@ -1,4 +1,4 @@
-"""lerobot's own π0 (`PI0Pytorch`) in a size of ours, with our weights, out of its source: `lerobot/` of version 0.5.1.
+"""lerobot's own π0 and π0.5 in a size of ours, with our weights, out of its source: `lerobot/` of version 0.5.1.
 
 The published sizes stand as numbers in its code, so that they are replaced in the text before it is run; every
 replacement has to be found. Its configuration, hub and robot packages, which a training step does not use, are left
@@ -21,11 +21,12 @@ from foveate.models.pi0.weights import TIED_EMBEDDING, openpi_state_dict
 
 
 def build(model: Pi0, source: Path) -> nn.Module:
-    """A `PI0Pytorch` of the size and with the weights of a π0 of ours, in float32."""
+    """A `PI0Pytorch` or `PI05Pytorch` of the size and with the weights of a model of ours, in float32."""
     config, package = model.config, source / "lerobot"
+    name = "pi05" if config.pi05 else "pi0"
     vision = dataclasses.asdict(config.vision) | {"vision_use_head": False}
     _leave_out(package)
-    text = (package / "policies" / "pi0" / "modeling_pi0.py").read_text()
+    text = (package / "policies" / name / f"modeling_{name}.py").read_text()
     sizes = {
         'CONFIG_MAPPING["paligemma"]()': f'CONFIG_MAPPING["paligemma"](vision_config={vision!r}, '
         f"projection_dim={config.llm.width})",
@@ -38,12 +39,12 @@ def build(model: Pi0, source: Path) -> nn.Module:
     for there, instead in sizes.items():
         assert there in text, f"lerobot's source has no {there}; version 0.5.1 has"
         text = text.replace(there, instead)
-    module = types.ModuleType("lerobot.policies.pi0.modeling_pi0")
+    module = types.ModuleType(f"lerobot.policies.{name}.modeling_{name}")
     sys.modules[module.__name__] = module
-    exec(compile(text, "modeling_pi0.py", "exec"), module.__dict__)  # its text, with our sizes
+    exec(compile(text, f"modeling_{name}.py", "exec"), module.__dict__)  # its text, with our sizes
     stacks = {"gemma_2b": config.llm, "gemma_300m": config.expert}
     module.get_gemma_config = lambda name: module.GemmaConfig(**dataclasses.asdict(stacks[name]))  # type: ignore[attr-defined]
-    peer = module.PI0Pytorch(  # type: ignore[attr-defined]
+    peer: nn.Module = vars(module)[f"{name.upper()}Pytorch"](
         types.SimpleNamespace(
             paligemma_variant="gemma_2b",
             action_expert_variant="gemma_300m",
@@ -72,7 +73,7 @@ def build(model: Pi0, source: Path) -> nn.Module:
 
 def _leave_out(package: Path) -> None:
     """Packages whose `__init__` is not run, and stand-ins for what a training step does not use."""
-    for name in ("lerobot", "lerobot.policies", "lerobot.policies.pi0", "lerobot.utils"):
+    for name in ("lerobot", "lerobot.policies", "lerobot.policies.pi0", "lerobot.policies.pi05", "lerobot.utils"):
         module = types.ModuleType(name)
         module.__path__ = [str(package.joinpath(*name.split(".")[1:]))]
         sys.modules[name] = module
@@ -85,6 +86,7 @@ def _leave_out(package: Path) -> None:
         "lerobot.policies.rtc": {},
         "lerobot.policies.rtc.modeling_rtc": {"RTCProcessor": object},
         "lerobot.policies.pi0.configuration_pi0": {"DEFAULT_IMAGE_SIZE": 224, "PI0Config": object},
+        "lerobot.policies.pi05.configuration_pi05": {"DEFAULT_IMAGE_SIZE": 224, "PI05Config": object},
     }
     for name, values in unused.items():
         module = types.ModuleType(name)
@@ -92,18 +94,11 @@ def _leave_out(package: Path) -> None:
         sys.modules[name] = module
 
 
-def arguments(inputs: Any) -> dict[str, Any]:
-    """A batch of ours as `PI0Pytorch.forward` takes it: a list of cameras, all of them through the tower."""
-    return {
-        "images": list(inputs.images.unbind(1)),
-        "img_masks": list(inputs.image_masks.unbind(1)),
-        "lang_tokens": inputs.tokens,
-        "lang_masks": inputs.token_masks,
-        "state": inputs.state,
-    }
-
-
 def loss(peer: nn.Module, batch: Any) -> torch.Tensor:
-    """lerobot's loss of a `FlowBatch` with one flow sample."""
-    error = peer(**arguments(batch.inputs), actions=batch.actions, noise=batch.noise[:, 0], time=batch.time[:, 0])
+    """lerobot's loss of a `FlowBatch` with one flow sample; all cameras that are given go through the tower."""
+    inputs = batch.inputs
+    state = () if "PI05" in type(peer).__name__ else (inputs.state,)
+    images, masks = list(inputs.images.unbind(1)), list(inputs.image_masks.unbind(1))
+    given = (images, masks, inputs.tokens, inputs.token_masks, *state, batch.actions)
+    error: torch.Tensor = peer(*given, noise=batch.noise[:, 0], time=batch.time[:, 0])
     return error.mean()

@@ -1,15 +1,18 @@
-"""Training steps of π0 at 65 M parameters on a CPU: foveate, transformers and lerobot, interleaved in one run.
+"""Training steps of π0 and π0.5 at 65 M parameters on a CPU: foveate, transformers and lerobot, interleaved in one run.
 
-    python benchmarks/training/run.py --lerobot PATH_OF_LEROBOT_0.5.1_SOURCE --out benchmarks/training/results.json
+    python benchmarks/training/run.py --lerobot SOURCE_OF_LEROBOT_0.5.1 --out benchmarks/training/results.json
 
 Equal weights, batch, noise, times, thread and optimizer (fused AdamW); a step is forward, backward, clipping and the
 optimizer's step, foveate's moving average included. The losses of the first step have to agree (lerobot's to a percent,
-with a transformers later than its own). Cameras: 2 of 3, as
-LIBERO's and DROID's robots have them, and 3 of 3. transformers gets what its own processor would give it (an absent
-camera is not there); lerobot always takes three.
+with a transformers later than its own). Two of three cameras are there, as on LIBERO's and DROID's robots. In `equal`
+every implementation computes the same tokens: two cameras, a prompt without padding. In `as run` each is given what its
+own processor makes of the sample: lerobot three cameras, the absent one black and masked, and a prompt padded to 48
+(π0) or 200 (π0.5) tokens; transformers (π0 alone) and foveate neither. With four flow samples foveate draws four noises
+and times for each picture, which share its prefix; the rate counts pictures.
 
-Then one process of one thread against two (DDP over gloo), the same batch in all, `--data SET` (a LeRobot set with
-videos; made-up pictures where it is left out), with the utilisation that the loader reports. Prints a table, then JSON.
+Then one process of one thread against two (DDP over gloo), the same batch in both, and against two processes that know
+nothing of each other, with half of the batch each: what the machine can give. `--data SET`: a LeRobot set with videos
+(made-up pictures where it is left out); the loader's own account stands beside. Prints tables, then JSON.
 """
 
 from __future__ import annotations
@@ -25,6 +28,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -47,161 +51,210 @@ sys.path.insert(0, str(Path(__file__).parent))
 import lerobot_peer
 
 MID = replace(BENCH_MID, pi05=False, views=Pi0Config().views, max_token_len=48)
-Step = Callable[[], Tensor]
+Loss = Callable[[], Tensor]
+REAL_TOKENS = {False: 20, True: 60}
+"""Of a prompt; π0.5's holds the state."""
 
 
-def make_batch(rows: int, cameras: int) -> FlowBatch:
-    """`rows` samples, 48 prompt tokens without padding; cameras beyond the first ones are absent."""
-    side, horizon, width = MID.vision.image_size, MID.action_horizon, MID.action_dim
-    present = (torch.arange(3)[None] < cameras).expand(rows, 3)
+def make_batch(config: Pi0Config, rows: int, real_tokens: int, flows: int = 1) -> FlowBatch:
+    """Samples whose third camera is absent, with prompts of so many tokens, padded to the model's length."""
+    side, horizon, width, length = (
+        config.vision.image_size,
+        config.action_horizon,
+        config.action_dim,
+        config.max_token_len,
+    )
+    present = torch.arange(3)[None].expand(rows, 3) < 2
+    real = (torch.arange(length) < real_tokens).expand(rows, length)
     inputs = ModelInputs(
-        images=torch.rand(rows, 3, 3, side, side) * 2 - 1,
+        images=(torch.rand(rows, 3, 3, side, side) * 2 - 1).where(present[..., None, None, None], -1.0),
         image_masks=present,
-        tokens=torch.randint(1, MID.vocab_size, (rows, 48)),
-        token_masks=torch.ones(rows, 48, dtype=torch.bool),
+        tokens=torch.randint(1, config.vocab_size, (rows, length)).where(real, 0),
+        token_masks=real,
         state=torch.randn(rows, width),
     )
-    actions, noise = torch.randn(rows, horizon, width), torch.randn(rows, 1, horizon, width)
-    return FlowBatch(inputs, actions, noise, torch.rand(rows, 1), torch.ones(rows, horizon, dtype=torch.bool))
+    actions, noise = torch.randn(rows, horizon, width), torch.randn(rows, flows, horizon, width)
+    return FlowBatch(inputs, actions, noise, torch.rand(rows, flows), torch.ones(rows, horizon, dtype=torch.bool))
 
 
-def step_of(module: nn.Module, loss: Callable[[], Tensor], average: bool = False) -> Step:
-    """One optimizer step, which gives its loss."""
-    optimizer = make_optimizer(module, OptimConfig(lr=1e-5))
-    ema = Ema(module, 0.99) if average else None
-    parameters = [p for p in module.parameters() if p.requires_grad]
-
-    def step() -> Tensor:
-        value = loss()
-        value.backward()
-        nn.utils.clip_grad_norm_(parameters, 1.0)
-        optimizer.step()
-        optimizer.zero_grad(set_to_none=True)
-        if ema is not None:
-            ema.update(0)
-        return value.detach()
-
-    return step
+def without_padding(batch: FlowBatch, *, cameras: bool) -> FlowBatch:
+    """The batch with the real tokens of its prompts alone, as foveate's loader cuts them; and with the real cameras."""
+    inputs = batch.inputs
+    real, present = inputs.token_masks[0], inputs.image_masks[0] | (not cameras)
+    inputs = ModelInputs(
+        images=inputs.images[:, present],
+        image_masks=inputs.image_masks[:, present],
+        tokens=inputs.tokens[:, real],
+        token_masks=inputs.token_masks[:, real],
+        state=inputs.state,
+    )
+    return replace(batch, inputs=inputs)
 
 
-def transformers_loss(theirs: nn.Module, model: Pi0, batch: FlowBatch) -> Callable[[], Tensor]:
-    given = transformers_peer.arguments(model, batch.inputs)
-    absent = ~batch.inputs.image_masks[0]
-    if absent.any():  # all rows have the same cameras
-        patches = MID.vision.grid[0] * MID.vision.grid[1]
-        real = torch.cat(((~absent).repeat_interleave(patches), torch.ones(48, dtype=torch.bool)))
-        given |= {name: given[name][:, real] for name in ("input_ids", "attention_mask")}
-        given |= {name: given[name][:, ~absent] for name in ("pixel_values", "pixel_attention_mask")}
+class Training:
+    """A module and its optimizer, and for foveate the moving average; called with a loss it makes a step."""
 
-    def loss() -> Tensor:
-        return theirs(**given, noise=batch.noise[:, 0], timestep=batch.time[:, 0], actions=batch.actions).loss
+    def __init__(self, module: nn.Module, average: bool = False) -> None:
+        self.optimizer = make_optimizer(module, OptimConfig(lr=1e-5))
+        self.ema = Ema(module, 0.99) if average else None
+        self.parameters = [p for p in module.parameters() if p.requires_grad]
 
-    return loss
+    def __call__(self, loss: Loss) -> None:
+        loss().backward()
+        nn.utils.clip_grad_norm_(self.parameters, 1.0)
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        if self.ema is not None:
+            self.ema.update(0)
 
 
-def against_peers(rows: int, cameras: int, rounds: int, lerobot: Path | None) -> list[dict[str, Any]]:
-    """One result per implementation: milliseconds of a step, in rounds that run each once."""
+def transformers_loss(theirs: nn.Module, model: Pi0, batch: FlowBatch) -> Loss:
+    given = transformers_peer.arguments(model, without_padding(batch, cameras=True).inputs)
+    return lambda: theirs(**given, noise=batch.noise[:, 0], timestep=batch.time[:, 0], actions=batch.actions).loss
+
+
+def steps_of(pi05: bool, rows: int, lerobot: Path | None) -> dict[tuple[str, str], tuple[Training, Loss]]:
+    """(case, implementation) -> what makes a step, and its loss."""
     torch.manual_seed(0)
-    model, batch = Pi0(MID), make_batch(rows, cameras)
+    config = replace(MID, pi05=pi05, max_token_len=200 if pi05 else 48)
+    model = Pi0(config)
     objective = FlowMatching(model, NoiseConfig())
-    theirs = transformers_peer.build(model).train()
+    ours = Training(objective, average=True)
+    theirs = None if pi05 else transformers_peer.build(model).train()
+    others = None if theirs is None else Training(theirs)
+    peer = None if lerobot is None else lerobot_peer.build(model, lerobot).train()
+    peers = None if peer is None else Training(peer)
+    found: dict[tuple[str, str], tuple[Training, Loss]] = {}
+    for case, real_tokens in (("equal", config.max_token_len), ("as run", REAL_TOKENS[pi05])):
+        batch = make_batch(config, rows, real_tokens)
+        packed, present = (without_padding(batch, cameras=cameras) for cameras in (False, True))
+        found[case, "foveate"] = ours, partial(objective, packed)
+        if theirs is not None and others is not None:
+            found[case, "transformers"] = others, transformers_loss(theirs, model, batch)
+        if peer is not None and peers is not None:
+            given = present if case == "equal" else batch
+            found[case, "lerobot"] = peers, partial(lerobot_peer.loss, peer, given)
+    flows = without_padding(make_batch(config, rows, REAL_TOKENS[pi05], flows=4), cameras=False)
+    found["as run", "foveate, 4 flow samples"] = ours, partial(objective, flows)
+    return found
+
+
+def against_peers(rows: int, rounds: int, lerobot: Path | None) -> list[dict[str, Any]]:
+    """One result per implementation and case: samples per second, of rounds that run each once."""
     steps = {
-        "foveate": step_of(objective, lambda: objective(batch), average=True),
-        "transformers": step_of(theirs, transformers_loss(theirs, model, batch)),
+        (model, *key): step
+        for model, pi05 in (("π0", False), ("π0.5", True))
+        for key, step in steps_of(pi05, rows, lerobot).items()
     }
-    if lerobot is not None:
-        other = lerobot_peer.build(model, lerobot).train()
-        steps["lerobot"] = step_of(other, lambda: lerobot_peer.loss(other, batch))
-    first = {name: float(step()) for name, step in steps.items()}
-    for name, value in first.items():
-        # lerobot was written for an earlier transformers, whose embeddings are scaled elsewhere: the work is the same.
-        allowed = 0.01 if name == "lerobot" else 1e-4
-        assert abs(value - first["foveate"]) < allowed * first["foveate"], f"other losses, so another step: {first}"
-    wall: dict[str, list[float]] = {name: [] for name in steps}
-    cpu: dict[str, list[float]] = {name: [] for name in steps}
+    with torch.no_grad():
+        losses = {key: float(loss()) for key, (_, loss) in steps.items()}
+    for (model, case, name), value in losses.items():
+        # lerobot was written for an earlier transformers, whose embeddings are scaled elsewhere; the work is the same.
+        allowed, ours = 0.01 if name == "lerobot" else 1e-4, losses[model, case, "foveate"]
+        assert "flow" in name or abs(value - ours) < allowed * ours, f"other losses, so another step: {losses}"
+    for training, loss in steps.values():  # warm
+        training(loss)
+    wall: dict[Any, list[float]] = {key: [] for key in steps}
+    cpu: dict[Any, list[float]] = {key: [] for key in steps}
     for turn in range(rounds):
-        for name in list(steps)[:: 1 if turn % 2 else -1]:
+        for key in list(steps)[:: 1 if turn % 2 else -1]:
+            training, loss = steps[key]
             begun, used = time.perf_counter(), time.process_time()
-            steps[name]()
-            wall[name].append(time.perf_counter() - begun)
-            cpu[name].append(time.process_time() - used)
-    ours = statistics.median(cpu["foveate"])
+            training(loss)
+            wall[key].append(time.perf_counter() - begun)
+            cpu[key].append(time.process_time() - used)
+    median = {key: statistics.median(times) for key, times in wall.items()}
     return [
         {
+            "model": model,
+            "case": case,
             "implementation": name,
-            "cameras": cameras,
-            "samples_per_s": rows / statistics.median(wall[name]),
-            "samples_per_processor_s": rows / statistics.median(cpu[name]),
-            "foveate_is_faster_by": statistics.median(cpu[name]) / ours,
-            "first_loss": first[name],
+            "samples_per_s": rows / median[model, case, name],
+            "samples_per_processor_s": rows / statistics.median(cpu[model, case, name]),
+            "foveate_is_faster_by": median[model, case, name] / median[model, case, "foveate"],
+            "first_loss": losses[model, case, name],
         }
-        for name in steps
+        for model, case, name in steps
     ]
 
 
 def processes(rows: int, steps: int, data: str | None, robot: str) -> dict[str, Any]:
-    """Samples per second of `foveate train policy` in one process of one thread, and in two."""
-    found: dict[str, Any] = {}
+    """Samples per second of `foveate train policy` in one process of one thread, in two, and in two on their own."""
+    found: dict[str, Any] = {"rows": rows, "steps": steps}
     with tempfile.TemporaryDirectory() as folder:
-        config = {
-            "model": replace(MID, pi05=True, views=("corner", "gripperPOV"), action_horizon=10).to_dict(),
-            "data": {"path": [data or "fake"], "robot": robot, "decode_workers": 1},
-            "loop": {
-                "steps": steps,
-                "batch_size": rows,
-                "save_every": 10**6,
-                "log_every": 1,
-                "device": "cpu",
-                "threads": 1,
-            },
-        }
-        file = Path(folder, "mid.yaml")
-        file.write_text(yaml.safe_dump(config))
-        for count in (1, 2):
-            start = ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={count}"] if count > 1 else []
-            out = Path(folder, str(count))
-            train = ["-m", "foveate", "train", "policy", "--config", str(file), "--out", str(out)]
-            environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-            done = subprocess.run([sys.executable, *start, *train], capture_output=True, text=True, env=environment)
-            if done.returncode:
-                sys.exit(done.stderr[-2000:])
-            lines = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
-            # The first step warms up, the last one writes a checkpoint.
-            found[f"{count}_samples_per_s"] = statistics.median(line["samples_per_s"] for line in lines[1:-1])
-            if told := re.search(r"loader.*", done.stdout + done.stderr):
-                found[f"{count}_loader"] = told[0]
-    found["two_by_one"] = found["2_samples_per_s"] / found["1_samples_per_s"]
-    return found
+        one = start_training(Path(folder, "one"), rows, steps, data, robot)
+        found["one"], found["one_loader"] = rate(one)
+        two = start_training(Path(folder, "two"), rows, steps, data, robot, processes=2)
+        found["two"], found["two_loader"] = rate(two)
+        apart = [start_training(Path(folder, f"apart{i}"), rows // 2, steps, data, robot) for i in range(2)]
+        found["two_apart"] = sum(rate(each)[0] for each in apart)
+    return found | {"two_by_one": found["two"] / found["one"], "apart_by_one": found["two_apart"] / found["one"]}
+
+
+Started = tuple[Path, "subprocess.Popen[str]"]
+
+
+def start_training(out: Path, rows: int, steps: int, data: str | None, robot: str, processes: int = 1) -> Started:
+    """`foveate train policy` of the mid size, one thread a process; its folder and the process."""
+    config = {
+        "model": replace(MID, pi05=True, views=("corner", "gripperPOV"), action_horizon=10).to_dict(),
+        "data": {"path": [data or "fake"], "robot": robot, "decode_workers": 1},
+        "loop": {
+            "steps": steps,
+            "batch_size": rows,
+            "save_every": 10**6,
+            "log_every": 1,
+            "device": "cpu",
+            "threads": 1,
+        },
+    }
+    file = out.with_suffix(".yaml")
+    file.write_text(yaml.safe_dump(config))
+    start = ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={processes}"] if processes > 1 else []
+    train = ["-m", "foveate", "train", "policy", "--config", str(file), "--out", str(out)]
+    with out.with_suffix(".log").open("w") as log:
+        environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+        command = [sys.executable, *start, *train]
+        return out, subprocess.Popen(command, stdout=log, stderr=log, text=True, env=environment)
+
+
+def rate(started: Started) -> tuple[float, str]:
+    """Samples per second of a training when it has ended, and what its loader says."""
+    out, process = started
+    told = out.with_suffix(".log")
+    if process.wait():
+        sys.exit(told.read_text()[-2000:])
+    lines = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
+    loader = re.search(r"loader: .*", told.read_text())
+    # The first step warms up, the last one writes a checkpoint.
+    return statistics.median(line["samples_per_s"] for line in lines[1:-1]), loader[0] if loader else ""
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rows", type=int, default=4, help="samples of a batch")
-    parser.add_argument("--rounds", type=int, default=7)
-    parser.add_argument("--cameras", type=int, nargs="+", default=[2, 3], help="cameras that are there, of three")
+    parser.add_argument("--rows", type=int, default=2, help="samples of a batch, twice as many in the second part")
+    parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--lerobot", type=Path, help="folder that holds lerobot/ of version 0.5.1")
     parser.add_argument("--data", help="LeRobot set for the run in two processes")
     parser.add_argument("--robot", default="metaworld", help="its mapping, with the views corner and gripperPOV")
-    parser.add_argument("--steps", type=int, default=10, help="steps of the run in one and in two processes")
+    parser.add_argument("--steps", type=int, default=7, help="steps of the run in one and in two processes")
     parser.add_argument("--skip", choices=("peers", "processes"), help="leave a part out")
     parser.add_argument("--out", type=Path, help="file for the JSON document")
     args = parser.parse_args()
     torch.set_num_threads(1)
     document: dict[str, Any] = {"rows": args.rows, "rounds": args.rounds, "load_average": os.getloadavg()}
-    if args.skip != "peers":
-        document["peers"] = [
-            row for cameras in args.cameras for row in against_peers(args.rows, cameras, args.rounds, args.lerobot)
-        ]
-        print(f"{'':14}cameras  samples/s  per processor second  foveate is faster by")
-        for row in document["peers"]:
-            print(
-                f"{row['implementation']:<14}{row['cameras']:7}{row['samples_per_s']:11.2f}"
-                f"{row['samples_per_processor_s']:22.2f}{row['foveate_is_faster_by']:22.2f}"
-            )
     if args.skip != "processes":
         document["processes"] = processes(2 * args.rows, args.steps, args.data, args.robot)
         print(json.dumps(document["processes"], indent=1))
-    text = json.dumps({**document, "torch": torch.__version__, **provenance()}, indent=1)
+    if args.skip != "peers":
+        document["peers"] = against_peers(args.rows, args.rounds, args.lerobot)
+        print(f"{'':38}samples/s  per processor second  foveate is faster by")
+        for row in document["peers"]:
+            print(
+                f"{row['model']:<5}{row['case']:<7}{row['implementation']:<24}{row['samples_per_s']:11.2f}"
+                f"{row['samples_per_processor_s']:22.2f}{row['foveate_is_faster_by']:22.2f}"
+            )
+    text = json.dumps({**document, "torch": torch.__version__, **provenance()}, indent=1, ensure_ascii=False)
     print(text)
     if args.out:
         args.out.write_text(text + "\n")

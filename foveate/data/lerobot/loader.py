@@ -69,7 +69,7 @@ class LoaderReport:
         share = self.waited / self.elapsed if self.elapsed else 0.0
         rate = self.samples / self.elapsed if self.elapsed else 0.0
         return (
-            f"loader: {rate:.0f} samples/s, {self.samples} used, {self.decoded} decoded, training waited for it in "
+            f"loader: {rate:.1f} samples/s, {self.samples} used, {self.decoded} decoded, training waited for it in "
             f"{percent(share)} of the time"
         )
 
@@ -202,7 +202,7 @@ class FrameLoader:
         now = time.monotonic()
         self.report.samples += samples
         self.report.waited += waited
-        self.report.elapsed = now - (self._begun or begun)
+        self.report.elapsed = now - (self._begun or now)
         if now - self._told > REPORT_SECONDS:
             self._told = now
             logging.getLogger("foveate").info("%s", self.report)

@@ -76,7 +76,7 @@ def test_the_report_counts_what_training_waited(root: Path, monkeypatch: pytest.
     trained = 3 * (-(-N // 6) - 1)  # the last step's time comes after the last `get`
     assert report.waited > 0 and report.elapsed == report.waited + trained and report.samples == N
     rate, share = N / report.elapsed, 100 * report.waited / report.elapsed
-    assert f"{rate:.0f} samples/s" in str(report) and f"waited for it in {share:.0f} % of" in str(report)
+    assert f"{rate:.1f} samples/s" in str(report) and f"waited for it in {share:.0f} % of" in str(report)
 
 
 def test_what_is_not_planned_is_decoded_all_the_same(root: Path) -> None:
