@@ -14,7 +14,7 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
-from itertools import groupby
+from itertools import groupby, islice
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +25,7 @@ from foveate.data.lerobot.hub import find_dataset
 from foveate.data.lerobot.info import Feature, load_info
 from foveate.data.lerobot.parquet import as_array, open_parquet, read_table, row_groups
 from foveate.data.lerobot.stats import Stats, load_stats
-from foveate.data.lerobot.video import FrameTable, VideoFile, frame_table
+from foveate.data.lerobot.video import FrameTable, VideoFile, frame_table, told_frames
 from foveate.errors import FoveateError, unknown
 from foveate.util.pictures import ImageError, read_picture
 
@@ -33,6 +33,8 @@ TOLERANCE = 1e-4
 """s between a row's time and its frame's, as lerobot has it; half a step of the video's clock is added."""
 OPEN_VIDEOS = 8
 """Files that stay open, the least recently used one is closed."""
+CHECKED_VIDEOS = 10_000
+"""Files that `check_videos` looks into, 0.4 ms each where the system has them in memory; others are told when read."""
 
 
 class LeRobotDataset:
@@ -250,6 +252,23 @@ class LeRobotDataset:
                 item[name] = self.column(name)[targets[0]]
             item[f"{name}_is_pad"] = is_pad[0]
         return item
+
+    def check_videos(self, cameras: Iterable[str]) -> None:
+        """Hold the frames that each video's header names against the rows that need one, before hours of training.
+
+        Raises:
+            FoveateError: as `pictures`, of a video that is missing, damaged or too short.
+        """
+        shown: dict[tuple[str, str], list[int]] = {}
+        for camera in cameras:
+            for place, episode in enumerate(self.episodes):
+                if camera in episode.clips:
+                    shown.setdefault((camera, episode.clips[camera].file), []).append(place)
+        for (camera, file), places in islice(shown.items(), CHECKED_VIDEOS):
+            frames = told_frames(self.root / file)
+            if frames is not None and frames < sum(self.episodes[place].length for place in places):
+                for place in places:
+                    self.clip_frames(place, camera)
 
     def clip_frames(self, place: int, camera: str) -> np.ndarray:
         """int64 [T]: the number of each row's frame in the video file of an episode.

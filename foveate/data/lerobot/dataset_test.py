@@ -312,6 +312,9 @@ def test_a_video_that_is_too_short_names_episode_and_frame(v21: Path, tmp_path: 
         dataset.picture(FRONT, 20)
     check = dataset.picture(WRIST, 20)
     assert seen_in(check) == (1, 1, 9)
+    dataset.check_videos([WRIST])  # nothing is wrong with this one
+    with pytest.raises(FoveateError, match=rf"episode 1, camera '{FRONT}': .* frame {drop[0]} is missing"):
+        LeRobotDataset(root).check_videos(CAMERAS)
 
 
 def test_a_joined_video_that_is_cut_off(v30: Path, tmp_path: Path) -> None:
@@ -319,6 +322,9 @@ def test_a_joined_video_that_is_cut_off(v30: Path, tmp_path: Path) -> None:
     write_video(root / "videos" / FRONT / "chunk-000" / "file-000.mp4", np.arange(40) / 20, 0, np.arange(40))
     with pytest.raises(FoveateError, match=r"episode 2.*8 rows.*shows 6 frames: frame 6 is missing"):
         LeRobotDataset(root).picture(FRONT, 40)
+    with pytest.raises(FoveateError, match=r"episode 2.*frame 6 is missing"):
+        LeRobotDataset(root).check_videos([FRONT])
+    LeRobotDataset(root, [0, 1]).check_videos([FRONT])  # its episodes are whole
 
 
 def test_bad_sets_are_named(v30: Path, v21: Path, tmp_path: Path) -> None:

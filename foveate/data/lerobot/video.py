@@ -62,6 +62,12 @@ def frame_table(path: Path) -> FrameTable:
     return FrameTable(pts.astype(np.int64), base, np.flatnonzero(key))
 
 
+def told_frames(path: Path) -> int | None:
+    """How many frames the file's header names, None where it does not say; errors as of `frame_table`."""
+    with _open(path) as container:
+        return container.streams.video[0].frames or None
+
+
 class VideoFile:
     """An open video; decodes on one thread. Not to be shared between threads.
 

@@ -59,7 +59,8 @@ def lerobot_episodes(
     """The episodes of LeRobot data sets; `env_task` is the instruction.
 
     Raises:
-        FoveateError: a set does not fit the robot (camera, state or actions), or a number is not finite.
+        FoveateError: a set does not fit the robot (camera, state or actions), a number is not finite, or a video is
+            shorter than its rows.
     """
     episodes: list[DemoEpisode] = []
     for done, path in enumerate(paths):
@@ -70,6 +71,7 @@ def lerobot_episodes(
             logging.getLogger("foveate").info("%s: cameras that the robot's mapping does not name: %s", path, unused)
         own = [name for name in ("task_index", NEW_PICTURE) if name in info.features]
         dataset.load([*columns.vectors, *own])
+        dataset.check_videos(columns.cameras.values())
         rows = {name: dataset.vectors(name) for name in columns.vectors}
         states, actions = columns.state_of(rows), columns.actions_of(rows)
         # Where pictures were kept at every n-th step, the rows between show an old one: no samples for a policy.

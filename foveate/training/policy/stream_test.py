@@ -146,5 +146,7 @@ def test_what_does_not_fit_is_named(config: DataConfig, tmp_path: Path) -> None:
 
     refused(r"no camera 'top' .*its cameras are observation\.images\.front", views={"main": ["top"]})
     refused("expects 7 numbers as actions, and action has 3", action_dim=7)
+    next(Path(config.path[0], "videos").rglob("*.mp4")).unlink()
+    refused("no such video; copy the data set again")  # before a model is made, not when its turn comes
     with pytest.raises(FoveateError, match="memory_gb is above 0"):
         DataConfig(memory_gb=0)
