@@ -19,12 +19,12 @@ from foveate.engine.reuse import PrefixReuse
 from foveate.evaluation.sim.evaluate import evaluate
 from foveate.evaluation.sim.simulate import SimConfig
 from foveate.util.files import write_json
+from foveate.util.markdown import put, table
 from foveate.util.progress import Reporter, plain_console
 from foveate.util.stats import paired_difference, sign_test
 from foveate.util.words import percent, percents
 
 HERE = Path(__file__).parent
-BEGIN, END = "<!-- measured:begin -->", "<!-- measured:end -->"
 POLICY, STEPS = "metaworld_tiny", 1
 THRESHOLDS: dict[str, PrefixReuse] = {
     "off": PrefixReuse(),
@@ -66,9 +66,9 @@ def read(folder: Path) -> dict[str, Any]:
     }
 
 
-def lines(runs: list[dict[str, Any]]) -> list[str]:
-    head = "| replan | pixels | state | reused | success | off alone : reuse alone | difference, points | p |"
-    told = [head, "|" + "---|" * 8]
+def markdown(runs: list[dict[str, Any]]) -> str:
+    head = ["replan", "pixels", "state", "reused", "success", "off alone : reuse alone", "difference, points", "p"]
+    rows = []
     for run in runs:
         off = next(r for r in runs if r["pixels"] is None and r["replan_steps"] == run["replan_steps"])
         keys = sorted(off["succeeded"])
@@ -83,8 +83,8 @@ def lines(runs: list[dict[str, Any]]) -> list[str]:
             cells[1:4] = [f"{run['pixels']:g}", f"{run['state']:g}", percent(run["reused"])]
             cells[5:] = [f"{alone[0]} : {alone[1]}", f"{100 * low:+.0f} to {100 * high:+.0f}"]
             cells += [f"{sign_test(after, before):.2g}"]
-        told.append(f"| {' | '.join(cells)} |")
-    return told
+        rows.append(cells)
+    return table(head, rows)
 
 
 def main() -> None:
@@ -101,10 +101,8 @@ def main() -> None:
     runs = [read(path.parent) for path in sorted(args.out.glob("*/summary.json"))]
     runs.sort(key=lambda run: (run["replan_steps"], run["pixels"] or 0.0))
     write_json(HERE / "results.json", runs)
-    text = "\n".join(lines(runs))
-    before, rest = (HERE / "README.md").read_text(encoding="utf-8").split(BEGIN)
-    (HERE / "README.md").write_text(f"{before}{BEGIN}\n{text}\n{END}{rest.split(END)[1]}", encoding="utf-8")
-    print(text)
+    print(markdown(runs))
+    put(HERE / "README.md", "measured", markdown(runs))
 
 
 if __name__ == "__main__":

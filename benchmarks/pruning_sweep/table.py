@@ -12,11 +12,11 @@ from pathlib import Path
 from typing import Any
 
 from foveate.studies.pruning.sweep import CONTROLS
+from foveate.util.markdown import put, table
 from foveate.util.words import percent, percents
 
 HERE = Path(__file__).parent
 PAGE = HERE.parents[1] / "docs/methods.md"
-BEGIN, END = "<!-- measured:begin -->", "<!-- measured:end -->"
 ENGINES = ("eager", "compiled")
 
 
@@ -41,8 +41,8 @@ def markdown(document: dict[str, Any], ms: dict[tuple[str, str], float]) -> str:
     tuned = sorted({budget for _, budget, tuned in rows if tuned and budget is not None})
     short = [percent(budget, 1 if budget * 100 % 1 else 0) for budget in budgets]
     head = ["method", *short, *(f"fine-tuned, {short[budgets.index(budget)]}" for budget in tuned), "kept", "GFLOP"]
-    lines = [[*head, *(f"ms, {engine}" for engine in ENGINES)]]
-    lines.append(["---"] * len(lines[0]))
+    head += [f"ms, {engine}" for engine in ENGINES]
+    lines = []
     for method in dict.fromkeys(method for method, _, _ in rows):
         own = [rows.get((method, budget, False)) for budget in budgets]
         if method == "none":
@@ -60,7 +60,7 @@ def markdown(document: dict[str, Any], ms: dict[tuple[str, str], float]) -> str:
                 *("-" if one is None else f"{one:.1f}" for one in told),
             ]
         )
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+    return table(head, lines)
 
 
 def main() -> None:
@@ -72,8 +72,7 @@ def main() -> None:
     )
     print(text)
     if folder.resolve() == HERE.resolve():
-        before, rest = PAGE.read_text(encoding="utf-8").split(BEGIN)
-        PAGE.write_text(f"{before}{BEGIN}\n{text}\n{END}{rest.split(END)[1]}", encoding="utf-8")
+        put(PAGE, "measured", text)
 
 
 if __name__ == "__main__":

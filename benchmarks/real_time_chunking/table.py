@@ -13,11 +13,11 @@ from typing import Any
 import numpy as np
 
 from foveate.util.files import read_json_lines
+from foveate.util.markdown import put, table
 from foveate.util.stats import sign_test, wilson
 from foveate.util.words import percents
 
 HERE = Path(__file__).parent
-BEGIN, END = "<!-- measured:begin -->", "<!-- measured:end -->"
 WAYS = {
     "synchronous": "stands still",
     "queue": "goes on (queue)",
@@ -53,21 +53,19 @@ def rows(out: Path) -> list[dict[str, Any]]:
 
 def markdown(found: list[dict[str, Any]]) -> str:
     head = ["latency", "while the policy thinks the robot", "success", "median steps of a success", "against the queue"]
-    lines = [head, ["---"] * len(head)]
+    lines = []
     for row in found:
         success = f"{row['successes']}/{row['episodes']} ({percents(*row['ci95'])})"
         pair = f"{row['better']} : {row['worse']} (p = {row['p']:.2g})" if "p" in row else "-"
         lines.append([f"{row['latency_ms']:g} ms", WAYS[row["way"]], success, f"{row['steps_to_success']:.0f}", pair])
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+    return table(head, lines)
 
 
 def main() -> None:
     found = rows(Path(sys.argv[1]))
     (HERE / "results.json").write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
     print(markdown(found))
-    before, rest = (HERE / "README.md").read_text(encoding="utf-8").split(BEGIN)
-    whole = f"{before}{BEGIN}\n{markdown(found)}\n{END}{rest.split(END)[1]}"
-    (HERE / "README.md").write_text(whole, encoding="utf-8")
+    put(HERE / "README.md", "measured", markdown(found))
 
 
 if __name__ == "__main__":

@@ -17,12 +17,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from table import HERE, POLICIES, put, success, table
+from table import HERE, POLICIES, success
 
 from foveate.bench.variants import CHECKPOINT, Variant, has_pruner, set_up
 from foveate.evaluation.sim.evaluate import evaluate
 from foveate.evaluation.sim.simulate import SimConfig
 from foveate.util.files import write_json
+from foveate.util.markdown import put, table
 from foveate.util.progress import Reporter, plain_console
 
 RESULTS = HERE / "at_latency.json"
@@ -83,7 +84,8 @@ def write(out: Path) -> None:
         for row in json.loads((HERE / f"{policy}.json").read_text(encoding="utf-8"))["results"]:
             if row["engine"] == "eager" and row["denoising_steps"] in STEPS:
                 found[policy, row["denoising_steps"], 0] = row
-    put("over-latency", over_latency(found))
+    print(over_latency(found))
+    put(HERE / "README.md", "over-latency", over_latency(found))
 
 
 def main() -> None:

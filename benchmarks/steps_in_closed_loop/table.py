@@ -13,24 +13,13 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from foveate.util.markdown import put, table
 from foveate.util.words import percents, plural
 
 HERE = Path(__file__).parent
 POLICIES = {"metaworld_tiny": "full", "metaworld_tiny_lightvla": "LightVLA"}
 COMPONENTS = ("total", "vision", "kv_cache", "denoise")
 HEAD = ["tokens", "engine", "steps", "success", "at its latency", "patches", "total ms", *COMPONENTS[1:]]
-
-
-def put(name: str, text: str) -> None:
-    """Print it, and write it into README.md between the markers of this name."""
-    print(text)
-    begin, end = f"<!-- {name}:begin -->", f"<!-- {name}:end -->"
-    before, rest = (HERE / "README.md").read_text(encoding="utf-8").split(begin)
-    (HERE / "README.md").write_text(f"{before}{begin}\n{text}\n{end}{rest.split(end)[1]}", encoding="utf-8")
-
-
-def table(head: list[str], rows: list[list[str]]) -> str:
-    return "\n".join(f"| {' | '.join(line)} |" for line in (head, ["---"] * len(head), *rows))
 
 
 def success(outcome: dict[str, Any] | None) -> str:
@@ -63,10 +52,9 @@ def main() -> None:
     found = {name: json.loads(path.read_text(encoding="utf-8")) for name, path in paths.items() if path.is_file()}
     if not found:
         sys.exit(f"{folder}: none of {', '.join(path.name for path in paths.values())}; run run.sh first")
+    print(markdown(found))
     if folder.resolve() == HERE.resolve():
-        put("measured", markdown(found))
-    else:
-        print(markdown(found))
+        put(HERE / "README.md", "measured", markdown(found))
 
 
 if __name__ == "__main__":

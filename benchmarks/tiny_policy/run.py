@@ -19,18 +19,13 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from foveate.evaluation.sim.results import wilson
+from foveate.util.markdown import marked, table
 
 COLUMNS = ("variant", "task", "episodes", "successes", "kept_mean", "patches", "ms_p50")
 HERE = Path(__file__).parent
 REPO = HERE.parents[1]
-BEGIN, END = "<!-- results:begin -->", "<!-- results:end -->"
 SIDE_BY_SIDE = ("full", "lightvla", "blind", "shuffled_instruction")
 """The variants of the table by task."""
-
-
-def markdown(rows: list[list[str]]) -> str:
-    """A table of which the first row is the head."""
-    return "\n".join(f"| {' | '.join(row)} |" for row in [rows[0], ["---"] * len(rows[0]), *rows[1:]])
 
 
 def success(row: dict[str, str]) -> str:
@@ -49,21 +44,17 @@ def documents() -> dict[Path, str]:
         rows = {(row["variant"], row["task"]): row for row in csv.DictReader(file)}
     totals = [[f"`{name}`", kept(row), success(row)] for (name, task), row in rows.items() if task == "TOTAL"]
     tasks = [task for name, task in rows if name == "full" and task != "TOTAL"]
-    by_task = [["task", *(f"`{name}`" for name in SIDE_BY_SIDE)]]
-    by_task += [[task.removesuffix("-v3"), *(success(rows[name, task]) for name in SIDE_BY_SIDE)] for task in tasks]
+    of_tasks = ["task", *(f"`{name}`" for name in SIDE_BY_SIDE)]
+    by_task = [[task.removesuffix("-v3"), *(success(rows[name, task]) for name in SIDE_BY_SIDE)] for task in tasks]
     by_task.append(["**all**", *(success(rows[name, "TOTAL"]) for name in SIDE_BY_SIDE)])
     by_task.append(["patches kept", *(kept(rows[name, "TOTAL"]) for name in SIDE_BY_SIDE)])
     head = ["variant", "patches kept", "success"]
     tables = {
-        "README.md": markdown([head, *totals]),
-        "README.zh-CN.md": markdown([["变体", "保留的 patch", "成功"], *totals]),
-        "docs/results.md": f"{markdown(by_task)}\n\nAll tasks together:\n\n{markdown([head, *totals])}",
+        "README.md": table(head, totals),
+        "README.zh-CN.md": table(["变体", "保留的 patch", "成功"], totals),
+        "docs/results.md": f"{table(of_tasks, by_task)}\n\nAll tasks together:\n\n{table(head, totals)}",
     }
-    written = {}
-    for name, table in tables.items():
-        before, rest = (REPO / name).read_text(encoding="utf-8").split(BEGIN)
-        written[REPO / name] = f"{before}{BEGIN}\n{table}\n{END}{rest.split(END)[1]}"
-    return written
+    return {REPO / name: marked(REPO / name, "results", text) for name, text in tables.items()}
 
 
 def write_documents() -> None:

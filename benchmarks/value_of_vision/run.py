@@ -26,6 +26,7 @@ from foveate.evaluation.vqa.config import VqaConfig
 from foveate.studies.value.run import evaluate
 from foveate.studies.value.study import open_study
 from foveate.testing.golden import REPO
+from foveate.util.markdown import put
 from foveate.util.provenance import provenance
 
 HERE = Path(__file__).parent
@@ -234,11 +235,7 @@ def report(found: dict[str, Any]) -> str:
 
 def write_docs(text: str) -> None:
     """The report between the marks of docs/value-of-vision.md."""
-    path = REPO / "docs" / "value-of-vision.md"
-    before, rest = path.read_text(encoding="utf-8").split("<!-- measured:begin -->")
-    _, after = rest.split("<!-- measured:end -->")
-    marked = f"{before}<!-- measured:begin -->\n{text}<!-- measured:end -->{after}"
-    path.write_text(marked, encoding="utf-8")
+    put(REPO / "docs" / "value-of-vision.md", "measured", text.rstrip("\n"))
 
 
 def main() -> None:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from foveate.pruning.fitted import write_fitted
 from foveate.studies.fit.recommend import Recommendation
 from foveate.studies.fit.table import Estimate, FitRow, Paired, Table
+from foveate.util import markdown
 from foveate.util.files import write_json, write_text
 from foveate.util.words import percent, share
 
@@ -92,14 +93,10 @@ def write_fit(
 def _markdown(table: Table, verdict: Recommendation) -> str:
     parts = [
         "".join(f"{line}.\n" for line in verdict.lines),
-        _lines(HEADINGS, table_rows(table)),
-        _lines(("ms by stage", *STAGES, "total"), stage_rows(table)),
+        markdown.table(HEADINGS, table_rows(table)) + "\n",
+        markdown.table(("ms by stage", *STAGES, "total"), stage_rows(table)) + "\n",
     ]
     return "\n".join(parts)
-
-
-def _lines(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    return "".join(f"| {' | '.join(line)} |\n" for line in (headings, ["---"] * len(headings), *rows))
 
 
 def _with_interval(value: Estimate | None) -> str:

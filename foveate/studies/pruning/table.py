@@ -12,6 +12,7 @@ from typing import Any
 
 from foveate.evaluation.sim.results import RunLog
 from foveate.util.files import write_text
+from foveate.util.markdown import table
 from foveate.util.provenance import provenance
 from foveate.util.stats import holm, paired_difference, sign_test
 from foveate.util.words import percents, share
@@ -145,5 +146,4 @@ def headings(engines: Sequence[str]) -> list[str]:
 
 def markdown(rows: Sequence[SweepRow], engines: Sequence[str]) -> str:
     """The table as documents have it."""
-    lines = [headings(engines), ["---"] * len(headings(engines)), *(cells(row, engines) for row in rows)]
-    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
+    return table(headings(engines), [cells(row, engines) for row in rows]) + "\n"

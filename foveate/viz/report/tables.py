@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from foveate.util import markdown as text
+
 Table = tuple[Sequence[str], Sequence[Sequence[str]]]
 """Head and rows."""
 
@@ -26,5 +28,4 @@ def with_ci(value: Mapping[str, Any]) -> str:
 
 def markdown(table: Table) -> list[str]:
     """The lines of a Markdown table."""
-    head, rows = table
-    return [f"| {' | '.join(cells)} |" for cells in (head, ["---"] * len(head), *rows)]
+    return text.table(*table).splitlines()
