@@ -25,7 +25,7 @@ import torch
 from foveate.bench.clock import Rounds, sample
 from foveate.engine.buckets import Buckets
 from foveate.engine.plan import plan
-from foveate.engine.staged import span_of
+from foveate.engine.staged import spans_of
 from foveate.models.base import ModelInputs, pack
 from foveate.models.common.layers import transpose_storage
 from foveate.models.pi0.model import Pi0
@@ -99,7 +99,7 @@ def measure() -> dict[str, Any]:
     transpose_storage(model)
     whole, queries = make_queries(model)
     lengths = [int(query.mask.sum()) for query in queries]
-    spread = Buckets().to_prepare(span_of(whole, make_pruner("lightvla")))
+    spread = Buckets().to_prepare("lightvla", spans_of(whole, make_pruner("lightvla")))
     planned = plan(lengths).buckets
     return {
         "lengths": lengths,

@@ -29,7 +29,7 @@ from foveate.engine.calibration import LEAST_OBSERVATIONS, Calibration, calibrat
 from foveate.engine.config import Eager
 from foveate.engine.fp8 import Fp8
 from foveate.engine.gate import calibration_of
-from foveate.engine.plan import read_buckets
+from foveate.engine.plan import read_plans
 from foveate.engine.registry import make_engine
 from foveate.engine.timer import StageTimer
 from foveate.errors import FoveateError
@@ -279,11 +279,11 @@ def measure_latency(config: LatencyConfig, report: Reporter = SILENT) -> Measure
             if config.random_weights
             else replace(config, engine=Eager()).load(environ={})
         )
-    presets, buckets = engines_of(config.engines, config), None
+    presets, planned = engines_of(config.engines, config), {}
     scales: dict[str, Calibration | None] = {}
     if config.policy:
         folder = find_policy(config.policy)
-        buckets = read_buckets(folder)
+        planned = read_plans(folder)
         presets = {name: replace(config, engines=(), engine=one).settled_engine({}) for name, one in presets.items()}
         scales = {name: calibration_of(one, folder) for name, one in presets.items()}
     elif any(one.rounds_to_float8 for one in presets.values()):
@@ -302,7 +302,7 @@ def measure_latency(config: LatencyConfig, report: Reporter = SILENT) -> Measure
             engines[key] = make_engine(
                 policy.engine.model,
                 presets[variant.engine],
-                buckets=buckets,
+                planned=planned,
                 calibration=scales.get(variant.engine),
             )
         runners[variant] = Runner(policy, engines[key], variant, config.prompt)

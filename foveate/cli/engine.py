@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
 from foveate.errors import FoveateError
@@ -16,7 +17,8 @@ class EnginePlanConfig:
     runs: tuple[str, ...] = ()
     """Run folders with a trace; bare words before all options are meant."""
     policy: str | None = None
-    """Policy folder that gets the choice as its default (engine.json); null: it is printed alone."""
+    """Policy folder that gets the choice as its default (engine.json), for each pruning of the runs its own; null: it
+    is printed alone."""
     max_buckets: int = 8
     """Lengths at most."""
     max_padding: float = 0.15
@@ -40,7 +42,7 @@ def plan(argv: list[str]) -> int:
     config = parse(EnginePlanConfig, words, "foveate engine plan", whole=("runs",))
 
     from foveate.engine.buckets import GPU_TILE
-    from foveate.engine.plan import FILE, cache_mb, lengths_of, write_buckets
+    from foveate.engine.plan import FILE, Plan, cache_mb, lengths_of, pruning_of, write_plan
     from foveate.engine.plan import plan as choose
     from foveate.models.base import ModelOptions
     from foveate.models.registry import detect
@@ -48,26 +50,32 @@ def plan(argv: list[str]) -> int:
     from foveate.util.shipped import find_policy
 
     console = plain_console()
-    lengths = [length for run in config.runs for length in lengths_of(run)]
-    made = choose(lengths, config.max_buckets, config.max_padding, GPU_TILE if config.device == "gpu" else 1)
     folder = None if config.policy is None else find_policy(config.policy)
     spec = None if folder is None else detect(folder, ModelOptions())[1].spec
-    middle = sorted(lengths)[len(lengths) // 2]
-    console.print(f"{len(lengths)} queries of {min(lengths)} to {max(lengths)} tokens, median {middle}")
-    table = Table("bucket", "queries", "padding", *(["cache MB"] if spec else []))
-    for length, count, padding in zip(made.buckets, made.queries, made.bucket_padding, strict=True):
-        memory = [f"{cache_mb(spec, length):.1f}"] if spec else []
-        table.add_row(str(length), str(count), percent(padding, 1), *memory)
-    console.print(table)
-    console.print(
-        f"padding of all: {percent(made.padding, 1)} of the real tokens (wanted: at most {percent(config.max_padding)})"
-    )
-    if folder is None:
-        console.print(f"--engine.buckets {','.join(map(str, made.buckets))}", soft_wrap=True)
-    else:
-        write_buckets(folder, made.buckets)
-        console.print(f"{folder / FILE}: the policy's default from now on", soft_wrap=True)
-    return int(made.padding > config.max_padding)
+    groups: dict[str, list[int]] = {}
+    for run in config.runs:
+        groups.setdefault("" if folder is None else pruning_of(Path(run), folder), []).extend(lengths_of(run))
+    plans: dict[str, Plan] = {}
+    for pruning, lengths in groups.items():
+        made = choose(lengths, config.max_buckets, config.max_padding, GPU_TILE if config.device == "gpu" else 1)
+        plans[pruning] = made
+        middle = sorted(lengths)[len(lengths) // 2]
+        told = f"{len(lengths)} queries of {min(lengths)} to {max(lengths)} tokens, median {middle}"
+        console.print(f"pruning {pruning}: {told}" if pruning else told)
+        table = Table("bucket", "queries", "padding", *(["cache MB"] if spec else []))
+        for length, count, padding in zip(made.buckets, made.queries, made.bucket_padding, strict=True):
+            memory = [f"{cache_mb(spec, length):.1f}"] if spec else []
+            table.add_row(str(length), str(count), percent(padding, 1), *memory)
+        console.print(table)
+        wanted = f"(wanted: at most {percent(config.max_padding)})"
+        console.print(f"padding of all: {percent(made.padding, 1)} of the real tokens {wanted}")
+    for pruning, made in plans.items():
+        if folder is None:
+            console.print(f"--engine.buckets {','.join(map(str, made.buckets))}", soft_wrap=True)
+        else:
+            write_plan(folder, pruning, made.buckets)
+            console.print(f"{folder / FILE}: the policy's default for {pruning} from now on", soft_wrap=True)
+    return int(any(made.padding > config.max_padding for made in plans.values()))
 
 
 def calibrate(argv: list[str]) -> int:

@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import math
 from collections import Counter, OrderedDict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 from foveate.errors import FoveateError
@@ -22,6 +23,8 @@ MOST_WASTE = 0.15
 """Padding, as a share of the real tokens, that a choice of buckets should stay below on a CPU."""
 GPU_TILE = 64
 """Lengths that are chosen for a GPU are multiples of it, as its matrix products are cut."""
+ANY = "any"
+"""Among planned lengths: of every pruning that has none of its own."""
 LONGEST = 65_536
 """Tokens of a prefix, at most."""
 
@@ -61,16 +64,23 @@ class Buckets:
     """The lengths of one engine, with their use counted; the least recently used one goes where too many are added."""
 
     def __init__(
-        self, lengths: Sequence[int] = (), most: int = 8, most_bytes: int = 1 << 30, *, align: int = 1
+        self,
+        lengths: Sequence[int] = (),
+        most: int = 8,
+        most_bytes: int = 1 << 30,
+        *,
+        planned: Mapping[str, Sequence[int]] = MappingProxyType({}),
+        align: int = 1,
     ) -> None:
         """
         Args:
             lengths: ascending; empty: none yet.
             most: lengths held at once.
             most_bytes: of memory that all of them together may hold, as `add` is told.
-            align: lengths that are chosen where none are given are multiples of it.
+            planned: pruning, as `pruning.label` has it -> the lengths to prepare for it where none are given.
+            align: lengths that are chosen where none are given or planned are multiples of it.
         """
-        self.most, self.most_bytes, self._align = most, most_bytes, align
+        self.most, self.most_bytes, self._planned, self._align = most, most_bytes, planned, align
         self._bytes: OrderedDict[int, int] = OrderedDict()
         self.above: Counter[int] = Counter()
         """Length -> queries that were longer than every bucket, and so were packed exactly."""
@@ -99,10 +109,19 @@ class Buckets:
             gone.append(self._bytes.popitem(last=False)[0])
         return gone
 
-    def to_prepare(self, span: tuple[int, int]) -> tuple[int, ...]:
+    def to_prepare(self, pruning: str, spans: Sequence[tuple[int, int]]) -> tuple[int, ...]:
         """The lengths to prepare: those that are held, and those that were too long for every one; where none were
-        given, also such as are spread over the span from its shortest to its longest prefix."""
-        wanted = {*self.lengths, *self.above} | (set() if self._given else set(ladder(*span, self.most, self._align)))
+        given, also those planned for this pruning, or else such as are spread over spans.
+
+        Args:
+            spans: from the shortest to the longest prefix that there may be.
+        """
+        wanted = {*self.lengths, *self.above}
+        if not self._given:
+            planned = self._planned.get(pruning, self._planned.get(ANY))
+            most = max(1, self.most // len(spans))
+            spread = (length for span in spans for length in ladder(*span, most, self._align))
+            wanted.update(spread if planned is None else planned)
         self.above.clear()
         return tuple(sorted(wanted))
 

@@ -12,7 +12,7 @@ import torch
 from foveate.engine.base import Inference
 from foveate.engine.buckets import MOST_WASTE, Buckets, check_lengths, ladder
 from foveate.engine.registry import make_engine
-from foveate.engine.staged import StagedEngine, span_of
+from foveate.engine.staged import StagedEngine, label_of, spans_of
 from foveate.engine.staged_test import EveryOther
 from foveate.errors import FoveateError
 from foveate.models.base import ModelInputs, pack
@@ -157,14 +157,32 @@ def test_a_ladder_wastes_no_more_than_it_says() -> None:
     assert lengths[0] <= 100 * (1 + MOST_WASTE) + 1
     assert len(ladder(20, 700, 8)) == 8 and ladder(560, 560, 8) == (560,)
     assert all(length % 64 == 0 for length in ladder(100, 700, 50, align=64))
-    assert Buckets(most=4, align=64).to_prepare((100, 560)) == (192, 256, 384, 576), "on a GPU"
+    assert Buckets(most=4, align=64).to_prepare("none", [(100, 560)]) == (192, 256, 384, 576), "on a GPU"
 
 
 def test_buckets_span_what_queries_can_be() -> None:
     whole = pi0.make_model(True).embed_prefix(pi0.make_inputs(1))
-    assert span_of(whole, None) == (8 + 3, 8 + 48), "two views of four patches, three words"
-    assert span_of(whole, make_pruner(Random(keep_tokens=1))) == (2 + 3, 2 + 48)
-    assert span_of(whole, make_pruner("lightvla")) == (2 + 3, 8 + 48)
+    assert spans_of(whole, None) == [(8 + 3, 8 + 48)], "two views of four patches, three words"
+    assert spans_of(whole, make_pruner(Random(keep_tokens=1))) == [(2 + 3, 2 + 48)]
+    assert spans_of(whole, make_pruner("lightvla")) == [(2 + 3, 8 + 48)]
+    behind = make_pruner({"name": "dart", "keep_tokens": 1, "layer": 0})
+    assert spans_of(whole, behind) == [(2 + 3, 2 + 48), (8 + 3, 8 + 48)], "behind a layer, and before it"
+
+
+def test_lengths_are_given_or_planned_for_a_pruning_or_spread() -> None:
+    planned, spans = {"lightvla": (20, 40), "random_0.25": (30,)}, [(50, 51), (90, 91)]
+    assert Buckets(planned=planned).to_prepare("lightvla", spans) == (20, 40)
+    assert Buckets(planned=planned).to_prepare("none", spans) == (51, 91)
+    assert Buckets(planned={**planned, "any": (60,)}).to_prepare("none", spans) == (60,)
+    assert Buckets((70,), planned=planned).to_prepare("lightvla", spans) == (70,)
+    assert len(Buckets(most=8).to_prepare("dart_0.1", [(20, 50), (100, 200)])) == 8, "four for each"
+    for pruner, name in (
+        (None, "none"),
+        ("none", "none"),
+        ("lightvla", "lightvla"),
+        (Random(keep_tokens=1), "random_1"),
+    ):
+        assert label_of(make_pruner(pruner)) == name
 
 
 @pytest.mark.parametrize("lengths", [(), (20, 10), (10, 10), (0,), (2.5,)])

@@ -40,7 +40,7 @@ class Eager:
     vision_precision: Literal["fp16"] | None = None
     """Number format of a tensorrt vision tower, where it is another than the policy's dtype."""
     buckets: tuple[int, ...] | None = None
-    """Prefix lengths that a compiled prefill is prepared for; null: those of the policy folder, or evenly spaced."""
+    """Prefix lengths that a compiled prefill is prepared for; null: the policy folder's for this pruning, or spread."""
     max_buckets: int = 8
     """Prefix lengths held at once; the least recently used one goes."""
     max_bucket_mb: int = 1024

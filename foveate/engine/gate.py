@@ -16,7 +16,7 @@ from foveate.engine.calibration import Calibration, read_calibration
 from foveate.engine.config import Eager, Fast, Precision
 from foveate.engine.fp8 import missing_units
 from foveate.engine.int8 import PAYS, int8_speed
-from foveate.engine.plan import read_buckets
+from foveate.engine.plan import read_plans
 from foveate.engine.record import CALIBRATION, identity, read_record
 from foveate.engine.registry import make_engine
 from foveate.engine.staged import StagedEngine
@@ -59,4 +59,4 @@ def engine_for(model: ActionModel, engine: Eager, folder: Path) -> StagedEngine:
     Raises:
         FoveateError: as `make_engine` and `calibration_of`.
     """
-    return make_engine(model, engine, buckets=read_buckets(folder), calibration=calibration_of(engine, folder))
+    return make_engine(model, engine, planned=read_plans(folder), calibration=calibration_of(engine, folder))

@@ -2,7 +2,7 @@
 
     made = plan(lengths_of("runs/try"), most=8)
     made.buckets, made.padding
-    write_buckets("path/to/policy", made.buckets)         # that policy's default from now on
+    write_plan(Path("path/to/policy"), "lightvla", made.buckets)   # that policy's default from now on
 
 The choice is the best one: of all sets of so many lengths the one with the least padding, by dynamic programming.
 """
@@ -19,15 +19,17 @@ from typing import Any
 import numpy as np
 import yaml
 
-from foveate.engine.buckets import LONGEST, MOST_WASTE, aligned, check_lengths
+from foveate.engine.buckets import ANY, LONGEST, MOST_WASTE, aligned, check_lengths
 from foveate.errors import FoveateError
-from foveate.models.base import ModelSpec
+from foveate.models.base import ModelOptions, ModelSpec
+from foveate.models.registry import detect
+from foveate.pruning import label, make_config
 from foveate.tracing.tokens import write_token_log
 from foveate.util.checks import of_type, whole
-from foveate.util.files import write_json
+from foveate.util.files import write_text
 
 FILE = "engine.json"
-"""In a policy's folder: `{"buckets": [...]}`."""
+"""In a policy's folder: `{"buckets": {"lightvla": [...], "random_0.25": [...]}}`, or one list for every pruning."""
 
 
 @dataclass(frozen=True)
@@ -110,32 +112,52 @@ def _prunes_behind_a_layer(run: Path) -> bool:
         return False
 
 
+def pruning_of(run: Path, policy: Path) -> str:
+    """How a run of this policy pruned, as `pruning.label` has it.
+
+    Raises:
+        FoveateError: its config cannot be read.
+    """
+    try:
+        said = yaml.safe_load((run / "config.yaml").read_text(encoding="utf-8"))["pruner"]
+    except (OSError, yaml.YAMLError, KeyError, TypeError) as error:
+        raise FoveateError(f"{run}: its config.yaml does not tell how it pruned ({error!r})") from error
+    if said is None:
+        said = detect(policy, ModelOptions())[1].pruner
+    return label(None if said is None else make_config(said))
+
+
 def cache_mb(spec: ModelSpec, length: int) -> float:
     """MB that keys and values of a prefix of this length take, in float32."""
     return 4e-6 * length * spec.depth * spec.kv_width
 
 
-def write_buckets(policy: Path, buckets: Sequence[int]) -> None:
-    """Make these a policy folder's default.
+def write_plan(policy: Path, pruning: str, buckets: Sequence[int]) -> None:
+    """Make these a policy folder's default for one pruning (as `pruning.label` has it); the others' stay.
 
     Raises:
         CannotWrite: the folder cannot be written.
     """
-    write_json(policy / FILE, {"buckets": list(check_lengths(buckets))}, indent=1)
+    plans = {**read_plans(policy), pruning: check_lengths(buckets)}
+    # A line for each pruning.
+    lines = ",\n".join(f"  {json.dumps(name)}: {list(lengths)}" for name, lengths in sorted(plans.items()))
+    write_text(policy / FILE, f'{{\n "buckets": {{\n{lines}\n }}\n}}\n')
 
 
-def read_buckets(policy: Path) -> tuple[int, ...] | None:
-    """A policy folder's default; None: it has none.
+def read_plans(policy: Path) -> dict[str, tuple[int, ...]]:
+    """A policy folder's defaults: pruning -> lengths; empty: it has none.
 
     Raises:
         FoveateError: the file is damaged.
     """
     path = policy / FILE
     if not path.is_file():
-        return None
+        return {}
     try:
         content: Any = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise FoveateError(f"{path}: cannot be read as JSON ({error}); remove it, or plan again") from error
-    named = of_type(f"{path}: buckets", of_type(str(path), content, dict).get("buckets"), list)
-    return check_lengths(named, f"{path}: buckets")
+    said = of_type(str(path), content, dict).get("buckets")
+    plans = {ANY: said} if isinstance(said, list) else of_type(f"{path}: buckets", said, dict)
+    where = f"{path}: buckets"
+    return {name: check_lengths(of_type(where, lengths, list), where) for name, lengths in plans.items()}

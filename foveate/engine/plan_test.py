@@ -9,8 +9,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from foveate.engine.plan import plan, read_buckets, write_buckets
+from foveate.engine.plan import plan, pruning_of, read_plans, write_plan
 from foveate.errors import FoveateError
+from foveate.util.shipped import find_policy
 
 
 def padding_of(lengths: list[int], buckets: tuple[int, ...]) -> float:
@@ -46,16 +47,37 @@ def test_the_fewest_that_keep_to_the_waste() -> None:
 
 
 def test_a_policy_keeps_its_buckets(tmp_path: Path) -> None:
-    assert read_buckets(tmp_path) is None
-    write_buckets(tmp_path, (10, 20))
-    assert read_buckets(tmp_path) == (10, 20)
+    assert read_plans(tmp_path) == {}
+    write_plan(tmp_path, "random_0.25", (10, 20))
+    write_plan(tmp_path, "lightvla", (30,))
+    write_plan(tmp_path, "random_0.25", (15, 20))
+    assert read_plans(tmp_path) == {"lightvla": (30,), "random_0.25": (15, 20)}
+    (tmp_path / "engine.json").write_text('{"buckets": [10, 20]}')
+    assert read_plans(tmp_path) == {"any": (10, 20)}
     for content, told in (
         ("{", "cannot be read as JSON"),
         ("[]", "expected an object"),
-        ('{"buckets": 3}', "expected a list"),
+        ('{"buckets": 3}', "expected an object"),
+        ('{"buckets": {"lightvla": 3}}', "expected a list"),
         (json.dumps({"buckets": [20, 10]}), "must ascend"),
         (json.dumps({"buckets": []}), "empty"),
     ):
         (tmp_path / "engine.json").write_text(content)
         with pytest.raises(FoveateError, match=told):
-            read_buckets(tmp_path)
+            read_plans(tmp_path)
+
+
+def test_a_run_tells_how_it_pruned(tmp_path: Path) -> None:
+    shipped = find_policy("metaworld_tiny_lightvla")
+    for said, expected in (
+        ("null", "lightvla"),
+        ("{name: lightvla, keep_tokens: 8}", "lightvla_8"),
+        ("{name: random, keep_ratio: 0.25, seed: 0}", "random_0.25"),
+        ("{name: none}", "none"),
+    ):
+        (tmp_path / "config.yaml").write_text(f"pruner: {said}\n")
+        assert pruning_of(tmp_path, shipped) == expected
+    assert pruning_of(tmp_path, find_policy("metaworld_tiny")) == "none"
+    (tmp_path / "config.yaml").write_text("policy: there\n")
+    with pytest.raises(FoveateError, match="does not tell how it pruned"):
+        pruning_of(tmp_path, shipped)

@@ -6,8 +6,9 @@ engine = make_engine(model, Compiled(vision="eager"))        # a backend for one
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from importlib.util import find_spec
+from types import MappingProxyType
 
 import torch
 from torch import nn
@@ -46,14 +47,14 @@ def make_engine(
     model: ActionModel,
     engine: Eager | str = "eager",
     *,
-    buckets: Sequence[int] | None = None,
+    planned: Mapping[str, Sequence[int]] = MappingProxyType({}),
     calibration: Calibration | None = None,
 ) -> StagedEngine:
     """An engine for a model.
 
     Args:
         engine: how it is run, or the name of a preset.
-        buckets: prefix lengths to prepare where the config names none.
+        planned: pruning -> prefix lengths to prepare where the config names none; see `plan.read_plans`.
         calibration: the policy's scales, for a prefill in float8.
     Raises:
         FoveateError: an unknown preset or backend; one that this machine or this version does not have.
@@ -87,7 +88,7 @@ def make_engine(
     return StagedEngine(
         model,
         {stage: _run_of(stage, name, model, engine) for stage, name in backends.items()},
-        _buckets(engine.buckets or buckets or (), model, engine) if static else None,
+        _buckets(planned, model, engine) if static else None,
         backbone=backbone,
         backends=backends,
         facts=facts,
@@ -96,9 +97,10 @@ def make_engine(
     )
 
 
-def _buckets(lengths: Sequence[int], model: ActionModel, engine: Eager) -> Buckets:
+def _buckets(planned: Mapping[str, Sequence[int]], model: ActionModel, engine: Eager) -> Buckets:
     align = GPU_TILE if on_cuda(model) else 1
-    return Buckets(lengths, engine.max_buckets, engine.max_bucket_mb << 20, align=align)
+    most = engine.max_buckets, engine.max_bucket_mb << 20
+    return Buckets(engine.buckets or (), *most, planned=planned, align=align)
 
 
 def _run_of(stage: str, name: str, model: ActionModel, engine: Eager) -> Run:

@@ -20,6 +20,7 @@ from foveate.errors import FoveateError
 from foveate.models.base import NOTHING_AFTER, ActionModel, LayerPruner, ModelInputs, PrefixCache, pack
 from foveate.models.common.layers import Run, as_written, transpose_storage
 from foveate.models.common.real_time import GivenActions, PreviousChunk
+from foveate.pruning import label
 from foveate.pruning.base import Evidence, State, TokenPruner, patches_of
 from foveate.pruning.inference import Pruning
 from foveate.tracing.capture import AttentionResult, capture_attention
@@ -202,7 +203,7 @@ class StagedEngine:
         if len(inputs.tokens) > 1:
             batches.append((first_sample(inputs), None if noise is None else noise[:1]))
         whole = self.model.embed_prefix(inputs)
-        lengths = self.buckets.to_prepare(span_of(whole, pruner)) if self.buckets is not None else ()
+        lengths = () if self.buckets is None else self.buckets.to_prepare(label_of(pruner), spans_of(whole, pruner))
         after = NOTHING_AFTER if pruner is None or pruner.layer is None else {pruner.layer: _as_it_is}
         if self._backbone is not self.model:
             # Layers may settle by the first numbers that they see: before they are compiled.
@@ -264,19 +265,33 @@ PROMPTS = (8, 48)
 """Tokens of the shortest prompt that buckets are spread for, and of the longest one where the layout does not tell."""
 
 
-def span_of(whole: Prefix, pruner: TokenPruner | None) -> tuple[int, int]:
-    """The shortest and the longest prefix that queries like this one can have, whatever the prompt."""
-    spans = whole.layout.spans
-    full = np.array([int(whole.mask[0, span.start : span.stop].sum()) for span in spans])
-    budget = full[None] if pruner is None or not pruner.enabled else pruner.at_most(whole)
-    left = np.minimum(full, 1) if budget is None else budget[0]
-    most = full if budget is None or (pruner is not None and pruner.late) else budget[0]
-    shortest = longest = 0
-    for i, span in enumerate(spans):
-        words = span.name == "text"
-        shortest += min(int(full[i]), PROMPTS[0]) if words else int(left[i] if span.kind == "image" else full[i])
-        longest += max(len(span), PROMPTS[1]) if words else int(most[i] if span.kind == "image" else full[i])
-    return shortest, longest
+def spans_of(whole: Prefix, pruner: TokenPruner | None) -> list[tuple[int, int]]:
+    """The shortest and the longest prefix that queries like this one can have, whatever the prompt; of a pruner behind
+    a layer those that it leaves, and those before it."""
+    parts = whole.layout.spans
+    full = np.array([int(whole.mask[0, part.start : part.stop].sum()) for part in parts])
+    active = pruner is not None and pruner.enabled
+    budget = pruner.at_most(whole) if pruner is not None and active else full[None]
+
+    def span(fewest: np.ndarray, most: np.ndarray) -> tuple[int, int]:
+        shortest = longest = 0
+        for i, part in enumerate(parts):
+            if part.name == "text":
+                shortest, longest = shortest + min(int(full[i]), PROMPTS[0]), longest + max(len(part), PROMPTS[1])
+            else:
+                low, high = (fewest, most) if part.kind == "image" else (full, full)
+                shortest, longest = shortest + int(low[i]), longest + int(high[i])
+        return shortest, longest
+
+    if budget is None:
+        return [span(np.minimum(full, 1), full)]
+    before = [span(full, full)] if pruner is not None and active and pruner.late else []
+    return [span(budget[0], budget[0]), *before]
+
+
+def label_of(pruner: TokenPruner | None) -> str:
+    """What lengths are planned under."""
+    return label(None if pruner is None or not pruner.enabled else getattr(pruner, "config", None))
 
 
 def _too_many(lengths: Sequence[int], length: int) -> FoveateError:

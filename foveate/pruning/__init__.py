@@ -29,7 +29,7 @@ from foveate.pruning.uniform_stride import UniformStride
 from foveate.pruning.visionzip import VisionZip
 from foveate.pruning.vla_adp import VLAADP
 from foveate.pruning.vla_pruner import VLAPruner
-from foveate.util.choices import from_options
+from foveate.util.choices import from_options, name_of
 
 PrunerConfig = (
     LightVLA
@@ -89,6 +89,7 @@ __all__ = [
     "UniformStride",
     "VLAPruner",
     "VisionZip",
+    "label",
     "make_config",
     "make_pruner",
 ]
@@ -109,6 +110,14 @@ def make_config(spec: PrunerConfig | str | Mapping[str, Any]) -> PrunerConfig:
         raise unknown("pruner", str(name), CONFIGS)
     config: PrunerConfig = from_options(name, CONFIGS[name], options)
     return config
+
+
+def label(config: object) -> str:
+    """Method and budget in a word, as tables have it: `lightvla`, `random_0.25`; `none` where all patches stay."""
+    if config is None:
+        return "none"
+    budget = getattr(config, "keep_ratio", None) or getattr(config, "keep_tokens", None)
+    return f"{name_of(type(config))}_{budget:g}" if budget else name_of(type(config))
 
 
 def make_pruner(spec: PrunerConfig | str | Mapping[str, Any] | None) -> TokenPruner | None:

@@ -28,9 +28,9 @@ from foveate.evaluation.sim.record import RecordKind, drop_unfinished, make_reco
 from foveate.evaluation.sim.results import RunLog
 from foveate.evaluation.sim.rollout import Job, Played, Query, RolloutConfig, rollout
 from foveate.policy import LoadOptions, Policy, TraceOptions, at_least_one
+from foveate.pruning import label as method_and_budget
 from foveate.tracing.store import TraceStore, forget_unfinished
 from foveate.types import ActionChunk
-from foveate.util.choices import name_of
 from foveate.util.words import plural
 
 if TYPE_CHECKING:
@@ -197,10 +197,7 @@ def pruner_label(policy: Policy | RemotePolicy) -> str | None:
     """Method and budget: `lightvla`, `random_0.25`; None where all tokens are kept."""
     if policy.pruner is None or not policy.pruner.enabled:
         return None
-    options = policy.pruner.config
-    label = name_of(type(options))
-    budget = getattr(options, "keep_ratio", None) or getattr(options, "keep_tokens", None)
-    return f"{label}_{budget:g}" if budget else label
+    return method_and_budget(policy.pruner.config)
 
 
 def name_variant(config: SimConfig, policy: Policy | RemotePolicy) -> str:

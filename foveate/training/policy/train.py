@@ -31,6 +31,7 @@ from foveate.training.config import (
 )
 from foveate.training.loop import Evaluate, fit
 from foveate.training.policy.data import check_path, load_demos
+from foveate.training.policy.lengths import plan_lengths
 from foveate.training.policy.lora import LoraConfig
 from foveate.training.policy.recipe import Recipe, begin
 from foveate.training.policy.stream import StreamedImages
@@ -181,13 +182,14 @@ def _train(config: TrainPolicyConfig, world: World, progress: Any, evaluate: Eva
     )
     if isinstance(source.samples.images, StreamedImages):
         logging.getLogger("foveate").info("%s", source.samples.images.loader.report)
-    if config.exp_name:
-        return out / str(config.loop.steps)
+    policy = out / (str(config.loop.steps) if config.exp_name else "policy")
     with ema.applied():
-        if world.is_main:
-            export(out / "policy", config.loop.steps)
+        if world.is_main and not config.exp_name:
+            export(policy, config.loop.steps)
+        if world.is_main and carrier is None:
+            plan_lengths(recipe.objective, source, config.loop, world, policy)
     world.barrier()
-    return out / "policy"
+    return policy
 
 
 def _on_device(recipe: Recipe, config: TrainPolicyConfig, world: World) -> tuple[nn.Module, nn.Module | None]:

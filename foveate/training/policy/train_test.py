@@ -15,6 +15,7 @@ from safetensors.torch import load_file
 
 from foveate.cli.main import main
 from foveate.data.demos import write_episode, write_meta
+from foveate.engine.plan import read_plans
 from foveate.errors import FoveateError
 from foveate.models.pi0.config import Pi0Config, VisionConfig
 from foveate.models.pi0.detect import detect
@@ -120,6 +121,8 @@ def test_fine_tuning_with_a_pruner_from_the_command_line(base: Path, demos: str,
     assert "model" not in yaml.safe_load((tmp_path / "policy" / "train_config.yaml").read_text())  # the base's sizes
     for name in ("config.yaml", "tensorboard"):
         assert (tmp_path / name).exists()
+    plans = read_plans(tmp_path / "policy")
+    assert list(plans) == ["lightvla"] and 2 < plans["lightvla"][0] <= plans["lightvla"][-1] <= 8 + MODEL.max_token_len
 
 
 def test_a_pruner_with_weights_of_its_own_is_trained_kept_and_loaded(base: Path, demos: str, tmp_path: Path) -> None:
@@ -130,6 +133,7 @@ def test_a_pruner_with_weights_of_its_own_is_trained_kept_and_loaded(base: Path,
     assert all(m["kept"] == 4 for m in _metrics(tmp_path / "whole"))
     folder = tmp_path / "whole" / "policy"
     assert json.loads((folder / "config.json").read_text())["pruner"]["name"] == "grids"
+    assert read_plans(folder) == {}, "a budget tells the lengths"
     trained, earlier = (load_file(path / "pruner.safetensors") for path in (folder, tmp_path / "whole" / "2"))
     assert all(not torch.equal(trained[name], earlier[name]) for name in trained)
     policy = load_policy(folder)
