@@ -298,7 +298,7 @@ def measure_latency(config: LatencyConfig, report: Reporter = SILENT) -> Measure
         report.line(f"preparing {variant.name}")
         start = time.perf_counter()
         key = variant.engine, variant.pruning, variant.views
-        if fresh := key not in engines:
+        if key not in engines:
             engines[key] = make_engine(
                 policy.engine.model,
                 presets[variant.engine],
@@ -306,9 +306,8 @@ def measure_latency(config: LatencyConfig, report: Reporter = SILENT) -> Measure
                 calibration=scales.get(variant.engine),
             )
         runners[variant] = Runner(policy, engines[key], variant, config.prompt)
-        if fresh:
-            runners[variant].prepare(report)
-        runners[variant].policy.prepare(report)
+        # Of an engine that is there as well: another number of steps may be another graph.
+        runners[variant].prepare(report)
         runners[variant]()
         ready[variant] = time.perf_counter() - start
     work = {v: count_work(runner.policy, runner.observation) for v, runner in runners.items()}

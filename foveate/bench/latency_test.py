@@ -8,11 +8,13 @@ import json
 import pytest
 
 from foveate.bench.latency import LatencyConfig, measure_latency
-from foveate.bench.variants import Variant, matrix, pruner_config
+from foveate.bench.variants import Variant, engines_of, matrix, pruner_config
 from foveate.cli.main import main
 from foveate.engine import precision
+from foveate.engine.config import Compiled, Eager
 from foveate.errors import FoveateError
 from foveate.models.pi0.flops_test import TINY
+from foveate.policy import LoadOptions
 from foveate.training.policy import untrained
 
 
@@ -103,6 +105,13 @@ def test_rows_of_one_policy_differ_in_what_they_say_alone():
 def test_what_makes_no_sense_is_named(flags, told, capsys):
     assert main(["bench", "latency", "--quick", *flags]) == 1
     assert told in capsys.readouterr().err
+
+
+def test_presets_to_compare_keep_the_engine_s_other_options() -> None:
+    config = LoadOptions(policy="x", engine=Eager(buckets=(8, 16), compile_pruned=False))
+    made = engines_of(("eager", "compiled+int8"), config)
+    assert made["compiled+int8"] == Compiled(buckets=(8, 16), compile_pruned=False, prefill_precision="int8")
+    assert made["eager"] == config.engine
 
 
 def test_labels_of_variants():

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from itertools import product
 from typing import get_args
 
 from foveate.engine.base import Engine
-from foveate.engine.config import PRESETS, Eager, Precision
+from foveate.engine.config import PRESETS, STAGES, Eager, Precision
 from foveate.engine.reuse import PrefixReuse
 from foveate.errors import FoveateError, unknown
 from foveate.policy import LoadOptions, Policy
@@ -62,6 +62,9 @@ def matrix(
     return [Variant(*each) for each in dict.fromkeys(product(engines, pruning, steps or (own,), views))]
 
 
+PRECISIONS = ("prefill_precision", "vision_precision")
+
+
 def has_pruner(policy: Policy) -> bool:
     return policy.pruner is not None and policy.pruner.enabled
 
@@ -70,7 +73,8 @@ def engines_of(names: Sequence[str], config: LoadOptions) -> dict[str, Eager]:
     """Name -> config of the engines to compare; none of them: the config's own engine.
 
     Args:
-        names: presets, each alone or with the prefill's number format: `compiled+int8`.
+        names: presets, each alone or with the prefill's number format: `compiled+int8`; buckets and whatever else is
+            no backend or number format are the config's own.
     Raises:
         FoveateError: an unknown preset or format, or presets beside an engine of the config's own.
     """
@@ -78,6 +82,7 @@ def engines_of(names: Sequence[str], config: LoadOptions) -> dict[str, Eager]:
         return {config.engine.label: config.engine}
     if not config.engine.exact:
         raise FoveateError("engines names presets, and engine another one: give --engines or --engine, one of them")
+    own = {f.name: getattr(config.engine, f.name) for f in fields(Eager) if f.name not in (*STAGES, *PRECISIONS)}
     engines = {}
     for name in names:
         preset, plus, form = name.partition("+")
@@ -85,7 +90,7 @@ def engines_of(names: Sequence[str], config: LoadOptions) -> dict[str, Eager]:
             raise unknown("engine", preset, PRESETS)
         if plus and form not in get_args(Precision):
             raise unknown("number format of the prefill", form, get_args(Precision))
-        engines[name] = PRESETS[preset](prefill_precision=form or None)  # type: ignore[arg-type]
+        engines[name] = PRESETS[preset](**own, prefill_precision=form or None)  # type: ignore[arg-type]
     return engines
 
 
