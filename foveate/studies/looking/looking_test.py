@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -12,17 +13,21 @@ import numpy as np
 import pytest
 
 from foveate.bench.trace import observations
+from foveate.cli.main import main
+from foveate.data.demos import write_episode, write_meta
 from foveate.errors import FoveateError
 from foveate.policy import Policy, TraceOptions
 from foveate.studies.fit.critical import of_robot
 from foveate.studies.fit.episodes import RecordedEpisode
+from foveate.studies.looking import train
 from foveate.studies.looking.config import LookingTrainConfig
 from foveate.studies.looking.dataset import CHANGE, dataset, split
 from foveate.studies.looking.gains import episode_gains
 from foveate.studies.looking.train import Trained, decide, fit_head, point
 from foveate.training.policy import untrained
-from foveate.training.policy.data_test import open_gates
+from foveate.training.policy.data_test import episode, open_gates
 from foveate.training.policy.untrained import random_policy
+from foveate.util.shipped import find_policy
 from foveate.vision_value.checkpoint import load_head
 from foveate.vision_value.looking import Head
 from foveate.vision_value.looking.head import thumbnail, view_features
@@ -126,6 +131,38 @@ def test_gains_are_those_of_one_view_changed(plain) -> None:
     seen = view_features(1, 2, frames[2].images["gripperPOV"], frames[0].images["gripperPOV"], 2, states[2], states[1])
     np.testing.assert_allclose(moving["features"]["2"][0], seen, atol=1e-4)
     assert json.loads(json.dumps(row)) == row
+
+
+def test_a_study_goes_on_where_it_stopped_and_is_of_one_policy(tmp_path, monkeypatch, capsys) -> None:
+    demos, policy = tmp_path / "demos", tmp_path / "policy"
+    for i in range(6):
+        write_episode(demos, i, episode(i, steps=24), 0, fps=80.0)
+    write_meta(demos, ["push the puck to the goal"], 80.0, 2, {})
+    shutil.copytree(find_policy("metaworld_tiny"), policy)
+    words = [str(policy), str(demos), "--out", str(tmp_path / "out"), "--replan_steps", "2", "--max_age", "2"]
+    words += ["--epochs", "2", "--num_steps", "1"]
+    with monkeypatch.context() as patch:
+        asked: list[int] = []
+
+        def fails(policy: Policy, found: RecordedEpisode, *more: Any) -> dict[str, Any]:
+            asked.append(found.number)
+            return episode_gains(policy, found, *more) if len(asked) < 4 else pytest.fail("stopped")
+
+        patch.setattr(train, "episode_gains", fails)
+        with pytest.raises(pytest.fail.Exception, match="stopped"):
+            main(["train", "looking", *words])
+    assert len((tmp_path / "out" / "gains.jsonl").read_text().splitlines()) == 3
+    monkeypatch.setattr(train, "episode_gains", lambda *a: asked.append(a[1].number) or episode_gains(*a))
+    assert main(["train", "looking", *words]) == 0
+    assert sorted(asked) == sorted([*range(6), asked[3]])
+    assert "motion, at about the head's cost" in capsys.readouterr().out
+    assert load_head(tmp_path / "out").facts["views"] == list(VIEWS)
+    (policy / "README.md").unlink()
+    with (policy / "model.safetensors").open("r+b") as weights:
+        weights.seek(-1, 2)
+        weights.write(b"\x3c")
+    assert main(["train", "looking", *words]) == 1
+    assert "holds the gains of another checkpoint" in capsys.readouterr().err
 
 
 def test_a_thumbnail_is_the_mean_of_its_cells() -> None:
