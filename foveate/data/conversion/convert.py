@@ -5,6 +5,7 @@ convert(ConvertConfig(source="demos/push", out="sets/push", to="v3.0"))
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -34,6 +35,8 @@ class ConvertConfig:
     """Format: LeRobot v3.0 or v2.1, foveate's demonstrations, or a DROID-format tree."""
     images: Literal["video", "png"] = "video"
     """How LeRobot sets hold pictures: as H.264, or without loss as PNG in the parquet files."""
+    leave_out: tuple[int, ...] = ()
+    """Episodes of a LeRobot set that are not taken over, by their index: damaged ones, say."""
 
     def __post_init__(self) -> None:
         if Path(self.source).resolve() == Path(self.out).resolve():
@@ -46,7 +49,9 @@ def convert(config: ConvertConfig, report: Reporter = SILENT) -> int:
     Raises:
         FoveateError: the source's format is not known or damaged, or `out` holds something else.
     """
-    source, out = open_source(config.source), Path(config.out)
+    source, out = open_source(config.source, config.leave_out), Path(config.out)
+    if config.leave_out and not isinstance(source, LeRobotSource):
+        raise FoveateError(f"leave_out: {config.source} is no LeRobot set; convert it, and leave episodes out of that")
     with report.bar(f"{config.source} to {config.to}", "episodes", len(source)) as bar:
 
         def step(done: int, total: int) -> None:
@@ -59,12 +64,16 @@ def convert(config: ConvertConfig, report: Reporter = SILENT) -> int:
         return write_lerobot(source, out, config.to, "image" if config.images == "png" else "video", step)
 
 
-def open_source(source: str) -> Source:
-    """The recordings at a path, or of the hub, whatever their format."""
+def open_source(source: str, leave_out: Sequence[int] = ()) -> Source:
+    """The recordings at a path, or of the hub, whatever their format.
+
+    Args:
+        leave_out: episodes of a LeRobot set that are not read, by their index.
+    """
     path = Path(source).expanduser()
     info = path / "meta" / "info.json"
     if info.exists():
-        return DemosSource(path) if "image_every" in read_json(info) else LeRobotSource(path)
+        return DemosSource(path) if "image_every" in read_json(info) else LeRobotSource(path, leave_out)
     if path.suffix in (".hdf5", ".h5") or any(path.glob("*.hdf5")):
         return LiberoHdf5Source(path)
     if any((path / outcome).is_dir() for outcome in OUTCOMES):
@@ -76,4 +85,4 @@ def open_source(source: str) -> Source:
             f"{source}: no format that is known; expected meta/info.json (LeRobot, foveate's demonstrations; or "
             "folders with it), *.hdf5 (LIBERO), or success/ and failure/ (DROID)"
         )
-    return LeRobotSource(source)
+    return LeRobotSource(source, leave_out)

@@ -167,6 +167,21 @@ def test_an_interrupted_conversion_goes_on(tmp_path: Path, to: str, monkeypatch:
         convert(ConvertConfig(str(other), config.out, to))
 
 
+def test_a_damaged_episode_is_left_out(tmp_path: Path) -> None:
+    root = write_set(tmp_path / "set", "v2.1", "image")
+    next(root.rglob("episode_000001.parquet")).write_bytes(b"PAR1")
+    with pytest.raises(FoveateError, match="episode_000001"):
+        convert(ConvertConfig(str(root), str(tmp_path / "all")))
+    config = ConvertConfig(str(root), str(tmp_path / "whole"), leave_out=(1,))
+    assert convert(config) == 2
+    rows = LeRobotDataset(config.out).column("action")[:, 0]
+    np.testing.assert_array_equal(rows, np.concatenate([np.arange(11), 200 + np.arange(8)]))
+    with pytest.raises(FoveateError, match=r"no episode 7; it has 0 to 2"):
+        convert(ConvertConfig(str(root), str(tmp_path / "other"), leave_out=(7,)))
+    with pytest.raises(FoveateError, match="is no LeRobot set"):
+        convert(ConvertConfig(str(write_droid(tmp_path / "droid")), str(tmp_path / "out"), leave_out=(0,)))
+
+
 def test_what_cannot_be_converted_is_named(tmp_path: Path) -> None:
     with pytest.raises(FoveateError, match="is the source"):
         ConvertConfig("a", "a")

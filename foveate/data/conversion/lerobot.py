@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -15,13 +15,23 @@ from foveate.errors import FoveateError
 
 
 class LeRobotSource:
-    """Rows at row / fps, whatever clock the set has; texts and depth pictures are left out."""
+    """Rows at row / fps, whatever clock the set has; texts and depth pictures are left out.
 
-    def __init__(self, source: str | Path) -> None:
+    Args:
+        leave_out: indices of episodes that are not read.
+    """
+
+    def __init__(self, source: str | Path, leave_out: Sequence[int] = ()) -> None:
         self._set = LeRobotDataset(source)
+        if leave_out:
+            there = [episode.index for episode in self._set.episodes]
+            if missing := sorted({*leave_out} - {*there}):
+                raise FoveateError(f"leave_out: {source} has no episode {missing[0]}; it has {there[0]} to {there[-1]}")
+            self._set = LeRobotDataset(source, [index for index in there if index not in leave_out])
         info = self._set.info
         kept = (*info.cameras, *info.vectors)
-        self.name, self.fps, self.robot_type = f"lerobot {source}", info.fps, info.robot_type
+        without = f" without {sorted(leave_out)}" if leave_out else ""
+        self.name, self.fps, self.robot_type = f"lerobot {source}{without}", info.fps, info.robot_type
         self.features = {
             name: dataclasses.replace(feature, dtype="video") if feature.is_camera else feature
             for name, feature in info.features.items()

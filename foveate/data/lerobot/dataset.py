@@ -176,7 +176,7 @@ class LeRobotDataset:
             raise FoveateError(
                 f"{self.root}, episode {self.episodes[place].index}, frame {row}, column "
                 f"{self.feature(name).entry(int(entry))}: {values[row, entry]} is no finite number ({len(bad)} such "
-                "values in this episode); mend or leave out the episode"
+                f"values in this episode); mend or {_leave_out(self.episodes[place])}"
             )
 
     def windows(self, name: str, rows: Sequence[int], offsets: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
@@ -309,11 +309,11 @@ class LeRobotDataset:
                 missing = int(alone[0]) if len(alone) == episode.length - count else count
             return FoveateError(
                 f"{where}: the episode has {episode.length} rows, and its video {file} shows {count} frames: frame "
-                f"{missing} is missing; copy the video again, or leave out the episode"
+                f"{missing} is missing; copy the video again, or {_leave_out(episode)}"
             )
         return FoveateError(
             f"{where}: its {episode.length} rows fit the {count} frames of {file} neither by time nor by number; "
-            "leave out the episode"
+            f"{_leave_out(episode)}"
         )
 
     def _decoded(self, camera: str, rows: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:
@@ -351,7 +351,7 @@ class LeRobotDataset:
             cell = self._cell(episode.data_file, camera, int(self._here(place)[frame]))
             where = f"{self.root}, episode {episode.index}, camera {camera!r}, frame {frame}"
             if not cell or (cell.get("bytes") is None and not cell.get("path")):
-                raise FoveateError(f"{where}: no picture; leave out the episode")
+                raise FoveateError(f"{where}: no picture; {_leave_out(episode)}")
             try:
                 yield row, read_picture(cell["bytes"] if cell.get("bytes") is not None else self.root / cell["path"])
             except ImageError as error:
@@ -383,6 +383,10 @@ def _choose(root: Path, episodes: list[Episode], chosen: Sequence[int] | None) -
     if not chosen:
         raise FoveateError(f"{root}: no episode is chosen; it has {len(known)}")
     return tuple(known[index] for index in chosen)
+
+
+def _leave_out(episode: Episode) -> str:
+    return f"leave out the episode (`foveate data convert SET NEW_SET --leave_out {episode.index}`)"
 
 
 def _is_run(rows: np.ndarray) -> bool:
