@@ -6,9 +6,9 @@
 set -euo pipefail
 here=$(cd "$(dirname "$0")" && pwd)
 export PYTHONPATH="$here/../..${PYTHONPATH:+:$PYTHONPATH}"
-what="--size pi05 --batch 8"
-[ -z "${DRY_RUN:-}" ] || what="--size pi05_mid --batch 1 --device cpu"
+what="--size pi05 --batch 8" limit=150
+[ -z "${DRY_RUN:-}" ] || what="--size pi05_mid --batch 1 --device cpu" limit=3600
 for options in "--gradient_checkpointing" "--lora 16" "--lora 16 --gradient_checkpointing"; do
   # shellcheck disable=SC2086
-  timeout 150 python "$here/train.py" $what $options || { echo "failed: $options"; [ -z "${DRY_RUN:-}" ]; }
+  timeout $limit python "$here/train.py" $what $options || { echo "failed: $options"; [ -z "${DRY_RUN:-}" ]; }
 done

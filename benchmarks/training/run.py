@@ -58,12 +58,8 @@ REAL_TOKENS = {False: 20, True: 60}
 
 def make_batch(config: Pi0Config, rows: int, real_tokens: int, flows: int = 1) -> FlowBatch:
     """Samples whose third camera is absent, with prompts of so many tokens, padded to the model's length."""
-    side, horizon, width, length = (
-        config.vision.image_size,
-        config.action_horizon,
-        config.action_dim,
-        config.max_token_len,
-    )
+    side, length = config.vision.image_size, config.max_token_len
+    horizon, width = config.action_horizon, config.action_dim
     present = torch.arange(3)[None].expand(rows, 3) < 2
     real = (torch.arange(length) < real_tokens).expand(rows, length)
     inputs = ModelInputs(
@@ -108,9 +104,15 @@ class Training:
             self.ema.update(0)
 
 
-def transformers_loss(theirs: nn.Module, model: Pi0, batch: FlowBatch) -> Loss:
-    given = transformers_peer.arguments(model, without_padding(batch, cameras=True).inputs)
-    return lambda: theirs(**given, noise=batch.noise[:, 0], timestep=batch.time[:, 0], actions=batch.actions).loss
+def loss_of(name: str, module: nn.Module, model: Pi0, batch: FlowBatch, equal: bool) -> Loss:
+    """An implementation's loss of a batch, given as its own processor would, or (`equal`) without padding."""
+    if name == "foveate":
+        return partial(module, without_padding(batch, cameras=False))
+    present = without_padding(batch, cameras=True)
+    if name == "lerobot":
+        return partial(lerobot_peer.loss, module, present if equal else batch)
+    given = transformers_peer.arguments(model, present.inputs)
+    return lambda: module(**given, noise=batch.noise[:, 0], timestep=batch.time[:, 0], actions=batch.actions).loss
 
 
 def steps_of(pi05: bool, rows: int, lerobot: Path | None) -> dict[tuple[str, str], tuple[Training, Loss]]:
@@ -118,24 +120,20 @@ def steps_of(pi05: bool, rows: int, lerobot: Path | None) -> dict[tuple[str, str
     torch.manual_seed(0)
     config = replace(MID, pi05=pi05, max_token_len=200 if pi05 else 48)
     model = Pi0(config)
-    objective = FlowMatching(model, NoiseConfig())
-    ours = Training(objective, average=True)
-    theirs = None if pi05 else transformers_peer.build(model).train()
-    others = None if theirs is None else Training(theirs)
-    peer = None if lerobot is None else lerobot_peer.build(model, lerobot).train()
-    peers = None if peer is None else Training(peer)
+    modules: dict[str, nn.Module] = {"foveate": FlowMatching(model, NoiseConfig())}
+    if not pi05:
+        modules["transformers"] = transformers_peer.build(model).train()
+    if lerobot is not None:
+        modules["lerobot"] = lerobot_peer.build(model, lerobot).train()
+    trained = {name: Training(module, average=name == "foveate") for name, module in modules.items()}
     found: dict[tuple[str, str], tuple[Training, Loss]] = {}
     for case, real_tokens in (("equal", config.max_token_len), ("as run", REAL_TOKENS[pi05])):
         batch = make_batch(config, rows, real_tokens)
-        packed, present = (without_padding(batch, cameras=cameras) for cameras in (False, True))
-        found[case, "foveate"] = ours, partial(objective, packed)
-        if theirs is not None and others is not None:
-            found[case, "transformers"] = others, transformers_loss(theirs, model, batch)
-        if peer is not None and peers is not None:
-            given = present if case == "equal" else batch
-            found[case, "lerobot"] = peers, partial(lerobot_peer.loss, peer, given)
-    flows = without_padding(make_batch(config, rows, REAL_TOKENS[pi05], flows=4), cameras=False)
-    found["as run", "foveate, 4 flow samples"] = ours, partial(objective, flows)
+        for name, module in modules.items():
+            found[case, name] = trained[name], loss_of(name, module, model, batch, case == "equal")
+    flows = make_batch(config, rows, REAL_TOKENS[pi05], flows=4)
+    loss = loss_of("foveate", modules["foveate"], model, flows, False)
+    found["as run", "foveate, 4 flow samples"] = trained["foveate"], loss
     return found
 
 
