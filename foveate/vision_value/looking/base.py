@@ -84,7 +84,7 @@ class Rule(ABC):
     @property
     def label(self) -> str:
         """Of runs and rows."""
-        return name_of(type(self)) + ("_leave_out" if self.no == "leave_out" and self.has_history else "")
+        return name_of(type(self)) + ("_leave_out" if self.no == "leave_out" else "")
 
     def check(self, views: tuple[str, ...]) -> None:
         """Raises FoveateError where the rule does not fit a policy with these views."""

@@ -186,6 +186,7 @@ def test_motion_compares_with_the_last_look(plain):
 def test_the_wrist_is_known_by_its_name():
     now = Now({"base_0_rgb": np.zeros(1), "left_wrist_0_rgb": np.zeros(1)}, np.zeros(1))
     assert Wrist().decide(now, Memory()).level == {"base_0_rgb": "COARSE", "left_wrist_0_rgb": "FULL"}
+    assert Wrist(rest="NO").has_history and not Wrist().has_history  # which needs no session
     named = Wrist(views=("base_0_rgb",), rest="NO", no="leave_out")
     assert named.decide(now, Memory()).level == {"base_0_rgb": "FULL", "left_wrist_0_rgb": "NO"}
 

@@ -27,6 +27,10 @@ class Wrist(Rule):
         rest_of("wrist", self.rest)
 
     @property
+    def has_history(self) -> bool:
+        return self.rest == "NO" and self.no == "reuse"
+
+    @property
     def label(self) -> str:
         return super().label + ("_no" if self.rest == "NO" else "")
 
