@@ -7,7 +7,7 @@
 #
 # DEMOS: folder of `foveate data libero-demos` folders, as scripts/train_libero_tiny.sh records them; it is made where it is
 # missing. Every stage goes on where it was interrupted. Needs `pip install .[train]` and `make libero`.
-# PYTHON, TASKS (numbers within libero_object), EPISODES (per task), STEPS and TUNE_STEPS (those of the two rounds of
+# PYTHON, TASKS (numbers within libero_object), EPISODES (per task), STEPS and TUNE_STEPS (those of each round of
 # fine-tuning) may be set in the environment.
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -18,7 +18,7 @@ PYTHON=${PYTHON:-$([ -x .venv/bin/python ] && echo .venv/bin/python || echo pyth
 TASKS=${TASKS:-2 3 9}
 EPISODES=${EPISODES:-17}
 STEPS=${STEPS:-1600}
-TUNE_STEPS=${TUNE_STEPS:-600 600}
+TUNE_STEPS=${TUNE_STEPS:-500 500 800}
 export OMP_WAIT_POLICY=passive OMP_NUM_THREADS=${OMP_NUM_THREADS:-1} LP_NUM_THREADS=1
 foveate() { "$PYTHON" -m foveate "$@"; }
 # Two processes of one thread are faster on two cores than one of two threads.
@@ -35,16 +35,15 @@ foveate data convert "$DEMOS" "$SET" --to v3.0
 [ -f "$SET/norm_stats.json" ] || foveate norm-stats "$SET" --robot libero_state --action_horizon 10
 train libero_tiny --exp_name base --num_train_steps "$STEPS"
 BASE=$RUNS/libero_tiny/base/$STEPS
-# LightVLA explores in the first round and settles in the second, under little noise.
-read -r EXPLORE SETTLE <<<"$TUNE_STEPS"
-lightvla() { # EXP_NAME STEPS OPTIONS...
-  train metaworld_tiny_finetune --exp_name "$1" --num_train_steps "$2" --pruner lightvla --pruner.train_form deduplicated \
-    --optim.warmup_steps 20 "${@:3}"
-}
-TUNED=$RUNS/metaworld_tiny_finetune
-lightvla libero_lightvla_explore "$EXPLORE" --init_from "$BASE"
-lightvla libero_lightvla "$SETTLE" --init_from "$TUNED/libero_lightvla_explore/$EXPLORE" --pruner_noise.start 0.3
-LIGHTVLA=$TUNED/libero_lightvla/$SETTLE
+# LightVLA explores in the first round and settles in the others, under little noise.
+TUNED=$BASE NOISE=1 round=0
+for steps in $TUNE_STEPS; do
+  round=$((round + 1))
+  name=libero_lightvla_$round
+  train metaworld_tiny_finetune --exp_name "$name" --num_train_steps "$steps" --pruner lightvla \
+    --pruner.train_form deduplicated --optim.warmup_steps 20 --init_from "$TUNED" --pruner_noise.start "$NOISE"
+  TUNED=$RUNS/metaworld_tiny_finetune/$name/$steps NOISE=0.3
+done
 
 SUITE=$(printf 'libero_object/%s,' $TASKS)
 score() { # NAME POLICY: initial states 0 and up, from which no demonstration began
@@ -52,4 +51,4 @@ score() { # NAME POLICY: initial states 0 and up, from which no demonstration be
     --replan_steps 10 --num_workers 2 --out "$OUT/evaluation/$1"
 }
 score full "$BASE"
-score lightvla "$LIGHTVLA"
+score lightvla "$TUNED"

@@ -12,8 +12,8 @@ OUT=${OUT:-runs/pruning_sweep}
 TASKS=${TASKS:-reach,push,pick-place,button-press-topdown}
 BUDGETS=${BUDGETS:-0.5,0.25,0.125}
 TRIALS=${TRIALS:-10}                          # of each task, first round
-FINAL=${FINAL:-20}                            # second round
-FINALISTS=${FINALISTS:-4}
+FINAL=${FINAL:-50}                            # second round, in other scenes: what was chosen on the first is not judged by it
+FINALISTS=${FINALISTS:-vla_pruner,sparsevlm,vla_adp,fastv,dart}
 TUNED=${TUNED:-none,random_0.125,stride_0.125,depth_drop_0.125,lightvla_0.125}
 STEPS=${STEPS:-300}                           # of the fine-tune, 32 samples each
 ENGINES=${ENGINES:-}
@@ -21,7 +21,7 @@ export OMP_NUM_THREADS=${OMP_NUM_THREADS:-1}  # the policy has 2.6 M parameters
 
 sweep() {
   python -m foveate sweep pruning --env metaworld --task_suite_name "$TASKS" --env.max_steps 150 --env.timeout_s 600 \
-    --num_steps 1 --num_workers 1 --budgets "$BUDGETS" --num_trials_per_task "$TRIALS" --out "$OUT/runs" "$@"
+    --num_steps 1 --num_workers 1 --budgets "$BUDGETS" "$@"
 }
 
 tune() { # LABEL, as random_0.125
@@ -36,9 +36,10 @@ tune() { # LABEL, as random_0.125
   ln -sfn "../tune/$label/policy" "$OUT/tuned/$label"
 }
 
-sweep
+sweep --num_trials_per_task "$TRIALS" --out "$OUT/runs" ${ENGINES:+--engines "$ENGINES"}
 for task in ${TASKS//,/ }; do
   python -m foveate data metaworld-demos --tasks "$task" --episodes 30 --seed 60000 --out "$OUT/demos/$task"
 done
 for label in ${TUNED//,/ }; do tune "$label"; done
-sweep --tuned "$OUT/tuned" --finalists "$FINALISTS" --final_trials "$FINAL" ${ENGINES:+--engines "$ENGINES"}
+sweep --seed 100 --methods "stride,topk_norm,downsample,depth_drop,lightvla,$FINALISTS" --num_trials_per_task "$FINAL" \
+  --tuned "$OUT/tuned" --out "$OUT/second"

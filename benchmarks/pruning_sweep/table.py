@@ -1,7 +1,9 @@
-"""The table of docs/methods.md, out of `pruning.json` of a sweep and `latency_*.json` of `foveate bench latency`.
+"""The tables of docs/methods.md, out of sweeps' documents and `latency_*.json` of `foveate bench latency`.
 
 python benchmarks/pruning_sweep/table.py            # out of those beside it, into docs/methods.md
 python benchmarks/pruning_sweep/table.py /tmp/sweep # printed only
+
+`pruning.json` is of the first round, `second.json` of the second, in other scenes.
 """
 
 from __future__ import annotations
@@ -41,7 +43,8 @@ def markdown(document: dict[str, Any], ms: dict[tuple[str, str], float]) -> str:
     tuned = sorted({budget for _, budget, tuned in rows if tuned and budget is not None})
     short = [percent(budget, 1 if budget * 100 % 1 else 0) for budget in budgets]
     head = ["method", *short, *(f"fine-tuned, {short[budgets.index(budget)]}" for budget in tuned), "kept", "GFLOP"]
-    head += [f"ms, {engine}" for engine in ENGINES]
+    engines = [engine for engine in ENGINES if any(engine == of for _, of in ms)]
+    head += [f"ms, {engine}" for engine in engines]
     lines = []
     for method in dict.fromkeys(method for method, _, _ in rows):
         own = [rows.get((method, budget, False)) for budget in budgets]
@@ -50,7 +53,7 @@ def markdown(document: dict[str, Any], ms: dict[tuple[str, str], float]) -> str:
         mine = [rows.get((method, budget if method != "none" else None, True)) for budget in tuned]
         last = next(row for row in reversed(own) if row is not None)
         label = method if method == "none" else f"{method}_{budgets[-1]:g}"
-        told = [ms.get((label, engine)) for engine in ENGINES]
+        told = [ms.get((label, engine)) for engine in engines]
         lines.append(
             [
                 f"*{method}*" if method in CONTROLS else "unpruned" if method == "none" else f"`{method}`",
@@ -70,9 +73,13 @@ def main() -> None:
     text = markdown(
         document, {(row["pruning"], row["engine"]): row["policy_ms"]["p50"] for one in measured for row in one["rows"]}
     )
-    print(text)
-    if folder.resolve() == HERE.resolve():
-        put(PAGE, "measured", text)
+    texts = {"measured": text}
+    if (folder / "second.json").is_file():
+        texts["second"] = markdown(json.loads((folder / "second.json").read_text(encoding="utf-8")), {})
+    for name, text in texts.items():
+        print(text, end="\n\n")
+        if folder.resolve() == HERE.resolve():
+            put(PAGE, name, text)
 
 
 if __name__ == "__main__":
