@@ -2,6 +2,7 @@
 
     python benchmarks/pi0_cpu/run.py --rounds 15 --out benchmarks/pi0_cpu/results.json
     python benchmarks/pi0_cpu/run.py --compile --compile_peer --cameras 2   # compiles first, for minutes
+    python benchmarks/pi0_cpu/run.py --openvino --cameras 2                 # needs `pip install openvino`
 
 Two ways to feed the models, with 2 and with 3 cameras:
 
@@ -29,6 +30,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import torch
+from openvino_peer import openvino_peer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
@@ -139,6 +141,7 @@ def variants(
     noise: torch.Tensor,
     compiled: StagedEngine | None,
     peer_compiled: Callable | None,
+    openvino: bool = False,
 ) -> dict[str, Callable]:
     inputs, engine = make_inputs(cameras, feed), make_engine(model)
     given = peer.arguments(model, inputs)
@@ -159,6 +162,8 @@ def variants(
         runs["foveate, not packed"] = run_padded
     if peer_compiled is not None and (feed, cameras) == ("processor", 2):  # minutes of compilation each
         runs["transformers, compiled"] = lambda: peer_compiled(noise=noise, **given)
+    if openvino and feed == "processor":
+        runs["transformers in OpenVINO"] = openvino_peer(theirs, given, noise, MID.num_steps)
     if compiled is not None:
         runs[COMPILED] = lambda: run_ours(engine=compiled)
         pruned = {name.replace("foveate", COMPILED): config for name, config in PRUNERS.items()}
@@ -191,7 +196,7 @@ def measure(args: argparse.Namespace) -> dict:
     differences = {}
     for feed in ("processor", "openpi"):
         for cameras in args.cameras:
-            jobs[feed, cameras] = variants(model, theirs, feed, cameras, noise, compiled, peer_compiled)
+            jobs[feed, cameras] = variants(model, theirs, feed, cameras, noise, compiled, peer_compiled, args.openvino)
             runs = jobs[feed, cameras]
             expected = runs[BASELINE]()
             for name in runs:
@@ -289,6 +294,7 @@ def main() -> None:
     parser.add_argument("--cameras", type=int, nargs="+", choices=(2, 3), default=[2, 3], help="(default: 2 and 3)")
     parser.add_argument("--compile", action="store_true", help="the compiled engine too")
     parser.add_argument("--compile_peer", action="store_true", help="and transformers, frozen: minutes of compilation")
+    parser.add_argument("--openvino", action="store_true", help="and transformers in OpenVINO, on its own feed")
     parser.add_argument("--out", type=Path, help="write the JSON document there too")
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
