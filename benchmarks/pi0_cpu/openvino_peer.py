@@ -1,7 +1,7 @@
 """transformers' π0 in OpenVINO, a second peer on a CPU: exported and converted stage by stage, float32.
 
 The whole sampling in one piece does not convert as `torch.export` gives it: transformers concatenates with an empty
-cache, and OpenVINO's sum over booleans (2026.4) is wrong, so that pictures land in wrong places. Both are left out here:
+cache, and OpenVINO's sum over booleans (2026.4) is wrong, so that pictures land in wrong places. Both are left out:
 the prefill keeps its keys and values as they are, and booleans become integers before they are summed.
 """
 
