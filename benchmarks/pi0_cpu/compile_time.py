@@ -20,7 +20,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from run import MID, compiled_engine, make_inputs
+from run import MID, make_inputs, ready_engine
 
 from foveate.models.pi0.model import Pi0
 from foveate.util.files import write_json
@@ -34,7 +34,7 @@ def once(threads: int) -> dict[str, Any]:
     model = Pi0(MID).eval()
     noise, inputs = model.draw_noise(1, "cpu"), make_inputs(2, "processor")
     load = os.getloadavg()[0]
-    engine, facts = compiled_engine(model, noise, [2])
+    engine, facts = ready_engine("compiled", model, noise, [2])
     used = {"python": resource.RUSAGE_SELF, "children": resource.RUSAGE_CHILDREN}
     spent = {name: resource.getrusage(who) for name, who in used.items()}
     cpu = {f"{name}_cpu_s": round(use.ru_utime + use.ru_stime, 1) for name, use in spent.items()}

@@ -35,7 +35,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
-from foveate.engine.config import Compiled
+from foveate.engine.config import PRESETS
 from foveate.engine.registry import make_engine
 from foveate.engine.staged import StagedEngine
 from foveate.golden import peer
@@ -51,9 +51,8 @@ PROMPT = 48
 BASELINE = "transformers"
 Samples = dict[tuple[str, int, str], list[float]]
 """(feed, cameras, variant) -> seconds, one per round."""
-COMPILED = "foveate, compiled"
 BUCKETS = {2: (192, 576), 3: (256, 832)}
-"""Cameras -> prefix lengths of the compiled engine: 2 to 9 % above those of the inputs, pruned to 25 % and not."""
+"""Cameras -> prefix lengths to prepare: 2 to 9 % above those of the inputs, pruned to 25 % and not."""
 PRUNERS = {"foveate, LightVLA 25 %": LightVLA(keep_ratio=0.25), "foveate, random 25 %": Random(keep_ratio=0.25)}
 
 
@@ -115,10 +114,12 @@ def matmul_peak(cameras: int) -> dict[str, float]:
     return rates
 
 
-def compiled_engine(model: Pi0, noise: torch.Tensor, cameras: list[int]) -> tuple[StagedEngine, dict[str, object]]:
-    """The compiled engine, ready for these numbers of cameras, and what its compilation took."""
+def ready_engine(
+    preset: str, model: Pi0, noise: torch.Tensor, cameras: list[int]
+) -> tuple[StagedEngine, dict[str, object]]:
+    """The engine, ready for these numbers of cameras, and what its preparation took."""
     buckets = tuple(sorted(length for number in cameras for length in BUCKETS[number]))
-    engine, start = make_engine(model, Compiled(buckets=buckets)), time.perf_counter()
+    engine, start = make_engine(model, PRESETS[preset](buckets=buckets)), time.perf_counter()
     for number in cameras:
         engine.prepare(make_inputs(number, "openpi"), noise)
     return engine, {"wall_s": round(time.perf_counter() - start, 1), **engine.report()}
@@ -139,9 +140,8 @@ def variants(
     feed: str,
     cameras: int,
     noise: torch.Tensor,
-    compiled: StagedEngine | None,
+    engines: dict[str, StagedEngine],
     peer_compiled: Callable | None,
-    openvino: bool = False,
 ) -> dict[str, Callable]:
     inputs, engine = make_inputs(cameras, feed), make_engine(model)
     given = peer.arguments(model, inputs)
@@ -162,12 +162,13 @@ def variants(
         runs["foveate, not packed"] = run_padded
     if peer_compiled is not None and (feed, cameras) == ("processor", 2):  # minutes of compilation each
         runs["transformers, compiled"] = lambda: peer_compiled(noise=noise, **given)
-    if openvino and feed == "processor":
+    if "openvino" in engines and feed == "processor":
         runs["transformers in OpenVINO"] = openvino_peer(theirs, given, noise, MID.num_steps)
-    if compiled is not None:
-        runs[COMPILED] = lambda: run_ours(engine=compiled)
-        pruned = {name.replace("foveate", COMPILED): config for name, config in PRUNERS.items()}
-        runs |= {name: (lambda config=config: run_ours(config, compiled)) for name, config in pruned.items()}
+    for preset, ready in engines.items():
+        own = f"foveate, {preset}"
+        runs[own] = lambda ready=ready: run_ours(engine=ready)
+        pruned = {name.replace("foveate", own): config for name, config in PRUNERS.items()}
+        runs |= {name: (lambda config=config, ready=ready: run_ours(config, ready)) for name, config in pruned.items()}
     return runs | {name: (lambda config=config: run_ours(config)) for name, config in PRUNERS.items()}
 
 
@@ -187,16 +188,19 @@ def quartiles(values: list[float]) -> tuple[float, float, float]:
 @torch.inference_mode()
 def measure(args: argparse.Namespace) -> dict:
     torch.manual_seed(0)
-    model = Pi0(MID).eval()
-    theirs = peer.build(model)
+    with torch.inference_mode(False):  # what is exported holds no weights of inference mode
+        model = Pi0(MID).eval()
+        theirs = peer.build(model).requires_grad_(False)
     noise = model.draw_noise(1, "cpu")
-    compiled, compilation = compiled_engine(model, noise, args.cameras) if args.compile else (None, None)
+    presets = [name for name, asked in (("compiled", args.compile), ("openvino", args.openvino)) if asked]
+    ready = {preset: ready_engine(preset, model, noise, args.cameras) for preset in presets}
+    engines = {preset: engine for preset, (engine, _) in ready.items()}
     peer_compiled = compiled_peer(theirs) if args.compile_peer else None
     jobs: dict[tuple[str, int], dict[str, Callable]] = {}
     differences = {}
     for feed in ("processor", "openpi"):
         for cameras in args.cameras:
-            jobs[feed, cameras] = variants(model, theirs, feed, cameras, noise, compiled, peer_compiled, args.openvino)
+            jobs[feed, cameras] = variants(model, theirs, feed, cameras, noise, engines, peer_compiled)
             runs = jobs[feed, cameras]
             expected = runs[BASELINE]()
             for name in runs:
@@ -233,7 +237,7 @@ def measure(args: argparse.Namespace) -> dict:
         "config": MID.to_dict(),
         "parameters": sum(p.numel() for p in model.parameters()),
         "largest_difference_of_actions": differences,
-        "compilation": compilation,
+        "compilation": {preset: took for preset, (_, took) in ready.items()},
         "matmul_gflops": {f"{cameras} cameras": rates for cameras, rates in peaks.items()},
         "rows": rows,
         "wall_seconds": {" | ".join(map(str, key)): [round(s, 5) for s in values] for key, values in wall.items()},
@@ -294,7 +298,7 @@ def main() -> None:
     parser.add_argument("--cameras", type=int, nargs="+", choices=(2, 3), default=[2, 3], help="(default: 2 and 3)")
     parser.add_argument("--compile", action="store_true", help="the compiled engine too")
     parser.add_argument("--compile_peer", action="store_true", help="and transformers, frozen: minutes of compilation")
-    parser.add_argument("--openvino", action="store_true", help="and transformers in OpenVINO, on its own feed")
+    parser.add_argument("--openvino", action="store_true", help="the engine openvino, and transformers there")
     parser.add_argument("--out", type=Path, help="write the JSON document there too")
     args = parser.parse_args()
     torch.set_num_threads(args.threads)

@@ -80,6 +80,7 @@ EXTRAS = (
     ("msgpack", "client", "`foveate.client`, the robot's side of `foveate serve`"),
     ("websockets", "serve", "`foveate serve`"),
     ("prometheus_client", "serve", "`/metrics` of `foveate serve`"),
+    ("openvino", "openvino", "`--engine openvino` on a CPU"),
     ("torch_tensorrt", "tensorrt", "`--engine.vision tensorrt` on an NVIDIA GPU"),
     ("starlette", "view", "`foveate view`"),
     ("rerun", "rerun", "`foveate trace rerun`"),

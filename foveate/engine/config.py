@@ -30,11 +30,12 @@ class Eager:
     """PyTorch as written; any shape, any device."""
 
     vision: str = "eager"
-    """Backend of the vision tower: eager, compiled, cuda_graph, tensorrt."""
+    """Backend of the vision tower: eager, compiled, openvino, cuda_graph, tensorrt."""
     prefill: str = "eager"
-    """Backend of the language backbone over the prefix (kv_cache): eager, compiled, cuda_graph."""
+    """Backend of the language backbone over the prefix (kv_cache): eager, compiled, openvino,
+    cuda_graph."""
     denoise: str = "eager"
-    """Backend of the denoising steps: eager, compiled, cuda_graph."""
+    """Backend of the denoising steps: eager, compiled, openvino, cuda_graph."""
     prefill_precision: Precision | None = None
     """Number format of the backbone's matrices, where it is another than the policy's dtype."""
     vision_precision: Literal["fp16"] | None = None
@@ -100,6 +101,15 @@ class Compiled(Eager):
 
 
 @dataclass(frozen=True, kw_only=True)
+class Openvino(Eager):
+    """OpenVINO in every stage, one model for each prefix length; a CPU, float32."""
+
+    vision: str = "openvino"
+    prefill: str = "openvino"
+    denoise: str = "openvino"
+
+
+@dataclass(frozen=True, kw_only=True)
 class Fast(Compiled):
     """The fastest exact backend of the policy's device in every stage: `compiled` on a CPU, `cuda_graph` on a GPU."""
 
@@ -108,8 +118,8 @@ class Fast(Compiled):
     denoise: str = FASTEST
 
 
-EngineConfig = Eager | Compiled | Fast
-PRESETS: dict[str, type[Eager]] = {"eager": Eager, "compiled": Compiled, "fast": Fast}
+EngineConfig = Eager | Compiled | Openvino | Fast
+PRESETS: dict[str, type[Eager]] = {"eager": Eager, "compiled": Compiled, "openvino": Openvino, "fast": Fast}
 
 
 def as_environment_says(config: Eager, environ: Mapping[str, str] = os.environ) -> Eager:

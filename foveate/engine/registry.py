@@ -18,6 +18,8 @@ from foveate.engine.calibration import Calibration
 from foveate.engine.compiled import CompiledParts, keep_code, missing_compiler
 from foveate.engine.config import FASTEST, PRESETS, Eager
 from foveate.engine.graphs import CapturedParts
+from foveate.engine.openvino import PACKAGE as OPENVINO
+from foveate.engine.openvino import OpenVinoParts
 from foveate.engine.packing import packing_pays
 from foveate.engine.precision import Facts, backbone_in
 from foveate.engine.staged import StagedEngine
@@ -32,6 +34,7 @@ BACKENDS: dict[str, Callable[[bool], Run]] = {
     "compiled": lambda freeze: CompiledParts(freeze=freeze),
     "cuda_graph": lambda freeze: CapturedParts(),
     TENSORRT: lambda freeze: TensorRTParts(),
+    OPENVINO: lambda freeze: OpenVinoParts(),
 }
 """Name -> what makes one, told whether it may hold copies of its part's weights."""
 NO_TENSORRT = {
@@ -70,6 +73,11 @@ def make_engine(
         raise FoveateError(
             f"engine.vision_precision {engine.vision_precision}: it is for --engine.vision tensorrt, and vision runs "
             f"{backends['vision']}"
+        )
+    if engine.prefill_precision is not None and backends["prefill"] == OPENVINO:
+        raise FoveateError(
+            f"engine.prefill_precision {engine.prefill_precision}: {OPENVINO} runs the prefill in float32; choose "
+            "--engine.prefill compiled, or leave it out"
         )
     backbone = model
     facts: Facts = dict
@@ -142,10 +150,24 @@ def _check_backend(stage: str, name: str, model: ActionModel) -> None:
     if name in ("cuda_graph", TENSORRT) and not on_cuda(model):
         device = here or ", and the policy is not on one: add --device cuda"
         raise FoveateError(f"engine.{stage} {name}: it needs a CUDA device{device}; choose compiled or eager")
+    if name == OPENVINO and find_spec(OPENVINO) is None:
+        raise FoveateError(
+            f'engine.{stage} {name}: it is not installed; pip install "foveate[openvino]", or choose compiled'
+        )
+    if name == OPENVINO and (is_ := kind_of(model)) != "float32 on cpu":
+        raise FoveateError(
+            f"engine.{stage} {name}: it runs float32 on a CPU, and the policy is {is_}; choose compiled or eager"
+        )
     if name == TENSORRT and find_spec(PACKAGE) is None:
         raise FoveateError(
             f'engine.{stage} {name}: {PACKAGE} is not installed; pip install "foveate[tensorrt]", or choose cuda_graph'
         )
+
+
+def kind_of(model: ActionModel) -> str:
+    """Number format and device of the model's weights: `float32 on cpu`."""
+    weight = next(model.parameters()) if isinstance(model, nn.Module) else torch.empty(0)
+    return f"{str(weight.dtype).removeprefix('torch.')} on {weight.device.type}"
 
 
 def on_cuda(model: ActionModel) -> bool:

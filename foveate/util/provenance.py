@@ -15,7 +15,7 @@ from foveate.version import __version__
 
 PACKAGES = (
     "foveate", "torch", "transformers", "safetensors", "numpy", "sentencepiece", "av", "pillow",
-    "metaworld", "mujoco", "gymnasium", "libero", "lerobot", "tensorrt",
+    "metaworld", "mujoco", "gymnasium", "libero", "lerobot", "tensorrt", "openvino",
 )  # fmt: skip
 
 

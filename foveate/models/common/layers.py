@@ -63,6 +63,7 @@ def gelu(x: Tensor) -> Tensor:
     return torch.addcmul(_GELU_LINE, x, x, value=_GELU_CUBE).mul_(x).sigmoid_().mul_(x)
 
 
+@torch.inference_mode(False)  # weights of inference mode can be neither exported nor trained
 def transpose_storage(module: nn.Module) -> None:
     """Lay the weights of linear layers out by columns; shapes, values and names stay.
 
