@@ -21,6 +21,7 @@ from foveate.models.pi0 import model_test as pi0
 from foveate.pruning import make_pruner
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("family", ["pi0", "pi05", "openvla_oft"])
 def test_it_acts_as_the_eager_engine(family: str) -> None:
     pytest.importorskip("openvino", reason='OpenVINO is not installed: pip install "foveate[openvino]"')
@@ -49,6 +50,7 @@ class Sums(nn.Module):
         return (x > 0).cumsum(-1)
 
 
+@pytest.mark.slow
 def test_booleans_are_summed_as_integers() -> None:
     """OpenVINO itself is wrong there."""
     pytest.importorskip("openvino", reason='OpenVINO is not installed: pip install "foveate[openvino]"')
