@@ -185,14 +185,15 @@ def _backward(forward: nn.Module, source: Source, portions: list[Share], loop: L
         last = i == len(portions) - 1
         replicas = forward if isinstance(forward, DistributedDataParallel) else None
         with contextlib.nullcontext() if last or replicas is None else replicas.no_sync():
-            with _arithmetic(loop, world):
+            with arithmetic(loop, world):
                 loss = forward(batch) / len(portions)
             loss.backward()
         total += loss.detach()
     return total
 
 
-def _arithmetic(loop: LoopConfig, world: World) -> torch.autocast:
+def arithmetic(loop: LoopConfig, world: World) -> torch.autocast:
+    """What forward and backward pass compute in, as `precision` says."""
     # Each weight is used once, so that a cache of rounded weights would only hold those of recomputed layers.
     enabled = loop.precision == "bfloat16"
     return torch.autocast(world.device.type, torch.bfloat16, enabled=enabled, cache_enabled=False)

@@ -12,7 +12,7 @@ from foveate.models.base import pack
 from foveate.pruning import label
 from foveate.pruning.inference import Pruning
 from foveate.training.config import LoopConfig
-from foveate.training.loop import Share
+from foveate.training.loop import Share, arithmetic
 from foveate.training.policy.data import DemoSource
 from foveate.training.policy.objective import PolicyObjective
 from foveate.util.world import World
@@ -39,12 +39,13 @@ def plan_lengths(objective: PolicyObjective, source: DemoSource, loop: LoopConfi
         rows = min(ROWS, loop.batch_size)
         for step in range(loop.steps, loop.steps + BATCHES):
             inputs = source.batch(Share(step, 0, rows, loop.batch_size)).to(world.device).inputs
-            whole = model.embed_prefix(inputs)
-            if pruner.at_most(whole) is not None:
-                return
-            shape = model.spec.noise_shape
-            noise = None if shape is None else torch.randn(rows, *shape, device=world.device)
-            left = Pruning(pruner, model, inputs, noise).before(whole, pack)
+            with arithmetic(loop, world):
+                whole = model.embed_prefix(inputs)
+                if pruner.at_most(whole) is not None:
+                    return
+                shape = model.spec.noise_shape
+                noise = None if shape is None else torch.randn(rows, *shape, device=world.device)
+                left = Pruning(pruner, model, inputs, noise).before(whole, pack)
             lengths += left.mask.sum(1).tolist()
     finally:
         objective.train(training)

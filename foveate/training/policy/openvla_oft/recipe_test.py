@@ -93,7 +93,7 @@ def weights_of(folder: Path) -> dict[str, Tensor]:
 def test_the_folder_has_the_published_layout_and_acts(policy: Path, checkpoint: Path) -> None:
     names = {path.name for path in policy.iterdir()}
     published = {path.name.replace("40000", "4") for path in checkpoint.iterdir()}
-    assert names == published | {"lora_adapter", "robot.yaml", "train_config.yaml", "README.md"}
+    assert names == published | {"lora_adapter", "robot.yaml", "train_config.yaml", "README.md", "engine.json"}
     head = torch.load(policy / "action_head--4_checkpoint.pt", weights_only=True)
     assert all(key.startswith("module.model.") for key in head)
     _, info = registry.detect(policy)
