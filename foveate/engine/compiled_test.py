@@ -20,11 +20,9 @@ from foveate.engine.compiled import CACHE, CompiledParts, keep_code, no_compilat
 from foveate.engine.config import Compiled
 from foveate.engine.registry import make_engine
 from foveate.engine.staged import StagedEngine
-from foveate.engine.staged_test import EveryOther
+from foveate.engine.staged_test import EveryOther, batch_of, three_samples
 from foveate.errors import FoveateError
-from foveate.models.base import ModelInputs
 from foveate.models.common.layers import RMSNorm
-from foveate.models.openvla_oft import model_test as oft
 from foveate.models.pi0 import model_test as pi0
 from foveate.pruning import make_pruner
 from foveate.types import AttentionRequest
@@ -114,21 +112,12 @@ def test_what_the_key_does_not_know_runs_as_written_and_compiles_nothing(backend
         assert compilations() == before and run.unprepared == 1
 
 
-def batch_of(inputs: ModelInputs, stop: int) -> ModelInputs:
-    return ModelInputs(**{name: value[:stop] for name, value in vars(inputs).items() if value is not None})
-
-
 @pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("family", ["pi0", "pi05", "openvla_oft"])
 def test_a_compiled_engine_acts_as_the_eager_one(family: str, backend: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(registry.BACKENDS, "compiled", lambda freeze: CompiledParts(backend, freeze))
     monkeypatch.setattr(registry, "missing_compiler", lambda: None)
-    seen = [[True, True], [True, False], [True, True]]
-    if family == "openvla_oft":
-        model, inputs, noise = oft.make_model(), oft.make_inputs(seen=seen), None
-    else:
-        model, inputs = pi0.make_model(family == "pi05"), pi0.make_inputs(3, seen)
-        noise = model.draw_noise(3, "cpu", torch.Generator().manual_seed(0))
+    model, inputs, noise = three_samples(family)
     eager, engine = make_engine(model), make_engine(model, Compiled(buckets=(48, 64)))
     first = batch_of(inputs, 1), None if noise is None else noise[:1]
     engine.prepare(*first)

@@ -18,9 +18,8 @@ from foveate.engine.graphs import CapturedParts, Replay
 from foveate.engine.parts import tensors_of
 from foveate.engine.registry import make_engine
 from foveate.engine.staged import StagedEngine, first_sample
-from foveate.engine.staged_test import EveryOther
+from foveate.engine.staged_test import EveryOther, three_samples
 from foveate.errors import FoveateError
-from foveate.models.openvla_oft import model_test as oft
 from foveate.models.pi0 import model_test as pi0
 from foveate.pruning import make_pruner
 
@@ -47,12 +46,7 @@ def captured(monkeypatch: pytest.MonkeyPatch) -> Callable[..., StagedEngine]:
 
 @pytest.mark.parametrize("family", ["pi0", "pi05", "openvla_oft"])
 def test_a_captured_engine_acts_as_the_eager_one(family: str, captured: Callable[..., StagedEngine]) -> None:
-    seen = [[True, True], [True, False], [True, True]]
-    if family == "openvla_oft":
-        model, inputs, noise = oft.make_model(), oft.make_inputs(seen=seen), None
-    else:
-        model, inputs = pi0.make_model(family == "pi05"), pi0.make_inputs(3, seen)
-        noise = model.draw_noise(3, "cpu", torch.Generator().manual_seed(0))
+    model, inputs, noise = three_samples(family)
     eager, engine = make_engine(model), captured(model, buckets=(48, 64))
     first = first_sample(inputs), None if noise is None else noise[:1]
     engine.prepare(*first)

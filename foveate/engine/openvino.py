@@ -13,10 +13,10 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.utils import _pytree as pytree
 
-from foveate.engine.parts import Prepared, PreparedParts, free_axes, plain_cache, tensors_of
+from foveate.engine.parts import PartModule, Prepared, PreparedParts, free_axes, plain_cache, tensors_of
 from foveate.errors import FoveateError
 from foveate.models.base import PrefixCache
 
@@ -65,21 +65,17 @@ class OpenVinoParts(PreparedParts):
         return prepared, result
 
 
-class _Flat(nn.Module):
-    """A part as a module that takes the tensors among its arguments, one by one, and gives a tuple of tensors."""
+class _Flat(PartModule):
+    """A part that takes the tensors among its arguments, one by one, and gives a tuple of tensors."""
 
     def __init__(self, part: Callable[..., Any], arguments: tuple[Any, ...]) -> None:
-        super().__init__()
-        is_module = isinstance(part, nn.Module)
-        self.model: nn.Module = part if is_module else part.__self__  # type: ignore[assignment,attr-defined]
-        self._name = "forward" if is_module else part.__name__
+        super().__init__(part)
         self._others, self._form = pytree.tree_flatten(arguments)
 
     def forward(self, *tensors: Tensor) -> tuple[Tensor, ...]:
         left = iter(tensors)
         leaves = [next(left) if isinstance(other, Tensor) else other for other in self._others]
-        result = getattr(self.model, self._name)(*pytree.tree_unflatten(leaves, self._form))
-        return tuple(pytree.tree_leaves(result))
+        return tuple(pytree.tree_leaves(super().forward(*pytree.tree_unflatten(leaves, self._form))))
 
 
 def _free(part: Callable[..., Any], arguments: tuple[Any, ...]) -> tuple[dict[int, Any] | None, ...]:

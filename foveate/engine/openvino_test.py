@@ -10,13 +10,11 @@ import torch
 from torch import nn
 
 from foveate.engine import registry
-from foveate.engine.compiled_test import batch_of
 from foveate.engine.config import Compiled, Openvino
 from foveate.engine.openvino import OpenVinoParts
 from foveate.engine.registry import make_engine
-from foveate.engine.staged_test import EveryOther
+from foveate.engine.staged_test import EveryOther, batch_of, three_samples
 from foveate.errors import FoveateError
-from foveate.models.openvla_oft import model_test as oft
 from foveate.models.pi0 import model_test as pi0
 from foveate.pruning import make_pruner
 
@@ -25,12 +23,7 @@ from foveate.pruning import make_pruner
 @pytest.mark.parametrize("family", ["pi0", "pi05", "openvla_oft"])
 def test_it_acts_as_the_eager_engine(family: str) -> None:
     pytest.importorskip("openvino", reason='OpenVINO is not installed: pip install "foveate[openvino]"')
-    seen = [[True, True], [True, False], [True, True]]
-    if family == "openvla_oft":
-        model, inputs, noise = oft.make_model(), oft.make_inputs(seen=seen), None
-    else:
-        model, inputs = pi0.make_model(family == "pi05"), pi0.make_inputs(3, seen)
-        noise = model.draw_noise(3, "cpu", torch.Generator().manual_seed(0))
+    model, inputs, noise = three_samples(family)
     eager, engine = make_engine(model), make_engine(model, Openvino(buckets=(48, 64)))
     first = batch_of(inputs, 1), None if noise is None else noise[:1]
     engine.prepare(*first)

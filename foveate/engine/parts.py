@@ -16,7 +16,7 @@ from dataclasses import replace
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from foveate.models.base import PrefixCache
 
@@ -35,6 +35,23 @@ class Key(NamedTuple):
     """A method of one module, with its weights."""
     arguments: tuple[Hashable, ...]
     """Shapes and types of tensors, None for an axis that may have any size; constants as they are."""
+
+
+class PartModule(nn.Module):
+    """A part as a module of its own, for what takes modules alone."""
+
+    def __init__(self, part: Callable[..., Any]) -> None:
+        """
+        Args:
+            part: a method of a module, or a module.
+        """
+        super().__init__()
+        is_module = isinstance(part, nn.Module)
+        self.model: nn.Module = part if is_module else part.__self__  # type: ignore[assignment,attr-defined]
+        self.name = "forward" if is_module else part.__name__
+
+    def forward(self, *arguments: Any) -> Any:
+        return getattr(self.model, self.name)(*arguments)
 
 
 class PreparedParts(ABC):

@@ -13,7 +13,8 @@ from torch import Tensor
 from foveate.bench.trace import observations
 from foveate.engine.registry import make_engine
 from foveate.errors import FoveateError
-from foveate.models.base import pack
+from foveate.models.base import ModelInputs, pack
+from foveate.models.openvla_oft import model_test as oft
 from foveate.models.pi0.model_test import make_inputs, make_model
 from foveate.policy_test import TINY
 from foveate.pruning.base import TokenPruner, find_patches, keep_tokens
@@ -32,6 +33,22 @@ class EveryOther(TokenPruner):
         valid = self.valid_patches(prefix)
         keep = valid & (torch.arange(valid.shape[1]) % 2 == 0)
         return self.selection(prefix, KeepSet(keep, prefix.layout, valid=valid))
+
+
+def three_samples(family: str) -> tuple[Any, ModelInputs, Tensor | None]:
+    """A small model (pi0, pi05 or openvla_oft), three observations of which one lacks a camera, and noise where it is
+    asked for."""
+    seen = [[True, True], [True, False], [True, True]]
+    if family == "openvla_oft":
+        model, inputs, noise = oft.make_model(), oft.make_inputs(seen=seen), None
+    else:
+        model, inputs = make_model(family == "pi05"), make_inputs(3, seen)
+        noise = model.draw_noise(3, "cpu", torch.Generator().manual_seed(0))
+    return model, inputs, noise
+
+
+def batch_of(inputs: ModelInputs, stop: int) -> ModelInputs:
+    return ModelInputs(**{name: value[:stop] for name, value in vars(inputs).items() if value is not None})
 
 
 @pytest.mark.parametrize("pi05", [False, True])

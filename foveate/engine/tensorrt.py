@@ -19,7 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from foveate.engine.parts import Prepared, PreparedParts, plain_cache
+from foveate.engine.parts import PartModule, Prepared, PreparedParts, plain_cache
 from foveate.engine.stand_in import stand_in
 from foveate.errors import FoveateError
 from foveate.models.base import PrefixCache
@@ -65,7 +65,7 @@ class TensorRTParts(PreparedParts):
         # An exported program cannot hold tensors of inference mode.
         with torch.inference_mode(False), torch.no_grad():
             own = tuple(argument.clone() for argument in arguments)
-            module = _Half(part, own) if self._half else _Part(part)
+            module = _Half(part, own) if self._half else PartModule(part)
             try:
                 made = torch_tensorrt.compile(
                     module, ir="dynamo", inputs=list(own), use_explicit_typing=True, min_block_size=1
@@ -81,32 +81,20 @@ class TensorRTParts(PreparedParts):
         return made, made(*arguments)
 
 
-class _Part(nn.Module):
-    """A method of a model as a module of its own."""
-
-    def __init__(self, part: Callable[..., Any]) -> None:
-        super().__init__()
-        self.model: nn.Module = part.__self__  # type: ignore[attr-defined]
-        self._name = part.__name__
-
-    def forward(self, *arguments: Tensor) -> Tensor:
-        out: Tensor = getattr(self.model, self._name)(*arguments)
-        return out
-
-
-class _Half(_Part):
+class _Half(PartModule):
     """The same in float16, over float16 copies of the weights that it reads; its result has the part's own type."""
 
     def __init__(self, part: Callable[..., Any], arguments: tuple[Tensor, ...]) -> None:
         super().__init__(part)
         self.dtype = part(*arguments).dtype
         self.model = stand_in(self.model)
-        for module in _called(self.model, self._name, arguments):
+        for module in _called(self.model, self.name, arguments):
             for name, weight in module.named_parameters(recurse=False):
                 setattr(module, name, nn.Parameter(weight.half(), requires_grad=False))
 
     def forward(self, *arguments: Tensor) -> Tensor:
-        return super().forward(*(argument.half() for argument in arguments)).to(self.dtype)
+        out: Tensor = super().forward(*(argument.half() for argument in arguments))
+        return out.to(self.dtype)
 
 
 def _called(model: nn.Module, name: str, arguments: tuple[Tensor, ...]) -> list[nn.Module]:
