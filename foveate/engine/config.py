@@ -111,7 +111,8 @@ class Openvino(Eager):
 
 @dataclass(frozen=True, kw_only=True)
 class Fast(Compiled):
-    """The fastest exact backend of the policy's device in every stage: `compiled` on a CPU, `cuda_graph` on a GPU."""
+    """The fastest exact backend of the policy's device in every stage: on a CPU `openvino` or `compiled`, on a GPU
+    `cuda_graph`."""
 
     vision: str = FASTEST
     prefill: str = FASTEST

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 
+from foveate.engine import fastest
 from foveate.engine.config import Compiled, Eager, Fast, as_environment_says
+from foveate.engine.fastest import resolved
+from foveate.engine.record import identity
 from foveate.engine.reuse import PrefixReuse
 from foveate.errors import FoveateError
 from foveate.types import Observation
@@ -45,6 +50,28 @@ def test_labels() -> None:
     assert Fast().label == "fastest" and not Fast().exact
     assert Compiled(vision="eager").label == "vision eager, prefill compiled, denoise compiled"
     assert Eager(prefill_precision="int8").label == "eager, prefill in int8"
+
+
+def test_what_fastest_stands_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    installed = {"openvino", "torch_tensorrt"}
+    monkeypatch.setattr(fastest, "find_spec", lambda name: name if name in installed else None)
+    monkeypatch.setattr(fastest, "cpu_features", lambda: {"avx512f"})
+
+    def stages(engine: Eager, dtype: str = "float32", device: str = "cpu") -> list[str]:
+        return list(resolved(engine, dtype, device).values())
+
+    assert stages(Fast()) == ["openvino"] * 3
+    assert stages(Fast(prefill_precision="int8")) == ["openvino", "compiled", "openvino"]
+    assert stages(Fast(vision="eager")) == ["eager", "openvino", "openvino"]
+    assert stages(Fast(), "bfloat16") == ["compiled"] * 3
+    assert stages(Fast(), "bfloat16", "cuda:1") == ["tensorrt", "cuda_graph", "cuda_graph"]
+    before = identity(tmp_path, Fast(), "float32", "cpu")
+    installed.clear()
+    assert stages(Fast()) == ["compiled"] * 3 and stages(Fast(), device="cuda") == ["cuda_graph"] * 3
+    assert identity(tmp_path, Fast(), "float32", "cpu") != before, "a check holds for what was checked"
+    installed.add("openvino")
+    monkeypatch.setattr(fastest, "cpu_features", lambda: {"avx2"})
+    assert stages(Fast()) == ["compiled"] * 3
 
 
 def test_a_prefix_is_reused_while_hardly_anything_changes() -> None:

@@ -38,6 +38,18 @@ def test_it_acts_as_the_eager_engine(family: str) -> None:
     assert set(report["backends"].values()) == {"openvino"}
 
 
+@pytest.mark.slow
+def test_stages_beside_compiled_ones_pass_each_other_their_tensors() -> None:
+    pytest.importorskip("openvino", reason='OpenVINO is not installed: pip install "foveate[openvino]"')
+    model, inputs, noise = three_samples("pi0")
+    first = batch_of(inputs, 1), noise[:1]
+    engine = make_engine(model, Openvino(prefill="compiled", buckets=(64,)))
+    engine.prepare(*first)
+    expected = make_engine(model).run(*first).actions
+    torch.testing.assert_close(engine.run(*first).actions, expected, rtol=1e-3, atol=1e-4)
+    assert engine.report()["parts_as_written"] == 0
+
+
 class Sums(nn.Module):
     def ranks(self, x: torch.Tensor) -> torch.Tensor:
         return (x > 0).cumsum(-1)

@@ -15,6 +15,7 @@ from typing import Any
 import torch
 
 from foveate.engine.config import Eager
+from foveate.engine.fastest import resolved
 from foveate.engine.plan import FILE as BUCKETS
 from foveate.util.files import CannotWrite, try_writing, user_cache, write_json
 from foveate.util.provenance import machine
@@ -55,7 +56,7 @@ def identity(folder: Path, engine: Eager, dtype: str, device: str) -> dict[str, 
         "calibration": hashlib.sha256(scales.read_bytes()).hexdigest()
         if engine.rounds_to_float8 and scales.is_file()
         else None,
-        "backends": engine.backends,
+        "backends": resolved(engine, dtype, device),
         "vision_precision": engine.vision_precision,
         "prefill_precision": engine.prefill_precision,
         "dtype": dtype,

@@ -17,6 +17,7 @@ from foveate.engine.buckets import GPU_TILE, Buckets
 from foveate.engine.calibration import Calibration
 from foveate.engine.compiled import CompiledParts, keep_code, missing_compiler
 from foveate.engine.config import FASTEST, PRESETS, Eager
+from foveate.engine.fastest import resolved
 from foveate.engine.graphs import CapturedParts
 from foveate.engine.openvino import PACKAGE as OPENVINO
 from foveate.engine.openvino import OpenVinoParts
@@ -66,7 +67,7 @@ def make_engine(
         if engine not in PRESETS:
             raise unknown("engine", engine, PRESETS)
         engine = PRESETS[engine]()
-    backends = {stage: _settled(stage, name, model) for stage, name in engine.backends.items()}
+    backends = resolved(engine, dtype_of(model), "cuda" if on_cuda(model) else "cpu")
     for stage, name in backends.items():
         _check_backend(stage, name, model)
     if engine.vision_precision is not None and backends["vision"] != TENSORRT:
@@ -117,15 +118,6 @@ def _run_of(stage: str, name: str, model: ActionModel, engine: Eager) -> Run:
     return BACKENDS[name](name == "compiled" and _may_freeze(model, stage, engine))
 
 
-def _settled(stage: str, name: str, model: ActionModel) -> str:
-    """The backend that `fastest` means."""
-    if name != FASTEST:
-        return name
-    if not on_cuda(model):
-        return "compiled"
-    return TENSORRT if stage == "vision" and find_spec(PACKAGE) is not None else "cuda_graph"
-
-
 def _may_freeze(model: ActionModel, stage: str, engine: Eager) -> bool:
     """Whether packed weights are faster here, and all copies of a stage's fit what buckets may hold.
 
@@ -154,7 +146,8 @@ def _check_backend(stage: str, name: str, model: ActionModel) -> None:
         raise FoveateError(
             f'engine.{stage} {name}: it is not installed; pip install "foveate[openvino]", or choose compiled'
         )
-    if name == OPENVINO and (is_ := kind_of(model)) != "float32 on cpu":
+    if name == OPENVINO and (dtype_of(model) != "float32" or on_cuda(model)):
+        is_ = f"{dtype_of(model)} on {'cuda' if on_cuda(model) else 'cpu'}"
         raise FoveateError(
             f"engine.{stage} {name}: it runs float32 on a CPU, and the policy is {is_}; choose compiled or eager"
         )
@@ -164,10 +157,10 @@ def _check_backend(stage: str, name: str, model: ActionModel) -> None:
         )
 
 
-def kind_of(model: ActionModel) -> str:
-    """Number format and device of the model's weights: `float32 on cpu`."""
+def dtype_of(model: ActionModel) -> str:
+    """Number format of the model's weights: `float32`."""
     weight = next(model.parameters()) if isinstance(model, nn.Module) else torch.empty(0)
-    return f"{str(weight.dtype).removeprefix('torch.')} on {weight.device.type}"
+    return str(weight.dtype).removeprefix("torch.")
 
 
 def on_cuda(model: ActionModel) -> bool:

@@ -14,7 +14,7 @@ import pytest
 import torch
 from torch import Tensor, fx, nn
 
-from foveate.engine import registry
+from foveate.engine import fastest, registry
 from foveate.engine.config import Compiled, Eager, Fast
 from foveate.engine.registry import make_engine
 from foveate.engine.staged import first_sample
@@ -109,7 +109,7 @@ def test_fast_takes_tensorrt_where_it_is_installed(
     backends = make_engine(model, Fast()).report()["backends"]
     assert backends == {"vision": "tensorrt", "prefill": "cuda_graph", "denoise": "cuda_graph"}
     monkeypatch.delitem(sys.modules, "torch_tensorrt")
-    monkeypatch.setattr(registry, "find_spec", lambda name: None)
+    monkeypatch.setattr(fastest, "find_spec", lambda name: None)
     assert make_engine(model, Fast()).report()["backends"]["vision"] == "cuda_graph"
 
 
