@@ -12,7 +12,7 @@ from foveate.errors import FoveateError
 from foveate.pruning import DART, CDPruner, DivPrune, VisionZip, make_pruner
 from foveate.pruning.methods_test import LAYOUT, tiny_prefix
 from foveate.testing.pruning import inside_of, prune
-from foveate.types import Prefix, TokenLayout
+from foveate.types import Prefix, Span, TokenLayout
 
 METHODS = {"divprune": DivPrune, "cdpruner": CDPruner, "dart": DART, "visionzip": VisionZip}
 
@@ -111,6 +111,15 @@ def test_dart_shares_what_the_pivots_leave_evenly() -> None:
         like = {i: torch.nn.functional.cosine_similarity(x[i], x[pivot], dim=0).item() for i in free}
         kept |= set(sorted(free, key=lambda i: like[i])[:count])
     assert keep.nonzero().flatten().tolist() == sorted(kept)
+
+
+@pytest.mark.parametrize(("patches", "ratio", "kept"), [(80, 0.1, 4), (80, 0.2, 12), (64, 0.25, 20), (64, 0.05, 4)])
+def test_dart_counts_as_published(patches: int, ratio: float, kept: int) -> None:
+    """int(P (1 - reduction) / 8) in binary numbers: 80 patches less 90 % leave 7.999..., and no pivot picks."""
+    assert kept == 4 + 8 * int(patches * (1 - round(1 - ratio, 6)) / 8)
+    layout = TokenLayout((Span("image", "image", 0, patches), Span("text", "text", patches, patches + 6)))
+    keep = prune(make_pruner(DART(keep_ratio=ratio, reference=True)), tiny_prefix(batch=1, layout=layout))[1]
+    assert keep.counts().tolist() == [kept]
 
 
 def test_visionzip_loses_nothing_that_it_merges() -> None:

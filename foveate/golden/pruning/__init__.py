@@ -13,6 +13,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
+from foveate.errors import FoveateError
 from foveate.golden.pruning import before, behind, grids, history
 from foveate.golden.pruning.cases import Case, cases
 from foveate.golden.report import Report
@@ -31,6 +32,14 @@ COMPARE: dict[str, Callable[[Case, Report], None]] = {
 
 
 def run(folder: Path, report: Report, *, device: str) -> None:
-    for case in cases(folder, device):
-        if case.method in COMPARE:
+    for case in cases(folder, device, report):
+        group = f"pruning {case.method}"
+        if case.method not in COMPARE:
+            report.skip(group, case.name, "not compared", "a method that this version does not know")
+            continue
+        try:
             COMPARE[case.method](case, report)
+        except KeyError as error:
+            report.skip(group, case.name, "not compared", f"the case lacks {error}")
+        except FoveateError as error:
+            report.exact(group, case.name, False, str(error))

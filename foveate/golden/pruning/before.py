@@ -5,11 +5,11 @@ from __future__ import annotations
 import torch
 import torch.nn.functional as F
 
-from foveate.golden.pruning.cases import NUMBERS, Case, prefix_of
+from foveate.golden.pruning.cases import NUMBERS, Case, decided_alike, prefix_of
 from foveate.golden.report import Report
 from foveate.pruning import DivPrune
 from foveate.pruning.cdpruner import EXHAUSTED, most_likely, nearness, scaled_by_all
-from foveate.pruning.divprune import chosen, distances, farthest
+from foveate.pruning.divprune import distances, farthest
 from foveate.pruning.visionzip import choose, merge
 
 
@@ -21,7 +21,10 @@ def divprune(case: Case, report: Report) -> None:
     for name, facts, apart in case.runs():
         count = torch.tensor([[facts["terms"]]], device=tokens.device)
         order, score = farthest(distances(tokens, safe=False), there, count, again=True)
-        case.numbers(report, f"{name}.score", score[0])
+        golden = case.tensors[f"{name}.score"]
+        if not apart:
+            golden = golden.where(decided_alike(order[0], case.tensors[f"{name}.order"]), torch.nan)
+        case.numbers(report, f"{name}.score", score[0], against=golden)
         case.indices(report, f"{name}.order", order[0], apart)
         case.indices(report, f"{name}.kept", order[0].sort().values, apart)
         if facts["ratio"] <= 1:  # more cannot be asked for
@@ -50,17 +53,14 @@ def cdpruner(case: Case, report: Report) -> None:
         # Gains of an exhausted kernel are rounding noise, and so is what they choose.
         golden = given[f"k{budget}.gain"]
         real = golden.where(golden > EXHAUSTED, torch.nan)
+        if not apart:
+            real = real.where(decided_alike(order, given[f"k{budget}.order"]), torch.nan)
         case.numbers(report, f"k{budget}.gain", gain, against=real)
         if not case.params["finite"][f"k{budget}"]:
             report.exclude("pruning cdpruner", "order", "exact", order.numel())
             continue
         case.indices(report, f"k{budget}.order", order, apart)
-        case.indices(
-            report,
-            f"k{budget}.select_idx",
-            chosen(order, count, kernel.shape[-1]).nonzero()[:, 1].view(order.shape),
-            apart,
-        )
+        case.indices(report, f"k{budget}.select_idx", order.sort(-1).values, apart)
 
 
 def visionzip(case: Case, report: Report) -> None:

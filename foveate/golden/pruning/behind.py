@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any, cast
 
 import torch
@@ -29,16 +30,16 @@ def dart(case: Case, report: Report) -> None:
     seen = inside(GivenAttention(given["keys"], given["keys"].new_zeros(0)), norm=norm)
     for name, facts, apart in case.runs():
         asked = facts.get("retain_token_num_for_llava_next") or facts["max_num_trunction"]
-        budget = {"keep_ratio": 1 - facts["reduction_ratio"]} if asked is None else {"keep_tokens": asked}
+        # 0 leaves what any number below a pick for each pivot does: the pivots.
+        budget = {"keep_ratio": 1 - facts["reduction_ratio"]} if asked is None else {"keep_tokens": max(1, asked)}
         pivots = {"image_pivots": facts["pivot_image_token"], "text_pivots": facts["pivot_text_token"]}
         pruner = DART(layer=0, reference=True, **budget, **pivots).build().eval()
         kept = pruner.select(prefix, inside=seen).keep.indices()[0]
         case.indices(report, f"{name}.kept", kept, apart)
-        order = given[f"{name}.pivot_order"]
-        if apart:
+        if apart and f"{name}.pivot_order" in given:
             said = given[f"{name}.pivot_text"] + params["start"] + params["P"]
             places = [*(given[f"{name}.pivot_image"] + params["start"]).tolist(), *said.tolist()]
-            ours = torch.tensor(pivot_order(places), device=order.device)
+            ours = torch.tensor(pivot_order(places), device=said.device)
             case.indices(report, f"{name}.pivot_order", ours, True)
 
 
@@ -79,15 +80,16 @@ def sparsevlm(case: Case, report: Report) -> None:
     for name, facts in params["runs"].items():
         if name in case.raises:
             continue
-        tokens = given["hidden"]
+        prefix = prefix_of(given["hidden"], start, params["P"])
         for stage, budget in enumerate(facts["budgets"]):
             here = facts[f"stage{stage}"]
             key = f"{name}.s{stage}" if params["stages"] > 1 else name
             weights = given[f"{key}.attn"] if f"{key}.attn" in given else given["attn"]
             apart = not case.ambiguous and case.apart(here)
-            prefix = prefix_of(tokens, start, here["visual_in"])
             _stage(case, report, key, prefix, whole, weights, budget, here, apart, version)
-            tokens = given[f"{key}.tokens_out"]
+            # Its own position ids go on with every token: those of the first stage (2.0), or counted anew (1.0).
+            left = prefix_of(given[f"{key}.tokens_out"], start, here["visual_out"])
+            prefix = replace(left, position_ids=given[f"{key}.position_ids_out"])
 
 
 def _stage(

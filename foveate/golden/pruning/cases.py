@@ -50,6 +50,8 @@ class Case:
         self, report: Report, name: str, ours: Tensor, tolerance: Tolerance = NUMBERS, *, against: Tensor | None = None
     ) -> None:
         """Compare with the tensor of this name, or what is made of it, where it is finite."""
+        if against is None and name not in self.tensors:  # not stored with this case
+            return
         golden = self.tensors[name] if against is None else against
         finite = torch.isfinite(golden)
         group = name.rpartition(".")[2]
@@ -68,24 +70,29 @@ class Case:
 
     def indices(self, report: Report, name: str, ours: Tensor, count: bool) -> None:
         """Compare choices exactly; where they do not count, their number."""
+        if name not in self.tensors:
+            return
         golden, group = self.tensors[name], name.rpartition(".")[2]
         if count:
             report.compare(f"pruning {self.method}", f"{self.name}/{name}", ours, golden, EXACT, group=group)
             return
         report.exclude(f"pruning {self.method}", group, str(EXACT), golden.numel())
-        distinct = len(golden.unique())
+        found, distinct = ([len(row.unique()) for row in torch.atleast_2d(x).flatten(0, -2)] for x in (ours, golden))
         report.exact(
             f"pruning {self.method}",
             f"{group}: how many",
-            len(ours.unique()) == distinct,
-            f"{self.name}/{name}: {len(ours.unique())}, golden has {distinct}",
+            found == distinct,
+            f"{self.name}/{name}: {found} by row, golden has {distinct}",
         )
 
 
-def cases(folder: Path, device: str) -> Iterator[Case]:
-    """All cases of a folder, in the order of its index."""
+def cases(folder: Path, device: str, report: Report) -> Iterator[Case]:
+    """All cases of a folder, in the order of its index; a file that is not there is reported."""
     index = json.loads((folder / "index.json").read_text(encoding="utf-8"))
     files: dict[str, dict[str, Tensor]] = {}
+    for method, about in index["methods"].items():
+        if not (folder / about["file"]).exists():
+            report.skip(f"pruning {method}", "*", "absent", f"{about['file']} is not in the folder")
     for facts in index["cases"]:
         path = folder / index["methods"][facts["method"]]["file"]
         if not path.exists():
@@ -105,6 +112,12 @@ def cases(folder: Path, device: str) -> Iterator[Case]:
             bool(facts["ambiguous"]),
             tensors,
         )
+
+
+def decided_alike(ours: Tensor, golden: Tensor) -> Tensor:
+    """bool [..., n]: which of two orders of choice chose from the same rest, that is up to the first that differs."""
+    other = (ours != golden).long()
+    return other.cumsum(-1) - other == 0
 
 
 def prefix_of(tokens: Tensor, start: int, patches: int) -> Prefix:

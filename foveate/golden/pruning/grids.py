@@ -65,23 +65,18 @@ def _torch(case: Case, report: Report) -> None:
 
 
 def _jax(case: Case, report: Report) -> None:
-    given, tokens = case.tensors, case.params["K"]
-    norm = {"norm.weight": given["ln.scale"], "norm.bias": given["ln.bias"]}
-    runs = {
-        "plain": _network(case, GridS(keep_tokens=tokens)),
-        "ln": _network(case, GridS(keep_tokens=tokens, layer_norm=True), norm),
-        "ln_margin0.1": _network(case, GridS(keep_tokens=tokens, layer_norm=True, margin=0.1), norm),
-    }
-    with torch.no_grad():
-        for name, network in runs.items():
-            ours, xy = network(given["features"])
-            case.numbers(report, f"{name}.coords", xy)
-            case.numbers(report, f"{name}.tokens", ours, TOKENS)
+    """Its runs: `plain`, `ln` with the layer norm, `ln_margin0.1` with a margin too, `noise` on the pooled feature."""
+    given = case.tensors
+    for name in [key.removesuffix(".tokens") for key in given if key.endswith(".tokens")]:
+        kind, _, margin = name.partition("_margin")
+        config = GridS(keep_tokens=case.params["K"], layer_norm=kind == "ln", margin=float(margin or 0))
+        norm = {"norm.weight": given["ln.scale"], "norm.bias": given["ln.bias"]} if kind == "ln" else None
         # What is added to the pooled feature moves the coordinates, and a sample of moved patches by as much.
-        noise = given["noise.perturb"]
-        ours, xy = runs["plain"](given["features"] + noise[:, None, None])
-        case.numbers(report, "noise.coords", xy)
-        case.numbers(report, "noise.tokens", ours - noise[:, None], TOKENS)
+        noise = given["noise.perturb"][:, None] if kind == "noise" else given["features"].new_zeros(1, 1, 1)
+        with torch.no_grad():
+            ours, xy = _network(case, config, norm)(given["features"] + noise[:, None])
+        case.numbers(report, f"{name}.coords", xy)
+        case.numbers(report, f"{name}.tokens", ours - noise, TOKENS)
 
 
 def _network(case: Case, config: GridS, norm: dict[str, Tensor] | None = None) -> Sampler:

@@ -106,18 +106,18 @@ def vla_pruner(case: Case, report: Report) -> None:
         asking: Asking = "all" if facts.get("prefill") else "text" if facts.get("textvision") else "last"
         # One frame of the guide itself: smoothing leaves it, up to its own rounding to bfloat16.
         config = VLAPruner(keep_ratio=1 - facts["r"], asking=asking, window=1, reference=True)
-        if "textvision" in facts:
-            prefix = _trimmed(prefix)
+        asked = _trimmed(prefix) if facts.get("textvision") else prefix
         state = {SESSION: [guide.float()]}
-        selection = config.build().eval().select(prefix, state=[state], inside=inside(attention, whole=prefix))
-        _choice(case, report, name, selection.keep.indices()[0], apart and _settled(case, guide))
+        selection = config.build().eval().select(asked, state=[state], inside=inside(attention, whole=asked))
+        settled = _best_of(guide, config, facts["num_keep"]) == set(given[f"{name}.guide_top"].tolist())
+        case.indices(report, f"{name}.kept", selection.keep.indices()[0], apart and settled)
 
 
-def _settled(case: Case, guide: Tensor) -> bool:
-    """Whether rounding the guide anew cannot change its order."""
-    rounded = guide_of([guide.float()], VLAPruner(keep_ratio=0.5, window=1, reference=True))
+def _best_of(guide: Tensor, config: VLAPruner, count: int) -> set[int]:
+    """The guide's best patches once it is rounded anew, which may change their order."""
+    rounded = guide_of([guide.float()], config)
     assert rounded is not None
-    return torch.equal(rounded.float().argsort(stable=True), guide.float().argsort(stable=True))
+    return set(rounded.float().argsort(descending=True, stable=True)[:count].tolist())
 
 
 def _trimmed(prefix: Prefix) -> Prefix:
@@ -135,10 +135,6 @@ def _scores(prefix: Prefix, attention: GivenAttention, facts: Mapping[str, Any])
     slots = torch.arange(prefix.mask.shape[1], device=prefix.mask.device)[None]
     slots = slots if facts.get("prefill") else slots[:, -1:]
     return attention_to_patches(prefix, attention, slots, torch.ones_like(slots, dtype=torch.bool))[0]
-
-
-def _choice(case: Case, report: Report, name: str, kept: Tensor, apart: bool) -> None:
-    case.indices(report, f"{name}.kept", kept, apart)
 
 
 def _sequence(case: Case, report: Report) -> None:
