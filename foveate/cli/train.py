@@ -110,7 +110,7 @@ def looking(argv: list[str]) -> int:
     console = plain_console()
     done = train_looking(config, Reporter(console))
     motion = min(done.curve["motion"], key=lambda one: abs(one[0] - done.chosen[0]))
-    points = {"full": done.curve["full"][0], "coarse": done.curve["coarse"][0], "no": done.curve["no"][0]}
+    points = {name: points[0] for name, points in done.curve.items() if name not in ("head", "motion")}
     table = Table("chooses", "cost", "action error", caption="test episodes; cost 0: the cheapest, 1: always FULL")
     for name, (cost, error) in {**points, "motion, at about the head's cost": motion, "head": done.chosen}.items():
         table.add_row(name, f"{cost:.3f}", f"{error:.4f}")

@@ -23,7 +23,7 @@ from foveate.studies.looking import train
 from foveate.studies.looking.config import LookingTrainConfig
 from foveate.studies.looking.dataset import CHANGE, dataset, split
 from foveate.studies.looking.gains import episode_gains
-from foveate.studies.looking.train import Trained, decide, fit_head, point
+from foveate.studies.looking.train import Trained, always, decide, fit_head, point
 from foveate.training.policy import untrained
 from foveate.training.policy.data_test import episode, open_gates
 from foveate.training.policy.untrained import random_policy
@@ -77,6 +77,19 @@ def test_a_head_learns_where_a_look_pays_and_is_tested_on_other_episodes(trained
     document = json.loads((out / "curve.json").read_text())
     assert document["chosen"] == list(done.chosen) and document["moments"]["train"] == 12 * (11 + 10) * 2
     assert done.facts["state_dim"] == 4
+
+
+def test_one_view_at_full_is_measured_beside_the_head() -> None:
+    row = made_up(0)
+    for v, view in enumerate(VIEWS):
+        row["views"][view]["coarse"] = [0.2 * (v + 1)] * 12
+        for seen in row["views"][view]["features"].values():
+            for features in seen:
+                features[CHANGE + 2 : CHANGE + 4] = [float(v == 0), float(v == 1)]
+    points = always(dataset([{**row, "episode": number} for number in range(5)], 0.25), VIEWS)
+    assert points["full"] == [(1.0, 0.0)] and points["coarse"] == [pytest.approx((0.0, 0.3))]
+    assert points[f"only {VIEWS[0]}"] == [pytest.approx((0.5, 0.2))]  # what is left is the other view's coarse look
+    assert points[f"only {VIEWS[1]}"] == [pytest.approx((0.5, 0.1))]
 
 
 def test_no_episode_is_in_two_parts() -> None:

@@ -54,7 +54,8 @@ class Trained:
     chosen: Point
     """Of the test episodes."""
     curve: dict[str, list[Point]]
-    """Who chooses -> points on the test episodes: `head` over lambda, `motion` over its threshold, a level by name."""
+    """Who chooses -> points on the test episodes: `head` over lambda, `motion` over its threshold, a level by name,
+    `only VIEW`: that one at FULL, the others COARSE."""
     facts: dict[str, Any]
 
 
@@ -118,7 +119,7 @@ def fit_head(rows: Sequence[Mapping[str, Any]], config: LookingTrainConfig, fact
             point(test, np.where(test.features[:, CHANGE] >= t, FULL, NO))
             for t in np.quantile(train.features[:, CHANGE], np.linspace(0, 1, 21))
         ],
-        **{name: [point(test, np.full(len(test), level))] for name, level in LEVEL_NAMES.items()},
+        **always(test, views),
     }
     steps = math.ceil(len(train) / BATCH) * config.epochs
     checkpoint = save_head(config.folder, steps, trained)
@@ -141,6 +142,14 @@ def point(data: Gains, levels: np.ndarray) -> Point:
     """What it costs to look so, and the error that is left."""
     rows = np.arange(len(data))
     return float(data.cost[rows, levels].mean()), float(data.loss[rows, levels].mean())
+
+
+def always(data: Gains, views: Sequence[str]) -> dict[str, list[Point]]:
+    """Points of who always looks alike: every view at one level, or one view at FULL and the others at COARSE."""
+    of_view = data.features[:, CHANGE + 2 :][:, : len(views)] == 1
+    levels = {name: np.full(len(data), level) for name, level in LEVEL_NAMES.items()}
+    levels |= {f"only {view}": np.where(of_view[:, v], FULL, COARSE) for v, view in enumerate(views)}
+    return {name: [point(data, level)] for name, level in levels.items()}
 
 
 def _fitted(train: Gains, choose: Gains, config: LookingTrainConfig) -> ValueHead:

@@ -30,11 +30,11 @@ FACTS = ("views", "state_dim", "max_age", "costs", "chosen_lambda")
 
 def thumbnail(picture: np.ndarray) -> np.ndarray:
     """uint8 [h, w, 3] -> float32 [SIDE, SIDE], mean brightness of each cell, of 1."""
-    grey = picture.mean(2, dtype=np.float32) / 255
-    rows, columns = (np.linspace(0, size, SIDE, endpoint=False).astype(int) for size in grey.shape)
-    sums = np.add.reduceat(np.add.reduceat(grey, rows, 0), columns, 1)
-    cells = np.outer(np.diff([*rows, grey.shape[0]]), np.diff([*columns, grey.shape[1]]))
-    return (sums / cells).astype(np.float32)
+    rows, columns = (np.linspace(0, size, SIDE, endpoint=False).astype(int) for size in picture.shape[:2])
+    # Whole numbers: a seventh of the time of a grey picture in float32.
+    sums = np.add.reduceat(np.add.reduceat(picture, rows, 0, dtype=np.uint32), columns, 1).sum(2)
+    cells = np.outer(np.diff([*rows, picture.shape[0]]), np.diff([*columns, picture.shape[1]]))
+    return (sums / (3 * 255 * cells)).astype(np.float32)
 
 
 def view_features(

@@ -17,7 +17,7 @@ class Motion(Rule):
     What is compared is the picture of the last look, not the last picture: small changes add up and are noticed.
     """
 
-    threshold: float = 0.05
+    threshold: float = 0.035
     """Mean absolute difference of a picture to that of the view's last look, of 1, from which on it is looked at."""
     rest: Literal["NO", "COARSE"] = "NO"
     """What is done with the views that have changed less."""
