@@ -35,6 +35,8 @@ class Pruned:
     """What stands before a model class of lmms-eval, so that its prompts are pruned."""
 
     pruner: ClassVar[PrunerConfig]
+    answering: bool = False
+    """A base may answer one kind of request by another."""
 
     def generate_until(self, requests: list[Any]) -> list[Any]:
         return self._pruned(super().generate_until, requests)  # type: ignore[misc]  # of the class behind this one
@@ -47,8 +49,14 @@ class Pruned:
 
     def _pruned(self, answer: Callable[[list[Any]], list[Any]], requests: list[Any]) -> list[Any]:
         """Answers under the pruner; tokens per prompt join lmms-eval's throughput, as `avg_image_tokens...`."""
-        with prune(self.model, self.pruner) as told:  # type: ignore[attr-defined]
-            answers = answer(requests)
+        if self.answering:
+            return answer(requests)
+        self.answering = True
+        try:
+            with prune(self.model, self.pruner) as told:  # type: ignore[attr-defined]
+                answers = answer(requests)
+        finally:
+            self.answering = False
         if told.prompts:
             tokens = {"image_tokens": told.read / told.prompts, "image_tokens_kept": told.kept / told.prompts}
             log_metrics(total_elapsed_time=0.0, total_gen_tokens=0, avg_speed=0.0, additional_metrics=tokens)

@@ -14,6 +14,8 @@ to itself both ways (PaliGemma). Static caches are refused.
 
 from __future__ import annotations
 
+import threading
+import weakref
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -31,7 +33,7 @@ from foveate.types import Prefix, Span, TokenLayout
 
 @dataclass
 class PrunedTokens:
-    """What the prompts of a context lost, and the place where the cache of the last is shorter than they were."""
+    """What the prompts of a context lost."""
 
     before: list[int] = field(default_factory=list)
     """Image tokens of each row."""
@@ -43,17 +45,15 @@ class PrunedTokens:
     """Image tokens of them all."""
     kept: int = 0
     """Those of them that the language model saw."""
-    _columns: Tensor | None = None
-    """bool [B, N']: real tokens of the cache that the prompts left."""
-    _length: int = 0
-    """N: columns of the prompts as they came."""
+    _one_by_one: Any = field(default_factory=threading.Lock, repr=False, compare=False)
 
     def note(self, before: list[int], after: list[int]) -> None:
         """Image tokens of each row of one batch of prompts."""
-        self.before, self.after = before, after
-        self.prompts += len(before)
-        self.read += sum(before)
-        self.kept += sum(after)
+        with self._one_by_one:
+            self.before, self.after = before, after
+            self.prompts += len(before)
+            self.read += sum(before)
+            self.kept += sum(after)
 
 
 @contextmanager
@@ -82,22 +82,28 @@ def prune(model: nn.Module, pruner: PrunerConfig | str | Mapping[str, Any]) -> I
             "alone: divprune, cdpruner, dart, lightvla, random, stride, topk_norm, downsample"
         )
     decoder: nn.Module = model.get_decoder()  # type: ignore[operator]  # a Module hides its methods
-    hooks = _Hooks(method, tokens, config)
+    if any(isinstance(getattr(hook, "__self__", None), _Hooks) for hook in decoder._forward_pre_hooks.values()):
+        raise FoveateError(
+            f"{type(model).__name__}: is being pruned already; leave the other context first (several threads may "
+            "generate inside of one)"
+        )
+    told = PrunedTokens()
+    hooks = _Hooks(method, tokens, config, told)
     handles = [
         model.register_forward_pre_hook(hooks.model_is_called, with_kwargs=True),
         decoder.register_forward_pre_hook(hooks.decoder_is_called, with_kwargs=True),
     ]
     try:
-        yield hooks.told
+        yield told
     finally:
         for handle in handles:
             handle.remove()
 
 
-class _Hooks:
-    """What happens before the model, and then its decoder, is called."""
+class _Hooks(threading.local):
+    """What happens before the model, and then its decoder, is called. Each thread has its own of what lies between."""
 
-    def __init__(self, pruner: TokenPruner, tokens: tuple[int, ...], config: Any) -> None:
+    def __init__(self, pruner: TokenPruner, tokens: tuple[int, ...], config: Any, told: PrunedTokens) -> None:
         self._pruner, self._tokens, self._config = pruner, tokens, config
         self._ids: Tensor | None = None
         self._mask: Tensor | None = None
@@ -105,7 +111,15 @@ class _Hooks:
         self._grids: list[tuple[int, int]] = []
         self._pictures: int | None = None
         """Pictures of all rows, where the model takes them one by one."""
-        self.told = PrunedTokens()
+        self._told = told
+        self._columns: Tensor | None = None
+        """bool [B, N']: real tokens of the cache that the last prompts left."""
+        self._length = 0
+        """N: columns of those prompts as they came."""
+        self._ahead: Tensor | None = None
+        """int64 [B]: by how much the position behind each of them is more than its number of tokens (M-RoPE: less)."""
+        self._cache: weakref.ref[Any] | None = None
+        """That cache, where the model was given one to fill, as `generate` does."""
 
     def model_is_called(self, _: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         ids = kwargs.get("input_ids", args[0] if args else None)
@@ -124,6 +138,10 @@ class _Hooks:
             if mask is not None and (not isinstance(mask, Tensor) or mask.ndim != 2):
                 raise _no_such_mask()
         if ids is not None and embeds is not None and embeds.shape[:2] == ids.shape:
+            cache = kwargs.get("past_key_values")
+            if cache is not None and cache.get_seq_length():
+                raise _no_such_cache(cache.get_seq_length())
+            self._cache = None if cache is None else weakref.ref(cache)
             return args, self._compacted(ids, embeds, mask, kwargs)
         return args, self._continued(mask, kwargs)
 
@@ -142,6 +160,8 @@ class _Hooks:
         positions = kwargs.get("position_ids")
         if positions is None:
             positions = (real.long().cumsum(-1) - 1).clamp_min(0)
+        turning = positions[-3:].amax(0) if positions.ndim == 3 else positions
+        self._ahead = turning.masked_fill(~real, 0).amax(1) + 1 - real.sum(1)
         positions = positions.gather(-1, order.expand(*positions.shape[:-2], *order.shape))
         if positions.ndim == 3 and len(positions) == 4:
             # Qwen's first axis turns nothing: kernels read in it where one sequence ends and the next begins.
@@ -162,8 +182,8 @@ class _Hooks:
             changed["visual_pos_masks"] = visual.gather(1, order) & columns
             if deep is not None:
                 changed["deepstack_visual_embeds"] = [layer[keep[visual]] for layer in deep]
-        self.told.note(picture.sum(1).tolist(), (picture & keep).sum(1).tolist())
-        self.told._columns, self.told._length = columns, ids.shape[1]
+        self._told.note(picture.sum(1).tolist(), (picture & keep).sum(1).tolist())
+        self._columns, self._length = columns, ids.shape[1]
         return changed
 
     def _choose(
@@ -215,20 +235,28 @@ class _Hooks:
 
     def _continued(self, mask: Tensor | None, kwargs: dict[str, Any]) -> dict[str, Any]:
         """The decoder's arguments with a mask as long as the cache that pruned prompts left."""
-        cache, columns, length = kwargs.get("past_key_values"), self.told._columns, self.told._length
+        cache, columns, length = kwargs.get("past_key_values"), self._columns, self._length
         if cache is None or not cache.get_seq_length():  # another prompt, without a picture
-            self.told._columns = None
+            self._columns = None
             return kwargs
         if columns is None or mask is None or mask.shape[1] <= length:
             return kwargs
         new = kwargs["inputs_embeds"].shape[1]
         if cache.get_seq_length() + new != columns.shape[1] + mask.shape[1] - length:
+            own = self._cache is not None and self._cache() is cache
+            if own:
+                raise _no_such_cache(cache.get_seq_length())
             return kwargs  # another prompt's
-        rows = columns.repeat_interleave(mask.shape[0] // len(columns), 0)
-        changed = {**kwargs, "attention_mask": torch.cat((rows.to(mask.dtype), mask[:, length:]), 1)}
-        if kwargs.get("position_ids") is None:
-            changed["position_ids"] = (mask.long().cumsum(-1) - 1)[:, -new:]
-        return changed
+        assert self._ahead is not None
+        beams = mask.shape[0] // len(columns)
+        rows, ahead = (x.repeat_interleave(beams, 0) for x in (columns, self._ahead))
+        # Where a turn begins, generate() would count positions from the cache's length.
+        behind = (mask.long().cumsum(-1) - 1)[:, -new:] + ahead[:, None]
+        positions = kwargs.get("position_ids")
+        if positions is not None and positions.ndim == 3:
+            behind = torch.cat((positions[:-3], behind.expand(3, -1, -1)))
+        changed = {"attention_mask": torch.cat((rows.to(mask.dtype), mask[:, length:]), 1), "position_ids": behind}
+        return {**kwargs, **changed}
 
 
 def _cut(mask: Any, order: Tensor, columns: Tensor) -> Any:
@@ -259,6 +287,14 @@ def _no_such_mask() -> FoveateError:
         "foveate.prune: the decoder got a mask of its own making (a static cache, or flex attention of a prefix that "
         "attends to itself both ways), and its pruned prompt would not fit; use a dynamic cache and "
         'attn_implementation="sdpa"'
+    )
+
+
+def _no_such_cache(tokens: int) -> FoveateError:
+    return FoveateError(
+        f"foveate.prune: expected to go on behind a pruned prompt, and its cache of {tokens} tokens is not as long as "
+        "that; pass a new turn's words alone with the attention mask of the whole conversation, and a new picture "
+        "with the whole conversation and no past_key_values; pictures in a chunked prefill are not possible"
     )
 
 

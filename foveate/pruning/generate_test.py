@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import itertools
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
@@ -186,6 +188,73 @@ def test_the_model_is_as_it_was_afterwards() -> None:
         assert not module._forward_pre_hooks and not module._forward_hooks
     assert all(torch.equal(value, weights[name]) for name, value in model.state_dict().items())
     assert all(map(torch.equal, before, answered(model, inputs).logits))
+
+
+@pytest.mark.parametrize("kind", ["llava", "qwen3_vl"])
+def test_a_second_turn_goes_on_behind_a_pruned_prompt(kind: str) -> None:
+    """By its words alone, as if the whole conversation were read masked; by the whole of it with a cache it is refused,
+    since generate() would cut it where an unpruned cache ends."""
+    model, inputs, picture = read(kind, (2, 1))
+    words = torch.tensor([[201, 202, 203], [204, 205, 206]])
+    with foveate.prune(model, UniformStride(keep_ratio=0.5)):
+        first = answered(model, inputs)
+        whole = torch.cat((first.sequences, words), 1)
+        more = whole.shape[1] - picture.shape[1]
+        real = torch.cat((inputs["attention_mask"], torch.ones(2, more, dtype=torch.long)), 1)
+        turn = {"attention_mask": real, "past_key_values": first.past_key_values}
+        with pytest.raises(FoveateError, match="a new turn's words alone"):
+            answered(model, {"input_ids": whole, **turn}, 3)
+        first = answered(model, inputs)
+        new = whole[:, first.sequences.shape[1] - 1 :]  # what was answered last is in no cache
+        given = answered(model, {**turn, "input_ids": new, "past_key_values": first.past_key_values}, 3)
+    keep = torch.cat((every_other(picture), torch.ones(2, more, dtype=torch.bool)), 1)
+    inputs |= {"input_ids": whole, "attention_mask": real}
+    if "mm_token_type_ids" in inputs:
+        inputs["mm_token_type_ids"] = torch.nn.functional.pad(inputs["mm_token_type_ids"], (0, more))
+    expected, _ = masked(model, inputs, keep, 3)
+    assert torch.equal(given.sequences[:, new.shape[1] :], expected)
+
+
+def test_assisted_decoding_answers_alike() -> None:
+    """Guesses from the prompt, of which wrong ones are cut from the cache again."""
+    model, inputs, _ = read("llava", (1,))
+    with foveate.prune(model, UniformStride(keep_ratio=0.5)):
+        guessed = answered(model, inputs, 24, prompt_lookup_num_tokens=3).sequences
+        assert torch.equal(guessed, answered(model, inputs, 24).sequences)
+
+
+def test_one_context_at_a_time() -> None:
+    """A second one would prune what the first has left, or nothing: it is refused, and the first goes on."""
+    model, inputs, _ = read("qwen3_vl")
+    with foveate.prune(model, UniformStride(keep_ratio=0.5)) as told:
+        with pytest.raises(FoveateError, match="is being pruned already"), foveate.prune(model, DART(keep_ratio=0.5)):
+            pass
+        answered(model, inputs, 2)
+    assert told.after == [8, 8]
+    with foveate.prune(model, DART(keep_ratio=0.25)) as told:
+        answered(model, inputs, 2)
+    assert told.after == [4, 4]
+
+
+def test_threads_share_a_context() -> None:
+    """Prompts of other lengths side by side, each held up between the model and its decoder until both are there."""
+    model, batch, _ = read("qwen3_vl", (2, 1))
+    single = read("qwen3_vl", (1,))[1]
+    with foveate.prune(model, UniformStride(keep_ratio=0.5)):
+        alone = [answered(model, inputs, 3).sequences for inputs in (batch, single)]
+    both = threading.Barrier(2, timeout=60)
+
+    def meet(*_: Any) -> None:
+        both.wait()
+
+    tower = model.model.visual.register_forward_pre_hook(meet)
+    try:
+        with foveate.prune(model, UniformStride(keep_ratio=0.5)) as told, ThreadPoolExecutor(2) as pool:
+            beside = [*pool.map(lambda inputs: answered(model, inputs, 3).sequences, (batch, single))]
+    finally:
+        tower.remove()
+    assert all(map(torch.equal, beside, alone))
+    assert (told.prompts, told.read, told.kept) == (3, 64, 32)
 
 
 def test_prompts_without_a_picture_pass() -> None:

@@ -20,6 +20,7 @@ from foveate.pruning.base import ROBOT_STATE, FixedBudget, State, TokenPruner, a
 from foveate.pruning.inside import Inside
 from foveate.types import KeepSet, Prefix, Selection, TokenLayout
 from foveate.util.checks import one_of
+from foveate.util.words import plural
 
 Decision = Literal["adjacent", "average"]
 POSITIONS = ("eef_position", "hand_position")
@@ -161,7 +162,10 @@ def first_layer_scores(layer: torch.nn.Module, prefix: Prefix) -> Tensor:
 def _shares(split: Sequence[float], views: int) -> list[float]:
     """One share per view: what is missing is divided from the last share on."""
     if len(split) > views:
-        raise FoveateError(f"VLAADP: split has {len(split)} shares, and the policy has {views} views")
+        raise FoveateError(
+            f"VLAADP: split has {len(split)} shares, and the policy has {plural(views, 'view')}; give one to "
+            "each, or leave split out"
+        )
     *first, last = split
     rest = views - len(first)
     shares = [*first, *[last / rest] * rest]

@@ -16,7 +16,9 @@ from foveate.golden.pruning.cases import Case
 from foveate.golden.report import Report
 
 
-def case(method: str, variant: str, params: dict[str, Any], tensors: dict[str, Tensor], ambiguous: bool = False) -> Case:
+def case(
+    method: str, variant: str, params: dict[str, Any], tensors: dict[str, Tensor], ambiguous: bool = False
+) -> Case:
     return Case(method, "made", variant, params, {}, ambiguous, tensors)
 
 
@@ -62,7 +64,8 @@ def test_position_ids_go_on_from_stage_to_stage() -> None:
         given[f"{key}.kept"] = torch.tensor([[1, 3], [1]][stage])
         given[f"{key}.tokens_out"] = whole[:, after[stage]]
         given[f"{key}.position_ids_out"] = torch.tensor([after[stage]])
-    stages = {"stage0": {"visual_in": 4, "top": 2, "visual_out": 2}, "stage1": {"visual_in": 2, "top": 1, "visual_out": 1}}
+    counts = ({"visual_in": 4, "top": 2, "visual_out": 2}, {"visual_in": 2, "top": 1, "visual_out": 1})
+    stages = {f"stage{i}": facts for i, facts in enumerate(counts)}
     params = {"start": 1, "P": 4, "head_dim": 64, "stages": 2, "runs": {"k2_1": {"budgets": [2, 1], **stages}}}
     given["k2_1.s0.score"] = given["k2_1.s1.score"] = torch.full((1,), torch.nan)  # says nothing
     behind.sparsevlm(case("sparsevlm", "v2.0", params, given), report := Report())
