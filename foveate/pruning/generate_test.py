@@ -247,12 +247,12 @@ def test_threads_share_a_context() -> None:
     def meet(*_: Any) -> None:
         both.wait()
 
-    tower = model.model.visual.register_forward_pre_hook(meet)
+    words = model.get_input_embeddings().register_forward_pre_hook(meet)
     try:
         with foveate.prune(model, UniformStride(keep_ratio=0.5)) as told, ThreadPoolExecutor(2) as pool:
             beside = [*pool.map(lambda inputs: answered(model, inputs, 3).sequences, (batch, single))]
     finally:
-        tower.remove()
+        words.remove()
     assert all(map(torch.equal, beside, alone))
     assert (told.prompts, told.read, told.kept) == (3, 64, 32)
 
