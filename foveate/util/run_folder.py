@@ -18,8 +18,11 @@ import yaml
 
 from foveate.errors import FoveateError
 from foveate.util.choices import choices_of, name_of
-from foveate.util.files import write_text
+from foveate.util.files import read_json, write_json, write_text
 from foveate.util.provenance import provenance
+
+RECORDS = ("config.yaml", "run.json")
+"""What says of a folder that a run wrote it."""
 
 
 def to_dict(config: Any) -> Any:
@@ -74,6 +77,33 @@ def check_same_config(out_dir: str | Path, config: Any, may_change: Sequence[str
             f"{out_dir} holds a run with another configuration ({'; '.join(told)}); choose another folder, or give the "
             "same options to go on with that run"
         )
+
+
+def same_study(out: Path, config: Any, now: Mapping[str, str], may_change: Sequence[str], kind: str) -> None:
+    """Refuse a folder with a study of something else, or with another verb's run; note what this one is of.
+
+    Args:
+        now: what the study is of, by name: `checkpoint`, `episodes`.
+        may_change: options that may differ.
+        kind: of the study, for the refusal: `fit`.
+    """
+    note = out / "study.json"
+    if note.exists():
+        timed = (option for option in differing_options(out, config) if option.startswith("engine."))
+        check_same_config(out, config, (*may_change, *timed))
+        before = read_json(note)
+        for what, value in now.items():
+            if before.get(what) != value:
+                raise FoveateError(
+                    f"{out}: holds the {kind} of another {what.rstrip('s')} ({before.get(what)}, now {value}); choose "
+                    "another folder with --out"
+                )
+    elif there := [name for name in RECORDS if (out / name).exists()]:
+        raise FoveateError(
+            f"{out}: holds a run of another kind ({', '.join(there)}), which would be overwritten; choose another "
+            "folder with --out"
+        )
+    write_json(note, now)
 
 
 def differing_options(out_dir: str | Path, config: Any) -> dict[str, tuple[Any, Any]]:

@@ -9,7 +9,7 @@ import pytest
 
 from foveate.errors import FoveateError
 from foveate.util import run_folder
-from foveate.util.run_folder import check_same_config, differing_options, to_dict, write_run_files
+from foveate.util.run_folder import check_same_config, differing_options, same_study, to_dict, write_run_files
 
 
 @dataclass(frozen=True)
@@ -44,6 +44,18 @@ def test_a_run_goes_on_with_the_options_it_began_with(tmp_path: Path) -> None:
     assert differing_options(tmp_path, Run("π", pruner=Sharp(0.25))) == {"pruner.keep_ratio": (0.5, 0.25)}
     with pytest.raises(FoveateError, match=r"another configuration \(pruner\.keep_ratio: 0\.5 there, 0\.25 now\)"):
         check_same_config(tmp_path, Run("π", pruner=Sharp(0.25), workers=2), may_change=("workers",))
+
+
+def test_a_study_goes_on_with_what_it_began_with_and_takes_no_other_runs_folder(tmp_path: Path) -> None:
+    out, now = tmp_path / "study", {"episodes": "six"}
+    for _ in range(2):
+        same_study(out, Run("π"), now, ("workers",), "fit")
+        write_run_files(out, Run("π"), seed=1)
+    with pytest.raises(FoveateError, match=r"holds the fit of another episode \(six, now seven\)"):
+        same_study(out, Run("π"), {"episodes": "seven"}, ("workers",), "fit")
+    write_run_files(tmp_path / "simulated", Run("π"), seed=1)
+    with pytest.raises(FoveateError, match=r"run of another kind \(config\.yaml, run\.json\)"):
+        same_study(tmp_path / "simulated", Run("π"), now, (), "fit")
 
 
 @dataclass(frozen=True)

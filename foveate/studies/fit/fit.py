@@ -7,14 +7,11 @@ done.recommendation.lines[0], done.table.rows[0].label
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from foveate.engine.config import Eager
 from foveate.engine.record import hash_folder
-from foveate.errors import FoveateError
 from foveate.evaluation.recorded import columns_of
 from foveate.evaluation.scene import load_for_droid
 from foveate.studies.fit.config import MAY_CHANGE, FitConfig
@@ -26,10 +23,10 @@ from foveate.studies.fit.timing import time_variants
 from foveate.studies.fit.validate import Validation, validate, write_validation
 from foveate.studies.fit.write import write_fit
 from foveate.studies.pruning.methods import METHODS, able, label_of
-from foveate.util.files import JsonLines, alone_in, read_json, write_json
+from foveate.util.files import JsonLines, alone_in
 from foveate.util.progress import SILENT, Reporter
 from foveate.util.provenance import provenance
-from foveate.util.run_folder import check_same_config, differing_options, to_dict, write_run_files
+from foveate.util.run_folder import same_study, to_dict, write_run_files
 from foveate.util.shipped import find_policy
 
 
@@ -88,24 +85,3 @@ def fit_pruning(config: FitConfig, report: Reporter = SILENT) -> Fit:
     if found is not None:
         files = (*files, write_validation(out, found))
     return Fit(config, table, verdict, left_out, found, files)
-
-
-def same_study(out: Path, config: Any, now: dict[str, str], may_change: Sequence[str], kind: str) -> None:
-    """Refuse a folder with a study of something else, and note what this one is of.
-
-    Args:
-        may_change: options that may differ.
-        kind: of the study, for the refusal: `fit`.
-    """
-    note = out / "study.json"
-    if note.exists():
-        timed = (option for option in differing_options(out, config) if option.startswith("engine."))
-        check_same_config(out, config, (*may_change, *timed))
-        before = read_json(note)
-        for what, value in now.items():
-            if before.get(what) != value:
-                raise FoveateError(
-                    f"{out}: holds the {kind} of another {what.rstrip('s')} ({before.get(what)}, now {value}); choose "
-                    "another folder with --out"
-                )
-    write_json(note, now)

@@ -24,7 +24,6 @@ from foveate.evaluation.recorded import columns_of
 from foveate.evaluation.scene import load_for_droid
 from foveate.studies.fit.critical import of_robot
 from foveate.studies.fit.episodes import open_episodes, read_episode
-from foveate.studies.fit.fit import same_study
 from foveate.studies.looking.config import MAY_CHANGE, LookingTrainConfig
 from foveate.studies.looking.dataset import CHANGE, Gains, costs_of, dataset, split
 from foveate.studies.looking.gains import episode_gains
@@ -32,7 +31,7 @@ from foveate.types import COARSE, FULL, NO
 from foveate.util.files import JsonLines, alone_in, write_json
 from foveate.util.progress import SILENT, Reporter
 from foveate.util.provenance import provenance
-from foveate.util.run_folder import to_dict, write_run_files
+from foveate.util.run_folder import same_study, to_dict, write_run_files
 from foveate.util.shipped import find_policy
 from foveate.vision_value.checkpoint import TrainedHead, save_head
 from foveate.vision_value.choose import LAMBDAS
