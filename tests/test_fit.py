@@ -29,6 +29,7 @@ from foveate.studies.fit.episodes import open_episodes, read_episode
 from foveate.studies.fit.fit import fit_pruning
 from foveate.testing.runs import write_run
 from foveate.training.policy.train import TrainPolicyConfig
+from foveate.util.files import write_text
 from foveate.util.noise import action_noise
 
 STEPS, EVERY = 24, 2
@@ -46,13 +47,18 @@ def policy(tmp_path_factory) -> Path:
     return folder
 
 
-def write_demos(root: Path, episodes: int = 6, alike: bool = False) -> Path:
-    """A hand that goes out, turns and closes, seen by two cameras of noise."""
+def write_demos(root: Path, episodes: int = 6, alike: bool = False, broken: tuple[int, ...] = ()) -> Path:
+    """A hand that goes out, turns and closes, seen by two cameras of noise.
+
+    Args:
+        broken: episodes with a state that is no number.
+    """
     for number in range(episodes):
         rng = np.random.default_rng(0 if alike else number)
         way = np.where(np.arange(STEPS)[:, None] < 12, [0.02, 0, 0], [0, 0.02, 0]) + rng.normal(0, 1e-3, (STEPS, 3))
         opening = (np.arange(STEPS) < 18).astype(np.float32)[:, None]
         states = np.concatenate([way.cumsum(0), opening], axis=1).astype(np.float32)
+        states[3, 0] = np.nan if number in broken else states[3, 0]
         actions = np.concatenate([way * 50, 1 - 2 * opening], axis=1).astype(np.float32)
         frames = np.arange(0, STEPS, EVERY)
         shape = (1 if alike else len(frames), 28, 28, 3)
@@ -79,7 +85,8 @@ def test_a_fit_measures_ranks_and_goes_on_where_it_stopped(policy: Path, demos: 
     words = ["fit", str(policy), str(demos), "--out", str(tmp_path), "--methods", "divprune,vla_adp,depth_drop"]
     words += ["--budgets", "0.5", "--max_episodes", "6", "--minutes", "1e-9"]
     assert main(words) == 1, "time is up after one episode, and one is too few"
-    assert "minutes are up after 1 of 6 episodes" in " ".join(capsys.readouterr().out.split())
+    told = " ".join(capsys.readouterr().out.split())
+    assert "minutes are up after 1 of 6 episodes" in told and "nan" not in told
     assert main([*words[:-1], "10"]) in (0, 1)
     log = [json.loads(line) for line in (tmp_path / "frames.jsonl").read_text().splitlines()]
     methods = ("random", "stride", "depth_drop", "divprune", "vla_adp")
@@ -98,7 +105,9 @@ def test_a_fit_measures_ranks_and_goes_on_where_it_stopped(policy: Path, demos: 
     assert rows["stride"]["columns"]["overlap"]["mean"] == 1 and rows["divprune"]["columns"]["overlap"]["mean"] < 1
     assert rows["divprune"]["columns"]["covered"]["frames"] == 6
     assert rows["depth_drop"]["columns"]["covered"]["frames"] == 0, "it drops no patch"
-    assert (tmp_path / "fit.md").read_text().count("| divprune | 50 % |") == 1
+    written = (tmp_path / "fit.md").read_text()
+    assert written.count("| divprune | 50 % |") == 1
+    assert f"from other noise {document['noise']['critical']['mean']:.3f}" in written
     _errors_are_those_of_the_policy(log, policy, demos)
     before = (tmp_path / "frames.jsonl").stat().st_mtime_ns
     _ranks_against_a_sweep([*words[:-1], "10"], document, tmp_path, capsys)
@@ -157,6 +166,10 @@ def test_recordings_that_say_nothing_are_refused(policy: Path, demos: Path, tmp_
         fit_pruning(FitConfig(episodes=str(same), out=str(tmp_path / "a"), **options))
     with pytest.raises(FoveateError, match=r"robot 'libero' expects|no camera"):
         fit_pruning(FitConfig(episodes=str(same), out=str(tmp_path / "b"), **{**options, "policy": "libero_tiny"}))
+    (tmp_path / "played").mkdir()
+    (tmp_path / "played" / "episodes.jsonl").touch()
+    with pytest.raises(FoveateError, match="a run that left no pictures; play it with --record droid"):
+        fit_pruning(FitConfig(episodes=str(tmp_path / "played"), out=str(tmp_path / "d"), **options))
     (tmp_path / "empty").mkdir()
     with pytest.raises(FoveateError, match="no format that is known"):
         fit_pruning(FitConfig(episodes=str(tmp_path / "empty"), out=str(tmp_path / "c"), **options))
@@ -169,6 +182,31 @@ def test_recordings_that_say_nothing_are_refused(policy: Path, demos: Path, tmp_
     for given, told in wrong:
         with pytest.raises(FoveateError, match=told):
             FitConfig(episodes="x", **{**options, **given})
+
+
+def test_one_damaged_episode_and_a_budget_named_twice_change_nothing_else(policy: Path, tmp_path: Path) -> None:
+    demos = write_demos(tmp_path / "demos", episodes=3, broken=(0,))
+    options = {"policy": str(policy), "episodes": str(demos), "methods": ("stride",)}
+    done = fit_pruning(FitConfig(**options, budgets=(0.5, 0.25, 0.5), out=str(tmp_path / "fit")))
+    assert done.table.episodes == 2
+    assert sorted(row.label for row in done.table.rows) == ["random_0.25", "random_0.5", "stride_0.25", "stride_0.5"]
+    assert not any("beats random" in line for line in done.recommendation.lines)
+
+
+def test_a_wrong_sweep_is_told_of_before_anything_is_measured(policy: Path, demos: Path, tmp_path: Path) -> None:
+    options = {"policy": str(policy), "episodes": str(demos), "methods": ("dart",), "budgets": (0.5,)}
+    sweep = tmp_path / "sweep"
+    for label in ("random_0.5", "stride_0.5", "dart_0.5"):
+        line = json.dumps({"variant": label, "status": "success"})
+        write_text(sweep / label / "episodes.jsonl", line + "\n")
+        write_text(sweep / label / "config.yaml", "policy: metaworld_tiny\n")
+    for folder, told in (
+        (tmp_path / "none", "0 of the fitted"),
+        (sweep, "policy metaworld_tiny, which is not the one"),
+    ):
+        with pytest.raises(FoveateError, match=told):
+            fit_pruning(FitConfig(**options, against=str(folder), out=str(tmp_path / "fit")))
+    assert not (tmp_path / "fit" / "frames.jsonl").exists()
 
 
 def test_fit_yaml_is_taken_by_every_verb_and_refused_for_another_checkpoint(policy: Path, tmp_path: Path) -> None:

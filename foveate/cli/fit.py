@@ -17,7 +17,7 @@ def run(argv: list[str]) -> int:
     from foveate.cli.config import parse
     from foveate.studies.fit.config import FitConfig
     from foveate.studies.fit.fit import fit_pruning
-    from foveate.studies.fit.write import HEADINGS, STAGES, stage_rows, table_rows
+    from foveate.studies.fit.write import HEADINGS, STAGES, scale_of, stage_rows, table_rows
     from foveate.util.progress import Reporter, plain_console
     from foveate.util.words import plural
 
@@ -30,7 +30,7 @@ def run(argv: list[str]) -> int:
         title=f"{plural(about.frames, 'frame')} of {plural(about.episodes, 'episode')}; {kinds['any']} critical: "
         f"gripper {kinds['gripper']}, contact {kinds['contact']}, curvature {kinds['curvature']}",
         caption="errors to the unpruned policy in its normalised units, 95 % intervals over episodes; "
-        "*: beyond chance (Holm, 5 %)",
+        f"*: beyond chance (Holm, 5 %); {scale_of(about)}",
     )
     for heading in HEADINGS:
         table.add_column(heading, justify="left" if heading == "method" else "right")

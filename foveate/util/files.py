@@ -393,7 +393,10 @@ def _parse_lines(content: bytes, path: Path) -> list[dict[str, Any]]:
     rows = []
     for number, line in enumerate(content.splitlines(), 1):
         try:
-            rows.append(json.loads(line))
+            row = json.loads(line)
+            if not isinstance(row, dict):
+                raise ValueError(f"a {type(row).__name__}")
+            rows.append(row)
         except ValueError as error:
             raise FoveateError(
                 f"{path}, line {number}: expected one JSON object, got {line[:60]!r} ({error}); remove that line, or "

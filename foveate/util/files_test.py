@@ -306,10 +306,11 @@ def test_lines_are_read_and_replaced(tmp_path):
     lines.append([{"a": 4}])
     lines.close()
     assert read_json_lines(path) == [{"a": 3}, {"a": 4}]
-    path.write_bytes(b'{"a": 1}\n{"a\n{"a": 2}\n')
-    for read in (read_json_lines, JsonLines):
-        with pytest.raises(FoveateError, match=r"a\.jsonl, line 2: expected one JSON object, got .*remove that line"):
-            read(path)
+    for wrong in (b'{"a', b"[1]"):
+        path.write_bytes(b'{"a": 1}\n' + wrong + b'\n{"a": 2}\n')
+        for read in (read_json_lines, JsonLines):
+            with pytest.raises(FoveateError, match=r"a\.jsonl, line 2: expected one JSON object, got .*remove that"):
+                read(path)
 
 
 APPENDER = """

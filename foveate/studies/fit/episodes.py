@@ -23,6 +23,7 @@ from foveate.models.common.columns import Columns
 from foveate.models.common.robots import RobotMapping
 from foveate.studies.fit.dumps import DumpSource, has_dumps
 from foveate.types import Observation
+from foveate.util.files import fault_of
 from foveate.viz.plots import spread
 
 
@@ -47,12 +48,33 @@ def open_episodes(path: str, robot: RobotMapping) -> Source:
     """The recordings at a path, or of the hub, whatever their format.
 
     Raises:
-        FoveateError: no format that is known.
+        FoveateError: no format that is known, or a run that left no pictures.
     """
     folder = Path(path).expanduser()
     if (folder / "droid").is_dir():
         return open_source(str(folder / "droid"))
-    return DumpSource(folder, robot) if has_dumps(folder) else open_source(path)
+    if has_dumps(folder):
+        return DumpSource(folder, robot)
+    if (folder / "episodes.jsonl").exists():
+        raise FoveateError(
+            f"{path}: a run that left no pictures; play it with --record droid, or traced, with --trace_out_dir RUN"
+        )
+    return open_source(path)
+
+
+def first_observation(source: Source, columns: Columns) -> Observation:
+    """What the policy sees at the beginning of the first episode that can be read.
+
+    Raises:
+        FoveateError: none can.
+    """
+    told = f"{source.name}: no episode in it"
+    for number in range(len(source)):
+        try:
+            return read_episode(source, number, columns, 1, 1).observations[0]
+        except Exception as error:
+            told = fault_of(error, f"episode {number}") if number == 0 else told
+    raise FoveateError(told)
 
 
 def read_episode(source: Source, number: int, columns: Columns, apart: int, most: int) -> RecordedEpisode:
@@ -62,9 +84,11 @@ def read_episode(source: Source, number: int, columns: Columns, apart: int, most
         apart: steps between two keyframes at least.
         most: keyframes at most, evenly over the episode.
     Raises:
-        FoveateError: it is damaged, or holds numbers that are not finite.
+        FoveateError: it is damaged or empty, or holds numbers that are not finite.
     """
     recording = source.read(number)
+    if not len(recording):
+        raise FoveateError(f"{source.name}, episode {number}: no step in it")
     states, actions = columns.state_of(recording.columns), columns.actions_of(recording.columns)
     for name, values in (("state", states), ("actions", actions)):
         if not np.isfinite(values).all():

@@ -15,12 +15,12 @@ from foveate.engine.record import hash_folder
 from foveate.evaluation.recorded import columns_of
 from foveate.evaluation.scene import load_for_droid
 from foveate.studies.fit.config import MAY_CHANGE, FitConfig
-from foveate.studies.fit.episodes import open_episodes, read_episode
+from foveate.studies.fit.episodes import first_observation, open_episodes
 from foveate.studies.fit.measure import UNPRUNED, measure
 from foveate.studies.fit.recommend import Recommendation, recommend
 from foveate.studies.fit.table import BARS, Table, tabulate
 from foveate.studies.fit.timing import time_variants
-from foveate.studies.fit.validate import Validation, validate, write_validation
+from foveate.studies.fit.validate import Validation, played, validate, write_validation
 from foveate.studies.fit.write import write_fit
 from foveate.studies.pruning.methods import METHODS, able, label_of
 from foveate.util.files import JsonLines, alone_in
@@ -50,7 +50,7 @@ def fit_pruning(config: FitConfig, report: Reporter = SILENT) -> Fit:
 
     Raises:
         FoveateError: the episodes are of another robot or all alike, a named method that the policy cannot run, or the
-            folder holds the fit of another checkpoint or of other episodes.
+            folder holds the fit of another checkpoint or of other episodes; `against` is no sweep of this policy.
     """
     until = time.monotonic() + 60 * config.minutes
     out = config.folder
@@ -65,9 +65,11 @@ def fit_pruning(config: FitConfig, report: Reporter = SILENT) -> Fit:
     methods, left_out = able(policy, wanted, config.methods, min(config.budgets))
     for method, reason in left_out.items():
         report.warn(f"{method}: left out ({reason})")
-    budgets = sorted(config.budgets, reverse=True)
+    budgets = sorted(set(config.budgets), reverse=True)
     labels = [label_of(method, budget) for method in methods for budget in budgets]
-    first = read_episode(source, 0, columns, config.replan_steps, 1).observations[0]
+    if config.against is not None:
+        played(config.against, labels, checkpoint)  # a wrong folder is told of before the measurement, not after
+    first = first_observation(source, columns)
     engine = config.settled_engine()
     groups = [[UNPRUNED], *([label_of(method, budget) for method in methods] for budget in budgets)]
     times = time_variants(policy, find_policy(config.policy), engine, groups, first, report)
@@ -81,7 +83,7 @@ def fit_pruning(config: FitConfig, report: Reporter = SILENT) -> Fit:
     verdict = recommend(table, config.tolerance)
     facts = {"policy": policy.spec.name, "engine": engine.label, "left_out": left_out, **provenance()}
     files = write_fit(out, table, verdict, checkpoint, {**facts, "config": to_dict(config)})
-    found = None if config.against is None else validate(config.against, table)
+    found = None if config.against is None else validate(config.against, table, checkpoint)
     if found is not None:
         files = (*files, write_validation(out, found))
     return Fit(config, table, verdict, left_out, found, files)

@@ -81,6 +81,8 @@ def _at(table: Table, budget: float, limit: float, tolerance: float) -> str:
     equal = [bar for bar in BARS if bar in best.against and not best.against[bar].better]
     told = f"{share(budget)}: best is {best.method}, {percent(best.of_blind)} of blind"
     inside = "" if best.columns["critical"].high <= limit else f", not surely within {percent(tolerance)}"
+    if best.method in BARS:
+        return told + inside  # nothing but the controls was compared
     does = "does" if len(equal) == 1 else "do"
     return f"{told}{inside}" + (f"; {' and '.join(equal)} {does} as well" if equal else "; it beats random and stride")
 

@@ -13,6 +13,7 @@ import numpy as np
 
 from foveate.bench.clock import Rounds, sample
 from foveate.bench.variants import Variant, set_up
+from foveate.engine.base import Engine
 from foveate.engine.config import Eager
 from foveate.engine.gate import engine_for
 from foveate.policy import Policy
@@ -30,6 +31,8 @@ class Timed:
     total: float
     stages: dict[str, float]
     """vision, prune, prefill, denoise."""
+    as_written: bool = False
+    """Whether it ran without what the engine prepares: it looks inside of the layers, or has another length."""
 
 
 def time_variants(
@@ -69,5 +72,13 @@ def time_variants(
     timed = {}
     for label, chunks in taken.items():
         ms = {name: float(np.median([chunk.timings_ms[name] for chunk in chunks])) for name in chunks[0].timings_ms}
-        timed[label] = Timed(ms.pop("total"), ms)
+        timed[label] = Timed(ms.pop("total"), ms, _runs_as_written(runs[label].engine, asking(runs[label])))
     return timed
+
+
+def _runs_as_written(engine: Engine, ask: Callable[[], ActionChunk]) -> bool:
+    """Whether the engine counts one more query, or part of one, that ran as written."""
+    before = engine.report()
+    ask()
+    after = engine.report()
+    return any(after.get(name) != before.get(name) for name in ("queries_as_written", "parts_as_written"))

@@ -1,6 +1,6 @@
 """Does the ranking hold? A fit's columns against success in closed loop, over all methods and budgets.
 
-    found = validate("runs/pruning_metaworld_tiny_foveate", table)
+    found = validate("runs/pruning_metaworld_tiny_foveate", table, checkpoint)
     found.rows[0].column, found.rows[0].rho
 
 Success falls with the budget whatever the method, so a rank correlation over all rows is high for anything that grows
@@ -16,11 +16,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import yaml
 from scipy.stats import rankdata
 
+from foveate.engine.record import hash_folder
 from foveate.errors import FoveateError
 from foveate.studies.fit.table import COLUMNS, FitRow, Table
-from foveate.util.files import read_json_lines, write_json
+from foveate.util.files import read_json_lines, read_text, write_json
+from foveate.util.shipped import find_policy
 from foveate.util.stats import spearman
 
 COSTS = ("kept", "gflops")
@@ -53,24 +56,51 @@ class Validation:
     """Fitted methods and budgets that were not played, or not to the end."""
 
 
-def validate(sweep: str, table: Table) -> Validation:
+def validate(sweep: str, table: Table, checkpoint: str) -> Validation:
     """Compare with the run folders of a `foveate sweep pruning`; those with fewer episodes than others are not done.
 
+    Args:
+        checkpoint: SHA-256 of the policy's files.
     Raises:
-        FoveateError: fewer than three rows of the fit were played.
+        FoveateError: what `played` refuses.
     """
-    played = {row.label: run for row in table.rows if (run := _played(Path(sweep) / row.label, row.label))}
-    most = max((episodes for _, episodes in played.values()), default=0)
-    shared = [row for row in table.rows if row.label in played and played[row.label][1] == most]
-    if len(shared) < 3:
-        raise FoveateError(
-            f"{sweep}: {len(shared)} of the fitted methods and budgets were played there, expected 3 at least; name "
-            "the folder of a `foveate sweep pruning` of the same policy"
-        )
-    success = [played[row.label][0] / most for row in shared]
+    ended = played(sweep, [row.label for row in table.rows], checkpoint)
+    shared = [row for row in table.rows if row.label in ended]
+    most = max(episodes for _, episodes in ended.values())
+    success = [ended[row.label][0] / most for row in shared]
     found = [_correlation(name, [row.columns[name].mean for row in shared], success, shared) for name in COLUMNS]
     found += [_correlation(name, [getattr(row, name) for row in shared], success, shared) for name in COSTS]
     return Validation(sweep, most, found, tuple(row.label for row in table.rows if row not in shared))
+
+
+def played(sweep: str, labels: Sequence[str], checkpoint: str) -> dict[str, tuple[int, int]]:
+    """Label -> successes and episodes in closed loop, of those that were played to the end.
+
+    Raises:
+        FoveateError: fewer than three were, or the policy is another.
+    """
+    begun = {label: run for label in labels if (run := _played(Path(sweep) / label, label))}
+    most = max((episodes for _, episodes in begun.values()), default=0)
+    ended = {label: run for label, run in begun.items() if run[1] == most}
+    if len(ended) < 3:
+        raise FoveateError(
+            f"{sweep}: {len(ended)} of the fitted methods and budgets were played there to the end, expected 3 at "
+            "least; name the folder of a `foveate sweep pruning` of the same policy"
+        )
+    _refuse_another(Path(sweep) / next(iter(ended)), checkpoint)
+    return ended
+
+
+def _refuse_another(run: Path, checkpoint: str) -> None:
+    """Raises FoveateError where a run was of another policy; one that is no longer there is taken as it is."""
+    record = run / "config.yaml"
+    try:
+        policy = str(yaml.safe_load(read_text(record))["policy"])
+        other = hash_folder(find_policy(policy)) != checkpoint
+    except (OSError, FoveateError):
+        return
+    if other:
+        raise FoveateError(f"{run}: played policy {policy}, which is not the one that is fitted; name its own sweep")
 
 
 def _played(run: Path, label: str) -> tuple[int, int] | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from math import isfinite
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ SCHEMA_VERSION = "foveate.fit/v1"
 HEADINGS = ("", "method", "budget", "kept", "GFLOP", "critical", "of blind", "all", "covered", "seam", "overlap", "ms",
             "to random", "to stride")  # fmt: skip
 STAGES = ("vision", "prune", "prefill", "denoise")
+AS_WRITTEN = " (as written)"
 
 
 def cells(row: FitRow, rank: int | None) -> list[str]:
@@ -41,11 +43,21 @@ def table_rows(table: Table) -> list[list[str]]:
     return [cells(table.unpruned, None), *(cells(row, rank) for rank, row in enumerate(table.rows, 1))]
 
 
+def scale_of(table: Table) -> str:
+    """What errors on critical frames are to be read against, in a sentence."""
+    drawn = f", of the unpruned one from other noise {_mean(table.noise['critical'])}" if table.noise else ""
+    return f"critical error of the blind policy {_mean(table.blind['critical'])}{drawn}"
+
+
 def stage_rows(table: Table) -> list[list[str]]:
-    """Milliseconds by stage of all variants that were timed: label, stages, total."""
+    """Milliseconds by stage of all variants that were timed: label, marked where it ran as written, stages, total."""
     timed = [(row.label, row.ms) for row in (table.unpruned, *table.rows) if row.ms is not None]
     return [
-        [label, *(f"{ms.stages[stage]:.2f}" if stage in ms.stages else "-" for stage in STAGES), f"{ms.total:.2f}"]
+        [
+            label + AS_WRITTEN * ms.as_written,
+            *(f"{ms.stages[stage]:.2f}" if stage in ms.stages else "-" for stage in STAGES),
+            f"{ms.total:.2f}",
+        ]
         for label, ms in timed
     ]
 
@@ -93,14 +105,17 @@ def write_fit(
 def _markdown(table: Table, verdict: Recommendation) -> str:
     parts = [
         "".join(f"{line}.\n" for line in verdict.lines),
-        markdown.table(HEADINGS, table_rows(table)) + "\n",
+        markdown.table(HEADINGS, table_rows(table)) + f"\n\n{scale_of(table)}.\n",
         markdown.table(("ms by stage", *STAGES, "total"), stage_rows(table)) + "\n",
     ]
     return "\n".join(parts)
 
 
 def _with_interval(value: Estimate | None) -> str:
-    return "-" if value is None else f"{value.mean:.4f} ({value.low:.4f} to {value.high:.4f})"
+    if value is None or not value.frames:
+        return "-"
+    # One episode has no interval over episodes.
+    return f"{value.mean:.4f}" + (f" ({value.low:.4f} to {value.high:.4f})" if isfinite(value.low) else "")
 
 
 def _mean(value: Estimate | None) -> str:
@@ -108,6 +123,6 @@ def _mean(value: Estimate | None) -> str:
 
 
 def _difference(value: Paired | None) -> str:
-    if value is None:
+    if value is None or not value.difference.frames:
         return "-"
     return f"{value.difference.mean:+.4f}" + ("*" if value.p_holm < 0.05 else "")
