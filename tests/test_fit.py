@@ -141,6 +141,7 @@ def _ranks_against_a_sweep(words: list[str], document: dict, out: Path, capsys) 
     found = {row["column"]: row for row in json.loads((out / "validation.json").read_text())["rows"]}
     assert found["critical"]["rho"] == pytest.approx(-1) and found["critical"]["within"] == pytest.approx(-1)
     assert found["kept"]["rows"] == 4
+    assert "seam" in found and "contact" not in found, "no frame of the set is of that kind"
 
 
 def test_recordings_of_other_formats_are_read_by_the_same_door(policy: Path, demos: Path, tmp_path: Path) -> None:

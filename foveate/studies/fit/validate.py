@@ -68,7 +68,8 @@ def validate(sweep: str, table: Table, checkpoint: str) -> Validation:
     shared = [row for row in table.rows if row.label in ended]
     most = max(episodes for _, episodes in ended.values())
     success = [ended[row.label][0] / most for row in shared]
-    found = [_correlation(name, [row.columns[name].mean for row in shared], success, shared) for name in COLUMNS]
+    measured = [name for name in COLUMNS if any(row.columns[name].frames for row in shared)]
+    found = [_correlation(name, [row.columns[name].mean for row in shared], success, shared) for name in measured]
     found += [_correlation(name, [getattr(row, name) for row in shared], success, shared) for name in COSTS]
     return Validation(sweep, most, found, tuple(row.label for row in table.rows if row not in shared))
 
