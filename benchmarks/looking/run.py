@@ -211,8 +211,9 @@ def plot(runs: list[dict[str, Any]]) -> None:
         )  # fmt: skip
         _, _, variant = run["rule"].partition("_")
         axes.annotate(
-            variant.replace("_", " "), (run["gflops"], 100 * rate), (5, -9), textcoords="offset points", size=6
-        )
+            variant.replace("_", " "), (run["gflops"], 100 * run["ci95"][0]), (0, -4), textcoords="offset points",
+            size=6, rotation=90, ha="center", va="top",
+        )  # fmt: skip
     for policy in dict.fromkeys(run["policy"] for run in runs):
         axes.plot([], [], color="#606060", marker=MARKERS[policy], linestyle="none", label=policy.replace("_", ", "))
     for rule, shade in COLOURS.items():
