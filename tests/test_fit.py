@@ -210,6 +210,25 @@ def test_a_wrong_sweep_is_told_of_before_anything_is_measured(policy: Path, demo
     assert not (tmp_path / "fit" / "frames.jsonl").exists()
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("engine", ["compiled", "openvino"])
+def test_what_an_engine_does_not_prepare_is_said_to_run_as_written(
+    engine: str, policy: Path, demos: Path, tmp_path: Path, capsys
+) -> None:
+    if engine == "openvino":
+        pytest.importorskip("openvino")
+    words = ["fit", str(policy), str(demos), "--out", str(tmp_path), "--methods", "divprune,fastv"]
+    words += ["--budgets", "0.5", "--max_episodes", "1", "--engine", engine, "--engine.max_buckets", "1"]
+    assert main(words) == 1, "one episode is too few"
+    document = json.loads((tmp_path / "fit.json").read_text())
+    rows = [document["unpruned"], *document["rows"]]
+    inside = {row["label"] for row in rows if row["ms"]["as_written"]}
+    assert inside == {"fastv_0.5"}
+    for row in rows:
+        assert set(row["ms"]["stages"]) == {"vision", "prune", "prefill", "denoise"} and row["ms"]["total"] > 0
+    assert "fastv_0.5 (as written)" in " ".join(capsys.readouterr().out.split())
+
+
 def test_fit_yaml_is_taken_by_every_verb_and_refused_for_another_checkpoint(policy: Path, tmp_path: Path) -> None:
     from foveate.engine.record import hash_folder
 
