@@ -3,7 +3,8 @@
 python benchmarks/pruning_sweep/table.py            # out of those beside it, into docs/methods.md
 python benchmarks/pruning_sweep/table.py /tmp/sweep # printed only
 
-`pruning.json` is of the first round, `second.json` of the second, in other scenes.
+`pruning.json` is of the first round, `second_*.json` of the second, in other scenes, `libero_*.json` of LIBERO. A table
+of several documents is corrected anew, over all of its rows.
 """
 
 from __future__ import annotations
@@ -13,12 +14,16 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from foveate.studies.pruning.sweep import CONTROLS
+from foveate.studies.pruning.methods import CONTROLS, METHODS
 from foveate.util.markdown import put, table
+from foveate.util.stats import holm
 from foveate.util.words import percent, percents
+from foveate.viz.pruning import plot_sweep
 
 HERE = Path(__file__).parent
 PAGE = HERE.parents[1] / "docs/methods.md"
+ORDER = ("none", *METHODS)
+PLOT = PAGE.parent / "images/pruning_sweep_second.png"
 ENGINES = ("eager", "compiled")
 
 
@@ -66,16 +71,29 @@ def markdown(document: dict[str, Any], ms: dict[tuple[str, str], float]) -> str:
     return table(head, lines)
 
 
+def joined(paths: list[Path]) -> dict[str, Any]:
+    """The rows of sweeps over the same scenes as those of one, in the order of methods and with Holm's p over all."""
+    found = [row for path in paths for row in json.loads(path.read_text(encoding="utf-8"))["rows"]]
+    rows = list({(row["method"], row["budget"], row["tuned"]): row for row in found}.values())
+    rows.sort(key=lambda row: ORDER.index(row["method"]))
+    tested = [row for row in rows if row["p"] is not None]
+    for row, p in zip(tested, holm([row["p"] for row in tested]), strict=True):
+        row["p_holm"] = p
+    return {"rows": rows}
+
+
 def main() -> None:
     folder = Path(sys.argv[1]) if len(sys.argv) > 1 else HERE
-    document = json.loads((folder / "pruning.json").read_text(encoding="utf-8"))
     measured = [json.loads(path.read_text(encoding="utf-8")) for path in sorted(folder.glob("latency_*.json"))]
-    text = markdown(
-        document, {(row["pruning"], row["engine"]): row["policy_ms"]["p50"] for one in measured for row in one["rows"]}
-    )
-    texts = {"measured": text}
-    if (folder / "second.json").is_file():
-        texts["second"] = markdown(json.loads((folder / "second.json").read_text(encoding="utf-8")), {})
+    ms = {(row["pruning"], row["engine"]): row["policy_ms"]["p50"] for one in measured for row in one["rows"]}
+    texts = {}
+    for name, pattern in {"measured": "pruning.json", "second": "second_*.json", "libero": "libero_*.json"}.items():
+        if paths := sorted(folder.glob(pattern)):
+            document = joined(paths)
+            texts[name] = markdown(document, ms if name == "measured" else {})
+            if name == "second":
+                plot = PLOT if folder == HERE else folder / PLOT.name
+                plot_sweep(document["rows"], plot, "metaworld_tiny, second round")
     for name, text in texts.items():
         print(text, end="\n\n")
         if folder.resolve() == HERE.resolve():
