@@ -66,7 +66,8 @@ lint: $(STAMP)
 
 docs: $(STAMP)
 	$(VENV)/bin/pip install --quiet --constraint $(VENV)/constraints.txt -e '.[docs]'
-	NO_MKDOCS_2_WARNING=1 $(VENV)/bin/mkdocs build --quiet --strict
+	# Not --quiet: by it --strict counts no warning.
+	NO_MKDOCS_2_WARNING=1 $(VENV)/bin/mkdocs build --strict
 	$(VENV)/bin/md-dead-link-check
 
 clean:

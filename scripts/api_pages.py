@@ -1,4 +1,8 @@
-"""A hook of `mkdocs build` (mkdocs.yml): one page of API reference per room of foveate, made from its docstrings."""
+"""A hook of `mkdocs build` (mkdocs.yml): pages that do not lie in docs/.
+
+One of API reference per room of foveate, made from its docstrings, and the benchmarks' own, with the files beside them.
+Documents link to these as they lie in the repository.
+"""
 
 from __future__ import annotations
 
@@ -6,8 +10,10 @@ from pathlib import Path
 
 from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.structure.files import File, Files
+from mkdocs.structure.pages import Page
 
-PACKAGE = Path(__file__).parents[1] / "foveate"
+ROOT = Path(__file__).parents[1]
+PACKAGE = ROOT / "foveate"
 NOT_SHOWN = ("__main__", "conftest", "testing", "version")
 
 
@@ -18,7 +24,14 @@ def rooms() -> list[str]:
     return sorted({*folders, *files}.difference(NOT_SHOWN))
 
 
+def benchmarks() -> list[str]:
+    """Their pages, and the files beside them."""
+    found = (path for path in (ROOT / "benchmarks").glob("*/*") if path.is_file())
+    return sorted(path.relative_to(ROOT).as_posix() for path in found)
+
+
 def on_config(config: MkDocsConfig) -> None:
+    config.nav.append({"Benchmarks": [path for path in benchmarks() if path.endswith(".md")]})
     config.nav.append({"API": [f"api/{room}.md" for room in ["foveate", *rooms()]]})
 
 
@@ -27,3 +40,11 @@ def on_files(files: Files, config: MkDocsConfig) -> None:
     pages["foveate"] = "# foveate\n\n::: foveate\n    options:\n      show_submodules: false\n"
     for room, text in pages.items():
         files.append(File.generated(config, f"api/{room}.md", content=text))
+    for path in benchmarks():
+        files.append(File(path, str(ROOT), config.site_dir, config.use_directory_urls))
+
+
+def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Files) -> str:
+    if page.file.src_uri.startswith("benchmarks/"):
+        return markdown.replace("](../../docs/", "](../../")
+    return markdown.replace("](../benchmarks/", "](benchmarks/")

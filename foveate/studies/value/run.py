@@ -2,7 +2,7 @@
 
 with open_study(config) as study:
     result = evaluate(study)
-print(result.table[0]["accuracy"], result.warnings)
+print([row["accuracy"] for row in result.table], result.warnings)
 """
 
 from __future__ import annotations

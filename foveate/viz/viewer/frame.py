@@ -20,7 +20,7 @@ from foveate.viz.plots import picture_path
 
 
 def colors() -> dict[str, Any]:
-    """What overlays are made of: colour maps as [256][r, g, b], the share of the colour, the brightness left."""
+    """What overlays are made of: colour maps as `[256][r, g, b]`, the share of the colour, the brightness left."""
     maps = {name: palette(name).tolist() for name in (SCORE_COLORS, ATTN_COLORS)}
     return {"palettes": maps, "strength": STRENGTH, "dim": DIM}
 
