@@ -64,9 +64,9 @@ lint: $(STAMP)
 	$(VENV)/bin/mypy
 	$(VENV)/bin/python -m pytest tests/test_architecture.py -k imports
 
+# Not --quiet: by it --strict counts no warning.
 docs: $(STAMP)
 	$(VENV)/bin/pip install --quiet --constraint $(VENV)/constraints.txt -e '.[docs]'
-	# Not --quiet: by it --strict counts no warning.
 	NO_MKDOCS_2_WARNING=1 $(VENV)/bin/mkdocs build --strict
 	$(VENV)/bin/md-dead-link-check
 
