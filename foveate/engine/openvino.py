@@ -9,8 +9,9 @@ Computes in float32. Each converted part holds the weights that it reads once mo
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -32,8 +33,7 @@ class OpenVinoParts(PreparedParts):
         return plain_cache(cache)
 
     def _make(self, part: Callable[..., Any], arguments: tuple[Any, ...]) -> tuple[Prepared, Any]:
-        import openvino
-
+        openvino = _package()
         result = part(*arguments)
         form = pytree.tree_structure(result)
         options = {"INFERENCE_PRECISION_HINT": "f32", "INFERENCE_NUM_THREADS": torch.get_num_threads()}
@@ -63,6 +63,17 @@ class OpenVinoParts(PreparedParts):
             return pytree.tree_unflatten(leaves, form)
 
         return prepared, result
+
+
+def _package() -> Any:
+    """OpenVINO without its telemetry, which forks this process at each conversion and waits seconds for an answer."""
+    hidden = sys.modules.setdefault("openvino_telemetry", cast(Any, None))  # its own stand-in is imported instead
+    try:
+        import openvino
+    finally:
+        if hidden is None:
+            del sys.modules["openvino_telemetry"]
+    return openvino
 
 
 class _Flat(PartModule):

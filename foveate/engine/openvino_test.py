@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import subprocess
 import sys
 from types import SimpleNamespace
 
@@ -64,6 +65,17 @@ def test_booleans_are_summed_as_integers() -> None:
         run(part, x)
     x = torch.randn(1, 300)
     assert torch.equal(run(part, x), part(x)) and run.unprepared == 0
+
+
+@pytest.mark.slow
+def test_nothing_is_sent_to_openvinos_makers() -> None:
+    pytest.importorskip("openvino", reason='OpenVINO is not installed: pip install "foveate[openvino]"')
+    code = (
+        "import sys; from foveate.engine.openvino import _package; _package();"
+        "import openvino.tools.ovc.convert_impl as c;"
+        "assert c.tm.__name__.endswith('telemetry_stub'), c.tm; assert 'openvino_telemetry' not in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
 
 
 class Absent(nn.Module):
