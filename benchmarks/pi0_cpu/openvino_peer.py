@@ -2,7 +2,7 @@
 
 The whole sampling in one piece does not convert as `torch.export` gives it: transformers concatenates with an empty
 cache, and OpenVINO's sum over booleans (2026.4) is wrong, so that pictures land in wrong places. Both are left out:
-the prefill keeps its keys and values as they are, and booleans become integers before they are summed.
+the prefill keeps its keys and values as they are, and foveate's own conversion sums integers.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from transformers import DynamicCache
 
-aten = torch.ops.aten
+from foveate.engine.openvino import converted
 
 
 class Kept(DynamicCache):
@@ -64,18 +64,9 @@ class Step(Embed):
         return self.theirs(**arguments, pixel_attention_mask=cameras, past_key_values=cache).logits
 
 
-def converted(stage: nn.Module, given: tuple[Tensor, ...], threads: int) -> Callable[..., list[Any]]:
+def ready(stage: nn.Module, given: tuple[Tensor, ...]) -> Callable[..., list[Any]]:
     """The stage in OpenVINO, for inputs of these shapes: arrays in, arrays out."""
-    import openvino
-
-    program = torch.export.export(stage, given, strict=False)
-    for node in list(program.graph.nodes):
-        if node.target is aten.cumsum.default and node.args[0].meta["val"].dtype == torch.bool:
-            with program.graph.inserting_before(node):
-                whole = program.graph.call_function(aten.to.dtype, (node.args[0], torch.int64))
-            node.replace_input_with(node.args[0], whole)
-    options = {"INFERENCE_PRECISION_HINT": "f32", "INFERENCE_NUM_THREADS": threads}
-    compiled = openvino.Core().compile_model(openvino.convert_model(program), "CPU", options)
+    compiled = converted(torch.export.export(stage, given, strict=False))
     request = compiled.create_infer_request()
 
     def run(*arrays: Any) -> list[Any]:
@@ -91,18 +82,17 @@ def openvino_peer(theirs: nn.Module, given: Mapping[str, Tensor], noise: Tensor,
     Args:
         given: `foveate.golden.peer.arguments`; noise: float32 [1, H, A]; steps: of Euler, evenly spaced.
     """
-    threads = torch.get_num_threads()
     tokens, pixels, mask, cameras = (
         given[name] for name in ("input_ids", "pixel_values", "attention_mask", "pixel_attention_mask")
     )
     with torch.no_grad():
         stages: list[Callable[..., list[Any]]] = []
         embeds = Embed(theirs)(tokens, pixels, cameras)
-        stages.append(converted(Embed(theirs), (tokens, pixels, cameras), threads))
+        stages.append(ready(Embed(theirs), (tokens, pixels, cameras)))
         kept = Prefill(theirs)(embeds, mask)
-        stages.append(converted(Prefill(theirs), (embeds, mask), threads))
+        stages.append(ready(Prefill(theirs), (embeds, mask)))
         first = (given["state"], noise, torch.ones(1), mask, cameras, *kept)
-        stages.append(converted(Step(theirs), first, threads))
+        stages.append(ready(Step(theirs), first))
     embed, prefill, step = stages
     inputs = [tensor.numpy() for tensor in (tokens, pixels, cameras)]
     state, masks = given["state"].numpy(), [mask.numpy(), cameras.numpy()]

@@ -84,6 +84,7 @@ def joined(paths: list[Path]) -> dict[str, Any]:
 
 def main() -> None:
     folder = Path(sys.argv[1]) if len(sys.argv) > 1 else HERE
+    own = folder.resolve() == HERE.resolve()
     measured = [json.loads(path.read_text(encoding="utf-8")) for path in sorted(folder.glob("latency_*.json"))]
     ms = {(row["pruning"], row["engine"]): row["policy_ms"]["p50"] for one in measured for row in one["rows"]}
     texts = {}
@@ -92,11 +93,11 @@ def main() -> None:
             document = joined(paths)
             texts[name] = markdown(document, ms if name == "measured" else {})
             if name == "second":
-                plot = PLOT if folder == HERE else folder / PLOT.name
+                plot = PLOT if own else folder / PLOT.name
                 plot_sweep(document["rows"], plot, "metaworld_tiny, second round")
     for name, text in texts.items():
         print(text, end="\n\n")
-        if folder.resolve() == HERE.resolve():
+        if own:
             put(PAGE, name, text)
 
 

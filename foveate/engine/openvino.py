@@ -33,10 +33,8 @@ class OpenVinoParts(PreparedParts):
         return plain_cache(cache)
 
     def _make(self, part: Callable[..., Any], arguments: tuple[Any, ...]) -> tuple[Prepared, Any]:
-        openvino = _package()
         result = part(*arguments)
         form = pytree.tree_structure(result)
-        options = {"INFERENCE_PRECISION_HINT": "f32", "INFERENCE_NUM_THREADS": torch.get_num_threads()}
         # An exported program cannot hold tensors of inference mode.
         with torch.inference_mode(False), torch.no_grad():
             try:
@@ -46,8 +44,7 @@ class OpenVinoParts(PreparedParts):
                     dynamic_shapes=(_free(part, arguments),),
                     strict=False,
                 )
-                _sum_integers(program.graph)
-                compiled = openvino.Core().compile_model(openvino.convert_model(program), "CPU", options)
+                compiled = converted(program)
             except Exception as error:  # torch.export and OpenVINO raise many kinds
                 name = getattr(part, "__qualname__", type(part).__name__)
                 reason = next(filter(None, str(error).splitlines()), type(error).__name__)
@@ -63,6 +60,14 @@ class OpenVinoParts(PreparedParts):
             return pytree.tree_unflatten(leaves, form)
 
         return prepared, result
+
+
+def converted(program: torch.export.ExportedProgram) -> Any:
+    """An exported program as OpenVINO's compiled model: float32 on the CPU, as many threads as PyTorch has."""
+    openvino = _package()
+    _sum_integers(program.graph)
+    options = {"INFERENCE_PRECISION_HINT": "f32", "INFERENCE_NUM_THREADS": torch.get_num_threads()}
+    return openvino.Core().compile_model(openvino.convert_model(program), "CPU", options)
 
 
 def _package() -> Any:
